@@ -1,0 +1,2 @@
+//! The respmux program.
+fn main() {}
