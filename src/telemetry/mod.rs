@@ -1,1 +1,2 @@
 //! (room telemetry)
+pub mod log;
