@@ -19,6 +19,6 @@ mapfile -t scripts < <(git ls-files --cached --others --exclude-standard -- '.ci
 
 # The oldest release with native sidecars, the one that made them stable, and the newest.
 for version in 1.29 1.33 1.37; do
-    "$tools/kubernetes-validate" --strict --kubernetes-version "$version" deploy/kubernetes/*.yaml
+    "$tools/kubernetes-validate" --strict --quiet --kubernetes-version "$version" deploy/kubernetes/*.yaml
 done
 echo "deploy/validate.sh: ${#scripts[@]} scripts, Python, YAML, Dockerfile and manifests are fine"

@@ -5,7 +5,7 @@ The application is `app.py` under gunicorn with gevent workers, the load is
 ApacheBench, and Redis itself says how many connections it had. Progress goes to
 standard error; standard output carries one Markdown table.
 
-    DEMO_REQUESTS  requests of the two main pairs (50000); the others take a fifth
+    DEMO_REQUESTS  requests of the two main pairs (50000); the others take a tenth
     DEMO_CLIENTS   concurrent requests (500)
     DEMO_ONLY      a regular expression: only runs whose title matches
     RESPMUX        the program to test (target/release/respmux)
@@ -61,11 +61,11 @@ class Case:
 CASES = [
     Case("redis-py 5.2, 1 worker", "demo-venv-5"),
     Case("redis-py 5.2, 4 workers", "demo-venv-5", workers=4),
-    Case("redis-py 5.2, 1 worker, MULTI/EXEC", "demo-venv-5", share=0.2, page="/order"),
-    Case("redis-py 5.2, 1 worker, Redis `maxclients 200`", "demo-venv-5", share=0.2, maxclients=200),
-    Case("redis-py 8.1, 1 worker, its pool of 100", "demo-venv-8", share=0.2),
+    Case("redis-py 5.2, 1 worker, MULTI/EXEC", "demo-venv-5", share=0.1, page="/order"),
+    Case("redis-py 5.2, 1 worker, Redis `maxclients 200`", "demo-venv-5", share=0.1, maxclients=200),
+    Case("redis-py 8.1, 1 worker, its pool of 100", "demo-venv-8", share=0.1),
     Case(
-        "redis-py 8.1, 1 worker, `?max_connections=1000`", "demo-venv-8", share=0.2, url_options="?max_connections=1000"
+        "redis-py 8.1, 1 worker, `?max_connections=1000`", "demo-venv-8", share=0.1, url_options="?max_connections=1000"
     ),
 ]
 
