@@ -126,9 +126,9 @@ impl TestClient {
         std::mem::replace(&mut self.received, rest)
     }
 
-    /// Whether the peer has closed and everything it sent has been received.
-    pub(crate) fn at_eof(&self) -> bool {
-        self.eof
+    /// Whether the peer has not closed, as far as has arrived here.
+    pub(crate) fn is_open(&mut self) -> bool {
+        self.read_some(Instant::now()) != Err(ReadEnd::Eof)
     }
 
     /// Reads once; `Ok` when bytes were added. A reset counts as the end: a server that closes with input unread

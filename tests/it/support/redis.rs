@@ -160,7 +160,6 @@ impl RealRedis {
             "CONFIG RESETSTAT",
             "SCRIPT FLUSH",
             "FUNCTION FLUSH",
-            "FLUSHALL",
             "ACL LOG RESET",
         ];
         for command in commands {
@@ -168,6 +167,13 @@ impl RealRedis {
             let reply = direct.call(&words);
             assert!(!reply.is_error(), "{command}: {reply:?}");
         }
+        Self::empty(direct);
+    }
+
+    /// No keys and no users but the default one; the configuration stays.
+    pub(crate) fn empty(direct: &mut TestClient) {
+        let flushed = direct.ask("FLUSHALL");
+        assert!(!flushed.is_error(), "FLUSHALL: {flushed:?}");
         let users = direct.ask("ACL USERS").items;
         for user in users.iter().filter(|user| user.text != b"default") {
             direct.call(&[b"ACL", &b"DELUSER"[..], &user.text]);

@@ -68,15 +68,21 @@ struct Stage {
     redis: RealRedis,
     control: TestClient,
     proxy: Option<Proxy>,
+    /// Set for one file, with the configuration that it asks for.
+    own: bool,
 }
 
 impl Stage {
     fn set(flavour: Flavour, through: Through, transcript: Option<&Transcript>) -> Self {
         let arguments = transcript.map_or(&[][..], |transcript| &transcript.redis);
+        let own = transcript.is_some();
         let redis = RealRedis::start(flavour, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        let control = TestClient::connect(&redis.unix_address());
+        let mut control = TestClient::connect(&redis.unix_address());
+        if let Some(at) = arguments.iter().position(|argument| argument == "--requirepass") {
+            control.call(&["AUTH", &arguments[at + 1]]);
+        }
         let mut options = match through {
-            Through::Server => return Self { redis, control, proxy: None },
+            Through::Server => return Self { redis, control, proxy: None, own },
             Through::TightProxy => ProxyOptions::tight(),
             Through::DefaultProxy => ProxyOptions::default(),
         };
@@ -87,11 +93,19 @@ impl Stage {
             options.max_upstream_connections = own.max_upstream_connections.or(options.max_upstream_connections);
         }
         let proxy = Some(Proxy::start(&redis, &options));
-        Self { redis, control, proxy }
+        Self { redis, control, proxy, own }
     }
 
     fn play(&mut self, transcript: &Transcript, split: Split) -> Result<(), String> {
-        RealRedis::reset(&mut self.control);
+        // A transcript may have killed every connection of the server, this one too.
+        if !self.control.is_open() {
+            self.control = TestClient::connect(&self.redis.unix_address());
+        }
+        if self.own {
+            RealRedis::empty(&mut self.control);
+        } else {
+            RealRedis::reset(&mut self.control);
+        }
         let (arm, target) = match &self.proxy {
             Some(proxy) => (Arm::Proxy, proxy.address()),
             None => (Arm::Direct, self.redis.address()),

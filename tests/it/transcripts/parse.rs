@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{Flavour, ProxyOptions};
 
-use super::pattern::{self, Piece};
+use super::pattern::{self, Pattern};
 
 /// What is played against: a server itself, or respmux in front of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,9 @@ pub(super) struct Step {
 #[derive(Debug)]
 pub(super) enum Action {
     Send(String, Vec<SendPiece>),
-    Expect(String, Vec<Piece>, bool),
+    Expect(String, Pattern, bool),
     /// These patterns, in whatever order.
-    ExpectAnyOrder(String, Vec<Vec<Piece>>),
+    ExpectAnyOrder(String, Vec<Pattern>),
     Quiet(String, Duration),
     /// Lets time pass that the product is allowed to take (and the server need not be told).
     Pause(Duration),
@@ -53,7 +53,7 @@ pub(super) enum Action {
     Shutdown(String),
     Reset(String),
     /// Ask until the reply has this in it.
-    Until(String, Vec<Vec<SendPiece>>, Vec<Piece>),
+    Until(String, Vec<Vec<SendPiece>>, Pattern),
 }
 
 /// Bytes to send, with holes for captured values. In a command each argument is a list of them.

@@ -1,11 +1,25 @@
 //! What must be received: bytes, with holes for what varies. Also the escapes that sends share.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use crate::support::{Frame, glob};
 
 /// Values that a transcript has captured, by name.
 pub(super) type Captured = HashMap<String, Vec<u8>>;
+
+/// A whole pattern, with the text it was written as.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Pattern {
+    pub(super) source: String,
+    pub(super) pieces: Vec<Piece>,
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "«{}»", self.source)
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -34,7 +48,7 @@ pub(super) enum Outcome {
 
 /// Parses the text after `C1<`: `/` is CRLF (white space after it is layout), `\` escapes, `{x*9}` repeats, `<…>` are
 /// holes.
-pub(super) fn parse(text: &str) -> Result<Vec<Piece>, String> {
+pub(super) fn parse(text: &str) -> Result<Pattern, String> {
     let mut pieces = Vec::new();
     let mut literal = Vec::new();
     let mut rest = text.trim();
@@ -55,7 +69,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Piece>, String> {
     if !literal.is_empty() {
         pieces.push(Piece::Literal(literal));
     }
-    Ok(pieces)
+    Ok(Pattern { source: text.trim().to_owned(), pieces })
 }
 
 fn hole(inner: &str) -> Result<Piece, String> {
@@ -141,14 +155,14 @@ pub(super) fn repeat<'a>(after: &'a str, into: &mut Vec<u8>) -> Result<&'a str, 
         left = unescape(left, &mut unit)?;
     }
     into.extend_from_slice(&unit.repeat(count));
-    Ok(rest)
+    Ok(if unit.ends_with(b"\r\n") { rest.trim_start() } else { rest })
 }
 
-/// Lays `pieces` over the front of `received`.
-pub(super) fn lay(pieces: &[Piece], received: &[u8], captured: &Captured) -> Outcome {
+/// Lays `pattern` over the front of `received`.
+pub(super) fn lay(pattern: &Pattern, received: &[u8], captured: &Captured) -> Outcome {
     let mut at = 0;
     let mut captures: Vec<(String, Vec<u8>)> = Vec::new();
-    for piece in pieces {
+    for piece in &pattern.pieces {
         let rest = &received[at..];
         let step = match piece {
             Piece::Literal(bytes) => lay_literal(bytes, rest),
@@ -251,7 +265,7 @@ mod tests {
 
     #[test]
     fn escapes_repeat_and_name_bytes() {
-        assert_eq!(parse("{a/*2}\\0\\x7f\\/\\s\\<").unwrap(), [Piece::Literal(b"a\r\na\r\n\0\x7f/ <".to_vec())]);
+        assert_eq!(parse("{a/*2}\\0\\x7f\\/\\s\\<").unwrap().pieces, [Piece::Literal(b"a\r\na\r\n\0\x7f/ <".to_vec())]);
         assert!(parse("<what>").is_err());
     }
 }

@@ -8,7 +8,7 @@ use crate::support::client::{ReadEnd, Shown, encode};
 use crate::support::{Address, Flavour, TestClient, eventually, pause};
 
 use super::parse::{Action, Arm, SendPiece, Step, Transcript};
-use super::pattern::{self, Captured, Outcome, Piece};
+use super::pattern::{self, Captured, Outcome, Pattern};
 
 /// How long the next expected bytes may take.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -168,7 +168,7 @@ impl Stage<'_> {
     }
 
     /// These patterns come next, in any order if there are several.
-    fn expect(&mut self, who: &str, patterns: &[Vec<Piece>]) -> Result<(), String> {
+    fn expect(&mut self, who: &str, patterns: &[Pattern]) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         let captured = self.captured.clone();
         let client = self.client(who)?;
@@ -216,7 +216,7 @@ impl Stage<'_> {
         }
     }
 
-    fn until(&mut self, who: &str, command: &[Vec<SendPiece>], wanted: &[Piece]) -> Result<(), String> {
+    fn until(&mut self, who: &str, command: &[Vec<SendPiece>], wanted: &Pattern) -> Result<(), String> {
         let bytes = self.bytes(&[SendPiece::Command(command.to_vec())]);
         let captured = self.captured.clone();
         let client = self.client(who)?;
@@ -248,7 +248,7 @@ impl Stage<'_> {
 }
 
 /// All patterns, each once, in whatever order they came.
-fn lay_any_order(patterns: &[Vec<Piece>], received: &[u8], captured: &Captured) -> Outcome {
+fn lay_any_order(patterns: &[Pattern], received: &[u8], captured: &Captured) -> Outcome {
     if let [only] = patterns {
         return pattern::lay(only, received, captured);
     }
@@ -277,7 +277,7 @@ fn lay_any_order(patterns: &[Vec<Piece>], received: &[u8], captured: &Captured) 
 
 fn complaint(
     who: &str,
-    patterns: &[Vec<Piece>],
+    patterns: &[Pattern],
     received: &[u8],
     outcome: &Outcome,
     end: Option<ReadEnd>,
