@@ -248,7 +248,8 @@ impl Client {
                 return (at, stall);
             }
             let buf = &data[at..];
-            match scanner.scan(buf, &mut self.resume, &self.limits()) {
+            let limits = self.limits();
+            match scanner.scan(buf, &mut self.resume, &limits) {
                 Scan::Incomplete => break,
                 Scan::Empty { len } => at += len,
                 Scan::Invalid(error) => return (at, Flow::Step(Step::Invalid(error))),

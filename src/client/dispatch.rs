@@ -248,7 +248,7 @@ fn lease_error(reason: PinReason, error: LendError) -> Vec<u8> {
     use crate::link::DialError;
     match error {
         LendError::Exhausted => error_reply::pool_exhausted(reason).to_vec(),
-        LendError::Dial(DialError::Unavailable(_)) => error_reply::NOT_EXECUTED.to_vec(),
+        LendError::Dial(DialError::Unavailable { .. }) => error_reply::NOT_EXECUTED.to_vec(),
         LendError::Dial(DialError::State(text)) => text,
         LendError::Dial(DialError::Identity(text)) if text.starts_with(b"NOAUTH") => {
             b"NOAUTH Authentication required.".to_vec()

@@ -202,6 +202,14 @@ impl Config {
         validate::validate(&settings, Host::detect()).map(|(config, _)| config)
     }
 
+    /// Names this configuration: equal for replicas that run the same one. Secrets take no part.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let shown = format!("{:?}", Self { instance: 0, ..self.clone() });
+        Sha256::digest(shown.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// How the cap on upstream connections is divided over the workers.
     ///
     /// # Panics

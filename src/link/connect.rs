@@ -15,14 +15,14 @@ use super::handshake::{Credentials, Handshake, Login, Refused};
 use super::{Link, Owned, Permit, Socket};
 use crate::config::{Config, Endpoint, Upstream};
 use crate::session::{Identity, RouteKey};
-use crate::telemetry::{Shard, UpstreamKind};
+use crate::telemetry::{ConnectError, Shard, UpstreamKind};
 
 /// Why no link could be opened. Nothing of any client was written.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DialError {
     /// Not reachable, closed during the handshake, or waiting out a back-off.
-    #[error("upstream is not available: {0}")]
-    Unavailable(String),
+    #[error("upstream is not available: {text}")]
+    Unavailable { cause: ConnectError, text: String },
     /// The upstream does not accept this identity; its words, without the dash.
     #[error("upstream refused the identity: {}", String::from_utf8_lossy(.0))]
     Identity(Vec<u8>),
@@ -60,7 +60,7 @@ impl Dialer {
     /// A dialer for worker number `worker`.
     #[must_use]
     pub fn new(config: Arc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned) -> Self {
-        let burst = f64::from(config.upstream.connects_per_second);
+        let burst = connect_rate(&config);
         Self {
             config,
             shard,
@@ -131,9 +131,12 @@ impl Dialer {
         let kind = UpstreamKind::from(permit.purpose());
         self.shard.upstream_connecting(kind);
         let result = self.attempt(permit, key, stage).await;
-        self.shard.upstream_connected(kind, result.is_ok(), started.elapsed());
         match &result {
-            Err((DialError::Unavailable(reason), _)) => self.on_failure(reason),
+            Ok(_) => self.shard.upstream_connected(kind, started.elapsed()),
+            Err((error, _)) => self.shard.upstream_failed(kind, error.cause()),
+        }
+        match &result {
+            Err((DialError::Unavailable { text, .. }, _)) => self.on_failure(text),
             Ok(_) | Err((DialError::Identity(_) | DialError::State(_), _)) => self.on_success(),
         }
         result
@@ -143,8 +146,8 @@ impl Dialer {
         let settings = &self.config.upstream;
         let socket = match timeout(settings.connect_timeout, connect(&settings.endpoint)).await {
             Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return Err((DialError::Unavailable(error.to_string()), permit)),
-            Err(_) => return Err((DialError::Unavailable("connect timed out".into()), permit)),
+            Ok(Err(error)) => return Err((DialError::io(&error), permit)),
+            Err(_) => return Err((DialError::unavailable(ConnectError::Timeout, "connect timed out"), permit)),
         };
         let id = self.owned.entry();
         let mut link = Link { socket, permit, key: key.clone(), id, unread: BytesMut::new() };
@@ -157,15 +160,15 @@ impl Dialer {
     async fn shake_in_time(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
         match timeout(self.config.upstream.handshake_timeout, self.shake(link, key, stage)).await {
             Ok(Err(DialError::Identity(text))) if is_greeting(&text) => {
-                Err(DialError::Unavailable(String::from_utf8_lossy(&text).into_owned()))
+                Err(DialError::unavailable(greeting_cause(&text), String::from_utf8_lossy(&text)))
             }
             Ok(result) => result,
-            Err(_) => Err(DialError::Unavailable("handshake timed out".into())),
+            Err(_) => Err(DialError::unavailable(ConnectError::Timeout, "handshake timed out")),
         }
     }
 
     async fn shake(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
-        let unavailable = |e: io::Error| DialError::Unavailable(e.to_string());
+        let unavailable = |e: io::Error| DialError::io(&e);
         self.serial.set(self.serial.get() + 1);
         let name = format!("respmux:{}:{}:{}", self.config.instance, self.worker, self.serial.get());
         let handshake = match stage {
@@ -185,7 +188,7 @@ impl Dialer {
                 Ok(None) => {}
                 Err(Refused::Identity(text)) => return Err(DialError::Identity(text)),
                 Err(Refused::State(text)) => return Err(DialError::State(text)),
-                Err(Refused::OutOfStep(what)) => return Err(DialError::Unavailable(what)),
+                Err(Refused::OutOfStep(what)) => return Err(DialError::unavailable(ConnectError::Handshake, what)),
             }
         }
         link.key = key.clone();
@@ -214,7 +217,7 @@ impl Dialer {
 
     /// Token bucket over all connects of this worker: a restart of the upstream must not meet a storm.
     async fn wait_for_token(&self) {
-        let rate = f64::from(self.config.upstream.connects_per_second).max(1.0);
+        let rate = connect_rate(&self.config);
         loop {
             let (tokens, counted) = self.tokens.get();
             let now = Instant::now();
@@ -229,6 +232,40 @@ impl Dialer {
     }
 }
 
+impl DialError {
+    fn unavailable(cause: ConnectError, text: impl Into<String>) -> Self {
+        Self::Unavailable { cause, text: text.into() }
+    }
+
+    fn io(error: &io::Error) -> Self {
+        let cause = match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectError::Refused,
+            io::ErrorKind::TimedOut => ConnectError::Timeout,
+            _ => ConnectError::Io,
+        };
+        Self::unavailable(cause, error.to_string())
+    }
+
+    fn cause(&self) -> ConnectError {
+        match self {
+            Self::Unavailable { cause, .. } => *cause,
+            Self::Identity(_) => ConnectError::Auth,
+            Self::State(_) => ConnectError::Handshake,
+        }
+    }
+}
+
+/// This worker's part of the process-wide connect rate, a second; never less than one.
+fn connect_rate(config: &Config) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // a rate of 2^53 connects a second is not limited either way
+    let rate = config.upstream.connects_per_second as f64 / config.workers as f64;
+    rate.max(1.0)
+}
+
+fn greeting_cause(text: &[u8]) -> ConnectError {
+    if text.starts_with(b"LOADING") { ConnectError::Loading } else { ConnectError::MaxClients }
+}
+
 /// Errors with which servers turn a connection away before they look at it.
 fn is_greeting(text: &[u8]) -> bool {
     text.starts_with(b"ERR max number of clients") || text.starts_with(b"DENIED") || text.starts_with(b"LOADING")
@@ -237,7 +274,7 @@ fn is_greeting(text: &[u8]) -> bool {
 /// The login that the configuration gives to clients that do not log in themselves.
 fn configured(upstream: &Upstream) -> io::Result<Option<Credentials>> {
     let Some(source) = &upstream.password else { return Ok(None) };
-    let password = source.read()?.expose().as_bytes().to_vec();
+    let password = source.read()?.expose().to_vec();
     let user = upstream.username.as_deref().unwrap_or("default").as_bytes().to_vec();
     Ok(Some(Credentials { user, password }))
 }

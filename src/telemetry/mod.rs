@@ -17,6 +17,7 @@ pub mod facts;
 pub mod histogram;
 pub mod log;
 pub mod log_count;
+mod observe;
 pub mod reasons;
 mod registry;
 pub mod shard;
@@ -25,6 +26,10 @@ use std::sync::Arc;
 
 pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
+pub use reasons::{
+    AnomalyReason, CloseReason, ConnectError, Origin, PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason,
+    UpstreamKind,
+};
 pub use shard::Shard;
 
 /// All that the process knows about itself.
@@ -33,6 +38,8 @@ pub struct Telemetry {
     pub shards: Vec<Arc<Shard>>,
     /// The process as a whole.
     pub facts: Arc<ProcessFacts>,
+    /// What the accept loop counts: it runs on the main thread, and a shard has one writer.
+    pub acceptor: Arc<Shard>,
     registry: registry::Registry,
 }
 
@@ -42,14 +49,15 @@ impl Telemetry {
     pub fn new(workers: usize, command_names: &[String], facts: Arc<ProcessFacts>) -> Self {
         let shards = (0..workers).map(|_| Arc::new(Shard::new(command_names.len()))).collect();
         let registry = registry::Registry::new(&facts, command_names);
-        Self { shards, facts, registry }
+        let acceptor = Arc::new(Shard::new(command_names.len()));
+        Self { shards, facts, acceptor, registry }
     }
 
     /// All metrics in the text format of Prometheus, version 0.0.4, in a stable order.
     ///
     /// Reads files in /proc; takes about a millisecond. Not for a worker thread.
     pub fn render(&self) -> String {
-        self.registry.render(&self.shards, &self.facts)
+        self.registry.render(&self.shards, &self.acceptor, &self.facts)
     }
 }
 

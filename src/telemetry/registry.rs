@@ -54,7 +54,10 @@ struct CommandSeries {
 
 /// What is read at one scrape.
 struct Reading<'a> {
+    /// Those of the workers, and the one of the accept loop.
     shards: &'a [Arc<Shard>],
+    /// How many of them are workers'.
+    workers: usize,
     facts: &'a ProcessFacts,
     process: Process,
 }
@@ -78,14 +81,15 @@ impl Registry {
     }
 
     /// The text of a scrape.
-    pub(super) fn render(&self, shards: &[Arc<Shard>], facts: &ProcessFacts) -> String {
-        let reading = Reading { shards, facts, process: collect() };
+    pub(super) fn render(&self, workers: &[Arc<Shard>], acceptor: &Arc<Shard>, facts: &ProcessFacts) -> String {
+        let shards: Vec<_> = workers.iter().chain([acceptor]).cloned().collect();
+        let reading = Reading { shards: &shards, workers: workers.len(), facts, process: collect() };
         let mut families = Families::default();
         for series in &self.series {
             series.take(&reading, &mut families);
         }
         for command in &self.commands {
-            command.take(&self.recorder, shards);
+            command.take(&self.recorder, workers);
         }
         families.merge(&self.recorder.handle().render())
     }
@@ -120,7 +124,7 @@ impl Series {
             }
             Source::PerWorker(read) => {
                 let out = families.of(self.metric);
-                for (worker, shard) in shards.iter().enumerate() {
+                for (worker, shard) in shards.iter().take(reading.workers).enumerate() {
                     // Writing to a string cannot fail.
                     let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {}", read(shard));
                 }

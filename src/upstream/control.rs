@@ -88,7 +88,7 @@ pub async fn run(up: Rc<Upstreams>) {
             None => match open(&up).await {
                 Some(link) => link,
                 None => {
-                    up.process.upstream_up(up.worker, false);
+                    up.process.set_upstream_up(false);
                     continue; // dropping the job tells its owner
                 }
             },
@@ -96,7 +96,7 @@ pub async fn run(up: Rc<Upstreams>) {
         match serve(&up, &mut link, job).await {
             true => connection = Some(link),
             false => {
-                up.process.upstream_up(up.worker, false);
+                up.process.set_upstream_up(false);
                 drop(link.close().await);
             }
         }
@@ -121,7 +121,7 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Option<Job>) -> bool {
     let fine = result.is_ok();
     if fine {
         up.control.healthy_at.set(Some(Instant::now()));
-        up.process.upstream_up(up.worker, true);
+        up.process.set_upstream_up(true);
     }
     if let Some(reply) = reply {
         // The asker may have left; its answer is of no use to anybody then.
@@ -146,7 +146,7 @@ async fn learn(up: &Upstreams, link: &mut Link) {
     encode::command(&mut command, &["INFO", "server"]);
     let Ok(Ok(replies)) = timeout(up.config.upstream.handshake_timeout, link.call(&command, 1)).await else { return };
     let Ok(info) = decoded(&replies[0]) else { return };
-    let text = String::from_utf8_lossy(info.as_text().unwrap_or_default()).into_owned();
+    let text = info.as_text().map_or_else(String::new, |text| String::from_utf8_lossy(text).into_owned());
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let valkey = field("valkey_version");
     let version = valkey.or_else(|| field("redis_version")).unwrap_or_default();

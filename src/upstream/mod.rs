@@ -24,7 +24,7 @@ pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
-use crate::command::CommandTable;
+use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
 use crate::link::{Budget, Dialer, Owned};
 use crate::telemetry::{ProcessFacts, Shard};
@@ -133,6 +133,11 @@ impl Upstreams {
         self.first_bad_db.set(u32::MAX);
         self.scratch.forget_probe();
         self.unknowns.forget();
+    }
+
+    /// One command was answered, `nanos` after it was taken.
+    pub fn answered(&self, id: CommandId, nanos: u64) {
+        self.shard.answered(id, self.table.spec(id).kind, nanos);
     }
 
     /// What time alone makes happen. Called by the worker a few times a second.

@@ -18,6 +18,7 @@ use super::Upstreams;
 use crate::link::{DialError, Link, Use};
 use crate::resp::encode;
 use crate::session::RouteKey;
+use crate::telemetry::UpstreamCloseReason;
 
 /// How long making a connection clean may take before it is closed instead.
 const CLEAN_WAIT: Duration = Duration::from_secs(3);
@@ -96,11 +97,11 @@ impl Pool {
             };
             match attempt {
                 Ok(link) => return Ok(Lease { link: Some(link), place: Some(place), up: Rc::clone(up) }),
-                Err((DialError::Unavailable(reason), permit)) => {
+                Err((error @ DialError::Unavailable { .. }, permit)) => {
                     drop(permit);
                     let retry = up.dialer.retry_at().unwrap_or_else(|| Instant::now() + Duration::from_millis(1));
                     if retry >= deadline {
-                        return Err(LendError::Dial(DialError::Unavailable(reason)));
+                        return Err(LendError::Dial(error));
                     }
                     tokio::time::sleep_until(retry.into()).await;
                 }
@@ -156,7 +157,7 @@ impl Pool {
         while position < idle.len() {
             if idle[position].since.elapsed() >= limit || idle[position].link.is_closed() {
                 let old = idle.swap_remove(position);
-                up.shard.upstream_closed(Use::Pool.into(), "idle");
+                up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Idle);
                 spawn_local(old.link.close());
             } else {
                 position += 1;
@@ -234,7 +235,7 @@ async fn prove_clean(link: &mut Link, word: &str) -> bool {
 }
 
 async fn discard(up: &Upstreams, link: Link) {
-    up.shard.upstream_closed(Use::Pool.into(), "unclean");
+    up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Dirty);
     drop(link.close().await);
 }
 

@@ -80,7 +80,7 @@ impl Held {
         if kind.is_error() {
             self.up.shard.error(Origin::Upstream, frame);
         }
-        self.up.shard.answered(expect.id, self.up.now().saturating_sub(expect.at));
+        self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
         self.on_reply(client, expect, frame, kind);
         Ok(())
     }
@@ -115,7 +115,7 @@ impl Held {
         if self.confirmations == 0
             && let Some(expect) = self.expect.pop_front()
         {
-            self.up.shard.answered(expect.id, self.up.now().saturating_sub(expect.at));
+            self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
         }
     }
 

@@ -9,7 +9,7 @@ use crate::config::OnLoss;
 use crate::link::{decoded, tolerable};
 use crate::resp::{Advance, FrameKind};
 use crate::session::{Identity, Resp, RouteKey};
-use crate::telemetry::{CloseReason, Origin};
+use crate::telemetry::{AnomalyReason, CloseReason, Origin};
 use crate::upstream::Upstreams;
 use crate::upstream::outbox::Answer;
 
@@ -20,8 +20,8 @@ impl Lane {
     /// Gives `chunk`, just read, to the owners of the oldest slots.
     ///
     /// # Errors
-    /// What makes the connection untrustworthy, as a metric label. Replies before the anomaly were delivered.
-    pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), &'static str> {
+    /// What makes the connection untrustworthy. Replies before the anomaly were delivered.
+    pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), AnomalyReason> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.last_progress = now;
@@ -37,7 +37,7 @@ impl Lane {
                     on_piece(up, state, rest)?;
                     rest = &[];
                 }
-                Advance::Invalid(_) => return Err("malformed_reply"),
+                Advance::Invalid(_) => return Err(AnomalyReason::ParseError),
             }
         }
         Ok(())
@@ -51,13 +51,13 @@ impl Lane {
         piece: &[u8],
         kind: FrameKind,
         now: u64,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), AnomalyReason> {
         if kind.is_push() {
             // A push is never a reply (I1), and nothing on a lane asks for one.
             state.carry.clear();
             return Ok(());
         }
-        let Some(slot) = state.in_flight.pop() else { return Err("surplus_reply") };
+        let Some(slot) = state.in_flight.pop() else { return Err(AnomalyReason::NoSlot) };
         let carried;
         let frame: &[u8] = if state.carry.is_empty() {
             piece
@@ -80,12 +80,12 @@ impl Lane {
     }
 
     /// `-NOAUTH` on a lane that has proved its identity: the identity is gone, and with it the lane (K4).
-    fn check_identity(&self, frame: &[u8]) -> Result<(), &'static str> {
+    fn check_identity(&self, frame: &[u8]) -> Result<(), AnomalyReason> {
         let proved = matches!(self.key.identity, Identity::User(_));
-        if proved && frame.starts_with(b"-NOAUTH") { Err("identity_lost") } else { Ok(()) }
+        if proved && frame.starts_with(b"-NOAUTH") { Err(AnomalyReason::Identity) } else { Ok(()) }
     }
 
-    fn check_canary(&self, up: &Upstreams, number: u64, frame: &[u8], kind: FrameKind) -> Result<(), &'static str> {
+    fn check_canary(&self, up: &Upstreams, number: u64, frame: &[u8], kind: FrameKind) -> Result<(), AnomalyReason> {
         let text = canary_text(self.id, number);
         let right = if kind.is_error() {
             tolerable(frame.get(1..).unwrap_or_default())
@@ -96,8 +96,8 @@ impl Lane {
         if right {
             return Ok(());
         }
-        up.shard.canary_failures.inc();
-        Err("canary_mismatch")
+        up.shard.lane_canary_failures.inc();
+        Err(AnomalyReason::Canary)
     }
 
     /// Sends every client that has new replies what its socket takes, one call each.
@@ -195,16 +195,16 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], now: u64
         outbox.on_answered(slot.bytes as usize);
     });
     if present.is_none() {
-        up.shard.tombstones.inc();
+        up.shard.lane_tombstones.inc();
     }
-    up.shard.answered(slot.command, now.saturating_sub(slot.at));
+    up.answered(slot.command, now.saturating_sub(slot.at));
 }
 
 /// Bytes in the middle of a reply. A long one is passed on at once: it belongs to the oldest request of its client,
 /// so nothing can come before it.
-fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), &'static str> {
+fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), AnomalyReason> {
     let Some(owner) = state.in_flight.head().map(|slot| slot.owner) else {
-        return if state.scanner.kind() == Some(b'>') { Ok(()) } else { Err("surplus_reply") };
+        return if state.scanner.kind() == Some(b'>') { Ok(()) } else { Err(AnomalyReason::NoSlot) };
     };
     let push = state.scanner.kind().is_none_or(|kind| kind == b'>');
     let whole_needed = push || !matches!(owner, Owner::Forward(_) | Owner::Discard(_));
@@ -234,8 +234,8 @@ fn error_code(frame: &[u8]) -> &[u8] {
 }
 
 /// CLIENT INFO of an idle lane must show what its handshake made it, and nothing else (rule L7).
-fn check_audit(key: &RouteKey, frame: &[u8]) -> Result<(), &'static str> {
-    let Ok(value) = decoded(frame) else { return Err("audit_unreadable") };
+fn check_audit(key: &RouteKey, frame: &[u8]) -> Result<(), AnomalyReason> {
+    let Ok(value) = decoded(frame) else { return Err(AnomalyReason::UnexpectedReply) };
     let Some(text) = value.as_text() else { return Ok(()) }; // not permitted: nothing to compare
     let text = String::from_utf8_lossy(text);
     let field = |name: &str| text.split_ascii_whitespace().find_map(|pair| pair.strip_prefix(name));
@@ -244,11 +244,11 @@ fn check_audit(key: &RouteKey, frame: &[u8]) -> Result<(), &'static str> {
     let expected = [("db=", db.as_str()), ("sub=", "0"), ("psub=", "0"), ("ssub=", "0"), ("watch=", "0"), ("resp=", resp)];
     for (name, wanted) in expected {
         if field(name).is_some_and(|found| found != wanted) {
-            return Err("audit_mismatch");
+            return Err(AnomalyReason::UnexpectedReply);
         }
     }
     if field("multi=").is_some_and(|multi| multi != "-1" && multi != "0") {
-        return Err("audit_mismatch");
+        return Err(AnomalyReason::UnexpectedReply);
     }
     Ok(())
 }

@@ -68,7 +68,7 @@ struct State {
     /// Clients that found the lane full, in order.
     crowd: Vec<ClientKey>,
     touched: Vec<ClientKey>,
-    since_canary: u32,
+    since_canary: usize,
     canaries: u64,
     audited: bool,
     /// Nanoseconds of the worker's clock.
@@ -172,7 +172,7 @@ impl Lane {
         encode::command(&mut state.out, &["PING", &canary_text(id, state.canaries)]);
         let length = state.out.len() - before;
         state.in_flight.push(Owner::Canary(state.canaries), CommandId::OTHER, length, now);
-        up.shard.canaries.inc();
+        up.shard.lane_canaries.inc();
     }
 
     /// Takes no more requests; its task closes it when the last reply is in.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Lane, NOT_EXECUTED, Phase};
 use crate::link::{DialError, Link, Permit, Use};
 use crate::session::Identity;
-use crate::telemetry::CloseReason;
+use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
 use crate::upstream::Upstreams;
 
 /// How one connection of a lane ended.
@@ -21,7 +21,7 @@ enum End {
     Done,
     Lost(String),
     /// Nothing that comes from it can be trusted.
-    Anomaly(&'static str),
+    Anomaly(AnomalyReason),
 }
 
 /// Runs a lane to its end: until it is retired, idle and drained, or cannot be opened.
@@ -40,13 +40,13 @@ pub async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
                 lane.on_lost(&up, false);
             }
             End::Anomaly(reason) => {
-                tracing::error!(lane = lane.id, reason, "lane killed: its replies cannot be trusted");
-                up.shard.anomaly(reason);
+                tracing::error!(lane = lane.id, %reason, "lane killed: its replies cannot be trusted");
+                up.shard.anomaly(*reason);
                 up.on_upstream_lost();
                 lane.on_lost(&up, true);
             }
         }
-        up.shard.upstream_closed(Use::Lane.into(), end.label());
+        up.shard.upstream_closed(Use::Lane.into(), end.reason());
         lane.flush_touched(&up);
         permit = Some(link.close().await);
         if lane.state.borrow().in_flight.is_empty() {
@@ -62,11 +62,11 @@ pub async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
 }
 
 impl End {
-    fn label(&self) -> &'static str {
+    fn reason(&self) -> UpstreamCloseReason {
         match self {
-            Self::Done => "idle",
-            Self::Lost(_) => "lost",
-            Self::Anomaly(reason) => reason,
+            Self::Done => UpstreamCloseReason::Idle,
+            Self::Lost(_) => UpstreamCloseReason::Upstream,
+            Self::Anomaly(_) => UpstreamCloseReason::Anomaly,
         }
     }
 }
@@ -88,7 +88,7 @@ async fn open(lane: &Rc<Lane>, up: &Rc<Upstreams>, kept: &mut Option<Permit>) ->
         }
         match up.dialer.dial(permit, &lane.key).await {
             Ok(link) => return Some(link),
-            Err((DialError::Unavailable(_), permit)) => *kept = Some(permit),
+            Err((DialError::Unavailable { .. }, permit)) => *kept = Some(permit),
             Err((DialError::State(text), _)) => {
                 lane.accepting.set(false);
                 lane.refuse_all(up, &text);
