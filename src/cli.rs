@@ -98,8 +98,16 @@ enum Task {
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut command = command();
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = match command.try_get_matches_from_mut(&arguments) {
+        Ok(matches) => matches,
+        Err(error) if is_stray_url(&error, &arguments) => {
+            let reason = "a URL stands after --upstream";
+            return Err(command.error(ErrorKind::UnknownArgument, reason));
+        }
+        Err(error) => return Err(error),
+    };
     let flags_of = |matches: &ArgMatches| {
         flags(matches).map_err(|reason| command.clone().error(ErrorKind::ValueValidation, reason))
     };
@@ -116,6 +124,18 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
         },
         Some((name, _)) => unreachable!("{name} is not among the subcommands"),
     }
+}
+
+/// Whether clap is about to quote what may be a URL with a password in it.
+fn is_stray_url(error: &clap::Error, arguments: &[OsString]) -> bool {
+    let quotes = matches!(
+        error.kind(),
+        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
+    );
+    quotes
+        && arguments
+            .iter()
+            .any(|argument| argument.to_string_lossy().contains("://"))
 }
 
 fn command() -> Command {
@@ -170,7 +190,7 @@ fn arguments() -> Vec<Arg> {
 fn argument(key: &'static Key) -> Option<Arg> {
     let (name, value) = key.flag?;
     let variable = key.short_env.map_or_else(|| key.env(), str::to_owned);
-    let (default, _) = key.example_toml();
+    let default = key.default_text();
     let help = format!("{} [default: {default}] [variable: {variable}]", key.doc);
     let argument = Arg::new(key.path).long(name).value_name(value).help(help);
     Some(match key.kind {

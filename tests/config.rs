@@ -1,6 +1,8 @@
 //! The configuration as an operator meets it: the built program, its flags, variables and files, and
 //! what it prints. Variables are set for child processes only.
 
+#![allow(clippy::unwrap_used)] // .clippy.toml lets only the tests themselves, not what they call
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -182,7 +184,8 @@ fn secrets_are_printed_nowhere() {
     let directory = tempfile::tempdir().unwrap();
     let secret = write(&directory, "password", "hunter2\n");
     let file = write(&directory, "r.toml", "[upstream]\npassword = \"hunter2\"\n");
-    let places: [(&[&str], &[(&str, &str)]); 5] = [
+    type Place<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+    let places: [Place<'_>; 5] = [
         (&["--upstream", "redis://app:hunter2@h/1"], &[]),
         (&["--set", "upstream.password=hunter2"], &[]),
         (&["--config", &file], &[]),

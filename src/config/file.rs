@@ -60,14 +60,13 @@ impl Reader<'_> {
         }
         let origin = self.origin(name);
         let is_table = KEYS.iter().any(|key| key.table_and_name().0 == path);
-        match value.get_ref() {
-            DeValue::Table(table) if is_table => self.table(path, table),
-            _ if is_table => {
-                let reason = format!("{path} is a table: write [{path}] and its keys below");
-                self.layer.problems.push(Problem::at(origin, reason));
-            }
-            _ => self.layer.problems.push(Problem::at(origin, unknown(path))),
-        }
+        let reason = match value.get_ref() {
+            DeValue::Table(table) if is_table => return self.table(path, table),
+            DeValue::Table(_) => unknown_table(path),
+            _ if is_table => format!("{path} is a table: write [{path}] and its keys below"),
+            _ => unknown(path),
+        };
+        self.layer.problems.push(Problem::at(origin, reason));
     }
 
     fn origin(&self, span: Range<usize>) -> Origin {
@@ -93,6 +92,13 @@ pub(crate) fn unknown(path: &str) -> String {
                 quoted.join(" or ")
             )
         }
+    }
+}
+
+fn unknown_table(path: &str) -> String {
+    match keys::nearest(path, KEYS.iter().map(|key| key.table_and_name().0)) {
+        Some(table) => format!("unknown table [{path}]; did you mean [{table}]?"),
+        None => format!("unknown table [{path}]; `respmux config example` lists all"),
     }
 }
 

@@ -43,6 +43,11 @@ impl Key {
             .expect("every default is valid: tested")
     }
 
+    /// The default as a flag or variable would give it.
+    pub(crate) fn default_text(&self) -> &'static str {
+        self.default.unwrap_or("none")
+    }
+
     /// The value that the example shows, as TOML, and whether it is the default.
     pub(crate) fn example_toml(&self) -> (String, bool) {
         match self.default_setting().to_toml() {
@@ -123,23 +128,25 @@ pub(crate) fn nearest<'a>(
 ) -> Option<&'a str> {
     let distance = |candidate: &&str| strsim::osa_distance(word, candidate);
     let best = candidates.min_by_key(distance)?;
-    (distance(&best) <= (word.len() / 3).max(1)).then_some(best)
+    (distance(&best) <= (word.len() / 4).max(1)).then_some(best)
 }
 
-/// The keys that an unknown path may have meant: one that looks like it, or those of the same name
-/// in other tables.
+/// The keys that an unknown path may have meant: those of the same name in other tables, else one
+/// that looks like it, else those whose name does.
 pub(crate) fn suggestions(path: &str) -> Vec<&'static str> {
+    let named = |name: &str| -> Vec<&'static str> {
+        let same = KEYS.iter().filter(|key| key.table_and_name().1 == name);
+        same.map(|key| key.path).collect()
+    };
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let same = named(name);
+    if !same.is_empty() {
+        return same;
+    }
     if let Some(best) = nearest(path, KEYS.iter().map(|key| key.path)) {
         return vec![best];
     }
-    let name = path.rsplit('.').next().unwrap_or(path);
-    let Some(best) = nearest(name, KEYS.iter().map(|key| key.table_and_name().1)) else {
-        return Vec::new();
-    };
-    KEYS.iter()
-        .filter(|key| key.table_and_name().1 == best)
-        .map(|key| key.path)
-        .collect()
+    nearest(name, KEYS.iter().map(|key| key.table_and_name().1)).map_or_else(Vec::new, named)
 }
 
 /// In the order of the example: keys without a table first, as TOML wants them.
@@ -460,6 +467,9 @@ mod tests {
 
     #[test]
     fn suggestions_find_slips_and_wrong_tables() {
+        assert_eq!(suggestions("wait_timeout"), ["pool.wait_timeout"]);
+        assert_eq!(suggestions("pool.wait_timout"), ["pool.wait_timeout"]);
+        assert_eq!(suggestions("wait_timout"), ["pool.wait_timeout"]);
         assert_eq!(
             suggestions("upstream.max_conections"),
             ["upstream.max_connections"]

@@ -3,7 +3,7 @@
 //!
 //! The keys are rows of one table (`keys.rs`). A value passes `Raw` (as written), `Setting` (of the
 //! right kind, within its bounds) and `Settings` (all layers merged, each value with its origin)
-//! before it stands in [`Config`]. Each step is pure but [`load`], which reads the file, the
+//! before it stands in [`Config`]. Each step is pure but [`load()`], which reads the file, the
 //! environment and the machine.
 
 mod address;
@@ -17,6 +17,7 @@ mod settings;
 mod units;
 mod validate;
 mod value;
+mod values;
 
 use std::net::SocketAddr;
 use std::time::Duration;

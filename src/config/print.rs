@@ -72,7 +72,7 @@ pub(crate) fn report_text(loaded: &Loaded) -> String {
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     let admin = config
         .admin
-        .map_or("off".to_owned(), |address| format!("http://{address}"));
+        .map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     let clients = config.client.max_connections;
     let mut text = format!(
         "Listen    {}\nUpstream  {}\nAdmin     {admin}\nWorkers   {}\nClients   at most {clients}\n\n{}",

@@ -93,11 +93,18 @@ impl fmt::Display for Problems {
 }
 
 /// A value given for a key somewhere.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Assignment {
     pub(crate) key: &'static Key,
     pub(crate) raw: Raw,
     pub(crate) origin: Origin,
+}
+
+/// Without the value, which may be a secret.
+impl fmt::Debug for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from {}", self.key.path, self.origin)
+    }
 }
 
 /// What one layer says, and what in it could not be understood.

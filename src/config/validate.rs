@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::{Endpoint, Listen, UpstreamUrl};
+use super::address::Endpoint;
 use super::budget::{Division, WORKER_MINIMUM};
 use super::secret::SecretSource;
-use super::settings::{Entry, Origin, Problem, Problems, Settings};
+use super::settings::{Origin, Problem, Problems, Settings};
 use super::value::Setting;
-use super::{Client, Config, Drain, Lane, Log, LogFormat, OnLoss, Pool, Upstream};
+use super::values::Values;
+use super::{Config, OnLoss, Upstream};
 
 /// `workers = "auto"` takes no more cores than this: beyond it Redis' one thread is the limit.
 const AUTO_WORKERS: usize = 4;
@@ -28,67 +29,6 @@ pub(crate) struct Host {
     pub(crate) open_files: Option<u64>,
     /// Picks the instance: any number.
     pub(crate) random: u64,
-}
-
-/// Typed access to settings. The kind in the table and the type asked for here belong together; a
-/// mismatch is caught by the first test that loads anything.
-struct Values<'a>(&'a Settings);
-
-impl Values<'_> {
-    fn entry(&self, path: &str) -> &Entry {
-        self.0.entry(path)
-    }
-
-    fn count(&self, path: &str) -> usize {
-        match &self.entry(path).setting {
-            Setting::Count(number) | Setting::Size(number) => *number,
-            other => unreachable!("{path} is no number but {other:?}"),
-        }
-    }
-
-    /// Nothing when a word stands for a number, or nothing does.
-    fn maybe_count(&self, path: &str) -> Option<usize> {
-        match &self.entry(path).setting {
-            Setting::Word(_) | Setting::Unset => None,
-            _ => Some(self.count(path)),
-        }
-    }
-
-    fn time(&self, path: &str) -> Duration {
-        match &self.entry(path).setting {
-            Setting::Time(time) => *time,
-            other => unreachable!("{path} is no duration but {other:?}"),
-        }
-    }
-
-    fn switch(&self, path: &str) -> bool {
-        self.entry(path).setting == Setting::Switch(true)
-    }
-
-    fn is_word(&self, path: &str, word: &'static str) -> bool {
-        self.entry(path).setting == Setting::Word(word)
-    }
-
-    fn text(&self, path: &str) -> Option<String> {
-        match &self.entry(path).setting {
-            Setting::Text(text) => Some(text.clone()),
-            _ => None,
-        }
-    }
-
-    fn url(&self) -> &UpstreamUrl {
-        match &self.entry("upstream.url").setting {
-            Setting::Url(url) => url,
-            other => unreachable!("upstream.url is no URL but {other:?}"),
-        }
-    }
-
-    fn listen(&self) -> Vec<Listen> {
-        match &self.entry("listen").setting {
-            Setting::Listen(listen) => listen.clone(),
-            other => unreachable!("listen is no list but {other:?}"),
-        }
-    }
 }
 
 /// Builds the configuration and the warnings about it.
@@ -114,14 +54,11 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
             None => host.random % 9000 + 1,
         },
         upstream: check.upstream(embedded),
-        lane: lane(&values),
-        pool: pool(&values),
-        client: client(&values),
-        drain: Drain {
-            delay: values.time("drain.delay"),
-            timeout: values.time("drain.timeout"),
-        },
-        log: log(&values),
+        lane: values.lane(),
+        pool: values.pool(),
+        client: values.client(),
+        drain: values.drain(),
+        log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
     };
     check.relations(&config);
@@ -391,51 +328,5 @@ impl Check<'_> {
                 config.client.max_connections
             ));
         }
-    }
-}
-
-fn lane(values: &Values<'_>) -> Lane {
-    Lane {
-        max_command_bytes: values.count("lane.max_command_bytes"),
-        max_inflight_commands: values.count("lane.max_inflight_commands"),
-        max_inflight_bytes: values.count("lane.max_inflight_bytes"),
-        canary_commands: values.count("lane.canary_commands"),
-        canary_interval: values.time("lane.canary_interval"),
-        busy_threshold: values.time("lane.busy_threshold"),
-    }
-}
-
-fn pool(values: &Values<'_>) -> Pool {
-    Pool {
-        wait_timeout: values.time("pool.wait_timeout"),
-        max_waiters: values.count("pool.max_waiters"),
-        idle_transaction_timeout: values.time("pool.idle_transaction_timeout"),
-    }
-}
-
-fn client(values: &Values<'_>) -> Client {
-    Client {
-        max_connections: values.count("client.max_connections"),
-        inflight_commands: values.count("client.inflight_commands"),
-        inflight_bytes: values.count("client.inflight_bytes"),
-        output_soft: values.count("client.output_soft"),
-        output_limit: values.count("client.output_limit"),
-        pubsub_output_limit: values.count("client.pubsub_output_limit"),
-        query_buffer_limit: values.count("client.query_buffer_limit"),
-        tcp_keepalive: values.time("client.tcp_keepalive"),
-        verify_privileged: values.switch("client.verify_privileged"),
-        exact_connection_commands: values.switch("client.exact_connection_commands"),
-    }
-}
-
-fn log(values: &Values<'_>) -> Log {
-    let format = match () {
-        () if values.is_word("log.format", "text") => LogFormat::Text,
-        () if values.is_word("log.format", "json") => LogFormat::Json,
-        () => LogFormat::Auto,
-    };
-    Log {
-        level: values.text("log.level").expect("log.level has a default"),
-        format,
     }
 }
