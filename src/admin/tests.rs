@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet};
@@ -153,7 +154,6 @@ fn the_silent_worker_is_named() {
         telemetry.shards[0].beat(start + 12_000);
         telemetry.shards[2].beat(start + 12_000);
         let response = pages::page(&hyper::Method::GET, "/livez", false, &telemetry, start + 12_500);
-        use http_body_util::BodyExt;
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, "worker 1 is silent for 12.5 s\n");
     });

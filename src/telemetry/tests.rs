@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::catalogue::{Kind, METRICS};
-use super::reasons::*;
+use super::reasons::{ClientState, CloseReason, LatencyClass, LogLevel, Origin, PinReason, UpstreamKind};
 use super::*;
 
 fn telemetry(workers: usize, commands: &[&str]) -> Telemetry {
