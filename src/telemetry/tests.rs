@@ -129,6 +129,16 @@ fn values_are_summed_over_workers() {
 }
 
 #[test]
+fn the_accept_loop_is_counted_and_is_no_worker() {
+    let telemetry = telemetry(2, &[]);
+    telemetry.acceptor.accept_errors.inc();
+    telemetry.shards[0].accept_errors.inc();
+    let text = telemetry.render();
+    assert_sample(&text, "respmux_client_accept_errors_total", 2.0);
+    assert_eq!(text.matches("\nrespmux_worker_busy_seconds_total{").count(), 2);
+}
+
+#[test]
 fn a_later_scrape_shows_later_values() {
     let telemetry = telemetry(1, &["GET"]);
     let get = "respmux_commands_total{upstream=\"default\",cmd=\"get\"}";
