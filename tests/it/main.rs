@@ -10,6 +10,14 @@
     reason = "a test stops at the first thing that is not as it must be, and its threads share by lock"
 )]
 
+mod adversary;
 mod architecture;
+mod cap;
+mod drain;
+mod ordering;
+mod protocol_errors;
 mod support;
+mod transactions;
 mod transcripts;
+mod unix;
+mod upstream_loss;
