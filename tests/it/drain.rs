@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::client::{PATIENCE, encode};
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient};
+use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
 
 #[test]
 fn requests_finish_and_idle_clients_are_let_go() {
@@ -24,7 +24,11 @@ fn requests_finish_and_idle_clients_are_let_go() {
         let status = proxy.wait_exit(PATIENCE);
         assert!(status.success(), "SIG{signal}: {status}");
         assert!(TestClient::try_connect(&proxy.address()).is_err());
-        assert_eq!(redis.info("connected_clients"), 1, "its upstream connections are closed");
+        assert_eq!(
+            redis.info("connected_clients"),
+            1,
+            "its upstream connections are closed"
+        );
     }
 }
 
@@ -56,4 +60,23 @@ fn a_second_signal_ends_it_at_once() {
     proxy.signal("TERM");
     proxy.wait_exit(Duration::from_secs(5));
     redis.signal("CONT");
+}
+
+/// What watches readiness learns first; clients that come meanwhile are still served.
+#[test]
+fn readiness_ends_before_service_does() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let mut proxy = Proxy::start(&redis, &ProxyOptions::tight().set("drain.delay=1500ms"));
+    proxy.signal("TERM");
+    eventually(Duration::from_millis(1200), || {
+        match proxy.http("/readyz") {
+            Ok((503, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    let mut late = proxy.connect();
+    assert_eq!(late.ask("SET a 1").as_str(), "OK");
+    assert_eq!(proxy.http("/livez").unwrap().0, 200);
+    late.expect_eof();
+    assert!(proxy.wait_exit(PATIENCE).success());
 }

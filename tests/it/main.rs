@@ -13,10 +13,12 @@
 mod adversary;
 mod architecture;
 mod cap;
+mod client_commands;
 mod drain;
 mod ordering;
 mod protocol_errors;
 mod support;
+mod telemetry;
 mod transactions;
 mod transcripts;
 mod unix;
