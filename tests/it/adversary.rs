@@ -13,13 +13,7 @@ const PROMPT: Duration = Duration::from_secs(3);
 
 /// Words as one multibulk command; `|` stands for a NUL byte and `_` for an empty argument.
 fn command(line: &str) -> Vec<u8> {
-    let words = line.split(' ').map(|word| {
-        if word == "_" {
-            Vec::new()
-        } else {
-            word.replace('|', "\0").into_bytes()
-        }
-    });
+    let words = line.split(' ').map(|word| if word == "_" { Vec::new() } else { word.replace('|', "\0").into_bytes() });
     encode(&words.collect::<Vec<_>>())
 }
 
@@ -29,49 +23,20 @@ fn commands(lines: &[&str]) -> Vec<u8> {
 
 /// Everything of 4.2 and 3.3, each with what makes it worse pipelined behind it.
 fn attacks() -> Vec<(String, Vec<u8>)> {
-    let mut attacks: Vec<_> = SINGLES
-        .iter()
-        .map(|line| ((*line).to_owned(), commands(&[line, "PING", "GET a"])))
-        .collect();
+    let mut attacks: Vec<_> =
+        SINGLES.iter().map(|line| ((*line).to_owned(), commands(&[line, "PING", "GET a"]))).collect();
     let raw: [(&str, Vec<u8>); 12] = [
-        (
-            "inline POST",
-            b"POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
-        ),
-        (
-            "inline Host:",
-            b"PING\r\nHost: localhost\r\nPING\r\n".to_vec(),
-        ),
-        (
-            "REPLY OFF inside MULTI",
-            commands(&["MULTI", "CLIENT REPLY OFF", "PING", "EXEC", "PING"]),
-        ),
-        (
-            "SUBSCRIBE inside MULTI",
-            commands(&["MULTI", "SUBSCRIBE a b", "PING", "EXEC", "PING"]),
-        ),
-        (
-            "MULTI left open",
-            commands(&["MULTI", "SET k 1", "SET k 2"]),
-        ),
+        ("inline POST", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
+        ("inline Host:", b"PING\r\nHost: localhost\r\nPING\r\n".to_vec()),
+        ("REPLY OFF inside MULTI", commands(&["MULTI", "CLIENT REPLY OFF", "PING", "EXEC", "PING"])),
+        ("SUBSCRIBE inside MULTI", commands(&["MULTI", "SUBSCRIBE a b", "PING", "EXEC", "PING"])),
+        ("MULTI left open", commands(&["MULTI", "SET k 1", "SET k 2"])),
         ("WATCH left open", commands(&["WATCH k", "GET k"])),
-        (
-            "half a command",
-            b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\nabc".to_vec(),
-        ),
+        ("half a command", b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\nabc".to_vec()),
         ("half a header", b"*3\r\n$3\r\nSET\r\n$10".to_vec()),
-        (
-            "half a transaction",
-            [commands(&["MULTI", "SET k 1"]), b"*1\r\n$4\r\nEXE".to_vec()].concat(),
-        ),
-        (
-            "a bulk announced too large",
-            b"*2\r\n$3\r\nGET\r\n$536870913\r\n".to_vec(),
-        ),
-        (
-            "a large command",
-            encode(&[&b"SET"[..], b"big", &vec![b'x'; 3_000_000]]),
-        ),
+        ("half a transaction", [commands(&["MULTI", "SET k 1"]), b"*1\r\n$4\r\nEXE".to_vec()].concat()),
+        ("a bulk announced too large", b"*2\r\n$3\r\nGET\r\n$536870913\r\n".to_vec()),
+        ("a large command", encode(&[&b"SET"[..], b"big", &vec![b'x'; 3_000_000]])),
         ("a large name", encode(&[&vec![b'x'; 1_000_000][..], b"a"])),
     ];
     attacks.extend(raw.map(|(name, bytes)| (name.to_owned(), bytes)));
@@ -163,13 +128,8 @@ const SINGLES: &[&str] = &[
 
 fn echoes(from: usize) -> (Vec<u8>, Vec<u8>) {
     let numbers = from..from + ECHOES;
-    let sent = numbers
-        .clone()
-        .flat_map(|n| encode(&["ECHO".to_owned(), format!("n{n}")]))
-        .collect();
-    let wanted = numbers
-        .flat_map(|n| format!("${}\r\nn{n}\r\n", n.to_string().len() + 1).into_bytes())
-        .collect();
+    let sent = numbers.clone().flat_map(|n| encode(&["ECHO".to_owned(), format!("n{n}")])).collect();
+    let wanted = numbers.flat_map(|n| format!("${}\r\nn{n}\r\n", n.to_string().len() + 1).into_bytes()).collect();
     (sent, wanted)
 }
 
@@ -222,12 +182,7 @@ fn attack(
         drop(adversary)
     }
     for (neighbour, wanted) in neighbours.iter_mut().zip([WHO_AM_I_2, WHO_AM_I_3]) {
-        neighbour.send(&commands(&[
-            "ACL WHOAMI",
-            "GET a",
-            "GET nothing",
-            "CLIENT GETNAME",
-        ]));
+        neighbour.send(&commands(&["ACL WHOAMI", "GET a", "GET nothing", "CLIENT GETNAME"]));
         undisturbed(neighbour, wanted)?;
     }
     Ok(())
@@ -255,17 +210,8 @@ fn nobody_notices(flavour: Flavour) {
     }
     // Databases and keys of others are as they were.
     let name = flavour.name();
-    assert!(
-        failures.is_empty(),
-        "on {name} the neighbour noticed {}:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
-    assert_eq!(
-        direct.ask("GET a").as_str(),
-        "0",
-        "somebody's SELECT or SET went astray"
-    );
+    assert!(failures.is_empty(), "on {name} the neighbour noticed {}:\n{}", failures.len(), failures.join("\n"));
+    assert_eq!(direct.ask("GET a").as_str(), "0", "somebody's SELECT or SET went astray");
 }
 
 /// One that speaks RESP2 and one that speaks RESP3, both named.

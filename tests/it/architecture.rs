@@ -11,39 +11,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("session", &["resp", "command"]),
     ("router", &["resp", "command", "session"]),
     ("link", &["resp", "command", "session"]),
-    (
-        "topology",
-        &["resp", "command", "session", "router", "link"],
-    ),
-    (
-        "upstream",
-        &["resp", "command", "session", "router", "link", "topology"],
-    ),
-    (
-        "client",
-        &[
-            "resp", "command", "session", "router", "link", "topology", "upstream",
-        ],
-    ),
-    (
-        "worker",
-        &[
-            "resp", "command", "session", "router", "link", "topology", "upstream", "client",
-        ],
-    ),
-    (
-        "admin",
-        &[
-            "resp", "command", "session", "router", "link", "topology", "upstream", "client",
-            "worker",
-        ],
-    ),
+    ("topology", &["resp", "command", "session", "router", "link"]),
+    ("upstream", &["resp", "command", "session", "router", "link", "topology"]),
+    ("client", &["resp", "command", "session", "router", "link", "topology", "upstream"]),
+    ("worker", &["resp", "command", "session", "router", "link", "topology", "upstream", "client"]),
+    ("admin", &["resp", "command", "session", "router", "link", "topology", "upstream", "client", "worker"]),
     (
         "lifecycle",
-        &[
-            "resp", "command", "session", "router", "link", "topology", "upstream", "client",
-            "worker", "admin",
-        ],
+        &["resp", "command", "session", "router", "link", "topology", "upstream", "client", "worker", "admin"],
     ),
     ("config", &[]),
     ("telemetry", &[]),
@@ -51,16 +26,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// No I/O, no time, nothing that counts or logs.
 const PURE: &[&str] = &["resp", "command", "session", "router"];
-const IMPURE_NAMES: &[&str] = &[
-    "tokio",
-    "tracing",
-    "metrics",
-    "Instant",
-    "SystemTime",
-    "std::net",
-    "std::fs",
-    "std::io",
-];
+const IMPURE_NAMES: &[&str] =
+    &["tokio", "tracing", "metrics", "Instant", "SystemTime", "std::net", "std::fs", "std::io"];
 
 /// Only these may share between threads.
 const SHARING_ROOMS: &[&str] = &["lifecycle", "topology", "telemetry", "admin"];
@@ -84,8 +51,7 @@ fn sources() -> Vec<Source> {
             let path = entry.expect("src is readable").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs")
-            {
+            } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
                 sources.push(read(&root, path));
             }
         }
@@ -97,38 +63,23 @@ fn sources() -> Vec<Source> {
 
 fn read(root: &Path, path: PathBuf) -> Source {
     let text = std::fs::read_to_string(&path).expect("a source file is text");
-    let before_tests = text
-        .split("\n#[cfg(test)]\nmod ")
-        .next()
-        .unwrap_or_default();
-    let code = before_tests
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or_default())
-        .fold(String::new(), |mut code, line| {
+    let before_tests = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let code = before_tests.lines().map(|line| line.split("//").next().unwrap_or_default()).fold(
+        String::new(),
+        |mut code, line| {
             let _ = writeln!(code, "{line}");
             code
-        });
+        },
+    );
     let relative = path.strip_prefix(root).expect("found below src").to_owned();
-    let first = relative
-        .components()
-        .next()
-        .expect("a file has a name")
-        .as_os_str()
-        .to_string_lossy()
-        .into_owned();
+    let first = relative.components().next().expect("a file has a name").as_os_str().to_string_lossy().into_owned();
     let room = first.trim_end_matches(".rs").to_owned();
-    Source {
-        room,
-        lines: before_tests.lines().count(),
-        code,
-        path: relative,
-    }
+    Source { room, lines: before_tests.lines().count(), code, path: relative }
 }
 
 /// Whether `name` stands in `code` as a word of its own.
 fn names(code: &str, name: &str) -> bool {
-    let part_of_a_word =
-        |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    let part_of_a_word = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
     code.match_indices(name).any(|(at, _)| {
         let bytes = code.as_bytes();
         !part_of_a_word(at.checked_sub(1).and_then(|before| bytes.get(before)))
@@ -151,9 +102,7 @@ fn rooms_used(code: &str) -> Vec<String> {
 }
 
 fn first_word(text: &str) -> String {
-    text.chars()
-        .take_while(|next| next.is_ascii_alphanumeric() || *next == '_')
-        .collect()
+    text.chars().take_while(|next| next.is_ascii_alphanumeric() || *next == '_').collect()
 }
 
 /// The first words of the comma-separated parts of a `{…}` group, whose opening brace is already taken.
@@ -172,18 +121,11 @@ fn top_level_names(group: &str) -> Vec<String> {
         }
     }
     parts.push(part);
-    parts
-        .iter()
-        .map(|part| first_word(part.trim()))
-        .filter(|name| !name.is_empty())
-        .collect()
+    parts.iter().map(|part| first_word(part.trim())).filter(|name| !name.is_empty()).collect()
 }
 
 fn rule<'a>(room: &str) -> Option<&'a [&'static str]> {
-    MAY_USE
-        .iter()
-        .find(|(name, _)| *name == room)
-        .map(|(_, rooms)| *rooms)
+    MAY_USE.iter().find(|(name, _)| *name == room).map(|(_, rooms)| *rooms)
 }
 
 #[test]
@@ -194,18 +136,9 @@ fn a_room_uses_only_rooms_below_it() {
             continue;
         };
         for used in rooms_used(&source.code) {
-            let open = ["config", "telemetry"].contains(&used.as_str())
-                && !PURE.contains(&source.room.as_str());
-            if rule(&used).is_some()
-                && used != source.room
-                && !open
-                && !allowed.contains(&used.as_str())
-            {
-                wrong.push(format!(
-                    "{}: {} uses {used}",
-                    source.path.display(),
-                    source.room
-                ));
+            let open = ["config", "telemetry"].contains(&used.as_str()) && !PURE.contains(&source.room.as_str());
+            if rule(&used).is_some() && used != source.room && !open && !allowed.contains(&used.as_str()) {
+                wrong.push(format!("{}: {} uses {used}", source.path.display(), source.room));
             }
         }
     }
@@ -216,24 +149,15 @@ fn a_room_uses_only_rooms_below_it() {
 #[test]
 fn every_folder_is_a_room_with_a_rule() {
     for source in sources() {
-        let known =
-            rule(&source.room).is_some() || ["main", "lib", "cli"].contains(&source.room.as_str());
-        assert!(
-            known,
-            "{}: the table in this file has no room {:?}",
-            source.path.display(),
-            source.room
-        );
+        let known = rule(&source.room).is_some() || ["main", "lib", "cli"].contains(&source.room.as_str());
+        assert!(known, "{}: the table in this file has no room {:?}", source.path.display(), source.room);
     }
 }
 
 #[test]
 fn pure_rooms_have_no_io_no_time_no_metrics() {
     let mut wrong = Vec::new();
-    for source in sources()
-        .iter()
-        .filter(|source| PURE.contains(&source.room.as_str()))
-    {
+    for source in sources().iter().filter(|source| PURE.contains(&source.room.as_str())) {
         for name in IMPURE_NAMES.iter().filter(|name| names(&source.code, name)) {
             wrong.push(format!("{} names {name}", source.path.display()));
         }
@@ -246,8 +170,7 @@ fn pure_rooms_have_no_io_no_time_no_metrics() {
 fn only_rooms_off_the_data_path_share_between_threads() {
     let mut wrong = Vec::new();
     for source in sources() {
-        let data_path = ["resp", "command", "session", "router", "upstream", "client"]
-            .contains(&source.room.as_str());
+        let data_path = ["resp", "command", "session", "router", "upstream", "client"].contains(&source.room.as_str());
         assert!(!(data_path && SHARING_ROOMS.contains(&source.room.as_str())));
         for name in ["Mutex", "RwLock", "unsafe", "static mut"] {
             if data_path && names(&source.code, name) {
@@ -262,11 +185,7 @@ fn only_rooms_off_the_data_path_share_between_threads() {
 fn the_router_decides_without_knowing_where_things_are() {
     for source in sources().iter().filter(|source| source.room == "router") {
         for room in ["upstream", "topology", "client", "link"] {
-            assert!(
-                !rooms_used(&source.code).contains(&room.to_owned()),
-                "{} uses {room}",
-                source.path.display()
-            );
+            assert!(!rooms_used(&source.code).contains(&room.to_owned()), "{} uses {room}", source.path.display());
         }
     }
 }
@@ -278,11 +197,7 @@ fn files_stay_readable() {
         .filter(|source| source.lines > FILE_LINES)
         .map(|source| format!("{}: {} lines", source.path.display(), source.lines))
         .collect();
-    assert!(
-        long.is_empty(),
-        "over {FILE_LINES} lines without tests:\n{}",
-        long.join("\n")
-    );
+    assert!(long.is_empty(), "over {FILE_LINES} lines without tests:\n{}", long.join("\n"));
 }
 
 /// One place carries out a route.
@@ -290,11 +205,7 @@ fn files_stay_readable() {
 fn one_match_on_the_route() {
     let matching: Vec<_> = sources()
         .into_iter()
-        .filter(|source| {
-            source.room == "client"
-                && source.code.contains("Route::")
-                && source.code.contains("=> ")
-        })
+        .filter(|source| source.room == "client" && source.code.contains("Route::") && source.code.contains("=> "))
         .filter(|source| source.code.matches("Route::").filter(|_| true).count() >= 4)
         .map(|source| source.path.display().to_string())
         .collect();

@@ -51,8 +51,7 @@ struct TurnedAway;
 
 impl Stormer<'_> {
     fn ask(&mut self, line: &str) -> Result<String, TurnedAway> {
-        self.client
-            .send(&encode(&line.split(' ').collect::<Vec<_>>()));
+        self.client.send(&encode(&line.split(' ').collect::<Vec<_>>()));
         self.reply(line)
     }
 
@@ -69,20 +68,13 @@ impl Stormer<'_> {
             return Err(TurnedAway);
         }
         assert!(!frame.is_error(), "{line}: {text}");
-        Ok(if frame.items.is_empty() {
-            text
-        } else {
-            format!("{frame:?}")
-        })
+        Ok(if frame.items.is_empty() { text } else { format!("{frame:?}") })
     }
 
     fn one_thing(&mut self, mix: Mix) -> Result<(), TurnedAway> {
         let key = self.key.clone();
         let number = self.random.u32(..1_000_000).to_string();
-        match self
-            .random
-            .u32(..if mix == Mix::Everything { 13 } else { 10 })
-        {
+        match self.random.u32(..if mix == Mix::Everything { 13 } else { 10 }) {
             0 | 1 => {
                 self.ask(&format!("SET {key} {number}"))?;
                 assert_eq!(self.ask(&format!("GET {key}"))?, number, "{key}");
@@ -94,12 +86,8 @@ impl Stormer<'_> {
                 }
             }
             3 => {
-                let unit = [
-                    encode(&["MULTI"]),
-                    encode(&["SET", &key, &number]),
-                    encode(&["GET", &key]),
-                    encode(&["EXEC"]),
-                ];
+                let unit =
+                    [encode(&["MULTI"]), encode(&["SET", &key, &number]), encode(&["GET", &key]), encode(&["EXEC"])];
                 self.client.send(&unit.concat());
                 for _ in 0..3 {
                     self.reply("MULTI…")?;
@@ -134,13 +122,21 @@ impl Stormer<'_> {
                 self.ask(&format!("EVAL return(ARGV[1]) 0 {number}"))?;
                 self.ask("CLIENT ID")?;
             }
-            10 => {
+            _ => self.one_identity(&key, &number)?,
+        }
+        Ok(())
+    }
+
+    /// What makes a client need another lane: a database, a user, a protocol.
+    fn one_identity(&mut self, key: &str, number: &str) -> Result<(), TurnedAway> {
+        match self.random.u32(..3) {
+            0 => {
                 let database = self.random.u32(..16);
                 self.ask(&format!("SELECT {database}"))?;
                 self.ask(&format!("SET {key} {number}"))?;
                 assert_eq!(self.ask(&format!("GET {key}"))?, number, "{key}");
             }
-            11 => {
+            1 => {
                 let user = self.random.u32(1..5);
                 self.ask(&format!("AUTH u{user} pw"))?;
                 assert_eq!(self.ask("ACL WHOAMI")?, format!("u{user}"));
@@ -185,12 +181,7 @@ fn storm(proxy: &Proxy, mix: Mix, seed: u64, end: Instant, count: &Count) {
             proxy.connect()
         });
         serial += 1;
-        let mut stormer = Stormer {
-            client,
-            random: &mut random,
-            count,
-            key: format!("k{seed}:{serial}"),
-        };
+        let mut stormer = Stormer { client, random: &mut random, count, key: format!("k{seed}:{serial}") };
         let things = stormer.random.u32(1..4);
         let outcome = (0..things).try_for_each(|_| stormer.one_thing(mix));
         if outcome.is_err() || stormer.random.u32(..8) == 0 {
@@ -204,10 +195,7 @@ fn storm(proxy: &Proxy, mix: Mix, seed: u64, end: Instant, count: &Count) {
 /// Asks the server itself, all the time, how many are connected.
 fn sample(redis: &RealRedis, done: &AtomicBool, most: &AtomicI64) -> Seen {
     let mut direct = TestClient::connect(&redis.unix_address());
-    let before = info_field(
-        &direct.ask("INFO stats").as_str(),
-        "total_connections_received",
-    );
+    let before = info_field(&direct.ask("INFO stats").as_str(), "total_connections_received");
     let mut samples = 0;
     while !done.load(Ordering::Relaxed) {
         let connected = info_field(&direct.ask("INFO clients").as_str(), "connected_clients");
@@ -215,26 +203,15 @@ fn sample(redis: &RealRedis, done: &AtomicBool, most: &AtomicI64) -> Seen {
         samples += 1;
         pause(Duration::from_micros(500));
     }
-    let after = info_field(
-        &direct.ask("INFO stats").as_str(),
-        "total_connections_received",
-    );
-    Seen {
-        most: most.load(Ordering::Relaxed),
-        samples,
-        opened: after - before,
-    }
+    let after = info_field(&direct.ask("INFO stats").as_str(), "total_connections_received");
+    Seen { most: most.load(Ordering::Relaxed), samples, opened: after - before }
 }
 
 fn weather(flavour: Flavour, options: &ProxyOptions, mix: Mix) -> (Seen, Count) {
     let redis = RealRedis::start(flavour, &[]);
     let mut direct = redis.connect();
     for user in 1..5 {
-        assert!(
-            !direct
-                .ask(&format!("ACL SETUSER u{user} on >pw ~* &* +@all"))
-                .is_error()
-        );
+        assert!(!direct.ask(&format!("ACL SETUSER u{user} on >pw ~* &* +@all")).is_error());
     }
     drop(direct);
     let proxy = Proxy::start(&redis, options);
@@ -248,10 +225,7 @@ fn weather(flavour: Flavour, options: &ProxyOptions, mix: Mix) -> (Seen, Count) 
                 scope.spawn(move || storm(proxy, mix, seed, end, count))
             })
             .collect();
-        let ends: Vec<_> = threads
-            .into_iter()
-            .map(std::thread::ScopedJoinHandle::join)
-            .collect();
+        let ends: Vec<_> = threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         done.store(true, Ordering::Relaxed);
         let seen = sampler.join().unwrap();
         for ended in ends {
@@ -272,23 +246,13 @@ fn holds(options: &ProxyOptions, cap: i64, mix: Mix) {
     let (seen, count) = weather(Flavour::Redis70, options, mix);
     let (commands, clients) = (count.commands.into_inner(), count.clients.into_inner());
     let turned_away = count.turned_away.into_inner();
-    let Seen {
-        most,
-        samples,
-        opened,
-    } = seen;
+    let Seen { most, samples, opened } = seen;
     eprintln!(
         "cap {cap}: at most {most} in {samples} samples, {opened} opened; {commands} commands of {clients} clients, {turned_away} turned away"
     );
     assert!(most <= cap, "{most} upstream connections, promised {cap}");
-    assert!(
-        samples > 100 && commands > 1000,
-        "{samples} samples of {commands} commands show nothing"
-    );
-    assert!(
-        turned_away * 20 < commands,
-        "{turned_away} of {commands} turned away"
-    );
+    assert!(samples > 100 && commands > 1000, "{samples} samples of {commands} commands show nothing");
+    assert!(turned_away * 20 < commands, "{turned_away} of {commands} turned away");
     match mix {
         // One identity, one database, one protocol: nothing ever has to give way, so nothing is opened twice. A client
         // that leaves a MONITOR or a blocked command behind may cost one.
@@ -296,10 +260,9 @@ fn holds(options: &ProxyOptions, cap: i64, mix: Mix) {
             opened as usize <= 2 * cap as usize + clients / 4,
             "{opened} connections opened for {clients} clients"
         ),
-        Mix::Everything => assert!(
-            (opened as usize) < commands / 4,
-            "{opened} connections opened for {commands} commands"
-        ),
+        Mix::Everything => {
+            assert!((opened as usize) < commands / 4, "{opened} connections opened for {commands} commands")
+        }
     }
 }
 
@@ -340,8 +303,5 @@ fn many_plain_clients_use_few_connections() {
     // Ours is one of them. Per worker: a lane or two, control, scratch.
     let connected = redis.info("connected_clients") - 1;
     assert!(connected <= 10, "{connected} connections for 500 clients");
-    assert!(
-        redis.info("total_connections_received") <= 20,
-        "connections were opened and closed again"
-    );
+    assert!(redis.info("total_connections_received") <= 20, "connections were opened and closed again");
 }

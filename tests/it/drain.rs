@@ -24,11 +24,7 @@ fn requests_finish_and_idle_clients_are_let_go() {
         let status = proxy.wait_exit(PATIENCE);
         assert!(status.success(), "SIG{signal}: {status}");
         assert!(TestClient::try_connect(&proxy.address()).is_err());
-        assert_eq!(
-            redis.info("connected_clients"),
-            1,
-            "its upstream connections are closed"
-        );
+        assert_eq!(redis.info("connected_clients"), 1, "its upstream connections are closed");
     }
 }
 
@@ -68,11 +64,9 @@ fn readiness_ends_before_service_does() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
     let mut proxy = Proxy::start(&redis, &ProxyOptions::tight().set("drain.delay=1500ms"));
     proxy.signal("TERM");
-    eventually(Duration::from_millis(1200), || {
-        match proxy.http("/readyz") {
-            Ok((503, _)) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+    eventually(Duration::from_millis(1200), || match proxy.http("/readyz") {
+        Ok((503, _)) => Ok(()),
+        other => Err(format!("{other:?}")),
     });
     let mut late = proxy.connect();
     assert_eq!(late.ask("SET a 1").as_str(), "OK");

@@ -45,10 +45,7 @@ fn under_load(proxy: &Proxy, measured: impl FnOnce()) {
 }
 
 fn words(lines: &[&str]) -> Vec<u8> {
-    lines
-        .iter()
-        .flat_map(|line| encode(&line.split(' ').collect::<Vec<_>>()))
-        .collect()
+    lines.iter().flat_map(|line| encode(&line.split(' ').collect::<Vec<_>>())).collect()
 }
 
 /// T-2: if the WATCH overtook the SET before it, some EXEC would give nil.
@@ -71,32 +68,14 @@ fn a_write_is_executed_before_the_watch_behind_it() {
 fn local_answers_never_overtake() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
     let mut direct = redis.connect();
-    direct.send(&words(&[
-        "SET a a",
-        "SET b b",
-        "SET c wrong",
-        "SET d d",
-        "SELECT 1",
-        "SET c c1",
-    ]));
+    direct.send(&words(&["SET a a", "SET b b", "SET c wrong", "SET d d", "SELECT 1", "SET c c1"]));
     direct.expect(&b"+OK\r\n".repeat(6));
     let proxy = Proxy::start(&redis, &ProxyOptions::tight());
-    let round = words(&[
-        "GET a",
-        "CLIENT ID",
-        "GET b",
-        "PING",
-        "SELECT 1",
-        "GET c",
-        "SELECT 0",
-        "GET d",
-    ]);
+    let round = words(&["GET a", "CLIENT ID", "GET b", "PING", "SELECT 1", "GET c", "SELECT 0", "GET d"]);
     under_load(&proxy, || {
         let mut client = proxy.connect();
         let id = client.ask("CLIENT ID").as_str();
-        let wanted = format!(
-            "$1\r\na\r\n:{id}\r\n$1\r\nb\r\n+PONG\r\n+OK\r\n$2\r\nc1\r\n+OK\r\n$1\r\nd\r\n"
-        );
+        let wanted = format!("$1\r\na\r\n:{id}\r\n$1\r\nb\r\n+PONG\r\n+OK\r\n$2\r\nc1\r\n+OK\r\n$1\r\nd\r\n");
         for _ in 0..ROUNDS {
             client.send(&round);
             client.expect(wanted.as_bytes());
@@ -138,17 +117,9 @@ fn a_busy_script_sends_no_write_to_another_database() {
                 after += usize::from(killed);
             }
             assert!(stuck.read_frame().is_error());
-            assert!(
-                redis.connect().ask("GET only-in-1").null,
-                "{}: a write of db 1 landed in db 0",
-                flavour.name()
-            );
+            assert!(redis.connect().ask("GET only-in-1").null, "{}: a write of db 1 landed in db 0", flavour.name());
         }
-        assert!(
-            refused > 0 && served > 0,
-            "{}: {refused} refused, {served} served",
-            flavour.name()
-        );
+        assert!(refused > 0 && served > 0, "{}: {refused} refused, {served} served", flavour.name());
     }
 }
 
@@ -165,9 +136,7 @@ fn a_large_reply_that_is_not_read_delays_nobody() {
     let mut leaver = proxy.connect();
     leaver.send_command(&["GET", "big"]);
     neighbour.send_command(&["ECHO", "x"]);
-    leaver
-        .read_some(Instant::now() + Duration::from_secs(10))
-        .expect("the reply begins");
+    leaver.read_some(Instant::now() + Duration::from_secs(10)).expect("the reply begins");
     drop(leaver);
     assert_eq!(neighbour.read_frame().as_str(), "x");
     let mut sleeper = proxy.connect();
@@ -177,15 +146,8 @@ fn a_large_reply_that_is_not_read_delays_nobody() {
     resetter.reset();
     for round in 0..200 {
         let asked = Instant::now();
-        assert_eq!(
-            neighbour.call(&["ECHO", &round.to_string()]).as_str(),
-            round.to_string()
-        );
-        assert!(
-            asked.elapsed() < Duration::from_secs(3),
-            "round {round} took {:?}",
-            asked.elapsed()
-        );
+        assert_eq!(neighbour.call(&["ECHO", &round.to_string()]).as_str(), round.to_string());
+        assert!(asked.elapsed() < Duration::from_secs(3), "round {round} took {:?}", asked.elapsed());
     }
     // Whoever reads late gets all of it.
     let reply = sleeper.read_frame();
@@ -207,10 +169,7 @@ fn tokens_come_back_to_their_sender() {
                 for round in 0..60 {
                     let mut wanted = Vec::new();
                     for (index, client) in clients.iter_mut().enumerate() {
-                        let token = format!(
-                            "{thread}:{index}:{round}:{}",
-                            "x".repeat(random.usize(..300))
-                        );
+                        let token = format!("{thread}:{index}:{round}:{}", "x".repeat(random.usize(..300)));
                         let pipeline = random.usize(1..20);
                         client.send(&encode(&["ECHO", &token]).repeat(pipeline));
                         wanted.push((token, pipeline));

@@ -27,9 +27,7 @@ fn connections_are_counted_as_they_are() {
     becomes(&proxy, "respmux_client_connections", 7.0);
     // The gauge of the cap is the server's own count, without ours.
     eventually(PATIENCE, || {
-        let counted = proxy
-            .metric("respmux_upstream_connections", &[])
-            .unwrap_or(-1.0);
+        let counted = proxy.metric("respmux_upstream_connections", &[]).unwrap_or(-1.0);
         let connected = (redis.info("connected_clients") - 1) as f64;
         if (counted - connected).abs() < 0.5 {
             Ok(())
@@ -55,33 +53,17 @@ fn the_metrics_are_well_formed() {
     for line in text.lines().filter(|line| !line.is_empty()) {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').expect("name and kind");
-            assert!(
-                ["counter", "gauge", "histogram", "summary"].contains(&kind),
-                "{line}"
-            );
+            assert!(["counter", "gauge", "histogram", "summary"].contains(&kind), "{line}");
             assert!(typed.insert(name.to_owned()), "{name} is typed twice");
         } else if !line.starts_with('#') {
             let (series, value) = line.rsplit_once(' ').expect("series and value");
             assert!(value.parse::<f64>().is_ok(), "{line}");
             let name = series.split('{').next().expect("a name");
-            let family = ["_bucket", "_sum", "_count"]
-                .iter()
-                .find_map(|end| name.strip_suffix(end))
-                .unwrap_or(name);
-            assert!(
-                typed.contains(family) || typed.contains(name),
-                "{line} has no TYPE before it"
-            );
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(typed.contains(family) || typed.contains(name), "{line} has no TYPE before it");
         }
     }
-    assert!(
-        typed
-            .iter()
-            .filter(|name| name.starts_with("respmux_"))
-            .count()
-            >= 10,
-        "{typed:?}"
-    );
+    assert!(typed.iter().filter(|name| name.starts_with("respmux_")).count() >= 10, "{typed:?}");
     for secret in ["password", "requirepass"] {
         assert!(!text.contains(secret));
     }

@@ -9,10 +9,7 @@ use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventu
 #[test]
 fn a_watch_that_got_no_connection_makes_exec_nil() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
-    let proxy = Proxy::start(
-        &redis,
-        &ProxyOptions::tight().set("pool.wait_timeout=100ms"),
-    );
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight().set("pool.wait_timeout=100ms"));
     let mut holders = take_all_connections(&proxy);
     let mut client = proxy.connect();
     for line in ["WATCH k", "MULTI", "SET k 2", "EXEC"] {
@@ -26,25 +23,15 @@ fn a_watch_that_got_no_connection_makes_exec_nil() {
         assert!(queued.is_error(), "{queued:?}");
         assert!(exec.as_str().starts_with("EXECABORT"), "{exec:?}");
     } else {
-        assert_eq!(
-            (multi.as_str().as_str(), queued.as_str().as_str()),
-            ("OK", "QUEUED")
-        );
+        assert_eq!((multi.as_str().as_str(), queued.as_str().as_str()), ("OK", "QUEUED"));
         assert!(exec.null, "{exec:?}");
     }
-    assert!(
-        redis.connect().ask("GET k").null,
-        "the unguarded write was executed"
-    );
+    assert!(redis.connect().ask("GET k").null, "the unguarded write was executed");
     // The next one, with connections to be had, is as usual.
     holders.clear();
     eventually(PATIENCE, || {
         let reply = client.ask("WATCH k");
-        if reply.is_error() {
-            Err(reply.as_str())
-        } else {
-            Ok(())
-        }
+        if reply.is_error() { Err(reply.as_str()) } else { Ok(()) }
     });
     assert_eq!(client.ask("MULTI").as_str(), "OK");
     assert_eq!(client.ask("SET k 3").as_str(), "QUEUED");
@@ -56,20 +43,14 @@ fn a_watch_that_got_no_connection_makes_exec_nil() {
 #[test]
 fn a_multi_that_got_no_connection_runs_nothing() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
-    let proxy = Proxy::start(
-        &redis,
-        &ProxyOptions::tight().set("pool.wait_timeout=100ms"),
-    );
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight().set("pool.wait_timeout=100ms"));
     let _holders = take_all_connections(&proxy);
     let mut client = proxy.connect();
     // In pieces, so that it can not be a unit on a lane.
     assert!(client.ask("MULTI").is_error());
     assert!(client.ask("SET k 2").is_error());
     assert!(client.ask("INCR n").is_error());
-    assert_eq!(
-        client.ask("EXEC").as_str(),
-        "EXECABORT Transaction discarded because of previous errors."
-    );
+    assert_eq!(client.ask("EXEC").as_str(), "EXECABORT Transaction discarded because of previous errors.");
     assert!(client.ask("GET k").null);
     assert!(client.ask("MULTI").is_error());
     assert_eq!(client.ask("DISCARD").as_str(), "OK");
@@ -100,13 +81,8 @@ fn a_line_of_transactions_moves_on() {
         let mut clients: Vec<_> = (0..60).map(|_| proxy.connect()).collect();
         for client in &mut clients {
             client.send(
-                &[
-                    encode(&["WATCH", "other"]),
-                    encode(&["GET", "n"]),
-                    encode(&["MULTI"]),
-                    encode(&["INCR", "n"]),
-                ]
-                .concat(),
+                &[encode(&["WATCH", "other"]), encode(&["GET", "n"]), encode(&["MULTI"]), encode(&["INCR", "n"])]
+                    .concat(),
             );
             client.send_command(&["EXEC"]);
         }
@@ -116,12 +92,7 @@ fn a_line_of_transactions_moves_on() {
             client.expect(b"+OK\r\n+QUEUED\r\n*1\r\n");
             assert!(client.read_frame().as_int() <= 60);
         }
-        assert_eq!(
-            redis.connect().ask("GET n").as_int(),
-            60,
-            "{}",
-            flavour.name()
-        );
+        assert_eq!(redis.connect().ask("GET n").as_int(), 60, "{}", flavour.name());
     }
 }
 
@@ -147,14 +118,7 @@ fn optimistic_increments_lose_none() {
 fn increment(client: &mut TestClient) -> bool {
     assert_eq!(client.ask("WATCH n").as_str(), "OK");
     let next = client.ask("GET n").as_int() + 1;
-    client.send(
-        &[
-            encode(&["MULTI"]),
-            encode(&["SET", "n", &next.to_string()]),
-            encode(&["EXEC"]),
-        ]
-        .concat(),
-    );
+    client.send(&[encode(&["MULTI"]), encode(&["SET", "n", &next.to_string()]), encode(&["EXEC"])].concat());
     client.expect(b"+OK\r\n+QUEUED\r\n");
     !client.read_frame().null
 }
@@ -185,10 +149,7 @@ fn nothing_of_a_former_holder_remains() {
     }
     // Cleaned and lent again, not closed and opened again. The INFO calls count themselves.
     let opened = redis.info("total_connections_received") - received - 1;
-    assert!(
-        opened < 20,
-        "{opened} connections opened for 200 transactions"
-    );
+    assert!(opened < 20, "{opened} connections opened for 200 transactions");
 }
 
 /// T-7b, T-7c: a pop that races with its end is delivered once or stays in the list.
@@ -205,11 +166,7 @@ fn an_element_is_delivered_or_kept() {
         direct.read_frame();
         let got = client.read_frame();
         let left = direct.ask("LLEN q").as_int();
-        assert_eq!(
-            i64::from(!got.null) + left,
-            1,
-            "round {round}: {got:?}, {left} left"
-        );
+        assert_eq!(i64::from(!got.null) + left, 1, "round {round}: {got:?}, {left} left");
         direct.ask("DEL q");
     }
 }

@@ -58,11 +58,7 @@ impl TestClient {
                 Stream::Unix(stream)
             }
         };
-        Ok(Self {
-            stream,
-            received: Vec::new(),
-            eof: false,
-        })
+        Ok(Self { stream, received: Vec::new(), eof: false })
     }
 
     /// Writes all of `bytes`. A peer that closed already is no failure here: what matters is what it answered.
@@ -73,11 +69,7 @@ impl TestClient {
         };
         match written {
             Ok(()) => {}
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-                ) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
             Err(error) => panic!("write of {} bytes: {error}", bytes.len()),
         }
     }
@@ -101,7 +93,7 @@ impl TestClient {
     }
 
     /// Half close: no more requests, replies still wanted.
-    pub(crate) fn shut_write(&mut self) {
+    pub(crate) fn shut_write(&self) {
         let _ = match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
@@ -118,10 +110,7 @@ impl TestClient {
     /// This end's address as a server would show it (`127.0.0.1:port`).
     pub(crate) fn local_address(&self) -> String {
         match &self.stream {
-            Stream::Tcp(stream) => stream
-                .local_addr()
-                .expect("a connected socket has an address")
-                .to_string(),
+            Stream::Tcp(stream) => stream.local_addr().expect("a connected socket has an address").to_string(),
             Stream::Unix(_) => String::new(),
         }
     }
@@ -148,17 +137,11 @@ impl TestClient {
         if self.eof {
             return Err(ReadEnd::Eof);
         }
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_micros(200));
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(200));
         let mut chunk = [0; 65536];
         let read = match &mut self.stream {
-            Stream::Tcp(stream) => stream
-                .set_read_timeout(Some(left))
-                .and_then(|()| stream.read(&mut chunk)),
-            Stream::Unix(stream) => stream
-                .set_read_timeout(Some(left))
-                .and_then(|()| stream.read(&mut chunk)),
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
+            Stream::Unix(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
         };
         match read {
             Ok(0) => self.eof = true,
@@ -166,14 +149,7 @@ impl TestClient {
                 self.received.extend_from_slice(&chunk[..count]);
                 return Ok(());
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-                ) =>
-            {
-                self.eof = true
-            }
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => self.eof = true,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 if Instant::now() >= deadline {
                     return Err(ReadEnd::TimedOut);
@@ -191,10 +167,7 @@ impl TestClient {
     pub(crate) fn read_frame(&mut self) -> Frame {
         match self.try_read_frame(PATIENCE) {
             Ok(frame) => frame,
-            Err(end) => panic!(
-                "{end:?} instead of a reply, after {:?}",
-                Shown(&self.received)
-            ),
+            Err(end) => panic!("{end:?} instead of a reply, after {:?}", Shown(&self.received)),
         }
     }
 
@@ -221,23 +194,13 @@ impl TestClient {
         loop {
             let common = self.received.len().min(wanted.len());
             let right = self.received[..common] == wanted[..common];
-            assert!(
-                right,
-                "wanted {:?}, got {:?}",
-                Shown(wanted),
-                Shown(&self.received)
-            );
+            assert!(right, "wanted {:?}, got {:?}", Shown(wanted), Shown(&self.received));
             if common == wanted.len() {
                 self.received.drain(..common);
                 return;
             }
             let read = self.read_some(deadline);
-            assert!(
-                read.is_ok(),
-                "wanted {:?}, got {:?} and then {read:?}",
-                Shown(wanted),
-                Shown(&self.received)
-            );
+            assert!(read.is_ok(), "wanted {:?}, got {:?} and then {read:?}", Shown(wanted), Shown(&self.received));
         }
     }
 
@@ -245,11 +208,7 @@ impl TestClient {
     #[track_caller]
     pub(crate) fn expect_eof(&mut self) {
         let rest = self.read_to_end(PATIENCE);
-        assert!(
-            rest.is_empty(),
-            "wanted the connection closed, got {:?}",
-            Shown(&rest)
-        );
+        assert!(rest.is_empty(), "wanted the connection closed, got {:?}", Shown(&rest));
     }
 
     /// Everything up to the close.
@@ -258,12 +217,7 @@ impl TestClient {
         let deadline = Instant::now() + patience;
         while !self.eof {
             let read = self.read_some(deadline);
-            assert_ne!(
-                read,
-                Err(ReadEnd::TimedOut),
-                "not closed; so far {:?}",
-                Shown(&self.received)
-            );
+            assert_ne!(read, Err(ReadEnd::TimedOut), "not closed; so far {:?}", Shown(&self.received));
         }
         std::mem::take(&mut self.received)
     }
@@ -273,11 +227,7 @@ impl TestClient {
     pub(crate) fn expect_nothing(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         loop {
-            assert!(
-                self.received.is_empty(),
-                "wanted nothing, got {:?}",
-                Shown(&self.received)
-            );
+            assert!(self.received.is_empty(), "wanted nothing, got {:?}", Shown(&self.received));
             match self.read_some(deadline) {
                 Ok(()) => {}
                 Err(ReadEnd::TimedOut) => return,
@@ -304,23 +254,11 @@ pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Debug for Shown<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (head, tail) = if self.0.len() > 2000 {
-            (&self.0[..1500], &self.0[self.0.len() - 300..])
-        } else {
-            (self.0, &[][..])
-        };
-        write!(
-            out,
-            "«{}",
-            head.escape_ascii().to_string().replace("\\r\\n", "/")
-        )?;
+        let (head, tail) =
+            if self.0.len() > 2000 { (&self.0[..1500], &self.0[self.0.len() - 300..]) } else { (self.0, &[][..]) };
+        write!(out, "«{}", head.escape_ascii().to_string().replace("\\r\\n", "/"))?;
         if !tail.is_empty() {
-            write!(
-                out,
-                "…({} bytes)…{}",
-                self.0.len(),
-                tail.escape_ascii().to_string().replace("\\r\\n", "/")
-            )?;
+            write!(out, "…({} bytes)…{}", self.0.len(), tail.escape_ascii().to_string().replace("\\r\\n", "/"))?;
         }
         write!(out, "»")
     }

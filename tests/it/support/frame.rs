@@ -9,7 +9,7 @@ use std::fmt;
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) text: Vec<u8>,
-    pub(crate) items: Vec<Frame>,
+    pub(crate) items: Vec<Self>,
     pub(crate) null: bool,
 }
 
@@ -21,9 +21,7 @@ impl Frame {
         };
         let (kind, line, body) = (bytes[0], &bytes[1.min(end)..end], end + 2);
         match kind {
-            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => {
-                Ok(Some((Self::line(kind, line), body)))
-            }
+            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => Ok(Some((Self::line(kind, line), body))),
             b'$' | b'=' | b'!' => Self::parse_bulk(kind, line, bytes, body),
             b'*' | b'~' | b'>' => Self::parse_aggregate(kind, line, bytes, body, 1),
             b'%' | b'|' => Self::parse_aggregate(kind, line, bytes, body, 2),
@@ -32,44 +30,18 @@ impl Frame {
     }
 
     fn line(kind: u8, line: &[u8]) -> Self {
-        Self {
-            kind,
-            text: line.to_vec(),
-            items: Vec::new(),
-            null: kind == b'_',
-        }
+        Self { kind, text: line.to_vec(), items: Vec::new(), null: kind == b'_' }
     }
 
-    fn parse_bulk(
-        kind: u8,
-        line: &[u8],
-        bytes: &[u8],
-        body: usize,
-    ) -> Result<Option<(Self, usize)>, String> {
+    fn parse_bulk(kind: u8, line: &[u8], bytes: &[u8], body: usize) -> Result<Option<(Self, usize)>, String> {
         let Some(size) = length(line)? else {
-            return Ok(Some((
-                Self {
-                    kind,
-                    text: Vec::new(),
-                    items: Vec::new(),
-                    null: true,
-                },
-                body,
-            )));
+            return Ok(Some((Self { kind, text: Vec::new(), items: Vec::new(), null: true }, body)));
         };
         if bytes.len() < body + size + 2 {
             return Ok(None);
         }
         let text = bytes[body..body + size].to_vec();
-        Ok(Some((
-            Self {
-                kind,
-                text,
-                items: Vec::new(),
-                null: false,
-            },
-            body + size + 2,
-        )))
+        Ok(Some((Self { kind, text, items: Vec::new(), null: false }, body + size + 2)))
     }
 
     fn parse_aggregate(
@@ -80,15 +52,7 @@ impl Frame {
         each: usize,
     ) -> Result<Option<(Self, usize)>, String> {
         let Some(count) = length(line)? else {
-            return Ok(Some((
-                Self {
-                    kind,
-                    text: Vec::new(),
-                    items: Vec::new(),
-                    null: true,
-                },
-                body,
-            )));
+            return Ok(Some((Self { kind, text: Vec::new(), items: Vec::new(), null: true }, body)));
         };
         let (mut items, mut at) = (Vec::new(), body);
         for _ in 0..count * each {
@@ -98,15 +62,7 @@ impl Frame {
             items.push(item);
             at += used;
         }
-        Ok(Some((
-            Self {
-                kind,
-                text: Vec::new(),
-                items,
-                null: false,
-            },
-            at,
-        )))
+        Ok(Some((Self { kind, text: Vec::new(), items, null: false }, at)))
     }
 
     /// The frame as it was received.
@@ -120,15 +76,9 @@ impl Frame {
                 [head.as_bytes(), &self.text, b"\r\n"].concat()
             }
             b'*' | b'~' | b'>' | b'%' | b'|' => {
-                let each = if matches!(self.kind, b'%' | b'|') {
-                    2
-                } else {
-                    1
-                };
+                let each = if matches!(self.kind, b'%' | b'|') { 2 } else { 1 };
                 let head = format!("{kind}{}\r\n", self.items.len() / each).into_bytes();
-                self.items
-                    .iter()
-                    .fold(head, |bytes, item| [bytes, item.to_bytes()].concat())
+                self.items.iter().fold(head, |bytes, item| [bytes, item.to_bytes()].concat())
             }
             _ => [&[self.kind], &self.text[..], b"\r\n"].concat(),
         }
@@ -142,9 +92,7 @@ impl Frame {
     /// The value of an integer reply (or of a bulk that holds one).
     #[track_caller]
     pub(crate) fn as_int(&self) -> i64 {
-        self.as_str()
-            .parse()
-            .unwrap_or_else(|_| panic!("{self:?} is no integer"))
+        self.as_str().parse().unwrap_or_else(|_| panic!("{self:?} is no integer"))
     }
 
     pub(crate) fn is_error(&self) -> bool {

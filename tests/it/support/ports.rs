@@ -11,15 +11,8 @@ pub(crate) fn free_port() -> u16 {
     let taken = TAKEN.get_or_init(Mutex::default);
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a loopback port");
-        let port = listener
-            .local_addr()
-            .expect("a bound listener has an address")
-            .port();
-        if taken
-            .lock()
-            .expect("no test panics while it holds this")
-            .insert(port)
-        {
+        let port = listener.local_addr().expect("a bound listener has an address").port();
+        if taken.lock().expect("no test panics while it holds this").insert(port) {
             return port;
         }
     }

@@ -32,20 +32,12 @@ pub(crate) struct ProxyOptions {
 impl ProxyOptions {
     /// The smallest configuration that must work: one worker, six upstream connections in all.
     pub(crate) fn tight() -> Self {
-        Self {
-            workers: Some(1),
-            max_upstream_connections: Some(6),
-            ..Self::default()
-        }
+        Self { workers: Some(1), max_upstream_connections: Some(6), ..Self::default() }
     }
 
     pub(crate) fn sized(workers: u32, max_upstream_connections: u32) -> Self {
         let max_upstream_connections = Some(max_upstream_connections);
-        Self {
-            workers: Some(workers),
-            max_upstream_connections,
-            ..Self::default()
-        }
+        Self { workers: Some(workers), max_upstream_connections, ..Self::default() }
     }
 
     pub(crate) fn set(mut self, setting: &str) -> Self {
@@ -84,22 +76,12 @@ impl Proxy {
         let admin = SocketAddr::from(([127, 0, 0, 1], ports::free_port()));
         let log = File::create(directory.path().join("stderr")).expect("the log file opens");
         // RESPMUX_UNDER_TEST: another build (a release, one with a seeded bug) instead of the one beside the tests.
-        let binary = std::env::var("RESPMUX_UNDER_TEST")
-            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_respmux").to_owned());
+        let binary = std::env::var("RESPMUX_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_respmux").to_owned());
         let mut command = Command::new(binary);
-        command.args([
-            "run",
-            "--listen",
-            &address.to_string(),
-            "--upstream",
-            upstream,
-        ]);
+        command.args(["run", "--listen", &address.to_string(), "--upstream", upstream]);
         command.args(["--admin", &admin.to_string()]);
         if options.unix {
-            command.args([
-                "--listen",
-                &format!("unix:{}", directory.path().join("respmux.sock").display()),
-            ]);
+            command.args(["--listen", &format!("unix:{}", directory.path().join("respmux.sock").display())]);
         }
         if let Some(workers) = options.workers {
             command.args(["--workers", &workers.to_string()]);
@@ -110,21 +92,10 @@ impl Proxy {
         for setting in &options.settings {
             command.args(["--set", setting]);
         }
-        command
-            .args(&options.arguments)
-            .env_remove("RUST_LOG")
-            .current_dir(directory.path());
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the log file can be shared"))
-            .stderr(log);
+        command.args(&options.arguments).env_remove("RUST_LOG").current_dir(directory.path());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log file can be shared")).stderr(log);
         let child = command.spawn().expect("respmux starts");
-        Self {
-            child,
-            address,
-            admin,
-            directory,
-        }
+        Self { child, address, admin, directory }
     }
 
     fn wait_until_up(&mut self, options: &ProxyOptions) -> Result<(), String> {
@@ -132,8 +103,7 @@ impl Proxy {
             if let Some(status) = self.child.try_wait().expect("the child can be asked") {
                 return Ok(Err(format!("it ended with {status}")));
             }
-            TestClient::try_connect(&self.address())
-                .map_err(|error| format!("{}: {error}", self.address))?;
+            TestClient::try_connect(&self.address()).map_err(|error| format!("{}: {error}", self.address))?;
             match self.http("/readyz") {
                 Ok((200, _)) => Ok(Ok(())),
                 Ok(_) if options.start_unready => Ok(Ok(())),
@@ -163,19 +133,14 @@ impl Proxy {
 
     /// Whether the process still runs.
     pub(crate) fn runs(&mut self) -> bool {
-        self.child
-            .try_wait()
-            .expect("the child can be asked")
-            .is_none()
+        self.child.try_wait().expect("the child can be asked").is_none()
     }
 
     /// Waits for the end of the process.
     pub(crate) fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
-        eventually(deadline, || {
-            match self.child.try_wait().expect("the child can be asked") {
-                Some(status) => Ok(status),
-                None => Err("respmux still runs"),
-            }
+        eventually(deadline, || match self.child.try_wait().expect("the child can be asked") {
+            Some(status) => Ok(status),
+            None => Err("respmux still runs"),
         })
     }
 
@@ -183,16 +148,10 @@ impl Proxy {
     pub(crate) fn http(&self, path: &str) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.admin, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(
-            format!("GET {path} HTTP/1.1\r\nHost: respmux\r\nConnection: close\r\n\r\n").as_bytes(),
-        )?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: respmux\r\nConnection: close\r\n\r\n").as_bytes())?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
-        let status = text
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .unwrap_or(0);
+        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         Ok((status, body.to_owned()))
     }
@@ -226,37 +185,26 @@ impl Drop for Proxy {
         if std::thread::panicking() {
             let log = self.log();
             let from = log.char_indices().rev().nth(4000).map_or(0, |(at, _)| at);
-            eprintln!(
-                "--- log of respmux (process {}), its end:\n{}",
-                self.child.id(),
-                &log[from..]
-            );
+            eprintln!("--- log of respmux (process {}), its end:\n{}", self.child.id(), &log[from..]);
         }
     }
 }
 
 /// Sums the matching series of a Prometheus text.
 fn metric_of(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let series = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (found, rest) = series.split_once('{').unwrap_or((series, "}"));
-            let value: f64 = value.parse().ok()?;
-            (found == name && has_labels(rest.trim_end_matches('}'), labels)).then_some(value)
-        });
+    let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, rest) = series.split_once('{').unwrap_or((series, "}"));
+        let value: f64 = value.parse().ok()?;
+        (found == name && has_labels(rest.trim_end_matches('}'), labels)).then_some(value)
+    });
     series.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
 }
 
 fn has_labels(text: &str, wanted: &[(&str, &str)]) -> bool {
     let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
-    let found: BTreeMap<_, _> = pairs
-        .map(|(key, value)| (key, value.trim_matches('"')))
-        .collect();
-    wanted
-        .iter()
-        .all(|(key, value)| found.get(key) == Some(value))
+    let found: BTreeMap<_, _> = pairs.map(|(key, value)| (key, value.trim_matches('"'))).collect();
+    wanted.iter().all(|(key, value)| found.get(key) == Some(value))
 }
 
 #[test]

@@ -65,48 +65,24 @@ impl RealRedis {
     pub(crate) fn prepare(flavour: Flavour, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        Self {
-            flavour,
-            port: ports::free_port(),
-            arguments,
-            directory,
-            child: None,
-        }
+        Self { flavour, port: ports::free_port(), arguments, directory, child: None }
     }
 
     /// Starts the process on its port, again if it was stopped.
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
-        assert!(
-            self.spawn(),
-            "{} did not start:\n{}",
-            self.flavour.name(),
-            self.log()
-        );
+        assert!(self.spawn(), "{} did not start:\n{}", self.flavour.name(), self.log());
     }
 
     /// False if the process ended, for instance because its port is taken.
     fn spawn(&mut self) -> bool {
-        let log = File::options()
-            .append(true)
-            .create(true)
-            .open(self.log_path())
-            .expect("the log file opens");
+        let log = File::options().append(true).create(true).open(self.log_path()).expect("the log file opens");
         let mut command = Command::new(self.flavour.binary());
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--unixsocket", &self.socket_path().to_string_lossy()])
             .args(["--dir", &self.directory.path().to_string_lossy()])
-            .args([
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--hz",
-                "100",
-                "--daemonize",
-                "no",
-            ])
+            .args(["--save", "", "--appendonly", "no", "--hz", "100", "--daemonize", "no"])
             .args(&self.arguments)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
@@ -119,8 +95,7 @@ impl RealRedis {
                 self.child = None;
                 return Ok(false);
             }
-            let mut client =
-                TestClient::try_connect(&self.unix_address()).map_err(|error| error.to_string())?;
+            let mut client = TestClient::try_connect(&self.unix_address()).map_err(|error| error.to_string())?;
             client.send(b"PING\r\n");
             match client.try_read_frame(Duration::from_secs(2)) {
                 // An error other than LOADING (NOAUTH, too many clients) also shows that it is up.
@@ -188,10 +163,7 @@ impl RealRedis {
             "ACL LOG RESET",
         ];
         for command in commands {
-            let words: Vec<_> = command
-                .split(' ')
-                .map(|word| if word == "|" { "" } else { word })
-                .collect();
+            let words: Vec<_> = command.split(' ').map(|word| if word == "|" { "" } else { word }).collect();
             let reply = direct.call(&words);
             assert!(!reply.is_error(), "{command}: {reply:?}");
         }
@@ -210,9 +182,7 @@ impl RealRedis {
 
     /// One number of INFO, by its field name.
     pub(crate) fn info(&self, field: &str) -> i64 {
-        let text = TestClient::connect(&self.unix_address())
-            .ask("INFO")
-            .as_str();
+        let text = TestClient::connect(&self.unix_address()).ask("INFO").as_str();
         info_field(&text, field)
     }
 
@@ -233,18 +203,11 @@ impl RealRedis {
 impl Drop for RealRedis {
     fn drop(&mut self) {
         // A server that ended by itself crashed: its log says why.
-        let ended = self
-            .child
-            .as_mut()
-            .is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+        let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
         if ended && std::thread::panicking() {
             let log = self.log();
             let from = log.char_indices().rev().nth(6000).map_or(0, |(at, _)| at);
-            eprintln!(
-                "--- {} ended by itself, the end of its log:\n{}",
-                self.flavour.name(),
-                &log[from..]
-            );
+            eprintln!("--- {} ended by itself, the end of its log:\n{}", self.flavour.name(), &log[from..]);
         }
         self.kill();
     }
@@ -253,23 +216,14 @@ impl Drop for RealRedis {
 /// One number of an INFO text.
 #[track_caller]
 pub(crate) fn info_field(text: &str, field: &str) -> i64 {
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let value = value.unwrap_or_else(|| panic!("INFO has no {field}"));
-    value
-        .trim()
-        .parse()
-        .unwrap_or_else(|_| panic!("INFO {field} is {value:?}"))
+    value.trim().parse().unwrap_or_else(|_| panic!("INFO {field} is {value:?}"))
 }
 
 /// Sends a signal to a process of ours. By the `kill` program: the library calls for it are unsafe.
 pub(crate) fn signal(process: u32, name: &str) {
-    let done = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(process.to_string())
-        .status()
-        .expect("kill runs");
+    let done = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status().expect("kill runs");
     assert!(done.success(), "kill -{name} {process}");
 }
 

@@ -76,25 +76,14 @@ impl Stage {
     fn set(flavour: Flavour, through: Through, transcript: Option<&Transcript>) -> Self {
         let arguments = transcript.map_or(&[][..], |transcript| &transcript.redis);
         let own = transcript.is_some();
-        let redis = RealRedis::start(
-            flavour,
-            &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
-        );
+        let redis = RealRedis::start(flavour, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
         let mut control = TestClient::connect(&redis.unix_address());
-        if let Some(at) = arguments
-            .iter()
-            .position(|argument| argument == "--requirepass")
-        {
+        if let Some(at) = arguments.iter().position(|argument| argument == "--requirepass") {
             control.call(&["AUTH", &arguments[at + 1]]);
         }
         let mut options = match through {
             Through::Server => {
-                return Self {
-                    redis,
-                    control,
-                    proxy: None,
-                    own,
-                };
+                return Self { redis, control, proxy: None, own };
             }
             Through::TightProxy => ProxyOptions::tight(),
             Through::DefaultProxy => ProxyOptions::default(),
@@ -103,17 +92,10 @@ impl Stage {
             options.settings.clone_from(&own.settings);
             options.arguments.clone_from(&own.arguments);
             options.workers = own.workers.or(options.workers);
-            options.max_upstream_connections = own
-                .max_upstream_connections
-                .or(options.max_upstream_connections);
+            options.max_upstream_connections = own.max_upstream_connections.or(options.max_upstream_connections);
         }
         let proxy = Some(Proxy::start(&redis, &options));
-        Self {
-            redis,
-            control,
-            proxy,
-            own,
-        }
+        Self { redis, control, proxy, own }
     }
 
     fn play(&mut self, transcript: &Transcript, split: Split) -> Result<(), String> {
@@ -130,16 +112,8 @@ impl Stage {
             Some(proxy) => (Arm::Proxy, proxy.address()),
             None => (Arm::Direct, self.redis.address()),
         };
-        let play = Play {
-            transcript,
-            flavour: self.redis.flavour(),
-            arm,
-            split,
-            target,
-            server: self.redis.address(),
-        };
-        let outcome = catch_unwind(AssertUnwindSafe(|| play.run()))
-            .unwrap_or_else(|panic| Err(panic_text(&*panic)));
+        let play = Play { transcript, flavour: self.redis.flavour(), arm, split, target, server: self.redis.address() };
+        let outcome = catch_unwind(AssertUnwindSafe(|| play.run())).unwrap_or_else(|panic| Err(panic_text(&*panic)));
         if outcome.is_ok() {
             self.let_clients_go();
         }
@@ -150,11 +124,7 @@ impl Stage {
     fn let_clients_go(&self) {
         let Some(proxy) = &self.proxy else { return };
         for _ in 0..200 {
-            if proxy
-                .metric("respmux_client_connections", &[])
-                .unwrap_or(0.0)
-                == 0.0
-            {
+            if proxy.metric("respmux_client_connections", &[]).unwrap_or(0.0) == 0.0 {
                 return;
             }
             pause(Duration::from_millis(1));
@@ -165,19 +135,13 @@ impl Stage {
         let log = self.proxy.as_ref().map(Proxy::log).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(5)..];
-        tail.iter()
-            .map(|line| format!("\n      log: {line}"))
-            .collect()
+        tail.iter().map(|line| format!("\n      log: {line}")).collect()
     }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    format!(
-        "panic: {}",
-        text.or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("?")
-    )
+    format!("panic: {}", text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?"))
 }
 
 /// All transcripts, by name.
@@ -192,15 +156,8 @@ fn load() -> Vec<Transcript> {
     }
     files.sort();
     let mut transcripts = Vec::new();
-    for file in files
-        .iter()
-        .filter(|file| file.extension().is_some_and(|end| end == "txt"))
-    {
-        let name = file
-            .strip_prefix(&root)
-            .expect("found below it")
-            .display()
-            .to_string();
+    for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "txt")) {
+        let name = file.strip_prefix(&root).expect("found below it").display().to_string();
         let text = std::fs::read_to_string(file).expect("readable");
         transcripts.push(parse::parse(&name, &text).unwrap_or_else(|error| panic!("{error}")));
     }
@@ -212,11 +169,7 @@ fn rounds(transcript: &Transcript, through: Through) -> Vec<Split> {
     if through == Through::TightProxy && !transcript.slow {
         let longest = longest_write(transcript);
         let all = std::env::var("TRANSCRIPT_SPLITS").is_ok_and(|value| value == "all");
-        let step = if all {
-            1
-        } else {
-            longest.div_ceil(MOST_SPLITS).max(1)
-        };
+        let step = if all { 1 } else { longest.div_ceil(MOST_SPLITS).max(1) };
         rounds.extend((1..longest).step_by(step).map(Split::At));
     }
     rounds
@@ -224,15 +177,10 @@ fn rounds(transcript: &Transcript, through: Through) -> Vec<Split> {
 
 /// In bytes; captured values and repeated sends are as good as nothing.
 fn longest_write(transcript: &Transcript) -> usize {
-    let writes = transcript
-        .steps
-        .iter()
-        .filter_map(|step| match &step.action {
-            Action::Send(who, pieces) if who.starts_with('C') => {
-                Some(pieces.iter().map(size).sum())
-            }
-            _ => None,
-        });
+    let writes = transcript.steps.iter().filter_map(|step| match &step.action {
+        Action::Send(who, pieces) if who.starts_with('C') => Some(pieces.iter().map(size).sum()),
+        _ => None,
+    });
     writes.max().unwrap_or(0)
 }
 
@@ -240,13 +188,7 @@ fn size(piece: &SendPiece) -> usize {
     match piece {
         SendPiece::Bytes(bytes) => bytes.len(),
         SendPiece::Captured(_) => 0,
-        SendPiece::Command(arguments) => {
-            4 + arguments
-                .iter()
-                .flatten()
-                .map(|piece| size(piece) + 6)
-                .sum::<usize>()
-        }
+        SendPiece::Command(arguments) => 4 + arguments.iter().flatten().map(|piece| size(piece) + 6).sum::<usize>(),
     }
 }
 
@@ -277,12 +219,7 @@ fn play_all(flavour: Flavour, through: Through) {
     });
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
-    assert!(
-        failures.is_empty(),
-        "{} of {count} transcripts failed:\n\n{}\n",
-        failures.len(),
-        failures.join("\n\n")
-    );
+    assert!(failures.is_empty(), "{} of {count} transcripts failed:\n\n{}\n", failures.len(), failures.join("\n\n"));
 }
 
 /// Plays the rounds of one file until one goes wrong. `shared` is this thread's stage for files that need none of
@@ -303,8 +240,7 @@ fn play_file(
         let set = || Stage::set(flavour, through, own.then_some(transcript));
         if stage.is_none() {
             let set = catch_unwind(AssertUnwindSafe(set));
-            *stage =
-                Some(set.map_err(|panic| format!("{}: {}", transcript.name, panic_text(&*panic)))?);
+            *stage = Some(set.map_err(|panic| format!("{}: {}", transcript.name, panic_text(&*panic)))?);
         }
         stage.as_mut().expect("set above").play(transcript, split)?;
     }
@@ -323,14 +259,8 @@ mod the_runner {
 
     #[test]
     fn passes_what_is_true() {
-        assert_eq!(
-            played("C1> SET k 1 / GET k\nC1< +OK/ $1/1/\nC1> QUIT\nC1< +OK/ EOF"),
-            Ok(())
-        );
-        assert_eq!(
-            played("@open C1 resp3\nC1> GET no\nC1< _/\n[7.0] D> DBSIZE\nD< :0/\n@quiet C1 5ms"),
-            Ok(())
-        );
+        assert_eq!(played("C1> SET k 1 / GET k\nC1< +OK/ $1/1/\nC1> QUIT\nC1< +OK/ EOF"), Ok(()));
+        assert_eq!(played("@open C1 resp3\nC1> GET no\nC1< _/\n[7.0] D> DBSIZE\nD< :0/\n@quiet C1 5ms"), Ok(()));
     }
 
     #[test]

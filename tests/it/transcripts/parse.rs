@@ -62,7 +62,7 @@ pub(super) enum SendPiece {
     Bytes(Vec<u8>),
     Captured(String),
     /// One multibulk command.
-    Command(Vec<Vec<SendPiece>>),
+    Command(Vec<Vec<Self>>),
 }
 
 impl Step {
@@ -72,19 +72,14 @@ impl Step {
 }
 
 pub(super) fn parse(name: &str, text: &str) -> Result<Transcript, String> {
-    let mut transcript = Transcript {
-        name: name.to_owned(),
-        flavours: Flavour::ALL.to_vec(),
-        direct: true,
-        ..Transcript::default()
-    };
+    let mut transcript =
+        Transcript { name: name.to_owned(), flavours: Flavour::ALL.to_vec(), direct: true, ..Transcript::default() };
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        parse_line(&mut transcript, index + 1, line)
-            .map_err(|error| format!("{name}:{}: {error}", index + 1))?;
+        parse_line(&mut transcript, index + 1, line).map_err(|error| format!("{name}:{}: {error}", index + 1))?;
     }
     Ok(transcript)
 }
@@ -100,30 +95,16 @@ fn parse_line(transcript: &mut Transcript, number: usize, line: &str) -> Result<
             "proxy" => proxy_options(transcript.proxy.get_or_insert_default(), rest)?,
             "needs" => transcript.needs = rest.parse().map_err(|_| "@needs wants a number")?,
             "slow" => transcript.slow = true,
-            _ => transcript.steps.push(Step {
-                line: number,
-                flavours,
-                arm,
-                action: directive_step(word, rest)?,
-            }),
+            _ => transcript.steps.push(Step { line: number, flavours, arm, action: directive_step(word, rest)? }),
         }
         return Ok(());
     }
     let action = if let Some((who, raw)) = line.split_once(">>").filter(|(who, _)| is_name(who)) {
         Action::Send(who.to_owned(), raw_send(raw)?)
     } else if let Some((who, commands)) = line.split_once('>').filter(|(who, _)| is_name(who)) {
-        Action::Send(
-            who.to_owned(),
-            command_send(commands)?
-                .into_iter()
-                .map(SendPiece::Command)
-                .collect(),
-        )
+        Action::Send(who.to_owned(), command_send(commands)?.into_iter().map(SendPiece::Command).collect())
     } else if let Some((who, patterns)) = line.split_once("<~").filter(|(who, _)| is_name(who)) {
-        let patterns = patterns
-            .split("||")
-            .map(pattern::parse)
-            .collect::<Result<_, _>>()?;
+        let patterns = patterns.split("||").map(pattern::parse).collect::<Result<_, _>>()?;
         Action::ExpectAnyOrder(who.to_owned(), patterns)
     } else if let Some((who, wanted)) = line.split_once('<').filter(|(who, _)| is_name(who)) {
         let (wanted, eof) = match wanted.trim_end().strip_suffix("EOF") {
@@ -134,28 +115,17 @@ fn parse_line(transcript: &mut Transcript, number: usize, line: &str) -> Result<
     } else {
         return Err(format!("not understood: {line}"));
     };
-    transcript.steps.push(Step {
-        line: number,
-        flavours,
-        arm,
-        action,
-    });
+    transcript.steps.push(Step { line: number, flavours, arm, action });
     Ok(())
 }
 
 fn is_name(text: &str) -> bool {
-    text.starts_with(['C', 'D'])
-        && text[1..]
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    text.starts_with(['C', 'D']) && text[1..].bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// `[7.0 8.2]`, `[!7.0]`, `[proxy]`, `[direct valkey9]` in front of a line.
 fn condition(line: &str) -> Result<(Vec<Flavour>, Option<Arm>, &str), String> {
-    let Some((inside, rest)) = line
-        .strip_prefix('[')
-        .and_then(|after| after.split_once(']'))
-    else {
+    let Some((inside, rest)) = line.strip_prefix('[').and_then(|after| after.split_once(']')) else {
         return Ok((Flavour::ALL.to_vec(), None, line));
     };
     let (mut named, mut barred, mut arm) = (Vec::new(), Vec::new(), None);
@@ -167,24 +137,12 @@ fn condition(line: &str) -> Result<(Vec<Flavour>, Option<Arm>, &str), String> {
             (name, None) => named.push(flavour(name)?),
         }
     }
-    let base = if named.is_empty() {
-        Flavour::ALL.to_vec()
-    } else {
-        named
-    };
-    Ok((
-        base.into_iter()
-            .filter(|flavour| !barred.contains(flavour))
-            .collect(),
-        arm,
-        rest.trim_start(),
-    ))
+    let base = if named.is_empty() { Flavour::ALL.to_vec() } else { named };
+    Ok((base.into_iter().filter(|flavour| !barred.contains(flavour)).collect(), arm, rest.trim_start()))
 }
 
 fn flavour(name: &str) -> Result<Flavour, String> {
-    let found = Flavour::ALL
-        .into_iter()
-        .find(|flavour| flavour.name() == name);
+    let found = Flavour::ALL.into_iter().find(|flavour| flavour.name() == name);
     found.ok_or_else(|| format!("{name:?} is no flavour"))
 }
 
@@ -200,16 +158,11 @@ fn proxy_options(options: &mut ProxyOptions, text: &str) -> Result<(), String> {
     let mut left = text.split_whitespace();
     while let Some(word) = left.next() {
         let mut value = || left.next().ok_or_else(|| format!("{word} wants a value"));
-        let number = |text: &str| {
-            text.parse::<u32>()
-                .map_err(|_| format!("{text:?} is no number"))
-        };
+        let number = |text: &str| text.parse::<u32>().map_err(|_| format!("{text:?} is no number"));
         match word {
             "--set" => options.settings.push(value()?.to_owned()),
             "--workers" => options.workers = Some(number(value()?)?),
-            "--max-upstream-connections" => {
-                options.max_upstream_connections = Some(number(value()?)?)
-            }
+            "--max-upstream-connections" => options.max_upstream_connections = Some(number(value()?)?),
             other => options.arguments.push(other.to_owned()),
         }
     }
@@ -221,11 +174,7 @@ fn directive_step(word: &str, rest: &str) -> Result<Action, String> {
         return Ok(Action::Pause(milliseconds(rest)?));
     }
     let mut parts = rest.split_whitespace();
-    let who = parts
-        .next()
-        .filter(|who| is_name(who))
-        .ok_or_else(|| format!("@{word} wants a client"))?
-        .to_owned();
+    let who = parts.next().filter(|who| is_name(who)).ok_or_else(|| format!("@{word} wants a client"))?.to_owned();
     let argument = parts.next();
     match (word, argument) {
         ("open", None) => Ok(Action::Open(who, None)),
@@ -240,11 +189,7 @@ fn directive_step(word: &str, rest: &str) -> Result<Action, String> {
             let (_, rest) = rest.split_once(' ').expect("there is a second word");
             let (question, wanted) = rest.split_once(" = ").ok_or("@until D COMMAND = reply")?;
             let mut commands = command_send(question)?;
-            Ok(Action::Until(
-                who,
-                commands.pop().ok_or("@until wants a command")?,
-                pattern::parse(wanted)?,
-            ))
+            Ok(Action::Until(who, commands.pop().ok_or("@until wants a command")?, pattern::parse(wanted)?))
         }
         _ => Err(format!("@{word} {rest} is not understood")),
     }
@@ -252,19 +197,14 @@ fn directive_step(word: &str, rest: &str) -> Result<Action, String> {
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
     let number = text.strip_suffix("ms").and_then(|time| time.parse().ok());
-    number
-        .map(Duration::from_millis)
-        .ok_or_else(|| format!("{text:?} is no time like 50ms"))
+    number.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is no time like 50ms"))
 }
 
 /// Raw bytes: `/` is CRLF.
 fn raw_send(text: &str) -> Result<Vec<SendPiece>, String> {
     let (mut pieces, mut bytes, mut rest) = (Vec::new(), Vec::new(), text.trim());
     while !rest.is_empty() {
-        if let Some((name, after)) = rest
-            .strip_prefix("<$")
-            .and_then(|after| after.split_once('>'))
-        {
+        if let Some((name, after)) = rest.strip_prefix("<$").and_then(|after| after.split_once('>')) {
             pieces.push(SendPiece::Bytes(std::mem::take(&mut bytes)));
             pieces.push(SendPiece::Captured(name.to_owned()));
             rest = after;
@@ -282,9 +222,7 @@ fn command_send(text: &str) -> Result<Vec<Vec<Vec<SendPiece>>>, String> {
     let mut commands = vec![Vec::new()];
     let mut rest = text.trim();
     while !rest.is_empty() {
-        let ends = rest
-            .strip_prefix('/')
-            .filter(|after| after.is_empty() || after.starts_with(char::is_whitespace));
+        let ends = rest.strip_prefix('/').filter(|after| after.is_empty() || after.starts_with(char::is_whitespace));
         if let Some(after) = ends {
             commands.push(Vec::new());
             rest = after.trim_start();
@@ -341,21 +279,12 @@ mod tests {
         let text = "@flavours 7.0 valkey9\n@needs 9\n# why\nC1> SET \"a b\" {x*3} / PING\nC1>> PING/\\0/\n[!7.0 proxy] C1< +OK/ EOF\n";
         let transcript = parse("t", text).unwrap();
         assert_eq!(transcript.flavours, [Flavour::Redis70, Flavour::Valkey9]);
-        assert_eq!(
-            (transcript.needs, transcript.direct, transcript.steps.len()),
-            (9, true, 3)
-        );
-        let Action::Send(_, pieces) = &transcript.steps[0].action else {
-            panic!("{:?}", transcript.steps[0])
-        };
-        let set: Vec<_> = [&b"SET"[..], b"a b", b"xxx"]
-            .map(|word| vec![SendPiece::Bytes(word.to_vec())])
-            .into();
+        assert_eq!((transcript.needs, transcript.direct, transcript.steps.len()), (9, true, 3));
+        let Action::Send(_, pieces) = &transcript.steps[0].action else { panic!("{:?}", transcript.steps[0]) };
+        let set: Vec<_> = [&b"SET"[..], b"a b", b"xxx"].map(|word| vec![SendPiece::Bytes(word.to_vec())]).into();
         assert_eq!(pieces[0], SendPiece::Command(set));
         assert_eq!(pieces.len(), 2);
-        let Action::Send(_, raw) = &transcript.steps[1].action else {
-            panic!("{:?}", transcript.steps[1])
-        };
+        let Action::Send(_, raw) = &transcript.steps[1].action else { panic!("{:?}", transcript.steps[1]) };
         assert_eq!(raw[0], SendPiece::Bytes(b"PING\r\n\0\r\n".to_vec()));
         assert!(transcript.steps[2].applies(Flavour::Valkey9, Arm::Proxy));
         assert!(!transcript.steps[2].applies(Flavour::Valkey9, Arm::Direct));
@@ -364,11 +293,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_names_its_line() {
-        for (text, part) in [
-            ("\nE1> PING", "t:2: not understood"),
-            ("@what C1", "t:1: @what"),
-            ("C1< <nope>", "no kind of hole"),
-        ] {
+        for (text, part) in
+            [("\nE1> PING", "t:2: not understood"), ("@what C1", "t:1: @what"), ("C1< <nope>", "no kind of hole")]
+        {
             let error = parse("t", text).unwrap_err();
             assert!(error.contains(part), "{error}");
         }

@@ -54,9 +54,7 @@ pub(super) fn parse(text: &str) -> Result<Pattern, String> {
     let mut rest = text.trim();
     while let Some(next) = rest.chars().next() {
         if next == '<' {
-            let (inner, after) = rest[1..]
-                .split_once('>')
-                .ok_or("a `<` without its `>`; a literal one is `\\<`")?;
+            let (inner, after) = rest[1..].split_once('>').ok_or("a `<` without its `>`; a literal one is `\\<`")?;
             if !literal.is_empty() {
                 pieces.push(Piece::Literal(std::mem::take(&mut literal)));
             }
@@ -71,10 +69,7 @@ pub(super) fn parse(text: &str) -> Result<Pattern, String> {
     if !literal.is_empty() {
         pieces.push(Piece::Literal(literal));
     }
-    Ok(Pattern {
-        source: text.trim().to_owned(),
-        pieces,
-    })
+    Ok(Pattern { source: text.trim().to_owned(), pieces })
 }
 
 fn hole(inner: &str) -> Result<Piece, String> {
@@ -103,11 +98,7 @@ fn hole(inner: &str) -> Result<Piece, String> {
         ("line", _) => Ok(Piece::Line(bytes, name)),
         ("bulk", _) => Ok(Piece::Bulk(b'$', bytes, name)),
         ("verb", _) => Ok(Piece::Bulk(b'=', bytes, name)),
-        ("frame", count) => Ok(Piece::Frames(
-            count
-                .parse()
-                .map_err(|_| format!("<{inner}> has no count"))?,
-        )),
+        ("frame", count) => Ok(Piece::Frames(count.parse().map_err(|_| format!("<{inner}> has no count"))?)),
         _ => Err(format!("<{inner}> is no kind of hole")),
     }
 }
@@ -141,9 +132,7 @@ pub(super) fn escape<'a>(after: &'a str, into: &mut Vec<u8>) -> Result<&'a str, 
         '0' => 0,
         'x' => {
             let digits = after.get(1..3).ok_or("\\x wants two digits")?;
-            into.push(
-                u8::from_str_radix(digits, 16).map_err(|_| format!("\\x{digits} is no byte"))?,
-            );
+            into.push(u8::from_str_radix(digits, 16).map_err(|_| format!("\\x{digits} is no byte"))?);
             return Ok(&after[3..]);
         }
         _ => {
@@ -157,26 +146,16 @@ pub(super) fn escape<'a>(after: &'a str, into: &mut Vec<u8>) -> Result<&'a str, 
 
 /// The rest after `{`: `text*count}`.
 pub(super) fn repeat<'a>(after: &'a str, into: &mut Vec<u8>) -> Result<&'a str, String> {
-    let (inner, rest) = after
-        .split_once('}')
-        .ok_or("a `{` without its `}`; a literal one is `\\{`")?;
-    let (text, count) = inner
-        .rsplit_once('*')
-        .ok_or_else(|| format!("{{{inner}}} is not {{text*count}}"))?;
-    let count: usize = count
-        .parse()
-        .map_err(|_| format!("{count:?} is no count"))?;
+    let (inner, rest) = after.split_once('}').ok_or("a `{` without its `}`; a literal one is `\\{`")?;
+    let (text, count) = inner.rsplit_once('*').ok_or_else(|| format!("{{{inner}}} is not {{text*count}}"))?;
+    let count: usize = count.parse().map_err(|_| format!("{count:?} is no count"))?;
     let mut unit = Vec::new();
     let mut left = text;
     while !left.is_empty() {
         left = unescape(left, &mut unit)?;
     }
     into.extend_from_slice(&unit.repeat(count));
-    Ok(if unit.ends_with(b"\r\n") {
-        rest.trim_start()
-    } else {
-        rest
-    })
+    Ok(if unit.ends_with(b"\r\n") { rest.trim_start() } else { rest })
 }
 
 /// Lays `pattern` over the front of `received`.
@@ -188,13 +167,8 @@ pub(super) fn lay(pattern: &Pattern, received: &[u8], captured: &Captured) -> Ou
         let step = match piece {
             Piece::Literal(bytes) => lay_literal(bytes, rest),
             Piece::Captured(name) => {
-                let own = captures
-                    .iter()
-                    .find(|(found, _)| found == name)
-                    .map(|(_, value)| value);
-                let value = own
-                    .or_else(|| captured.get(name))
-                    .unwrap_or_else(|| panic!("<${name}> was not captured"));
+                let own = captures.iter().find(|(found, _)| found == name).map(|(_, value)| value);
+                let value = own.or_else(|| captured.get(name)).unwrap_or_else(|| panic!("<${name}> was not captured"));
                 lay_literal(value, rest)
             }
             Piece::Int(_) => lay_int(rest),
@@ -207,9 +181,7 @@ pub(super) fn lay(pattern: &Pattern, received: &[u8], captured: &Captured) -> Ou
             Step::NeedMore => return Outcome::NeedMore,
             Step::Mismatch(inside) => return Outcome::Mismatch(at + inside),
         };
-        if let Piece::Int(Some(name)) | Piece::Line(_, Some(name)) | Piece::Bulk(_, _, Some(name)) =
-            piece
-        {
+        if let Piece::Int(Some(name)) | Piece::Line(_, Some(name)) | Piece::Bulk(_, _, Some(name)) = piece {
             captures.push((name.clone(), value));
         }
         at += used;
@@ -234,29 +206,18 @@ fn lay_literal(bytes: &[u8], rest: &[u8]) -> Step {
 
 fn lay_int(rest: &[u8]) -> Step {
     let sign = usize::from(rest.first() == Some(&b'-'));
-    let digits = rest[sign..]
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
+    let digits = rest[sign..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     if sign + digits == rest.len() {
         return Step::NeedMore;
     }
-    if digits == 0 {
-        Step::Mismatch(sign)
-    } else {
-        Step::Took(sign + digits, rest[..sign + digits].to_vec())
-    }
+    if digits == 0 { Step::Mismatch(sign) } else { Step::Took(sign + digits, rest[..sign + digits].to_vec()) }
 }
 
 fn lay_line(pattern: &[u8], rest: &[u8]) -> Step {
     let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") else {
         return Step::NeedMore;
     };
-    if glob::matches(pattern, &rest[..end]) {
-        Step::Took(end, rest[..end].to_vec())
-    } else {
-        Step::Mismatch(0)
-    }
+    if glob::matches(pattern, &rest[..end]) { Step::Took(end, rest[..end].to_vec()) } else { Step::Mismatch(0) }
 }
 
 fn lay_bulk(kind: u8, pattern: &[u8], rest: &[u8]) -> Step {
@@ -264,9 +225,7 @@ fn lay_bulk(kind: u8, pattern: &[u8], rest: &[u8]) -> Step {
         return Step::Mismatch(0);
     }
     match Frame::parse(rest) {
-        Ok(Some((frame, used))) if !frame.null && glob::matches(pattern, &frame.text) => {
-            Step::Took(used, frame.text)
-        }
+        Ok(Some((frame, used))) if !frame.null && glob::matches(pattern, &frame.text) => Step::Took(used, frame.text),
         Ok(None) => Step::NeedMore,
         Ok(Some(_)) | Err(_) => Step::Mismatch(0),
     }
@@ -298,10 +257,7 @@ mod tests {
             "+OK/ :<int=id>/ <bulk:a*> -ERR x '<line>/ <frame*2>",
             b"+OK\r\n:17\r\n$2\r\nab\r\n-ERR x 'y'\r\n_\r\n*0\r\nrest",
         );
-        assert_eq!(
-            outcome,
-            Outcome::Match(37, vec![("id".to_owned(), b"17".to_vec())])
-        );
+        assert_eq!(outcome, Outcome::Match(37, vec![("id".to_owned(), b"17".to_vec())]));
     }
 
     #[test]
@@ -314,10 +270,7 @@ mod tests {
 
     #[test]
     fn escapes_repeat_and_name_bytes() {
-        assert_eq!(
-            parse("{a/*2}\\0\\x7f\\/\\s\\<").unwrap().pieces,
-            [Piece::Literal(b"a\r\na\r\n\0\x7f/ <".to_vec())]
-        );
+        assert_eq!(parse("{a/*2}\\0\\x7f\\/\\s\\<").unwrap().pieces, [Piece::Literal(b"a\r\na\r\n\0\x7f/ <".to_vec())]);
         assert!(parse("<what>").is_err());
     }
 }

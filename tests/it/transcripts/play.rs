@@ -48,44 +48,17 @@ struct Stage<'a> {
 impl Play<'_> {
     /// The first thing that was not as the transcript says, with its line.
     pub(super) fn run(&self) -> Result<(), String> {
-        let mut stage = Stage {
-            play: self,
-            clients: BTreeMap::new(),
-            captured: Captured::new(),
-        };
-        for step in self
-            .transcript
-            .steps
-            .iter()
-            .filter(|step| step.applies(self.flavour, self.arm))
-        {
-            stage
-                .step(step)
-                .map_err(|complaint| self.place(step.line, &complaint))?;
+        let mut stage = Stage { play: self, clients: BTreeMap::new(), captured: Captured::new() };
+        for step in self.transcript.steps.iter().filter(|step| step.applies(self.flavour, self.arm)) {
+            stage.step(step).map_err(|complaint| self.place(step.line, &complaint))?;
         }
-        stage
-            .leftovers()
-            .map_err(|complaint| self.place(0, &complaint))
+        stage.leftovers().map_err(|complaint| self.place(0, &complaint))
     }
 
     fn place(&self, line: usize, complaint: &str) -> String {
-        let Self {
-            transcript,
-            flavour,
-            arm,
-            split,
-            ..
-        } = self;
-        let place = if line == 0 {
-            "end".to_owned()
-        } else {
-            line.to_string()
-        };
-        format!(
-            "{}:{place} [{} {arm:?} {split:?}] {complaint}",
-            transcript.name,
-            flavour.name()
-        )
+        let Self { transcript, flavour, arm, split, .. } = self;
+        let place = if line == 0 { "end".to_owned() } else { line.to_string() };
+        format!("{}:{place} [{} {arm:?} {split:?}] {complaint}", transcript.name, flavour.name())
     }
 }
 
@@ -117,10 +90,7 @@ impl Stage<'_> {
             }
             Action::Reset(who) => {
                 self.client(who)?;
-                self.clients
-                    .remove(who)
-                    .expect("opened by the line above")
-                    .reset();
+                self.clients.remove(who).expect("opened by the line above").reset();
                 Ok(())
             }
             Action::Until(who, command, wanted) => self.until(who, command, wanted),
@@ -130,13 +100,8 @@ impl Stage<'_> {
     /// The named connection, opened on first use.
     fn client(&mut self, who: &str) -> Result<&mut TestClient, String> {
         if !self.clients.contains_key(who) {
-            let address = if who.starts_with('D') {
-                &self.play.server
-            } else {
-                &self.play.target
-            };
-            let client = TestClient::try_connect(address)
-                .map_err(|error| format!("{who} to {address:?}: {error}"))?;
+            let address = if who.starts_with('D') { &self.play.server } else { &self.play.target };
+            let client = TestClient::try_connect(address).map_err(|error| format!("{who} to {address:?}: {error}"))?;
             self.clients.insert(who.to_owned(), client);
         }
         Ok(self.clients.get_mut(who).expect("inserted above"))
@@ -155,11 +120,7 @@ impl Stage<'_> {
     }
 
     fn send(&mut self, who: &str, bytes: &[u8]) -> Result<(), String> {
-        let split = if who.starts_with('D') {
-            Split::Whole
-        } else {
-            self.play.split
-        };
+        let split = if who.starts_with('D') { Split::Whole } else { self.play.split };
         let client = self.client(who)?;
         match split {
             Split::Whole => client.send(bytes),
@@ -194,17 +155,11 @@ impl Stage<'_> {
             match piece {
                 SendPiece::Bytes(more) => bytes.extend_from_slice(more),
                 SendPiece::Captured(name) => {
-                    let value = self
-                        .captured
-                        .get(name)
-                        .unwrap_or_else(|| panic!("<${name}> was not captured"));
+                    let value = self.captured.get(name).unwrap_or_else(|| panic!("<${name}> was not captured"));
                     bytes.extend_from_slice(value);
                 }
                 SendPiece::Command(arguments) => {
-                    let arguments: Vec<_> = arguments
-                        .iter()
-                        .map(|argument| self.bytes(argument))
-                        .collect();
+                    let arguments: Vec<_> = arguments.iter().map(|argument| self.bytes(argument)).collect();
                     bytes.extend_from_slice(&encode(&arguments));
                 }
             }
@@ -224,19 +179,9 @@ impl Stage<'_> {
                 self.captured.extend(captures);
                 return Ok(());
             }
-            let read = if outcome == Outcome::NeedMore {
-                client.read_some(deadline)
-            } else {
-                Ok(())
-            };
+            let read = if outcome == Outcome::NeedMore { client.read_some(deadline) } else { Ok(()) };
             if matches!(outcome, Outcome::Mismatch(_)) || read.is_err() {
-                return Err(complaint(
-                    who,
-                    patterns,
-                    client.received(),
-                    &outcome,
-                    read.err(),
-                ));
+                return Err(complaint(who, patterns, client.received(), &outcome, read.err()));
             }
         }
     }
@@ -246,10 +191,7 @@ impl Stage<'_> {
         let client = self.client(who)?;
         loop {
             if !client.received().is_empty() {
-                return Err(format!(
-                    "{who}: wanted EOF, got {:?}",
-                    Shown(client.received())
-                ));
+                return Err(format!("{who}: wanted EOF, got {:?}", Shown(client.received())));
             }
             match client.read_some(deadline) {
                 Ok(()) => {}
@@ -266,10 +208,7 @@ impl Stage<'_> {
         let client = self.client(who)?;
         loop {
             if !client.received().is_empty() {
-                return Err(format!(
-                    "{who}: wanted nothing, got {:?}",
-                    Shown(client.received())
-                ));
+                return Err(format!("{who}: wanted nothing, got {:?}", Shown(client.received())));
             }
             match client.read_some(deadline) {
                 Ok(()) => {}
@@ -279,12 +218,7 @@ impl Stage<'_> {
         }
     }
 
-    fn until(
-        &mut self,
-        who: &str,
-        command: &[Vec<SendPiece>],
-        wanted: &Pattern,
-    ) -> Result<(), String> {
+    fn until(&mut self, who: &str, command: &[Vec<SendPiece>], wanted: &Pattern) -> Result<(), String> {
         let bytes = self.bytes(&[SendPiece::Command(command.to_vec())]);
         let captured = self.captured.clone();
         let client = self.client(who)?;
@@ -299,9 +233,7 @@ impl Stage<'_> {
             let reply = frame.to_bytes();
             match pattern::lay(wanted, &reply, &captured) {
                 Outcome::Match(used, _) if used == reply.len() => Ok(Ok(())),
-                _ if Instant::now() > deadline => {
-                    Ok(Err(format!("{who}: still {:?}", Shown(&reply))))
-                }
+                _ if Instant::now() > deadline => Ok(Err(format!("{who}: still {:?}", Shown(&reply)))),
                 _ => Err("not yet"),
             }
         })
@@ -312,10 +244,7 @@ impl Stage<'_> {
         for (who, client) in &mut self.clients {
             let _ = client.read_some(Instant::now());
             if !client.received().is_empty() {
-                return Err(format!(
-                    "{who}: more than expected: {:?}",
-                    Shown(client.received())
-                ));
+                return Err(format!("{who}: more than expected: {:?}", Shown(client.received())));
             }
         }
         Ok(())
@@ -343,41 +272,25 @@ fn lay_any_order(patterns: &[Pattern], received: &[u8], captured: &Captured) -> 
                 return Outcome::Match(used + more, captures);
             }
             Outcome::NeedMore => furthest = Outcome::NeedMore,
-            Outcome::Mismatch(at) if furthest != Outcome::NeedMore => {
-                furthest = Outcome::Mismatch(used + at)
-            }
+            Outcome::Mismatch(at) if furthest != Outcome::NeedMore => furthest = Outcome::Mismatch(used + at),
             Outcome::Mismatch(_) => {}
         }
     }
     furthest
 }
 
-fn complaint(
-    who: &str,
-    patterns: &[Pattern],
-    received: &[u8],
-    outcome: &Outcome,
-    end: Option<ReadEnd>,
-) -> String {
+fn complaint(who: &str, patterns: &[Pattern], received: &[u8], outcome: &Outcome, end: Option<ReadEnd>) -> String {
     let mut text = format!("{who}: ");
     match (outcome, end) {
         (Outcome::Mismatch(at), _) => {
             let from = at.saturating_sub(10);
-            let _ = write!(
-                text,
-                "differs at byte {at}, from {:?}: ",
-                Shown(&received[from.min(received.len())..])
-            );
+            let _ = write!(text, "differs at byte {at}, from {:?}: ", Shown(&received[from.min(received.len())..]));
         }
         (_, end) => {
             let _ = write!(text, "{end:?} after {} bytes: ", received.len());
         }
     }
     let _ = write!(text, "got {:?}\n      wanted {patterns:?}", Shown(received));
-    text.truncate(
-        text.char_indices()
-            .nth(3000)
-            .map_or(text.len(), |(at, _)| at),
-    );
+    text.truncate(text.char_indices().nth(3000).map_or(text.len(), |(at, _)| at));
     text
 }
