@@ -123,7 +123,7 @@ impl Client {
         let up = Rc::clone(self.up());
         let flavour = up.control.flavour();
         if flavour.major != 0 && !flavour.has_setinfo() {
-            let line = error_reply::unknown_subcommand(request);
+            let line = error_reply::unknown_subcommand("CLIENT", request);
             self.reply_error(&line);
             return;
         }

@@ -169,7 +169,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
             Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
             Owner::Forward(key) => {
                 up.shard.error(Origin::Proxy, b"ERR");
-                if outbox.push(&up.buffers, UNKNOWN_OUTCOME) {
+                if outbox.push_noted(&up.buffers, UNKNOWN_OUTCOME) {
                     state.touched.push(key);
                 }
             }
@@ -185,7 +185,7 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], now: u64
     let present = up.roster.with(client, |outbox| {
         match slot.owner {
             Owner::Forward(key) => {
-                if outbox.push(&up.buffers, frame) {
+                if outbox.push_noted(&up.buffers, frame) {
                     state.touched.push(key);
                 }
             }
@@ -216,8 +216,8 @@ fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), Anoma
     let carried: Bytes = state.carry.split().freeze();
     if let Owner::Forward(client) = owner {
         let touched = up.roster.with(client, |outbox| {
-            let first = outbox.push(&up.buffers, &carried);
-            outbox.push(&up.buffers, piece) || first
+            let first = outbox.push_noted(&up.buffers, &carried);
+            outbox.push_noted(&up.buffers, piece) || first
         });
         if touched == Some(true) {
             state.touched.push(client);
