@@ -108,7 +108,9 @@ impl Client {
         let reason = match refusal {
             Refusal::NotAuthenticated => RefuseReason::Auth,
             Refusal::UnknownSubcommand | Refusal::WrongArity(_) => RefuseReason::UnknownSubcommand,
-            Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => RefuseReason::Unsupported,
+            Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => {
+                RefuseReason::Unsupported
+            }
             Refusal::InTransaction | Refusal::Poisoned => RefuseReason::State,
         };
         up.shard.commands_rejected[reason].inc();

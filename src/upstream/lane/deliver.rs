@@ -143,7 +143,8 @@ impl Lane {
         }
         for slot in unsent {
             let request = waiting.split_to(slot.bytes as usize);
-            let alive = slot.owner.client().is_some_and(|client| up.roster.with(client, |o| o.fate().is_none()) == Some(true));
+            let alive =
+                slot.owner.client().is_some_and(|client| up.roster.with(client, |o| o.fate().is_none()) == Some(true));
             if anomaly {
                 close(up, &slot, reason);
             } else if alive {
@@ -241,7 +242,8 @@ fn check_audit(key: &RouteKey, frame: &[u8]) -> Result<(), AnomalyReason> {
     let field = |name: &str| text.split_ascii_whitespace().find_map(|pair| pair.strip_prefix(name));
     let resp = if key.resp == Resp::Three { "3" } else { "2" };
     let db = key.db.to_string();
-    let expected = [("db=", db.as_str()), ("sub=", "0"), ("psub=", "0"), ("ssub=", "0"), ("watch=", "0"), ("resp=", resp)];
+    let expected =
+        [("db=", db.as_str()), ("sub=", "0"), ("psub=", "0"), ("ssub=", "0"), ("watch=", "0"), ("resp=", resp)];
     for (name, wanted) in expected {
         if field(name).is_some_and(|found| found != wanted) {
             return Err(AnomalyReason::UnexpectedReply);
