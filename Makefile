@@ -22,8 +22,9 @@ ARGS ?=
 MICRO ?= scan route
 MICRO_ARGS ?= --warm-up-time 0.5 --measurement-time 2 --noplot
 
-# make storm: which ignored tests of the test binary, and anything else for them.
-STORM ?= storm
+# make storm: for how long, and with how many clients; tests/storm/main.rs names further settings.
+export STORM_SECONDS ?= 120
+export STORM_CLIENTS ?= 300
 STORM_ARGS ?=
 
 .PHONY: run build demo test lint bench micro storm static clean
@@ -60,7 +61,7 @@ micro:
 
 storm:
 	tests/setup.sh
-	$(CARGO) test --release --locked --test it -- --ignored --nocapture $(STORM) $(STORM_ARGS)
+	$(CARGO) test --release --locked --test storm -- --ignored --nocapture $(STORM_ARGS)
 
 static:
 	deploy/static.sh
