@@ -156,7 +156,7 @@ impl Session {
         let both = async { tokio::join!(writing, self.judge.read(&mut wire.reader)).1 };
         match timeout(self.shared.config.patience, both).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(self.judge.missing()),
+            Err(_) => Err(self.judge.missing(&wire.reader.left_over())),
         }
     }
 
@@ -386,8 +386,10 @@ impl Judge {
         End::Wrong
     }
 
-    fn missing(&self) -> End {
-        self.found(Verdict::Missing, || format!("no reply to {:?}", self.pending.front()));
+    /// The deadline has passed; `partial` is what came of the reply.
+    fn missing(&self, partial: &[u8]) -> End {
+        let verdict = if partial.is_empty() { Verdict::Missing } else { Verdict::Torn };
+        self.found(verdict, || format!("{} bytes of the reply to {:?}", partial.len(), self.pending.front()));
         End::Wrong
     }
 

@@ -8,6 +8,7 @@
 mod chaos;
 mod client;
 mod ledger;
+mod middle;
 mod model;
 mod op;
 mod plan;
@@ -20,10 +21,11 @@ mod wire;
 
 use std::time::Duration;
 
+use middle::{Fault, Middle};
 use plan::Mix;
 use storm::Config;
 use support::{Flavour, Proxy, ProxyOptions, Server};
-use verdict::Tally;
+use verdict::{Tally, Verdict};
 
 /// A number from the environment.
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
@@ -69,4 +71,75 @@ fn straight_to_the_server() {
     let server = Server::start(Flavour::Redis70);
     let config = config(&server, server.address(), 6);
     assert_green(&report("direct", config));
+}
+
+/// Through the proxy, first in peace, then with upstream connections killed at random.
+#[test]
+fn through_the_proxy() {
+    let server = Server::start(Flavour::Redis70);
+    let most = setting("STORM_CONNECTIONS", 24);
+    let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
+    let tally = report("respmux", config(&server, proxy.address(), 20));
+    assert_green(&tally);
+    assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
+    assert!(proxy.runs(), "respmux ended");
+}
+
+/// The long one, for `make storm`: the three servers in turn, a third of the time each.
+#[test]
+#[ignore = "minutes to hours: STORM_SECONDS, STORM_REPLIES"]
+fn long() {
+    let most = setting("STORM_CONNECTIONS", 24);
+    for flavour in [Flavour::Redis70, Flavour::Redis82, Flavour::Valkey9] {
+        let server = Server::start(flavour);
+        let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
+        let tally = report(&format!("respmux, {flavour:?}"), config(&server, proxy.address(), 100));
+        eprintln!("respmux used at most {} KiB", proxy.peak_rss_kib());
+        assert_green(&tally);
+        assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
+        assert!(proxy.runs(), "respmux ended");
+    }
+}
+
+/// A storm of small, separate commands, over at the first finding.
+fn self_test(server: &Server, fault: Fault) -> (Tally, bool) {
+    let middle = Middle::start(server.address(), fault);
+    let mut config = config(server, middle.address, 6);
+    config.clients = 20;
+    config.calm = Duration::from_secs(6);
+    config.chaos = Duration::ZERO;
+    config.replies = 4000;
+    config.mix = Mix::Simple;
+    config.patience = Duration::from_millis(1500);
+    config.stop_on_red = true;
+    let tally = report(&format!("self-test {fault:?}"), config);
+    (tally, middle.done())
+}
+
+/// A checker that cannot go red proves nothing: each fault must be found under its own name, and no fault must be
+/// found where there is none.
+#[test]
+fn the_checker_sees_each_fault() {
+    let server = Server::start(Flavour::Redis70);
+    let (tally, _) = self_test(&server, Fault::None);
+    assert_eq!(tally.wrong(), 0, "without a fault:\n{}", tally.told.join("\n"));
+    assert!(tally.replies >= 4000, "only {} replies", tally.replies);
+    let faults = [
+        (Fault::Swap, Verdict::Misdelivered),
+        (Fault::Stale, Verdict::Misordered),
+        (Fault::Drop, Verdict::Missing),
+        (Fault::Duplicate, Verdict::Surplus),
+        (Fault::Shorten, Verdict::Torn),
+        (Fault::Flip, Verdict::Torn),
+        (Fault::Close, Verdict::Dropped),
+        (Fault::WriteTwice, Verdict::Duplicated),
+        (Fault::WriteElse, Verdict::Lost),
+        (Fault::Deny, Verdict::Phantom),
+        (Fault::WrongDatabase, Verdict::Stray),
+    ];
+    for (fault, verdict) in faults {
+        let (tally, done) = self_test(&server, fault);
+        assert!(done, "{fault:?} never happened");
+        assert!(tally.count(verdict) > 0, "{fault:?} is not found as {verdict:?}:\n{}", tally.told.join("\n"));
+    }
 }
