@@ -1,6 +1,7 @@
 //! respmux: a Redis-aware connection-multiplexing proxy.
 
 pub mod admin;
+pub mod cli;
 pub mod client;
 pub mod command;
 pub mod config;

@@ -1,2 +1,25 @@
-//! The respmux program.
-fn main() {}
+//! The respmux program: reads its configuration, runs the library, answers with an exit code.
+
+use std::env;
+use std::process::ExitCode;
+
+use respmux::cli::{self, Begin};
+use respmux::{lifecycle, telemetry};
+
+fn main() -> ExitCode {
+    let (config, warnings) = match cli::begin(env::args_os()) {
+        Begin::Run { config, warnings } => (*config, warnings),
+        Begin::Exit(code) => return code,
+    };
+    telemetry::log::init(&config.log);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    match lifecycle::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,135 @@
-//! (room client)
+//! The side that faces applications.
+//!
+//! ```text
+//!   accept ─▶ Client task:  read ─▶ scan ─▶ route ─┬─ Lane ──▶ submit (stays in `connection`)
+//!                 ▲                                └─ else ──▶ drain, then `dispatch` carries it out:
+//!                 │                                             switch · login · local · refuse · pin
+//!                 └──────────── outbox ◀── replies from the lane, or from the held connection (`held`)
+//! ```
+//!
+//! A client has unanswered requests on one route only; every other route waits until they are answered (I2).
+
+mod clients;
+mod connection;
+mod directory;
+mod dispatch;
+mod error_reply;
+mod held;
+mod hello;
+mod local;
+mod login;
+mod peers;
+mod pin;
+mod request;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+pub(crate) use connection::Client;
+pub(crate) use peers::answer;
+pub use peers::{MAX_QUESTIONS, Peers, Question};
+
+use directory::{Directory, Profile};
+
+use crate::command::CommandId;
+use crate::link::Socket;
+use crate::resp::RequestScanner;
+use crate::session::Session;
+use crate::upstream::{Outbox, Upstreams};
+
+/// Distance between the virtual client ids of two instances (semantics.md 5.1).
+const IDS_PER_INSTANCE: u64 = 1_000_000_000_000;
+
+/// Virtual client ids: unique over all instances, increasing, below 2^53.
+#[derive(Debug)]
+pub struct Ids {
+    base: u64,
+    last: AtomicU64,
+}
+
+impl Ids {
+    /// Ids of this instance (1 to 9000).
+    #[must_use]
+    pub fn new(instance: u64) -> Arc<Self> {
+        Arc::new(Self { base: instance * IDS_PER_INSTANCE, last: AtomicU64::new(0) })
+    }
+
+    fn next(&self) -> u64 {
+        self.base + self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whether `id` is a virtual one, of any instance.
+    fn is_virtual(id: u64) -> bool {
+        id >= IDS_PER_INSTANCE
+    }
+}
+
+/// What all clients of a worker share.
+pub struct Shared {
+    pub up: Rc<Upstreams>,
+    pub peers: Peers,
+    pub ids: Arc<Ids>,
+    pub draining: Cell<bool>,
+    directory: Directory,
+    scanner: RefCell<RequestScanner>,
+}
+
+/// A socket that was accepted, and what is known about it.
+pub struct Accepted {
+    pub socket: Socket,
+    pub addr: String,
+    pub laddr: String,
+}
+
+impl Shared {
+    /// For the clients of one worker.
+    #[must_use]
+    pub fn new(up: Rc<Upstreams>, peers: Peers, ids: Arc<Ids>) -> Rc<Self> {
+        Rc::new(Self {
+            up,
+            peers,
+            ids,
+            draining: Cell::new(false),
+            directory: Directory::default(),
+            scanner: RefCell::new(RequestScanner::new()),
+        })
+    }
+
+    /// Wakes every client: the process drains, and clients at a request boundary leave.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        for client in self.up.roster.all() {
+            client.wake();
+        }
+    }
+
+    /// Serves one client until it leaves.
+    pub async fn serve(self: Rc<Self>, accepted: Accepted) {
+        let Accepted { socket, addr, laddr } = accepted;
+        let (read, write) = socket.into_split();
+        let limit = self.up.config.client.output_limit;
+        let id = self.ids.next();
+        let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
+        let now = Instant::now();
+        let profile = Rc::new(Profile {
+            outbox: Rc::clone(&outbox),
+            addr,
+            laddr,
+            session: RefCell::new(Session::new(self.up.config.upstream.db)),
+            holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
+            command: Cell::new(CommandId::OTHER),
+            connected: now,
+            active: Cell::new(now),
+        });
+        self.directory.enter(&profile);
+        self.up.shard.client_began();
+        let reason = Client::new(Rc::clone(&self), profile, read).run().await;
+        self.directory.leave(id);
+        self.up.roster.leave(outbox.key());
+        self.up.shard.client_ended(reason);
+        tracing::debug!(id, %reason, "client left");
+    }
+}

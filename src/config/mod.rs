@@ -1,1 +1,232 @@
-//! (room config)
+//! What the operator asked for: flags over `RESPMUX_*` over a TOML file over defaults, checked as a
+//! whole, then never changed.
+//!
+//! The keys are rows of one table (`keys.rs`). A value passes `Raw` (as written), `Setting` (of the
+//! right kind, within its bounds) and `Settings` (all layers merged, each value with its origin)
+//! before it stands in [`Config`]. Each step is pure but [`load()`], which reads the file, the
+//! environment and the machine.
+
+mod address;
+mod budget;
+mod file;
+mod keys;
+mod load;
+mod print;
+mod secret;
+mod settings;
+mod units;
+mod validate;
+mod value;
+mod values;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use address::{Endpoint, Listen};
+pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
+pub use secret::{Secret, SecretSource};
+pub use settings::Problems;
+
+pub(crate) use file::unknown as unknown_key;
+pub(crate) use keys::{KEYS, Key, find as find_key};
+pub(crate) use load::{Flags, Loaded, load};
+pub(crate) use print::{example, merged, report_json, report_text};
+pub(crate) use settings::{Assignment, Origin, name_key};
+pub(crate) use value::{Kind, Raw};
+
+use settings::Settings;
+use validate::Host;
+
+/// A configuration that was checked as a whole. `respmux config example` documents each value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients connect; at least one.
+    pub listen: Vec<Listen>,
+    /// Threads, at least 1; [`Config::division`] has a share for each.
+    pub workers: usize,
+    /// Where the admin HTTP listens; `None` is nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Start a private server and use it: `upstream.endpoint` is then empty until its address is
+    /// known, and there is no user or password.
+    pub embedded: bool,
+    /// 1 to 9000: client ids start at this times 10^12.
+    pub instance: u64,
+    /// The Redis or Valkey behind, and connections to it.
+    pub upstream: Upstream,
+    /// Shared connections.
+    pub lane: Lane,
+    /// Lent connections.
+    pub pool: Pool,
+    /// Clients and their limits.
+    pub client: Client,
+    /// The end of the process.
+    pub drain: Drain,
+    /// What is written to stderr.
+    pub log: Log,
+    /// Other machines may use a local upstream for which no password is configured (rule A9).
+    pub allow_remote_passwordless: bool,
+}
+
+/// The upstream, and what holds for every connection to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its address.
+    pub endpoint: Endpoint,
+    /// Database of clients that select none.
+    pub db: u32,
+    /// User; only with a password.
+    pub username: Option<String>,
+    /// Password, read anew at each login.
+    pub password: Option<SecretSource>,
+    /// Hard cap over all workers and kinds.
+    pub max_connections: usize,
+    /// For one TCP or unix connect.
+    pub connect_timeout: Duration,
+    /// From the first byte to a proved connection.
+    pub handshake_timeout: Duration,
+    /// How long a command not yet written waits for the upstream; then `-LOADING`.
+    pub connect_wait: Duration,
+    /// A connection that owes replies and is silent this long is closed.
+    pub progress_timeout: Duration,
+    /// An unused connection is closed after this.
+    pub idle_timeout: Duration,
+    /// Time between PINGs on a silent connection; zero is never.
+    pub keepalive: Duration,
+    /// First pause after a failed connect.
+    pub backoff_min: Duration,
+    /// Longest pause; not below `backoff_min`.
+    pub backoff_max: Duration,
+    /// Connect attempts a second over all workers.
+    pub connects_per_second: usize,
+    /// What becomes of clients whose command was written and not answered.
+    pub on_loss: OnLoss,
+}
+
+/// What a client gets when its upstream connection breaks after the command was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLoss {
+    /// The client is closed, as a lost Redis would do.
+    Close,
+    /// An error that says the outcome is unknown; the client stays.
+    Error,
+}
+
+/// Limits and checks of one shared connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// Larger commands do not go over a shared connection. Not above `max_inflight_bytes`.
+    pub max_command_bytes: usize,
+    /// Commands without a reply.
+    pub max_inflight_commands: usize,
+    /// Bytes of commands queued.
+    pub max_inflight_bytes: usize,
+    /// Commands between canaries.
+    pub canary_commands: usize,
+    /// Longest time between canaries.
+    pub canary_interval: Duration,
+    /// A lane that owes a reply this long gets no further clients.
+    pub busy_threshold: Duration,
+}
+
+/// Connections lent to one client at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// How long a client waits for one.
+    pub wait_timeout: Duration,
+    /// Clients in line.
+    pub max_waiters: usize,
+    /// Silence inside MULTI or WATCH after which the client is closed; zero is never.
+    pub idle_transaction_timeout: Duration,
+}
+
+/// Limits of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Clients at one time.
+    pub max_connections: usize,
+    /// Commands of one client without a reply.
+    pub inflight_commands: usize,
+    /// The same in bytes.
+    pub inflight_bytes: usize,
+    /// Bytes of waiting replies above which requests are not read.
+    pub output_soft: usize,
+    /// Bytes of waiting replies above which the client is closed. Not below `output_soft`.
+    pub output_limit: usize,
+    /// The same with subscriptions.
+    pub pubsub_output_limit: usize,
+    /// Bytes of one unfinished request above which the client is closed.
+    pub query_buffer_limit: usize,
+    /// TCP keepalive; zero is none.
+    pub tcp_keepalive: Duration,
+    /// Run twins of privileged CLIENT commands on the upstream (rule C1).
+    pub verify_privileged: bool,
+    /// Run twins of the unprivileged ones, too.
+    pub exact_connection_commands: bool,
+}
+
+/// The end of the process after SIGTERM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Still accepting, no longer ready.
+    pub delay: Duration,
+    /// After the delay, until clients are closed whatever they do.
+    pub timeout: Duration,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `level` or `target=level`, comma separated; checked.
+    pub level: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Config {
+    /// The configuration of a TOML text alone: no environment, no flags.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn from_toml(text: &str) -> Result<Self, Problems> {
+        let settings = Settings::merge(vec![file::read("configuration", text)])?;
+        validate::validate(&settings, Host::detect()).map(|(config, _)| config)
+    }
+
+    /// Names this configuration: equal for replicas that run the same one. Secrets take no part.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let shown = format!("{:?}", Self { instance: 0, ..self.clone() });
+        Sha256::digest(shown.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// How the cap on upstream connections is divided over the workers.
+    ///
+    /// # Panics
+    /// When `workers` or `upstream.max_connections` was changed by hand to what cannot work.
+    pub fn division(&self) -> Division {
+        Division::of(self.upstream.max_connections, self.workers)
+            .expect("a checked configuration can be divided")
+    }
+}
+
+/// The defaults on this machine.
+impl Default for Config {
+    fn default() -> Self {
+        Self::from_toml("").expect("the defaults are valid: tested")
+    }
+}
+
+#[cfg(test)]
+mod tests;

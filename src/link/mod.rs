@@ -1,1 +1,182 @@
-//! (room link)
+//! One ready connection to the upstream, before anyone decides what it is for.
+//!
+//! A [`Link`] exists only with a [`Permit`] from the process-wide [`Budget`], and only after its handshake matched
+//! reply by reply: no other code can build one. Closing is orderly: the permit is given back when the upstream has
+//! closed its side too, so that `connected_clients` never counts a connection that the budget has forgotten.
+
+mod budget;
+mod connect;
+mod handshake;
+mod owned;
+mod socket;
+
+pub use budget::{Budget, Permit, Use};
+pub use connect::{DialError, Dialed, Dialer};
+pub use handshake::{Credentials, tolerable};
+pub use owned::{Owned, OwnedId};
+pub use socket::{ReadHalf, Socket, WriteHalf};
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+
+use crate::resp::cold::Value;
+use crate::resp::{Advance, ReplyScanner};
+use crate::session::RouteKey;
+
+/// How long an orderly close waits for the upstream's own close before the permit is given back regardless.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// Largest reply that a [`Link::call`] collects, bytes. CLIENT LIST of 100,000 clients stays below.
+const CALL_LIMIT: usize = 64 << 20;
+
+/// One authenticated connection to the upstream, in the state that `key` describes.
+pub struct Link {
+    socket: Socket,
+    permit: Permit,
+    key: RouteKey,
+    /// CLIENT ID on the upstream, from HELLO; 0 when HELLO was not permitted.
+    id: OwnedId,
+    /// Bytes of a reply that a [`Link::call`] has not finished reading.
+    unread: BytesMut,
+}
+
+impl Link {
+    /// The state that the handshake proved.
+    #[must_use]
+    pub fn key(&self) -> &RouteKey {
+        &self.key
+    }
+
+    /// For the owner of a lent connection, which follows what its only client changes.
+    pub fn key_mut(&mut self) -> &mut RouteKey {
+        &mut self.key
+    }
+
+    /// The upstream's id of this connection, 0 when unknown.
+    #[must_use]
+    pub fn id(&self) -> i64 {
+        self.id.value()
+    }
+
+    /// The upstream's id of this connection, learnt later than in the handshake.
+    pub fn learn_id(&mut self, id: i64) {
+        self.id.learn(id);
+    }
+
+    /// Reads what is there into `buf`.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+
+    /// Writes as much as the socket takes now; `Ok(0)` when it takes nothing, after which the caller polls
+    /// [`Link::poll_writable`].
+    ///
+    /// # Errors
+    /// The socket's error; the connection is of no use any more.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.socket.try_write(bytes) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            result => result,
+        }
+    }
+
+    /// Ready when a blocked write may go on.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_writable(cx)
+    }
+
+    /// The upstream has closed it, or sent something that nobody asked for: of no use to anybody. For idle links.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        !self.socket.is_quiet() || !self.unread.is_empty()
+    }
+
+    /// Sends one batch of commands and returns its `replies` replies, pushes left out. For cold paths on a
+    /// connection that nobody else uses.
+    ///
+    /// # Errors
+    /// Socket errors, `UnexpectedEof`, and `InvalidData` for what is no reply. The connection must be dropped then.
+    pub async fn call(&mut self, batch: &[u8], replies: usize) -> io::Result<Vec<Vec<u8>>> {
+        self.socket.write_all(batch).await?;
+        let mut frames = Vec::with_capacity(replies);
+        while frames.len() < replies {
+            frames.push(self.read_frame().await?);
+        }
+        Ok(frames)
+    }
+
+    /// RESET, and everything that the connection still says (messages, MONITOR lines, replies to commands of a client
+    /// that left) is read up to `+RESET`, which nothing else can look like.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub async fn silence(&mut self) -> io::Result<()> {
+        let mut batch = BytesMut::new();
+        crate::resp::encode::command(&mut batch, &["RESET"]);
+        self.socket.write_all(&batch).await?;
+        while self.read_frame().await? != b"+RESET\r\n" {}
+        Ok(())
+    }
+
+    /// The next reply, whole.
+    async fn read_frame(&mut self) -> io::Result<Vec<u8>> {
+        let mut scanner = ReplyScanner::new();
+        let mut seen = 0;
+        loop {
+            if seen < self.unread.len() {
+                match scanner.advance(&self.unread[seen..]) {
+                    Advance::Complete { len, kind } => {
+                        let frame = self.unread.split_to(seen + len);
+                        if kind.is_push() {
+                            scanner = ReplyScanner::new();
+                            seen = 0;
+                            continue;
+                        }
+                        return Ok(frame.to_vec());
+                    }
+                    Advance::Partial => seen = self.unread.len(),
+                    Advance::Invalid(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+                }
+            }
+            if self.unread.len() > CALL_LIMIT {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "reply too large"));
+            }
+            if self.socket.read_buf(&mut self.unread).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Closes in order: our side first, then wait for the upstream's. Whoever drops the permit gives the
+    /// connection's place away.
+    pub async fn close(self) -> Permit {
+        let Self { mut socket, permit, .. } = self;
+        close_in_order(&mut socket).await;
+        permit
+    }
+}
+
+/// Half-closes and waits for the peer to close, for at most a second.
+pub(super) async fn close_in_order(socket: &mut Socket) {
+    let drain = async {
+        if socket.shutdown().await.is_err() {
+            return;
+        }
+        let mut sink = [0u8; 4096];
+        while matches!(socket.read(&mut sink).await, Ok(n) if n > 0) {}
+    };
+    // An upstream that hangs keeps its connection; the permit cannot wait for it for ever.
+    let _ = tokio::time::timeout(CLOSE_WAIT, drain).await;
+}
+
+/// Decodes one whole reply of a cold path.
+///
+/// # Errors
+/// `InvalidData` when it is none.
+pub fn decoded(frame: &[u8]) -> io::Result<Value> {
+    crate::resp::cold::decode(frame).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a reply"))
+}

@@ -1,1 +1,25 @@
-//! (room resp)
+//! Bytes <-> boundaries. This room finds where requests and replies begin and end and writes the few frames that
+//! are ours; it does no I/O, knows no clock, and allocates nothing on the path of a whole request or reply.
+//!
+//! * [`request`]: what clients send. [`RequestScanner`] finds one request (multibulk or, in [`inline`], a plain
+//!   line) and the ranges of its arguments, with the limits and error texts of Redis 7.0.
+//! * [`reply`]: what the upstream sends. [`ReplyScanner`] finds the end of one RESP2 or RESP3 frame, chunk by chunk,
+//!   and keeps nothing but a few counters between chunks.
+//! * [`encode`]: frames we write ourselves.
+//! * [`cold`]: rare whole frames (`HELLO`, `COMMAND`, `CLIENT LIST`, `EXEC`) decoded into a [`Value`].
+//!
+//! `redis-protocol` serves the cold frames and is the oracle in this room's tests; `benches/scan.rs` says why it does
+//! not serve the path.
+
+pub mod cold;
+pub mod encode;
+mod inline;
+mod number;
+mod protocol_error;
+pub mod reply;
+pub mod request;
+
+pub use cold::{Value, decode, element_ranges};
+pub use protocol_error::ProtocolError;
+pub use reply::{Advance, FrameKind, ReplyError, ReplyScanner};
+pub use request::{RequestLimits, RequestScanner, Resume, Scan};

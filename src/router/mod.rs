@@ -1,1 +1,248 @@
-//! (room router)
+//! The decision: one pure function from a command and what is known of its client to a [`Route`].
+//!
+//! Precedence, first match wins: an unanswered login question, the marks of a lost transaction, a connection that
+//! the client holds (its transaction first), then the command's own class.
+
+mod route;
+
+pub use route::{Effect, Local, Login, PinReason, Refusal, Relay, Route, Switch};
+
+use crate::command::{CommandId, CommandTable, Lookup, Op, stream_read_blocks, token_is};
+use crate::session::Guard;
+
+/// What routing may know of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub authenticated: bool,
+    pub guard: Guard,
+    pub held: Held,
+}
+
+/// The connection that the client holds, if any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    None,
+    /// Held, outside MULTI.
+    Open,
+    /// Held, inside MULTI.
+    Queueing,
+    /// Held and subscribed in RESP2: the server itself refuses what is not allowed.
+    Subscribed,
+}
+
+/// A request as routing sees it.
+pub trait Args {
+    fn count(&self) -> usize;
+    fn nth(&self, index: usize) -> &[u8];
+}
+
+/// Decides where a request goes.
+pub fn route(table: &CommandTable, lookup: Lookup, facts: Facts, args: &impl Args) -> Route {
+    let op = match lookup {
+        Lookup::Known(id) => table.spec(id).op,
+        Lookup::UnknownSubcommand(id) if table.spec(id).name == "CLIENT" => Op::ClientUnknown,
+        Lookup::UnknownSubcommand(_) | Lookup::Nul => Op::Isolated,
+        Lookup::Unknown => return unknown(facts),
+    };
+    match op {
+        Op::Quit => return Route::Quit,
+        Op::CrossProtocol => return Route::Drop,
+        _ => {}
+    }
+    if !facts.authenticated && !matches!(op, Op::Auth | Op::Hello | Op::Reset) {
+        return Route::Refuse(Refusal::NotAuthenticated);
+    }
+    // Arguments are only looked at behind the server's own arity check.
+    if let Lookup::Known(id) = lookup
+        && !table.spec(id).arity_fits(args.count())
+    {
+        return wrong_arity(op, id, facts);
+    }
+    match (facts.guard, op) {
+        // A new MULTI or WATCH is a new attempt; anything else belongs to the transaction that was lost.
+        (Guard::Poisoned, Op::Reset | Op::Multi | Op::Watch) => {}
+        (Guard::Poisoned, _) => return poisoned(op),
+        (Guard::WatchBroken, Op::Unwatch) if facts.held == Held::None => return Route::Local(Local::Unwatch),
+        (Guard::WatchBroken | Guard::Intact, _) => {}
+    }
+    match facts.held {
+        Held::None => free(op, args),
+        Held::Open => held(op, args),
+        Held::Queueing => queueing(op, args),
+        Held::Subscribed => subscribed(op),
+    }
+}
+
+/// A request with too few or too many arguments changes nothing: the server says so in its own words, from the
+/// place where the command is harmless in any form.
+fn wrong_arity(op: Op, id: CommandId, facts: Facts) -> Route {
+    if !facts.authenticated {
+        return Route::Refuse(Refusal::WrongArity(id));
+    }
+    match facts.held {
+        Held::None => match op {
+            // Arity errors of these are the same on a lane: the server checks before it executes.
+            Op::Plain | Op::StreamRead => Route::Lane,
+            Op::NotSupported => Route::Refuse(Refusal::NotSupported),
+            _ => Route::Pin(PinReason::Isolated),
+        },
+        // `EXEC x` is refused, and still ends the transaction.
+        Held::Queueing if op == Op::Exec => Route::Relay(Relay::Exec),
+        Held::Queueing if op == Op::Discard => Route::Relay(Relay::Discard),
+        Held::Queueing | Held::Open | Held::Subscribed => Route::Relay(Relay::Plain),
+    }
+}
+
+/// A name that no table lists (rule L5). A lent connection carries it like any other command, but is reset later.
+fn unknown(facts: Facts) -> Route {
+    if !facts.authenticated {
+        return Route::Refuse(Refusal::NotAuthenticated);
+    }
+    if facts.guard == Guard::Poisoned {
+        return Route::Refuse(Refusal::Poisoned);
+    }
+    match facts.held {
+        Held::None => Route::Ask,
+        Held::Open => Route::Relay(Relay::Isolated),
+        Held::Queueing | Held::Subscribed => Route::Relay(Relay::Plain),
+    }
+}
+
+/// MULTI was lost: only what ends a transaction is obeyed.
+fn poisoned(op: Op) -> Route {
+    match op {
+        Op::Exec => Route::Local(Local::PoisonedExec),
+        Op::Discard => Route::Local(Local::PoisonedDiscard),
+        _ => Route::Refuse(Refusal::Poisoned),
+    }
+}
+
+/// The client holds no connection.
+fn free(op: Op, args: &impl Args) -> Route {
+    match op {
+        // Outside MULTI these are an error or nothing, and a lane never watches.
+        Op::Plain | Op::Exec | Op::Discard | Op::Unwatch => Route::Lane,
+        Op::StreamRead if stream_reads_at_once(args) => Route::Lane,
+        Op::StreamRead | Op::Blocking => Route::Pin(PinReason::Blocking),
+        Op::Wait => Route::Pin(PinReason::Wait),
+        Op::Multi => Route::Pin(PinReason::Transaction),
+        Op::Watch => Route::Pin(PinReason::Watch),
+        Op::Subscribe | Op::Unsubscribe => Route::Pin(PinReason::Subscribe),
+        Op::Monitor => Route::Pin(PinReason::Monitor),
+        Op::Tracking => Route::Pin(PinReason::Tracking),
+        Op::Session => Route::Pin(PinReason::Session),
+        Op::Isolated => Route::Pin(PinReason::Isolated),
+        Op::Select => Route::Switch(Switch::Select),
+        Op::Readonly => Route::Switch(Switch::Readonly(true)),
+        Op::Readwrite => Route::Switch(Switch::Readonly(false)),
+        Op::NoTouch => Route::Switch(Switch::NoTouch),
+        Op::Hello => hello(args),
+        Op::Auth => Route::Login(Login::Auth),
+        _ => local(op, args),
+    }
+}
+
+/// The client holds a connection, outside MULTI: everything runs there, in order, but for virtual state.
+fn held(op: Op, args: &impl Args) -> Route {
+    match op {
+        Op::Plain => Route::Relay(Relay::Plain),
+        Op::StreamRead if stream_reads_at_once(args) => Route::Relay(Relay::Plain),
+        Op::StreamRead | Op::Blocking => Route::Relay(Relay::Blocking),
+        Op::Wait => Route::Relay(Relay::Wait),
+        Op::Exec => Route::Relay(Relay::Exec),
+        Op::Discard => Route::Relay(Relay::Discard),
+        Op::Unwatch => Route::Relay(Relay::Unwatch),
+        Op::Multi => Route::Relay(Relay::Multi),
+        Op::Watch => Route::Relay(Relay::Watch),
+        Op::Subscribe => Route::Relay(Relay::Subscribe),
+        Op::Unsubscribe => Route::Relay(Relay::Unsubscribe),
+        Op::Monitor => Route::Relay(Relay::Monitor),
+        Op::Tracking => Route::Relay(Relay::Tracking),
+        Op::ClientCaching | Op::ClientGetRedir | Op::ClientTrackingInfo => Route::Relay(Relay::Plain),
+        Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
+        Op::Isolated => Route::Relay(Relay::Isolated),
+        Op::Select => Route::Relay(Relay::Select),
+        Op::Hello => Route::Relay(Relay::Login(Login::Hello)),
+        Op::Auth => Route::Relay(Relay::Login(Login::Auth)),
+        _ => local(op, args),
+    }
+}
+
+/// Inside MULTI: queued by the server; what it would change in the virtual state is applied with EXEC.
+fn queueing(op: Op, args: &impl Args) -> Route {
+    match op {
+        Op::Exec => Route::Relay(Relay::Exec),
+        Op::Discard => Route::Relay(Relay::Discard),
+        Op::Multi => Route::Relay(Relay::Multi),
+        Op::Watch => Route::Relay(Relay::Watch),
+        Op::Unwatch => Route::Relay(Relay::Unwatch),
+        Op::ClientId => Route::Relay(Relay::Queued(Effect::ClientId)),
+        Op::ClientSetName => Route::Relay(Relay::Queued(Effect::SetName)),
+        Op::Select => Route::Relay(Relay::Queued(Effect::Select)),
+        Op::Tracking | Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
+        Op::Auth | Op::Hello | Op::ClientReply | Op::Subscribe | Op::Unsubscribe | Op::Monitor => {
+            Route::Refuse(Refusal::InTransaction)
+        }
+        Op::Reset => Route::Local(Local::Reset),
+        Op::Debug | Op::Module | Op::ScriptDebug | Op::NotSupported | Op::ClientUnknown => refused(op, args),
+        // CLIENT LIST, KILL and the like would show or hit the wrong connections.
+        Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo => Route::Refuse(Refusal::InTransaction),
+        Op::Isolated => Route::Relay(Relay::Isolated),
+        _ => Route::Relay(Relay::Plain),
+    }
+}
+
+/// Subscribed in RESP2: the server refuses everything but a few commands, in its own words.
+fn subscribed(op: Op) -> Route {
+    match op {
+        Op::Subscribe => Route::Relay(Relay::Subscribe),
+        Op::Unsubscribe => Route::Relay(Relay::Unsubscribe),
+        Op::Reset => Route::Local(Local::Reset),
+        // The server never gets to executing these here, but they must not slip through either.
+        Op::NotSupported => Route::Refuse(Refusal::NotSupported),
+        _ => Route::Relay(Relay::Plain),
+    }
+}
+
+fn stream_reads_at_once(args: &impl Args) -> bool {
+    !stream_read_blocks((1..args.count()).map(|i| args.nth(i)))
+}
+
+/// HELLO with an AUTH option proves an identity; without one it only changes the protocol.
+fn hello(args: &impl Args) -> Route {
+    let logs_in = (2..args.count()).any(|i| token_is(args.nth(i), "AUTH"));
+    if logs_in { Route::Login(Login::Hello) } else { Route::Switch(Switch::Hello) }
+}
+
+fn local(op: Op, args: &impl Args) -> Route {
+    let answer = match op {
+        Op::ClientId => Local::Id,
+        Op::ClientGetName => Local::GetName,
+        Op::ClientSetName => Local::SetName,
+        Op::ClientSetInfo => Local::SetInfo,
+        Op::ClientReply => Local::Reply,
+        Op::ClientNoEvict => Local::NoEvict,
+        Op::ClientGetRedir => Local::GetRedir,
+        Op::ClientTrackingInfo => Local::TrackingInfo,
+        Op::ClientCaching => Local::Caching,
+        Op::ClientInfo => Local::Info,
+        Op::ClientList => Local::List,
+        Op::ClientKill => Local::Kill,
+        Op::ClientUnblock => Local::Unblock,
+        Op::Reset => Local::Reset,
+        Op::Asking => Local::Asking,
+        _ => return refused(op, args),
+    };
+    Route::Local(answer)
+}
+
+fn refused(op: Op, args: &impl Args) -> Route {
+    match op {
+        Op::Debug => Route::Refuse(Refusal::Debug),
+        Op::Module => Route::Refuse(Refusal::Module),
+        Op::ScriptDebug if args.count() > 2 && token_is(args.nth(2), "NO") => Route::Local(Local::Ok),
+        Op::ScriptDebug => Route::Refuse(Refusal::ScriptDebug),
+        Op::ClientUnknown => Route::Refuse(Refusal::UnknownSubcommand),
+        _ => Route::Refuse(Refusal::NotSupported),
+    }
+}

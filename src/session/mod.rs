@@ -1,1 +1,133 @@
-//! (room session)
+//! What respmux remembers about a client: pure data, no I/O, no clock.
+
+mod identity;
+mod names;
+mod transaction;
+
+pub use identity::Identity;
+pub use names::{Flavour, check_info_value, check_name};
+pub use transaction::{Reply, Tracked, Transaction};
+
+/// Protocol version of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resp {
+    #[default]
+    Two,
+    Three,
+}
+
+impl Resp {
+    /// The number that HELLO takes and reports.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Two => 2,
+            Self::Three => 3,
+        }
+    }
+}
+
+/// Everything that makes two upstream connections interchangeable (semantics.md rule L1). Fixed in a handshake,
+/// never changed on a live lane.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RouteKey {
+    pub identity: Identity,
+    pub resp: Resp,
+    pub db: u32,
+    pub readonly: bool,
+    pub no_touch: bool,
+}
+
+impl RouteKey {
+    /// What a new connection of `identity` starts as, like a real one: RESP2, database `db`.
+    #[must_use]
+    pub fn fresh(identity: Identity, db: u32) -> Self {
+        Self { identity, resp: Resp::Two, db, readonly: false, no_touch: false }
+    }
+}
+
+/// CLIENT REPLY: which replies the client wants (rule F5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyMode {
+    #[default]
+    On,
+    Off,
+    /// The reply of the next command is dropped.
+    SkipNext,
+}
+
+/// Whether the client may run its transaction commands. The marks keep a client that ignores errors from running
+/// its body unguarded after a failure that respmux made itself (rule M6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guard {
+    #[default]
+    Intact,
+    /// A WATCH was lost: the next transaction must not execute, its EXEC is nil.
+    WatchBroken,
+    /// A MULTI was lost: the body is refused, EXEC is EXECABORT.
+    Poisoned,
+}
+
+/// The virtual connection state of one client.
+#[derive(Debug)]
+pub struct Session {
+    pub key: RouteKey,
+    pub reply: ReplyMode,
+    pub guard: Guard,
+    /// Name and library facts are rare enough to cost one pointer when absent.
+    pub labels: Option<Box<Labels>>,
+}
+
+/// What a client said about itself.
+#[derive(Debug, Default, Clone)]
+pub struct Labels {
+    pub name: Vec<u8>,
+    pub lib_name: Vec<u8>,
+    pub lib_version: Vec<u8>,
+}
+
+impl Session {
+    /// A new client of the identity that does not log in.
+    #[must_use]
+    pub fn new(db: u32) -> Self {
+        Self {
+            key: RouteKey::fresh(Identity::Implicit, db),
+            reply: ReplyMode::On,
+            guard: Guard::Intact,
+            labels: None,
+        }
+    }
+
+    /// The client's labels, for writing.
+    pub fn labels_mut(&mut self) -> &mut Labels {
+        self.labels.get_or_insert_with(Box::default)
+    }
+
+    /// The name given with CLIENT SETNAME; empty when none.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        self.labels.as_ref().map_or(&[], |l| &l.name)
+    }
+
+    /// Takes the decision of CLIENT REPLY for the command that is about to be answered: `true` drops its reply.
+    pub fn take_suppressed(&mut self) -> bool {
+        match self.reply {
+            ReplyMode::On => false,
+            ReplyMode::Off => true,
+            ReplyMode::SkipNext => {
+                self.reply = ReplyMode::On;
+                true
+            }
+        }
+    }
+
+    /// RESET: everything but the library's name and version goes back to a new connection's state (rule A8).
+    pub fn on_reset(&mut self, db: u32) {
+        self.key = RouteKey::fresh(Identity::Implicit, db);
+        self.reply = ReplyMode::On;
+        self.guard = Guard::Intact;
+        if let Some(labels) = &mut self.labels {
+            labels.name.clear();
+        }
+    }
+}

@@ -1,1 +1,143 @@
-//! (room worker)
+//! One thread with its runtime, its share of the clients and its own upstream connections. Shares nothing on the
+//! data path; orders and questions come as messages.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::client::{Accepted, Ids, Peers, Question, Shared, answer};
+use crate::link::Socket;
+use crate::telemetry::unix_millis;
+use crate::upstream::{Parts, Upstreams};
+
+/// Orders that may wait for one worker; the acceptor waits when it is full.
+pub const MAX_ORDERS: usize = 1024;
+/// How often a worker looks after what time alone makes happen.
+const TICK: Duration = Duration::from_millis(100);
+/// How often a draining worker looks whether its last client has left.
+const DRAIN_TICK: Duration = Duration::from_millis(10);
+
+/// What the main thread tells a worker.
+pub enum Order {
+    Serve(Arrival),
+    /// Close every client at its next request boundary, then end.
+    Drain,
+}
+
+/// A client that was accepted on the main thread.
+pub struct Arrival {
+    pub socket: ArrivalSocket,
+    pub addr: String,
+    pub laddr: String,
+}
+
+/// Not tied to any runtime yet.
+pub enum ArrivalSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// What a worker is made of.
+pub struct Blueprint {
+    pub parts: Parts,
+    pub ids: Arc<Ids>,
+    pub peers: Peers,
+    pub orders: mpsc::Receiver<Order>,
+    pub questions: mpsc::Receiver<Question>,
+    /// Clients of this worker, those on their way to it included.
+    pub load: Arc<AtomicUsize>,
+}
+
+/// Runs a worker on this thread until it has drained.
+///
+/// # Errors
+/// The runtime could not be built.
+pub fn run(blueprint: Blueprint) -> std::io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(work(blueprint));
+    Ok(())
+}
+
+async fn work(blueprint: Blueprint) {
+    let Blueprint { parts, ids, peers, mut orders, questions, load } = blueprint;
+    let up = Upstreams::new(parts);
+    up.start();
+    let shared = Shared::new(Rc::clone(&up), peers, ids);
+    spawn_local(answer_questions(Rc::clone(&shared), questions));
+    spawn_local(tick(Rc::clone(&up)));
+    let mut last_client = interval(DRAIN_TICK);
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Serve(arrival)) => serve(&shared, arrival, &load),
+                Some(Order::Drain) | None => shared.drain(),
+            },
+            _ = last_client.tick(), if shared.draining.get() => {
+                if up.roster.is_empty() && orders.is_empty() {
+                    break;
+                }
+            }
+        }
+        if shared.draining.get() && orders.is_closed() && up.roster.is_empty() {
+            break;
+        }
+    }
+}
+
+/// Starts the task of one client.
+fn serve(shared: &Rc<Shared>, arrival: Arrival, load: &Arc<AtomicUsize>) {
+    let Arrival { socket, addr, laddr } = arrival;
+    let socket = match socket {
+        ArrivalSocket::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
+        ArrivalSocket::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+    };
+    let leave = Leave(Arc::clone(load));
+    match socket {
+        Ok(socket) => {
+            let shared = Rc::clone(shared);
+            spawn_local(async move {
+                shared.serve(Accepted { socket, addr, laddr }).await;
+                drop(leave);
+            });
+        }
+        Err(error) => tracing::warn!(%error, "client could not be registered"),
+    }
+}
+
+/// Counts a client out when its task ends, however it ends.
+struct Leave(Arc<AtomicUsize>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn answer_questions(shared: Rc<Shared>, mut questions: mpsc::Receiver<Question>) {
+    while let Some(question) = questions.recv().await {
+        answer(&shared, question);
+    }
+}
+
+/// Timeouts, canaries, idle connections, and the sign of life.
+async fn tick(up: Rc<Upstreams>) {
+    let mut timer = interval(TICK);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let started = Instant::now();
+    loop {
+        timer.tick().await;
+        up.on_tick();
+        up.shard.beat(unix_millis());
+        if started.elapsed() >= TICK {
+            up.shard.worker_busy_seconds.set(metrics.worker_total_busy_duration(0).as_secs_f64());
+        }
+    }
+}

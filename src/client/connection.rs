@@ -1,0 +1,466 @@
+//! The loop of one client: read, scan, route; ride the lane at once or hand the request to `dispatch`.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
+use tokio::time::timeout;
+
+use super::Shared;
+use super::directory::Profile;
+use super::request::{Request, Scanned};
+use crate::command::{CommandId, Lookup};
+use crate::link::ReadHalf;
+use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
+use crate::router::{Args, Facts, Held, Route, route};
+use crate::session::Resp;
+use crate::telemetry::{CloseReason, StallReason};
+use crate::upstream::{Answer, Lane, Outbox, Owner, Standing, Upstreams, Wants};
+
+/// How long a client that is closed may take to read its last replies.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The client is to be closed; unwinds the way to [`Client::run`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Closed(pub CloseReason);
+
+/// What is known of a client's right to use the upstream (rule A4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Nothing asked yet: the client has sent nothing.
+    Unasked,
+    /// The upstream could not be asked; what is in the buffer is answered "not executed".
+    Unreachable,
+    Unauthenticated,
+    Admitted,
+}
+
+/// What the loop cannot do by itself.
+enum Step {
+    Admit,
+    Command(Request, Route),
+    Invalid(ProtocolError),
+    Close(CloseReason),
+}
+
+/// How far the scanner came.
+enum Flow {
+    NeedMore,
+    /// The next request must wait.
+    Stalled(Wants),
+    Step(Step),
+}
+
+/// One client's task.
+pub(crate) struct Client {
+    pub(super) shared: Rc<Shared>,
+    pub(super) profile: Rc<Profile>,
+    pub(super) read: ReadHalf,
+    /// Input that is not processed yet; starts at the beginning of a request.
+    pub(super) carry: BytesMut,
+    pub(super) resume: Option<Box<Resume>>,
+    pub(super) lane: Option<Rc<Lane>>,
+    pub(super) admission: Admission,
+    pub(super) eof: bool,
+    /// The history in which the client wrote last (rule W4).
+    pub(super) write_epoch: Option<u64>,
+    /// The last look at `carry` found no whole request.
+    exhausted: bool,
+}
+
+impl Client {
+    pub(super) fn new(shared: Rc<Shared>, profile: Rc<Profile>, read: ReadHalf) -> Self {
+        Self {
+            shared,
+            profile,
+            read,
+            carry: BytesMut::new(),
+            resume: None,
+            lane: None,
+            admission: Admission::Unasked,
+            eof: false,
+            write_epoch: None,
+            exhausted: true,
+        }
+    }
+
+    pub(super) fn up(&self) -> &Rc<Upstreams> {
+        &self.shared.up
+    }
+
+    pub(super) fn outbox(&self) -> &Rc<Outbox> {
+        &self.profile.outbox
+    }
+
+    pub(super) fn resp(&self) -> Resp {
+        self.profile.session.borrow().key.resp
+    }
+
+    /// Serves the client to its end; the reason is also the metric's label.
+    pub(super) async fn run(mut self) -> CloseReason {
+        loop {
+            let step = poll_fn(|cx| self.poll_step(cx)).await;
+            // Everything but the lane is rare or slow: boxed, so that an idle client's task stays small.
+            let result = match step {
+                Step::Close(reason) => Err(Closed(reason)),
+                Step::Admit => Box::pin(self.admit()).await,
+                Step::Command(request, route) => Box::pin(self.dispatch(request, route)).await,
+                Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
+            };
+            if let Err(Closed(reason)) = result {
+                self.last_words(reason).await;
+                return reason;
+            }
+        }
+    }
+
+    /// Sends what was answered before the close, except to clients that cannot or need not read it.
+    async fn last_words(&self, reason: CloseReason) {
+        if matches!(reason, CloseReason::OutputLimit | CloseReason::IoError | CloseReason::Killed) {
+            return;
+        }
+        let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.up().buffers));
+        // A client that does not read its last replies loses them; nobody waits for it.
+        let _ = timeout(LAST_WORDS, flush).await;
+    }
+
+    /// One turn of the loop: send, process, read, until something else must act.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if let Some(reason) = self.outbox().fate() {
+                return Poll::Ready(Step::Close(reason));
+            }
+            let flushed = match self.outbox().poll_flush(cx, &self.up().buffers) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::IoError)),
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => false,
+            };
+            if !flushed && self.outbox().unsent() > self.up().config.client.output_soft {
+                // I8: a slow reader sends no more requests; the lane does not wait for it.
+                self.up().shard.client_stalls[StallReason::Output].inc();
+                self.outbox().await_with(cx, Wants::Nothing);
+                return Poll::Pending;
+            }
+            if !self.exhausted {
+                match self.process_carry() {
+                    Flow::Step(step) => return Poll::Ready(step),
+                    Flow::Stalled(wants) => {
+                        self.outbox().await_with(cx, wants);
+                        return Poll::Pending;
+                    }
+                    Flow::NeedMore => {}
+                }
+            }
+            if let Some(poll) = self.poll_end(cx, flushed) {
+                return poll;
+            }
+            match self.poll_input(cx) {
+                Poll::Ready(Some(step)) => return Poll::Ready(step),
+                Poll::Ready(None) => {}
+                Poll::Pending => {
+                    let wants = if self.shared.draining.get() { Wants::Pending(0) } else { Wants::Nothing };
+                    self.outbox().await_with(cx, wants);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// The client has sent its last byte, or the process drains: both close at a request boundary, when every
+    /// request is answered and sent (rule F7).
+    fn poll_end(&mut self, cx: &mut Context<'_>, flushed: bool) -> Option<Poll<Step>> {
+        let reason = if self.eof {
+            CloseReason::Client
+        } else if self.shared.draining.get() {
+            CloseReason::Drain
+        } else {
+            return None;
+        };
+        if self.outbox().pending() == 0 && flushed {
+            return Some(Poll::Ready(Step::Close(reason)));
+        }
+        if !self.eof {
+            return None;
+        }
+        self.outbox().await_with(cx, Wants::Pending(0));
+        Some(Poll::Pending)
+    }
+
+    /// Reads once. Whole requests are processed straight from the worker's buffer; only what is left is copied.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        let up = Rc::clone(self.up());
+        let mut memory = up.read_buffer.borrow_mut();
+        let mut buf = ReadBuf::new(&mut memory);
+        match self.read.poll_read(cx, &mut buf) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(_)) => return Poll::Ready(Some(Step::Close(CloseReason::Client))),
+            Poll::Ready(Ok(())) => {}
+        }
+        let chunk = buf.filled();
+        if chunk.is_empty() {
+            self.eof = true;
+            return Poll::Ready(None);
+        }
+        up.shard.client_received_bytes.add(chunk.len() as u64);
+        self.profile.active.set(Instant::now());
+        if !self.carry.is_empty() {
+            self.carry.extend_from_slice(chunk);
+            self.exhausted = false;
+            if self.carry.len() as u64 > up.config.client.query_buffer_limit as u64 {
+                return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
+            }
+            return Poll::Ready(None);
+        }
+        let (used, flow) = self.process(chunk);
+        self.carry.extend_from_slice(&chunk[used..]);
+        self.exhausted = matches!(flow, Flow::NeedMore);
+        match flow {
+            // The stall is found again at once, from `carry`, where the wait is arranged.
+            Flow::NeedMore | Flow::Stalled(_) => Poll::Ready(None),
+            Flow::Step(step) => Poll::Ready(Some(step)),
+        }
+    }
+
+    fn process_carry(&mut self) -> Flow {
+        let carry = self.carry.split();
+        let (used, flow) = self.process(&carry);
+        let mut rest = carry;
+        rest.advance(used);
+        // An empty buffer gives its memory back: idle clients own none.
+        self.carry = if rest.is_empty() { BytesMut::new() } else { rest };
+        self.exhausted = matches!(flow, Flow::NeedMore);
+        flow
+    }
+
+    /// Processes whole requests from the start of `data`; returns how many bytes are done with.
+    fn process(&mut self, data: &[u8]) -> (usize, Flow) {
+        let shared = Rc::clone(&self.shared);
+        let mut scanner = shared.scanner.borrow_mut();
+        let mut at = 0;
+        while at < data.len() {
+            if self.admission == Admission::Unasked && !self.admit_if_known() {
+                return (at, Flow::Step(Step::Admit));
+            }
+            if let Some(stall) = self.stalled() {
+                return (at, stall);
+            }
+            let buf = &data[at..];
+            let limits = self.limits();
+            match scanner.scan(buf, &mut self.resume, &limits) {
+                Scan::Incomplete => break,
+                Scan::Empty { len } => at += len,
+                Scan::Invalid(error) => return (at, Flow::Step(Step::Invalid(error))),
+                Scan::Complete { len, canonical } => {
+                    let scanned = Scanned { scanner: &scanner, buf };
+                    match self.on_request(&scanned, len, canonical) {
+                        Ok(()) => at += len,
+                        Err(Flow::Step(step)) => return (at + len, Flow::Step(step)),
+                        Err(flow) => return (at, flow),
+                    }
+                }
+            }
+        }
+        if self.admission == Admission::Unreachable {
+            self.admission = Admission::Unasked; // everything that was there is answered; ask again for what follows
+        }
+        (at, Flow::NeedMore)
+    }
+
+    /// Routes one request; rides the lane if that is the route.
+    fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Flow> {
+        let up = Rc::clone(self.up());
+        let second = (scanned.count() > 1).then(|| scanned.nth(1));
+        let lookup = up.table.lookup(scanned.nth(0), second);
+        let route = route(&up.table, lookup, self.facts(Held::None), scanned);
+        if let (Route::Lane, Lookup::Known(id)) = (route, lookup)
+            && len <= up.config.lane.max_command_bytes
+            && self.admission == Admission::Admitted
+        {
+            match self.ride(id, scanned, len, canonical) {
+                Ok(()) => return Ok(()),
+                Err(Hold::Wait(wants)) => return Err(Flow::Stalled(wants)),
+                Err(Hold::NoLane) => {}
+            }
+        }
+        self.profile.command.set(if let Lookup::Known(id) = lookup { id } else { CommandId::OTHER });
+        Err(Flow::Step(Step::Command(Request::take(scanned, len, canonical, lookup), route)))
+    }
+
+    /// Puts one request on the client's lane.
+    fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Hold> {
+        let lane = self.current_lane()?;
+        let up = self.up();
+        if !lane.has_room(up, len) {
+            up.shard.client_stalls[StallReason::LaneFull].inc();
+            lane.wait_for_room(self.outbox().key());
+            return Err(Hold::Wait(Wants::Nothing));
+        }
+        self.profile.command.set(id);
+        let suppressed = self.profile.session.borrow_mut().take_suppressed();
+        let key = self.outbox().key();
+        let owner = if suppressed { Owner::Discard(key) } else { Owner::Forward(key) };
+        if canonical {
+            self.outbox().on_submitted(len);
+            lane.submit(up, owner, id, &scanned.buf[..len], up.now());
+        } else {
+            let mut encoded = BytesMut::new();
+            encode::request(&mut encoded, scanned.scanner, scanned.buf);
+            self.outbox().on_submitted(encoded.len());
+            lane.submit(up, owner, id, &encoded, up.now());
+        }
+        if up.table.spec(id).write {
+            self.write_epoch = Some(up.epoch());
+        }
+        Ok(())
+    }
+
+    /// The lane of the client's key. It may be another one than before only when nothing is unanswered (I2).
+    pub(super) fn current_lane(&mut self) -> Result<Rc<Lane>, Hold> {
+        if let Some(lane) = &self.lane
+            && lane.accepting()
+        {
+            return Ok(Rc::clone(lane));
+        }
+        if self.outbox().pending() > 0 {
+            return Err(Hold::Wait(Wants::Pending(0)));
+        }
+        self.lane = None;
+        let key = self.profile.session.borrow().key.clone();
+        let lane = self.up().lanes.obtain(self.up(), &key).map_err(|_| Hold::NoLane)?;
+        self.lane = Some(Rc::clone(&lane));
+        Ok(lane)
+    }
+
+    /// Too much is unanswered: read no more requests until half of it is.
+    fn stalled(&self) -> Option<Flow> {
+        let limits = &self.up().config.client;
+        let most = u32::try_from(limits.inflight_commands).unwrap_or(u32::MAX);
+        let pending = self.outbox().pending();
+        if pending < most && self.outbox().pending_bytes() < limits.inflight_bytes {
+            return None;
+        }
+        if pending == 0 {
+            return None; // one request larger than the limit
+        }
+        self.up().shard.client_stalls[StallReason::Inflight].inc();
+        Some(Flow::Stalled(Wants::Pending(pending / 2)))
+    }
+
+    pub(super) fn limits(&self) -> RequestLimits {
+        RequestLimits {
+            max_bulk: 512 << 20,
+            max_args: 2_147_483_647,
+            authenticated: !matches!(self.admission, Admission::Unauthenticated),
+        }
+    }
+
+    pub(super) fn facts(&self, held: Held) -> Facts {
+        let authenticated = !matches!(self.admission, Admission::Unauthenticated);
+        Facts { authenticated, guard: self.profile.session.borrow().guard, held }
+    }
+
+    /// The answer of a fresh probe serves without a wait.
+    fn admit_if_known(&mut self) -> bool {
+        let up = self.up();
+        let standing =
+            if up.config.upstream.password.is_some() { Some(Standing::Implicit) } else { up.scratch.known() };
+        match standing {
+            Some(standing) => {
+                self.on_standing(standing);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn on_standing(&mut self, standing: Standing) {
+        self.admission = match standing {
+            Standing::Implicit => Admission::Admitted,
+            Standing::Unauthenticated => Admission::Unauthenticated,
+        };
+    }
+
+    async fn admit(&mut self) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        match up.scratch.standing(&up).await {
+            Ok(standing) => self.on_standing(standing),
+            Err(_) => self.admission = Admission::Unreachable,
+        }
+        self.exhausted = false;
+        Ok(())
+    }
+
+    /// The client's last reply; its input is ignored from here on (rule F2).
+    async fn refuse_protocol(&mut self, error: ProtocolError) -> Result<(), Closed> {
+        self.drained().await?;
+        self.reply_error(&error.text());
+        Err(Closed(CloseReason::ProtocolError))
+    }
+
+    /// Waits until every request is answered (I2); sends meanwhile.
+    pub(super) async fn drained(&mut self) -> Result<(), Closed> {
+        self.wait_for(Wants::Pending(0), |outbox| (outbox.pending() == 0).then_some(())).await
+    }
+
+    /// Waits until `ready` gives something; sends meanwhile.
+    pub(super) async fn wait_for<T>(
+        &mut self,
+        wants: Wants,
+        mut ready: impl FnMut(&Outbox) -> Option<T>,
+    ) -> Result<T, Closed> {
+        self.exhausted = false;
+        poll_fn(|cx| {
+            let outbox = self.outbox();
+            if let Some(reason) = outbox.fate() {
+                return Poll::Ready(Err(Closed(reason)));
+            }
+            if let Poll::Ready(Err(_)) = outbox.poll_flush(cx, &self.up().buffers) {
+                return Poll::Ready(Err(Closed(CloseReason::IoError)));
+            }
+            if let Some(value) = ready(outbox) {
+                return Poll::Ready(Ok(value));
+            }
+            outbox.await_with(cx, wants);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Sends `command` on `lane` and waits for its whole reply. Nothing else may be unanswered.
+    pub(super) async fn call(&mut self, lane: &Lane, id: CommandId, command: &[u8]) -> Result<Answer, Closed> {
+        let up = self.up();
+        self.outbox().on_submitted(command.len());
+        lane.submit(up, Owner::Call(self.outbox().key()), id, command, up.now());
+        self.wait_for(Wants::Nothing, Outbox::take_answer).await
+    }
+
+    /// Puts one reply of respmux's own behind everything before it; dropped if the client wants no replies.
+    pub(super) fn reply(&mut self, frame: &[u8]) {
+        if !self.profile.session.borrow_mut().take_suppressed() {
+            self.outbox().push(&self.up().buffers, frame);
+        }
+    }
+
+    /// An error of respmux's own.
+    pub(super) fn reply_error(&mut self, line: &[u8]) {
+        let mut frame = BytesMut::with_capacity(line.len() + 3);
+        encode::error(&mut frame, line);
+        self.up().shard.error(crate::telemetry::Origin::Proxy, line);
+        self.reply(&frame);
+    }
+
+    /// `+OK`.
+    pub(super) fn reply_ok(&mut self) {
+        self.reply(b"+OK\r\n");
+    }
+}
+
+/// Why a request cannot ride now.
+pub(super) enum Hold {
+    Wait(Wants),
+    /// The budget has no lane for this key: the pool carries the command.
+    NoLane,
+}

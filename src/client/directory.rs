@@ -1,0 +1,130 @@
+//! The clients of a worker as CLIENT LIST, INFO, KILL and UNBLOCK see them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::command::CommandId;
+use crate::session::{Resp, Session};
+use crate::upstream::Outbox;
+
+/// What a held connection adds to a client's line.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Holding {
+    pub channels: u64,
+    pub patterns: u64,
+    pub shards: u64,
+    /// Commands queued in MULTI, -1 outside.
+    pub multi: i64,
+    pub monitor: bool,
+    /// The upstream's id of the connection on which the client is blocked.
+    pub blocked_on: Option<i64>,
+}
+
+/// One client.
+pub(super) struct Profile {
+    pub outbox: Rc<Outbox>,
+    pub addr: String,
+    pub laddr: String,
+    pub session: RefCell<Session>,
+    pub holding: Cell<Holding>,
+    pub command: Cell<CommandId>,
+    pub connected: Instant,
+    pub active: Cell<Instant>,
+}
+
+/// A client's line, made of values only, so that it can travel between workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub id: u64,
+    pub addr: String,
+    pub laddr: String,
+    pub name: Vec<u8>,
+    pub lib_name: Vec<u8>,
+    pub lib_version: Vec<u8>,
+    pub user: Vec<u8>,
+    pub age: u64,
+    pub idle: u64,
+    pub db: u32,
+    pub resp: u8,
+    pub channels: u64,
+    pub patterns: u64,
+    pub shards: u64,
+    pub multi: i64,
+    pub monitor: bool,
+    pub blocked: bool,
+    pub command: CommandId,
+}
+
+impl Profile {
+    /// The client's line now.
+    pub(super) fn line(&self) -> Line {
+        let session = self.session.borrow();
+        let labels = session.labels.as_deref().cloned().unwrap_or_default();
+        let holding = self.holding.get();
+        Line {
+            id: self.outbox.id(),
+            addr: self.addr.clone(),
+            laddr: self.laddr.clone(),
+            name: labels.name,
+            lib_name: labels.lib_name,
+            lib_version: labels.lib_version,
+            user: session.key.identity.name().to_vec(),
+            age: self.connected.elapsed().as_secs(),
+            idle: self.active.get().elapsed().as_secs(),
+            db: session.key.db,
+            resp: if session.key.resp == Resp::Three { 3 } else { 2 },
+            channels: holding.channels,
+            patterns: holding.patterns,
+            shards: holding.shards,
+            multi: holding.multi,
+            monitor: holding.monitor,
+            blocked: holding.blocked_on.is_some(),
+            command: self.command.get(),
+        }
+    }
+}
+
+impl Line {
+    /// What CLIENT LIST TYPE calls this client.
+    pub(crate) fn kind(&self) -> &'static str {
+        if self.channels + self.patterns + self.shards > 0 { "pubsub" } else { "normal" }
+    }
+
+    /// The `flags=` field.
+    pub(crate) fn flags(&self) -> String {
+        let marks = [
+            ('O', self.monitor),
+            ('P', self.kind() == "pubsub"),
+            ('x', self.multi >= 0),
+            ('b', self.blocked),
+        ];
+        let flags: String = marks.iter().filter(|(_, set)| *set).map(|(mark, _)| *mark).collect();
+        if flags.is_empty() { "N".into() } else { flags }
+    }
+}
+
+/// All clients of a worker, by virtual id.
+#[derive(Default)]
+pub(super) struct Directory {
+    clients: RefCell<BTreeMap<u64, Rc<Profile>>>,
+}
+
+impl Directory {
+    pub(super) fn enter(&self, profile: &Rc<Profile>) {
+        self.clients.borrow_mut().insert(profile.outbox.id(), Rc::clone(profile));
+    }
+
+    pub(super) fn leave(&self, id: u64) {
+        self.clients.borrow_mut().remove(&id);
+    }
+
+    pub(super) fn find(&self, id: u64) -> Option<Rc<Profile>> {
+        self.clients.borrow().get(&id).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Rc<Profile>> {
+        self.clients.borrow().values().cloned().collect()
+    }
+}

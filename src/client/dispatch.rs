@@ -1,0 +1,291 @@
+//! Carries out a [`Route`]: the one `match` over it. Everything here happens with no request of the client
+//! unanswered (I2).
+
+use std::rc::Rc;
+
+use super::connection::{Admission, Client, Closed, Hold};
+use super::error_reply;
+use super::request::Request;
+use crate::command::{CommandId, Op};
+use crate::resp::decode;
+use crate::router::{Args, PinReason, Refusal, Route, Switch};
+use crate::session::RouteKey;
+use crate::telemetry::{CloseReason, RefuseReason};
+use crate::upstream::{Answer, LendError, Outbox, Owner, Return, Verdict, Wants};
+
+impl Client {
+    /// Everything that is not a ride on the client's own lane.
+    pub(super) async fn dispatch(&mut self, request: Request, route: Route) -> Result<(), Closed> {
+        self.drained().await?;
+        if self.admission == Admission::Unreachable && !matches!(route, Route::Quit | Route::Drop) {
+            self.reply_error(error_reply::NOT_EXECUTED);
+            return Ok(());
+        }
+        match route {
+            Route::Lane => self.carry_over(request).await,
+            Route::Pin(reason) => self.pin(request, reason).await,
+            Route::Switch(switch) => self.switch(request, switch).await,
+            Route::Login(login) => self.login(request, login).await,
+            Route::Local(local) => self.answer(&request, local).await,
+            Route::Refuse(refusal) => {
+                self.refuse(&request, refusal);
+                Ok(())
+            }
+            Route::Ask => self.ask(request).await,
+            Route::Quit => self.quit(),
+            Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
+            Route::Relay(_) => unreachable!("only a client that holds a connection is routed to it"),
+        }
+    }
+
+    /// A command for a lane that did not ride: too large, or no lane was free.
+    async fn carry_over(&mut self, request: Request) -> Result<(), Closed> {
+        if request.raw().len() > self.up().config.lane.max_command_bytes {
+            return self.pin(request, PinReason::Large).await;
+        }
+        loop {
+            match self.current_lane() {
+                Err(Hold::NoLane) => {
+                    self.up().shard.lane_overflow.inc();
+                    return self.pin(request, PinReason::Overflow).await;
+                }
+                Err(Hold::Wait(_)) => self.drained().await?,
+                Ok(lane) if lane.has_room(self.up(), request.raw().len()) => {
+                    self.submit(&lane, &request);
+                    return Ok(());
+                }
+                Ok(lane) => self.wait_for_room(&lane, request.raw().len()).await?,
+            }
+        }
+    }
+
+    async fn wait_for_room(&mut self, lane: &Rc<crate::upstream::Lane>, bytes: usize) -> Result<(), Closed> {
+        let (up, key) = (Rc::clone(self.up()), self.outbox().key());
+        self.wait_for(Wants::Nothing, |_: &Outbox| {
+            if lane.has_room(&up, bytes) || !lane.accepting() {
+                return Some(());
+            }
+            lane.wait_for_room(key);
+            None
+        })
+        .await
+    }
+
+    fn submit(&mut self, lane: &crate::upstream::Lane, request: &Request) {
+        let up = Rc::clone(self.up());
+        let suppressed = self.profile.session.borrow_mut().take_suppressed();
+        let key = self.outbox().key();
+        let owner = if suppressed { Owner::Discard(key) } else { Owner::Forward(key) };
+        self.outbox().on_submitted(request.raw().len());
+        lane.submit(&up, owner, request.id(), request.raw(), up.now());
+        self.note_write(request.id());
+    }
+
+    /// Remembers in which history the client wrote last (rule W4).
+    pub(super) fn note_write(&mut self, id: CommandId) {
+        if self.up().table.spec(id).write {
+            self.write_epoch = Some(self.up().epoch());
+        }
+    }
+
+    /// The table does not list this name: the upstream says what it is (rule L5).
+    async fn ask(&mut self, request: Request) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        match up.unknowns.verdict(&up.control, request.nth(0)).await {
+            Verdict::Lane => self.carry_over(request).await,
+            Verdict::Isolated => self.pin(request, PinReason::Isolated).await,
+        }
+    }
+
+    fn quit(&mut self) -> Result<(), Closed> {
+        self.reply_ok();
+        Err(Closed(CloseReason::Quit))
+    }
+
+    /// An error of respmux's own, instead of the command.
+    pub(super) fn refuse(&mut self, request: &Request, refusal: Refusal) {
+        let up = Rc::clone(self.up());
+        let reason = match refusal {
+            Refusal::NotAuthenticated => RefuseReason::Auth,
+            Refusal::UnknownSubcommand | Refusal::WrongArity(_) => RefuseReason::UnknownSubcommand,
+            Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => RefuseReason::Unsupported,
+            Refusal::InTransaction | Refusal::Poisoned => RefuseReason::State,
+        };
+        up.shard.commands_rejected[reason].inc();
+        let line = error_reply::refusal(&up.table, request, refusal, up.scratch.login_first());
+        self.reply_error(&line);
+    }
+
+    /// SELECT and its like: the client's next lane is another one. Its twin runs there, so the answer is the
+    /// server's own, and the client moves only if that is `+OK`.
+    async fn switch(&mut self, request: Request, switch: Switch) -> Result<(), Closed> {
+        match switch {
+            Switch::Select => self.select(&request).await,
+            Switch::Readonly(false) => self.read_write(&request).await,
+            Switch::Readonly(true) | Switch::NoTouch => self.switch_mode(&request).await,
+            Switch::Hello => self.hello(&request).await,
+        }
+    }
+
+    async fn select(&mut self, request: &Request) -> Result<(), Closed> {
+        let Some(index) = strict_integer(request.nth(1)) else {
+            self.reply_error(error_reply::NOT_AN_INTEGER);
+            return Ok(());
+        };
+        let Some(db) = u32::try_from(index).ok().filter(|db| *db < self.up().first_bad_db()) else {
+            self.reply_error(error_reply::DB_OUT_OF_RANGE);
+            return Ok(());
+        };
+        let key = RouteKey { db, ..self.profile.session.borrow().key.clone() };
+        let answer = self.twin(&key, request).await?;
+        if matches!(&answer, Answer::NotExecuted(text) if text == error_reply::DB_OUT_OF_RANGE) {
+            self.up().on_bad_db(db);
+        }
+        if self.pass_on(answer) {
+            self.adopt(key);
+        }
+        Ok(())
+    }
+
+    async fn read_write(&mut self, request: &Request) -> Result<(), Closed> {
+        let key = RouteKey { readonly: false, ..self.profile.session.borrow().key.clone() };
+        let answer = self.twin(&key, request).await?;
+        if self.pass_on(answer) {
+            self.adopt(key);
+        }
+        Ok(())
+    }
+
+    /// READONLY and CLIENT NO-TOUCH change a connection where the server knows them: tried on a lent one, so that
+    /// a refusal opens no lane.
+    async fn switch_mode(&mut self, request: &Request) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        let mut key = self.profile.session.borrow().key.clone();
+        let mut lease = match up.pool.lend(&up, &key).await {
+            Ok(lease) => lease,
+            Err(error) => return self.refuse_lease(PinReason::Session, error),
+        };
+        let Ok(mut replies) = lease.link().call(request.raw(), 1).await else {
+            return Err(Closed(CloseReason::UpstreamLost));
+        };
+        let reply = replies.swap_remove(0);
+        if reply.starts_with(b"-") {
+            lease.give_back(Return::Clean);
+        } else {
+            lease.give_back(Return::Unknown);
+            let no_touch = up.table.spec(request.id()).op == Op::NoTouch;
+            if no_touch {
+                key.no_touch = request.nth(2).eq_ignore_ascii_case(b"on");
+            } else {
+                key.readonly = true;
+            }
+            self.adopt(key);
+        }
+        self.reply(&reply);
+        Ok(())
+    }
+
+    /// Runs `request` where the state is `key` already, so that it changes nothing there.
+    pub(super) async fn twin(&mut self, key: &RouteKey, request: &Request) -> Result<Answer, Closed> {
+        self.twin_bytes(key, request.id(), request.raw()).await
+    }
+
+    /// As [`Client::twin`], for bytes of our own.
+    pub(super) async fn twin_bytes(&mut self, key: &RouteKey, id: CommandId, bytes: &[u8]) -> Result<Answer, Closed> {
+        let up = Rc::clone(self.up());
+        if let Ok(lane) = up.lanes.obtain(&up, key) {
+            return self.call(&lane, id, bytes).await;
+        }
+        match up.pool.lend(&up, key).await {
+            Ok(mut lease) => match lease.link().call(bytes, 1).await {
+                Ok(mut replies) => {
+                    lease.give_back(Return::Clean);
+                    Ok(Answer::Reply(replies.swap_remove(0)))
+                }
+                Err(_) => Err(Closed(CloseReason::UpstreamLost)),
+            },
+            Err(error) => Ok(Answer::NotExecuted(lease_error(PinReason::Overflow, error))),
+        }
+    }
+
+    /// Gives an answer to the client; whether it was a success.
+    pub(super) fn pass_on(&mut self, answer: Answer) -> bool {
+        match answer {
+            Answer::Reply(frame) => {
+                self.reply(&frame);
+                !frame.starts_with(b"-")
+            }
+            Answer::NotExecuted(line) => {
+                self.reply_error(&line);
+                false
+            }
+        }
+    }
+
+    /// From here on the client is served by connections in this state.
+    pub(super) fn adopt(&mut self, key: RouteKey) {
+        self.profile.session.borrow_mut().key = key;
+        self.lane = None;
+    }
+
+    /// No connection could be lent. The marks keep a client safe that ignores errors (rule M6).
+    pub(super) fn refuse_lease(&mut self, reason: PinReason, error: LendError) -> Result<(), Closed> {
+        let rejected = match error {
+            LendError::Exhausted => RefuseReason::Pool,
+            LendError::Dial(_) => RefuseReason::UpstreamDown,
+        };
+        self.up().shard.commands_rejected[rejected].inc();
+        let line = lease_error(reason, error);
+        self.reply_error(&line);
+        let mut session = self.profile.session.borrow_mut();
+        session.guard = error_reply::mark_after_failure(reason, session.guard);
+        Ok(())
+    }
+}
+
+/// What a client is told whose command found no connection.
+fn lease_error(reason: PinReason, error: LendError) -> Vec<u8> {
+    use crate::link::DialError;
+    match error {
+        LendError::Exhausted => error_reply::pool_exhausted(reason).to_vec(),
+        LendError::Dial(DialError::Unavailable { .. }) => error_reply::NOT_EXECUTED.to_vec(),
+        LendError::Dial(DialError::State(text)) => text,
+        LendError::Dial(DialError::Identity(text)) if text.starts_with(b"NOAUTH") => {
+            b"NOAUTH Authentication required.".to_vec()
+        }
+        LendError::Dial(DialError::Identity(_)) => {
+            b"ERR respmux could not log in to the upstream, command was not executed".to_vec()
+        }
+    }
+}
+
+/// An integer as servers read it: no sign but a minus, no leading zero, no blank (rule L3).
+pub(super) fn strict_integer(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let plain = digits.iter().all(u8::is_ascii_digit) && !digits.is_empty();
+    if !plain || (digits.starts_with(b"0") && text != b"0") {
+        return None;
+    }
+    let value: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    i32::try_from(value).ok().map(i64::from)
+}
+
+/// A reply decoded, if it is no error.
+pub(super) fn success(frame: &[u8]) -> Option<crate::resp::Value> {
+    if frame.starts_with(b"-") { None } else { decode(frame) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::strict_integer;
+
+    #[test]
+    fn integers_are_read_as_servers_read_them() {
+        assert_eq!(strict_integer(b"0"), Some(0));
+        assert_eq!(strict_integer(b"15"), Some(15));
+        assert_eq!(strict_integer(b"-1"), Some(-1));
+        for bad in [" 1", "1 ", "+1", "01", "", "-", "1.0", "-0", "4294967296", "1\0"] {
+            assert_eq!(strict_integer(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+}

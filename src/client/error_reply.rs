@@ -1,0 +1,129 @@
+//! Every error text that respmux itself can send, in one place (semantics.md 10.2). Lines without the dash.
+
+use crate::command::CommandTable;
+use crate::router::{PinReason, Refusal};
+use crate::session::Guard;
+
+use super::request::Request;
+use crate::command::{Lookup, cut_at_nul};
+use crate::router::Args;
+
+pub(super) use crate::upstream::NOT_EXECUTED;
+
+pub(super) const SYNTAX: &[u8] = b"ERR syntax error";
+pub(super) const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
+pub(super) const DB_OUT_OF_RANGE: &[u8] = b"ERR DB index is out of range";
+pub(super) const NO_SUCH_CLIENT: &[u8] = b"ERR No such client";
+pub(super) const BAD_PROTOCOL_VERSION: &[u8] = b"ERR Protocol version is not an integer or out of range";
+pub(super) const NO_PROTOCOL: &[u8] = b"NOPROTO unsupported protocol version";
+pub(super) const CACHING_WITHOUT_TRACKING: &[u8] =
+    b"ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled";
+pub(super) const EXEC_ABORT: &[u8] = b"EXECABORT Transaction discarded because of previous errors.";
+pub(super) const WAIT_UNSOUND: &[u8] =
+    b"ERR WAIT cannot be answered truthfully through this proxy: the upstream refused SPUBLISH to this user";
+const NOAUTH: &str = "NOAUTH Authentication required.";
+const NO_TRANSACTION: &str = "ERR no transaction connection available, try again";
+const DEBUG: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
+const MODULE: &str = "ERR MODULE command not allowed. If the enable-module-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
+/// How much of an unknown command's name, and of its arguments, servers repeat.
+const ECHOED: usize = 128;
+
+/// What a refused command is answered. `login_first` is how the upstream orders its checks (rule A5).
+pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal, login_first: bool) -> Vec<u8> {
+    match refusal {
+        Refusal::NotAuthenticated => not_authenticated(table, request, login_first),
+        Refusal::WrongArity(id) if login_first => {
+            debug_assert!(!table.spec(id).arity_fits(request.count()));
+            NOAUTH.into()
+        }
+        Refusal::WrongArity(id) => wrong_arity(&table.spec(id).full_name()),
+        Refusal::NotSupported | Refusal::ScriptDebug => {
+            let name = match request.lookup() {
+                Lookup::Known(id) => table.spec(id).name.clone(),
+                _ => String::from_utf8_lossy(request.nth(0)).to_ascii_uppercase(),
+            };
+            format!("ERR {name} is not supported through this proxy").into()
+        }
+        Refusal::Debug => DEBUG.into(),
+        Refusal::Module => MODULE.into(),
+        Refusal::UnknownSubcommand => unknown_subcommand(request),
+        Refusal::InTransaction => {
+            let name = String::from_utf8_lossy(request.nth(0)).to_ascii_lowercase();
+            format!("ERR Command '{name}' not allowed inside a transaction through this proxy").into()
+        }
+        Refusal::Poisoned => format!("{NO_TRANSACTION} (MULTI was not started; send DISCARD first)").into(),
+    }
+}
+
+/// `-ERR unknown subcommand 'x'. Try CLIENT HELP.` as servers write it.
+pub(super) fn unknown_subcommand(request: &Request) -> Vec<u8> {
+    let mut text = b"ERR unknown subcommand '".to_vec();
+    let typed = cut_at_nul(request.nth(1));
+    text.extend_from_slice(&typed[..typed.len().min(ECHOED)]);
+    text.extend_from_slice(b"'. Try CLIENT HELP.");
+    text
+}
+
+pub(super) fn wrong_arity(name: &str) -> Vec<u8> {
+    format!("ERR wrong number of arguments for '{name}' command").into()
+}
+
+/// What the pool could not give, and which mark keeps the client safe (rule M6).
+pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
+    match reason {
+        PinReason::Transaction | PinReason::Watch => NO_TRANSACTION.as_bytes(),
+        PinReason::Blocking | PinReason::Wait => b"ERR no blocking connection available, try again",
+        PinReason::Subscribe
+        | PinReason::Monitor
+        | PinReason::Tracking
+        | PinReason::Session
+        | PinReason::Isolated
+        | PinReason::Large
+        | PinReason::Overflow => b"ERR no dedicated connection available, try again",
+    }
+}
+
+/// The mark that a failed pin leaves (rule M6).
+pub(super) fn mark_after_failure(reason: PinReason, guard: Guard) -> Guard {
+    match reason {
+        PinReason::Transaction => Guard::Poisoned,
+        PinReason::Watch if guard == Guard::Intact => Guard::WatchBroken,
+        _ => guard,
+    }
+}
+
+/// A client that has not logged in gets what the server would say: Redis looks at name and arity first, Valkey 9
+/// does not.
+fn not_authenticated(table: &CommandTable, request: &Request, login_first: bool) -> Vec<u8> {
+    let known = match request.lookup() {
+        Lookup::Known(id) => Some(table.spec(id)),
+        Lookup::UnknownSubcommand(_) | Lookup::Nul | Lookup::Unknown => None,
+    };
+    if known.is_some_and(|spec| spec.name == "EXEC") {
+        return format!("EXECABORT Transaction discarded because of: {NOAUTH}").into();
+    }
+    if login_first || known.is_some() || matches!(request.lookup(), Lookup::UnknownSubcommand(_)) {
+        return NOAUTH.into();
+    }
+    unknown_command(request)
+}
+
+fn unknown_command(request: &Request) -> Vec<u8> {
+    let name = cut_at_nul(request.nth(0));
+    let mut arguments = Vec::new();
+    for argument in request.args_from(1) {
+        if arguments.len() >= ECHOED {
+            break;
+        }
+        let room = ECHOED - arguments.len();
+        let argument = cut_at_nul(argument);
+        arguments.push(b'\'');
+        arguments.extend_from_slice(&argument[..argument.len().min(room)]);
+        arguments.extend_from_slice(b"' ");
+    }
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(&name[..name.len().min(ECHOED)]);
+    text.extend_from_slice(b"', with args beginning with: ");
+    text.extend_from_slice(&arguments);
+    text
+}

@@ -1,0 +1,80 @@
+//! What a held connection still has to answer.
+
+use bytes::BytesMut;
+
+use crate::client::hello::Hello;
+use crate::command::CommandId;
+use crate::link::Credentials;
+use crate::router::{Effect, Relay};
+use crate::session::Tracked;
+
+/// One request that has no reply yet.
+pub(super) struct Expect {
+    pub relay: Relay,
+    pub payload: Payload,
+    /// The client wanted no reply to it.
+    pub suppressed: bool,
+    pub id: CommandId,
+    /// When it was sent, nanoseconds of the worker's clock.
+    pub at: u64,
+}
+
+/// What its reply must be combined with.
+pub(super) enum Payload {
+    None,
+    /// Text of a command queued in MULTI that changes virtual state.
+    Effect(Effect, Vec<u8>),
+    /// DISCARD was sent in place of EXEC: the client gets nil, or that the transaction was aborted.
+    Nil,
+    Abort,
+    /// WAIT, sent when the bump before it has been answered.
+    Wait(BytesMut),
+    Select(u32),
+    Tracking(bool),
+    Auth(Credentials),
+    Hello(Hello),
+}
+
+/// A queued command whose element in EXEC's reply concerns respmux.
+pub(super) struct Queued {
+    pub index: u32,
+    pub effect: Effect,
+    pub text: Vec<u8>,
+}
+
+impl Expect {
+    /// The server may take as long as it likes.
+    pub(super) fn blocks(&self) -> bool {
+        matches!(self.relay, Relay::Blocking | Relay::Wait)
+    }
+
+    /// How the next request is routed depends on this answer.
+    pub(super) fn is_barrier(&self) -> bool {
+        match self.relay {
+            Relay::Plain | Relay::Watch | Relay::Unwatch | Relay::Queued(_) | Relay::Session | Relay::Isolated => false,
+            Relay::Multi
+            | Relay::Exec
+            | Relay::Discard
+            | Relay::Blocking
+            | Relay::Wait
+            | Relay::Subscribe
+            | Relay::Unsubscribe
+            | Relay::Monitor
+            | Relay::Tracking
+            | Relay::Select
+            | Relay::Login(_) => true,
+        }
+    }
+
+    /// What it does to the transaction state.
+    pub(super) fn tracked(&self) -> Tracked {
+        match self.relay {
+            Relay::Watch => Tracked::Watch,
+            Relay::Unwatch => Tracked::Unwatch,
+            Relay::Multi => Tracked::Multi,
+            Relay::Exec => Tracked::Exec,
+            Relay::Discard => Tracked::Discard,
+            _ => Tracked::Other,
+        }
+    }
+}

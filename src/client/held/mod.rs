@@ -1,0 +1,314 @@
+//! A connection that a client holds: its requests go there one to one, its replies come back from there, and the
+//! replies say when nothing of the connection's state is the client's any more (semantics.md 8.2 M3).
+//!
+//! ```text
+//!   client input ──▶ route ──▶ out ──▶ upstream          expect: one entry per request, oldest first
+//!   outbox ◀── replies, messages ◀────────┘              barrier: what follows depends on the answer
+//! ```
+
+mod expect;
+mod relay;
+mod replies;
+mod subscriptions;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
+use tokio::time::{Sleep, sleep};
+
+use expect::{Expect, Queued};
+use subscriptions::Subscriptions;
+
+use super::connection::{Client, Closed};
+use super::directory::Holding;
+use super::pin::return_for;
+use super::request::Request;
+use crate::resp::{ProtocolError, ReplyScanner};
+use crate::router::{self, PinReason, Route};
+use crate::session::{Guard, Resp, Transaction};
+use crate::telemetry::CloseReason;
+use crate::upstream::{Lease, Return, Upstreams, Wants};
+
+/// While the client is not read, at most this much of the replies waits for it, bytes; the upstream waits then.
+/// Subscribers are read on: their limit closes them.
+const REPLIES_AHEAD: usize = 1 << 20;
+/// Input kept while the client may not send, bytes (rule F9).
+const WAITING_INPUT: usize = 64 << 10;
+
+/// What the holder of the connection must decide.
+pub(super) enum Event {
+    /// The connection's state is nobody's: it may go back.
+    Done,
+    Closed(Closed),
+    /// A transaction was left open for too long (rule M5).
+    Idle,
+    /// A command that does not run on this connection; everything before it is answered.
+    Command(Request, Route),
+}
+
+/// One lent connection and what its client has done to it.
+pub(super) struct Held {
+    lease: Option<Lease>,
+    up: Rc<Upstreams>,
+    reason: PinReason,
+    out: BytesMut,
+    expect: VecDeque<Expect>,
+    scanner: ReplyScanner,
+    /// The beginning of a reply that must be seen whole.
+    partial: BytesMut,
+    /// The reply in progress is passed on piece by piece.
+    streaming: bool,
+    transaction: Transaction,
+    queued: Vec<Queued>,
+    /// respmux refused a command of the body: EXEC must not execute (rule M7).
+    refused: bool,
+    subscriptions: Subscriptions,
+    /// Confirmations that the subscribe command under way still brings.
+    confirmations: u64,
+    monitor: bool,
+    tracking: bool,
+    session: bool,
+    /// Something ran whose traces only RESET removes.
+    unproved: bool,
+    relayed: u32,
+    incomplete: bool,
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+impl Held {
+    pub(super) fn new(lease: Lease, up: &Rc<Upstreams>, reason: PinReason) -> Self {
+        Self {
+            lease: Some(lease),
+            up: Rc::clone(up),
+            reason,
+            out: BytesMut::new(),
+            expect: VecDeque::new(),
+            scanner: ReplyScanner::new(),
+            partial: BytesMut::new(),
+            streaming: false,
+            transaction: Transaction::default(),
+            queued: Vec::new(),
+            refused: false,
+            subscriptions: Subscriptions::default(),
+            confirmations: 0,
+            monitor: false,
+            tracking: false,
+            session: false,
+            unproved: reason == PinReason::Isolated,
+            relayed: 0,
+            incomplete: false,
+            idle: None,
+        }
+    }
+
+    /// One turn: send, read what the upstream says, relay what the client says, until something else must act.
+    pub(super) fn poll(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if let Some(reason) = client.outbox().fate() {
+                return Poll::Ready(Event::Closed(Closed(reason)));
+            }
+            let flushed = match client.outbox().poll_flush(cx, &self.up.buffers) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::Closed(Closed(CloseReason::IoError))),
+                other => other.is_ready(),
+            };
+            if self.write_out(cx).is_err() {
+                return Poll::Ready(Event::Closed(self.lost()));
+            }
+            let mut progress = false;
+            if flushed || self.unstoppable() || client.outbox().unsent() < REPLIES_AHEAD {
+                match self.read_in(client, cx) {
+                    Poll::Ready(Ok(())) => progress = true,
+                    Poll::Ready(Err(closed)) => return Poll::Ready(Event::Closed(closed)),
+                    Poll::Pending => {}
+                }
+            }
+            match self.relay_input(client) {
+                Ok(relayed) => progress |= relayed,
+                Err(event) => return Poll::Ready(event),
+            }
+            self.show(client);
+            if let Some(event) = self.settled(client, flushed) {
+                return Poll::Ready(event);
+            }
+            match client.poll_more(cx, self.input_limit()) {
+                Poll::Ready(Ok(())) => progress = true,
+                Poll::Ready(Err(closed)) => return Poll::Ready(Event::Closed(closed)),
+                Poll::Pending => {}
+            }
+            if !progress {
+                client.outbox().await_with(cx, Wants::Nothing);
+                return self.poll_idle(cx);
+            }
+            self.idle = None;
+        }
+    }
+
+    /// Whether this is over, one way or the other.
+    fn settled(&self, client: &Client, flushed: bool) -> Option<Event> {
+        let quiet = self.expect.is_empty() && self.out.is_empty();
+        if quiet && !self.sticky() {
+            return Some(Event::Done);
+        }
+        if client.eof && (quiet || self.blocked()) {
+            // F7: a blocked command ends with its client; whatever is pipelined behind it is dropped.
+            return Some(Event::Closed(Closed(CloseReason::Client)));
+        }
+        let boundary = quiet && flushed && self.transaction.clean();
+        if client.shared.draining.get() && boundary {
+            return Some(Event::Closed(Closed(CloseReason::Drain)));
+        }
+        None
+    }
+
+    /// The connection's state is this client's.
+    fn sticky(&self) -> bool {
+        !self.transaction.clean() || self.subscriptions.any() || self.monitor || self.tracking || self.session
+    }
+
+    /// Replies come whether the client reads them or not.
+    fn unstoppable(&self) -> bool {
+        self.subscriptions.any() || self.monitor
+    }
+
+    /// The newest request waits on the server; nothing may be sent behind it.
+    fn blocked(&self) -> bool {
+        self.expect.back().is_some_and(Expect::blocks)
+    }
+
+    /// In MULTI, by the replies so far.
+    pub(super) fn queueing(&self) -> bool {
+        self.transaction.queueing()
+    }
+
+    /// A command of the body was refused by respmux.
+    pub(super) fn on_refused(&mut self) {
+        if self.transaction.queueing() {
+            self.refused = true;
+            self.transaction.on_refused();
+        }
+    }
+
+    /// The mark that an abandoned transaction leaves (rule M6).
+    pub(super) fn guard_when_idle(&self) -> Guard {
+        if self.transaction.queueing() { Guard::Poisoned } else { Guard::WatchBroken }
+    }
+
+    /// How routing sees this connection.
+    fn view(&self) -> router::Held {
+        let resp2 = self.key_resp() == Resp::Two;
+        if self.transaction.queueing() {
+            router::Held::Queueing
+        } else if resp2 && self.subscriptions.any() {
+            router::Held::Subscribed
+        } else {
+            router::Held::Open
+        }
+    }
+
+    fn key_resp(&self) -> Resp {
+        self.lease.as_ref().map_or(Resp::Two, |lease| lease.key().resp)
+    }
+
+    fn input_limit(&self) -> usize {
+        if self.incomplete { self.up.config.client.query_buffer_limit } else { WAITING_INPUT }
+    }
+
+    fn lost(&self) -> Closed {
+        self.up.on_upstream_lost();
+        Closed(CloseReason::UpstreamLost)
+    }
+
+    fn write_out(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        let Some(lease) = self.lease.as_mut() else { return Ok(()) };
+        while !self.out.is_empty() {
+            let n = lease.link().try_write(&self.out)?;
+            if n == 0 && lease.link().poll_writable(cx)?.is_pending() {
+                break;
+            }
+            self.out.advance(n);
+            self.up.shard.upstream_written(n);
+        }
+        Ok(())
+    }
+
+    fn read_in(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let up = Rc::clone(&self.up);
+        let mut memory = up.read_buffer.borrow_mut();
+        let mut buf = ReadBuf::new(&mut memory);
+        let Some(lease) = self.lease.as_mut() else { return Poll::Pending };
+        match lease.link().poll_read(cx, &mut buf) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(self.lost())),
+            Poll::Ready(Ok(())) => {}
+        }
+        if buf.filled().is_empty() {
+            return Poll::Ready(Err(self.lost()));
+        }
+        up.shard.upstream_read(buf.filled().len());
+        Poll::Ready(self.on_bytes(client, buf.filled()))
+    }
+
+    /// A transaction that nobody goes on with does not keep a connection for ever.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let open = !self.transaction.clean() && self.expect.is_empty();
+        if !open || self.subscriptions.any() || self.tracking || self.session {
+            return Poll::Pending;
+        }
+        let patience = self.up.config.pool.idle_transaction_timeout;
+        let timer = self.idle.get_or_insert_with(|| Box::pin(sleep(patience)));
+        timer.as_mut().poll(cx).map(|()| Event::Idle)
+    }
+
+    /// What CLIENT LIST and UNBLOCK show of this.
+    fn show(&mut self, client: &Client) {
+        let blocked_on = if self.blocked() { self.lease.as_mut().map(|lease| lease.link().id()) } else { None };
+        let multi = if self.queueing() { i64::from(self.transaction.queued()) } else { -1 };
+        client.profile.holding.set(Holding {
+            channels: self.subscriptions.channels,
+            patterns: self.subscriptions.patterns,
+            shards: self.subscriptions.shards,
+            multi,
+            monitor: self.monitor,
+            blocked_on: blocked_on.filter(|id| *id != 0),
+        });
+    }
+
+    /// The client needs the connection no more and everything is answered.
+    pub(super) fn give_back(mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        let subscribed = self.subscriptions.any();
+        if self.unproved || self.monitor || self.tracking || self.session || subscribed {
+            lease.give_back(Return::Unknown);
+        } else {
+            lease.give_back(return_for(self.transaction.queueing(), self.transaction.watching()));
+        }
+    }
+
+    /// The client is gone. What it left unfinished on the connection is ended there, never handed on.
+    pub(super) fn abandon(mut self, client: &Client) {
+        let lost = matches!(client.outbox().fate(), Some(CloseReason::UpstreamLost | CloseReason::UpstreamAnomaly));
+        let torn = !self.out.is_empty() || self.scanner.mid_frame() || !self.partial.is_empty() || lost;
+        if torn {
+            return; // dropping the lease closes the connection
+        }
+        if self.blocked() {
+            if let Some(lease) = self.lease.take() {
+                lease.cancel();
+            }
+            return;
+        }
+        self.unproved |= !self.expect.is_empty();
+        self.give_back();
+    }
+}
+
+/// What a scan of the client's input found.
+enum Next {
+    Nothing,
+    Command(Request, Route),
+    Invalid(ProtocolError),
+}

@@ -1,0 +1,170 @@
+//! Requests, from the client's input to the held connection.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::expect::{Expect, Payload};
+use super::{Event, Held, Next};
+use crate::client::connection::{Client, Closed};
+use crate::client::dispatch::strict_integer;
+use crate::client::hello::Hello;
+use crate::client::login::auth_credentials;
+use crate::client::request::{Request, Scanned};
+use crate::command::token_is;
+use crate::resp::{Scan, encode};
+use crate::router::{Args, Login, PinReason, Relay, Route, route};
+use crate::session::Guard;
+use crate::telemetry::CloseReason;
+
+/// Commands that one overflow lease carries before the connection goes back in line.
+const OVERFLOW_RUN: u32 = 64;
+/// Request bytes kept for the upstream before the client is not read any more.
+const OUT_AHEAD: usize = 1 << 20;
+
+impl Held {
+    /// Sends the request for which the connection was borrowed.
+    pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
+        let facts = client.facts(self.view());
+        let relay = match route(&self.up.table, request.lookup(), facts, &request) {
+            Route::Relay(relay) => relay,
+            _ => Relay::Isolated, // in doubt, the connection is reset afterwards
+        };
+        self.send(client, request, relay);
+    }
+
+    /// Sends what the client has, as far as it may; whether anything was done.
+    pub(super) fn relay_input(&mut self, client: &mut Client) -> Result<bool, Event> {
+        let mut relayed = false;
+        while self.may_send(client) {
+            match self.next(client) {
+                Next::Nothing => break,
+                Next::Invalid(error) => {
+                    client.reply_error(&error.text());
+                    return Err(Event::Closed(Closed(CloseReason::ProtocolError)));
+                }
+                Next::Command(request, Route::Relay(relay)) => {
+                    relayed = true;
+                    self.send(client, request, relay);
+                }
+                Next::Command(request, route) => return Err(Event::Command(request, route)),
+            }
+        }
+        Ok(relayed)
+    }
+
+    fn may_send(&self, client: &Client) -> bool {
+        let more = self.sticky() || self.reason == PinReason::Overflow && self.relayed < OVERFLOW_RUN;
+        let limit = self.up.config.client.inflight_commands;
+        more && !client.carry.is_empty()
+            && self.expect.len() < limit
+            && self.out.len() < OUT_AHEAD
+            && !self.expect.back().is_some_and(Expect::is_barrier)
+    }
+
+    /// The next whole request and its route; nothing while it must wait for the answers before it.
+    fn next(&mut self, client: &mut Client) -> Next {
+        let shared = Rc::clone(&client.shared);
+        let mut scanner = shared.scanner.borrow_mut();
+        let limits = client.limits();
+        loop {
+            match scanner.scan(&client.carry, &mut client.resume, &limits) {
+                Scan::Incomplete => {
+                    self.incomplete = true;
+                    return Next::Nothing;
+                }
+                Scan::Empty { len } => drop(client.carry.split_to(len)),
+                Scan::Invalid(error) => {
+                    self.incomplete = false;
+                    return if self.expect.is_empty() { Next::Invalid(error) } else { Next::Nothing };
+                }
+                Scan::Complete { len, canonical } => {
+                    self.incomplete = false;
+                    let scanned = Scanned { scanner: &scanner, buf: &client.carry };
+                    let second = (scanned.count() > 1).then(|| scanned.nth(1));
+                    let lookup = self.up.table.lookup(scanned.nth(0), second);
+                    let route = route(&self.up.table, lookup, client.facts(self.view()), &scanned);
+                    if !self.expect.is_empty() && waits_for_answers(route) {
+                        return Next::Nothing;
+                    }
+                    let request = Request::take(&scanned, len, canonical, lookup);
+                    drop(client.carry.split_to(len));
+                    if client.carry.is_empty() {
+                        client.carry = BytesMut::new();
+                    }
+                    return Next::Command(request, route);
+                }
+            }
+        }
+    }
+
+    /// Appends one request and what its answer will mean.
+    fn send(&mut self, client: &mut Client, request: Request, relay: Relay) {
+        self.relayed += 1;
+        self.idle = None;
+        let id = request.id();
+        client.profile.command.set(id);
+        client.note_write(id);
+        let suppressed = client.profile.session.borrow_mut().take_suppressed();
+        self.unproved |= matches!(relay, Relay::Isolated | Relay::Monitor | Relay::Tracking | Relay::Session);
+        if matches!(relay, Relay::Subscribe | Relay::Unsubscribe) {
+            let arguments = request.count() as u64 - 1;
+            let name = &self.up.table.spec(id).name;
+            self.confirmations = if arguments > 0 { arguments } else { self.subscriptions.of_family(name) };
+        }
+        let payload = self.payload(client, &request, relay);
+        match &payload {
+            Payload::Nil | Payload::Abort => encode::command(&mut self.out, &["DISCARD"]),
+            Payload::Wait(_) => bump(&mut self.out),
+            _ if self.out.is_empty() => self.out = request.into_raw(),
+            _ => self.out.extend_from_slice(request.raw()),
+        }
+        self.expect.push_back(Expect { relay, payload, suppressed, id, at: self.up.now() });
+    }
+
+    fn payload(&self, client: &Client, request: &Request, relay: Relay) -> Payload {
+        match relay {
+            Relay::Exec if self.queueing() => self.exec_payload(client),
+            Relay::Wait => Payload::Wait(BytesMut::from(request.raw())),
+            Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
+            Relay::Select => {
+                strict_integer(request.nth(1)).and_then(|db| u32::try_from(db).ok()).map_or(Payload::None, Payload::Select)
+            }
+            Relay::Tracking => Payload::Tracking(token_is(request.nth(2), "ON")),
+            Relay::Login(Login::Auth) => Payload::Auth(auth_credentials(request)),
+            Relay::Login(Login::Hello) => Hello::parse(request).map_or(Payload::None, Payload::Hello),
+            _ => Payload::None,
+        }
+    }
+
+    /// EXEC must not run what respmux has refused a part of, nor what a lost WATCH should have guarded (M6, M7).
+    fn exec_payload(&self, client: &Client) -> Payload {
+        let broken = client.profile.session.borrow().guard == Guard::WatchBroken;
+        if self.refused || (broken && self.transaction.aborted()) {
+            Payload::Abort
+        } else if broken {
+            Payload::Nil
+        } else {
+            Payload::None
+        }
+    }
+}
+
+/// These are sent, or answered, only when everything before them is answered: their confirmations or local effects
+/// must not overtake.
+fn waits_for_answers(route: Route) -> bool {
+    match route {
+        Route::Relay(relay) => matches!(
+            relay,
+            Relay::Subscribe | Relay::Unsubscribe | Relay::Monitor | Relay::Login(_) | Relay::Wait | Relay::Tracking
+        ),
+        _ => true,
+    }
+}
+
+/// A write that every replica sees and no key notices: WAIT behind it covers everything that the client wrote
+/// before (rule W1).
+fn bump(out: &mut BytesMut) {
+    let channel = format!("respmux:wait:{:016x}", fastrand::u64(..));
+    encode::command(out, &["SPUBLISH", &channel, ""]);
+}

@@ -1,0 +1,280 @@
+//! Replies and messages, from the held connection to the client.
+
+use bytes::BytesMut;
+
+use super::Held;
+use super::expect::{Expect, Payload, Queued};
+use super::subscriptions::Frame;
+use crate::client::connection::{Client, Closed};
+use crate::client::error_reply;
+use crate::client::hello::patch_id;
+use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
+use crate::router::{Effect, Relay};
+use crate::session::{Guard, Identity, Reply, Resp};
+use crate::telemetry::{CloseReason, Origin};
+
+impl Held {
+    /// Gives what was read to the client, frame by frame.
+    pub(super) fn on_bytes(&mut self, client: &mut Client, chunk: &[u8]) -> Result<(), Closed> {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            match self.scanner.advance(rest) {
+                Advance::Complete { len, kind } => {
+                    let (piece, after) = rest.split_at(len);
+                    rest = after;
+                    self.on_end(client, piece, kind)?;
+                }
+                Advance::Partial => {
+                    self.on_piece(client, rest);
+                    rest = &[];
+                }
+                Advance::Invalid(_) => return Err(Closed(CloseReason::UpstreamAnomaly)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes in the middle of a frame: passed on, unless it must be seen whole.
+    fn on_piece(&mut self, client: &Client, piece: &[u8]) {
+        if !self.streaming && self.needs_whole(self.scanner.kind()) {
+            self.partial.extend_from_slice(piece);
+            return;
+        }
+        self.streaming = true;
+        if self.expect.front().is_some_and(|expect| !expect.suppressed) {
+            client.outbox().push(&self.up.buffers, piece);
+        }
+    }
+
+    /// Frames that may be messages, confirmations or MONITOR lines, and replies that are changed on their way.
+    fn needs_whole(&self, kind: Option<u8>) -> bool {
+        let Some(kind) = kind else { return true };
+        let head_changes = self.expect.front().is_none_or(|expect| match &expect.payload {
+            Payload::None | Payload::Select(_) | Payload::Tracking(_) | Payload::Effect(..) => {
+                matches!(expect.relay, Relay::Exec) && !self.queued.is_empty()
+            }
+            Payload::Nil | Payload::Abort | Payload::Wait(_) | Payload::Auth(_) | Payload::Hello(_) => true,
+        });
+        kind == b'>' || head_changes || self.may_be_pubsub(kind) || (self.monitor && kind == b'+')
+    }
+
+    fn may_be_pubsub(&self, kind: u8) -> bool {
+        kind == b'*' && self.key_resp() == Resp::Two && (self.subscriptions.any() || self.confirmations > 0)
+    }
+
+    /// The end of a frame.
+    fn on_end(&mut self, client: &mut Client, piece: &[u8], kind: FrameKind) -> Result<(), Closed> {
+        let held;
+        let frame: &[u8] = if self.partial.is_empty() {
+            piece
+        } else {
+            self.partial.extend_from_slice(piece);
+            held = self.partial.split();
+            &held
+        };
+        let streamed = std::mem::take(&mut self.streaming);
+        if !streamed && self.is_not_a_reply(client, frame, kind) {
+            return Ok(());
+        }
+        let Some(expect) = self.expect.pop_front() else { return Err(Closed(CloseReason::UpstreamAnomaly)) };
+        if kind.is_error() {
+            self.up.shard.error(Origin::Upstream, frame);
+        }
+        self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
+        self.on_reply(client, expect, frame, kind);
+        Ok(())
+    }
+
+    /// Pushes, messages, confirmations and MONITOR lines go to the client at once; position does not count for them.
+    fn is_not_a_reply(&mut self, client: &Client, frame: &[u8], kind: FrameKind) -> bool {
+        let monitor_line = self.monitor && kind.byte() == b'+' && frame.get(1).is_some_and(u8::is_ascii_digit);
+        let found = if kind.is_push() || self.may_be_pubsub(kind.byte()) {
+            decode(frame).map_or(Frame::Other, |value| self.subscriptions.on_frame(&value))
+        } else {
+            Frame::Other
+        };
+        if found == Frame::Other && !kind.is_push() && !monitor_line {
+            return false;
+        }
+        client.outbox().push(&self.up.buffers, frame);
+        if found == Frame::Confirmation {
+            self.on_confirmation(client);
+        }
+        true
+    }
+
+    /// One confirmation of the subscribe command under way; with the last one it is answered.
+    fn on_confirmation(&mut self, client: &Client) {
+        let limits = &self.up.config.client;
+        let limit = if self.subscriptions.any() { limits.pubsub_output_limit } else { limits.output_limit };
+        client.outbox().limit_output(limit);
+        if self.confirmations == 0 {
+            return; // sent by the server itself: a revoked channel, a moved slot
+        }
+        self.confirmations -= 1;
+        if self.confirmations == 0
+            && let Some(expect) = self.expect.pop_front()
+        {
+            self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
+        }
+    }
+
+    /// The reply to the oldest request: follow what it changes, then give it to the client.
+    fn on_reply(&mut self, client: &mut Client, expect: Expect, frame: &[u8], kind: FrameKind) {
+        let reply = match kind.byte() {
+            b'-' | b'!' => Reply::Error,
+            b'+' => Reply::Ok,
+            _ => Reply::Other,
+        };
+        let was_queueing = self.transaction.queueing();
+        let index = self.transaction.queued();
+        self.transaction.on_reply(expect.tracked(), reply);
+        if matches!(expect.relay, Relay::Subscribe | Relay::Unsubscribe) {
+            self.confirmations = 0; // refused: one error for all channels
+        }
+        self.on_state(client, &expect, reply, was_queueing);
+        match expect.payload {
+            Payload::Effect(effect, text) if was_queueing && reply != Reply::Error => {
+                self.queued.push(Queued { index, effect, text });
+                forward(client, expect.suppressed, frame);
+            }
+            Payload::Nil => {
+                let mut nil = BytesMut::new();
+                encode::null_array(&mut nil, self.key_resp().number());
+                forward(client, expect.suppressed, &nil);
+            }
+            Payload::Abort => {
+                let mut line = BytesMut::new();
+                encode::error(&mut line, error_reply::EXEC_ABORT);
+                forward(client, expect.suppressed, &line);
+            }
+            Payload::Wait(wait) => self.on_bumped(client, wait, frame, &expect.relay, expect.suppressed, expect.id),
+            Payload::Auth(credentials) if reply == Reply::Ok => {
+                let identity = Identity::user(&credentials.user);
+                client.on_login(credentials);
+                self.change_key(|key| key.identity = identity.clone());
+                forward(client, expect.suppressed, frame);
+            }
+            Payload::Hello(hello) if reply != Reply::Error => {
+                if let Some((user, password)) = hello.auth.clone() {
+                    let identity = Identity::user(&user);
+                    client.on_login(crate::link::Credentials { user, password });
+                    self.change_key(|key| key.identity = identity.clone());
+                }
+                client.on_hello(&hello);
+                let resp = client.resp();
+                self.change_key(|key| key.resp = resp);
+                forward(client, expect.suppressed, &patch_id(frame, client.outbox().id()));
+            }
+            _ if expect.relay == Relay::Exec && was_queueing && !self.queued.is_empty() => {
+                let patched = self.apply_queued(client, frame);
+                forward(client, expect.suppressed, &patched);
+            }
+            _ => forward(client, expect.suppressed, frame),
+        }
+    }
+
+    /// What the reply changes in the connection and in the client's virtual state.
+    fn on_state(&mut self, client: &Client, expect: &Expect, reply: Reply, was_queueing: bool) {
+        match (expect.relay, reply) {
+            (Relay::Multi, Reply::Ok) if !was_queueing => {
+                self.queued.clear();
+                self.refused = false;
+            }
+            (Relay::Exec, _) | (Relay::Discard, Reply::Ok) if was_queueing => {
+                self.refused = false;
+                client.profile.session.borrow_mut().guard = Guard::Intact;
+            }
+            (Relay::Unwatch, Reply::Ok) if !was_queueing => {
+                client.profile.session.borrow_mut().guard = Guard::Intact;
+            }
+            (Relay::Session, Reply::Ok | Reply::Other) => self.session = true,
+            (Relay::Monitor, Reply::Ok) if !was_queueing => self.monitor = true,
+            (Relay::Tracking, Reply::Ok) => {
+                if let Payload::Tracking(on) = expect.payload {
+                    self.tracking = on || was_queueing;
+                }
+            }
+            (Relay::Select, Reply::Ok) => {
+                if let Payload::Select(db) = expect.payload {
+                    self.change_key(|key| key.db = db);
+                    client.profile.session.borrow_mut().key.db = db;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The bump before a WAIT was answered: only then the WAIT is sent, so that its number can never be about less
+    /// than everything this client wrote.
+    fn on_bumped(
+        &mut self,
+        client: &mut Client,
+        wait: BytesMut,
+        frame: &[u8],
+        relay: &Relay,
+        suppressed: bool,
+        id: crate::command::CommandId,
+    ) {
+        debug_assert_eq!(*relay, Relay::Wait);
+        if !frame.starts_with(b"-") {
+            self.out.extend_from_slice(&wait);
+            let at = self.up.now();
+            self.expect.push_front(Expect { relay: Relay::Blocking, payload: Payload::None, suppressed, id, at });
+            return;
+        }
+        let refused = frame.starts_with(b"-NOPERM") || frame.starts_with(b"-ERR unknown command");
+        if refused {
+            let mut line = BytesMut::new();
+            encode::error(&mut line, error_reply::WAIT_UNSOUND);
+            forward(client, suppressed, &line);
+        } else {
+            forward(client, suppressed, frame);
+        }
+    }
+
+    /// Replaces and obeys the elements of EXEC's reply that concern virtual state (semantics.md 5.4).
+    fn apply_queued(&mut self, client: &Client, frame: &[u8]) -> Vec<u8> {
+        let queued = std::mem::take(&mut self.queued);
+        let Some(ranges) = element_ranges(frame) else { return frame.to_vec() };
+        let mut patched = frame.to_vec();
+        for entry in queued.iter().rev() {
+            let Some(range) = ranges.get(entry.index as usize) else { continue };
+            let element = &frame[range.clone()];
+            match entry.effect {
+                Effect::ClientId if element.starts_with(b":") => {
+                    let id = format!(":{}\r\n", client.outbox().id());
+                    patched.splice(range.clone(), id.into_bytes());
+                }
+                Effect::ClientId => {}
+                Effect::SetName if element == b"+OK\r\n" => {
+                    client.profile.session.borrow_mut().labels_mut().name.clone_from(&entry.text);
+                }
+                Effect::SetName => {}
+                Effect::Select => {}
+            }
+        }
+        for entry in &queued {
+            let done = ranges.get(entry.index as usize).is_some_and(|range| &frame[range.clone()] == b"+OK\r\n");
+            let db = std::str::from_utf8(&entry.text).ok().and_then(|text| text.parse().ok());
+            if let (Effect::Select, true, Some(db)) = (entry.effect, done, db) {
+                self.change_key(|key| key.db = db);
+                client.profile.session.borrow_mut().key.db = db;
+            }
+        }
+        patched
+    }
+
+    /// The client has changed its own connection; the pool must know what comes back.
+    fn change_key(&mut self, change: impl Fn(&mut crate::session::RouteKey)) {
+        if let Some(lease) = self.lease.as_mut() {
+            change(lease.link().key_mut());
+        }
+    }
+}
+
+fn forward(client: &Client, suppressed: bool, frame: &[u8]) {
+    if !suppressed {
+        client.outbox().push(&client.up().buffers, frame);
+    }
+}

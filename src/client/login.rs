@@ -1,0 +1,193 @@
+//! AUTH, HELLO and RESET: who the client is, proved by the upstream and by nothing else (rule A1).
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::connection::{Admission, Client, Closed};
+use super::dispatch::strict_integer;
+use super::hello::{Hello, patch_id};
+use super::{error_reply, hello};
+use crate::link::Credentials;
+use crate::resp::encode;
+use crate::router::{Args, Login};
+use crate::session::{Identity, Resp, RouteKey, check_name};
+use crate::upstream::Answer;
+
+use super::request::Request;
+
+impl Client {
+    /// AUTH, or HELLO with AUTH: the command itself runs on a connection that has just been reset.
+    pub(super) async fn login(&mut self, request: Request, login: Login) -> Result<(), Closed> {
+        match login {
+            Login::Auth => self.auth(&request).await,
+            Login::Hello => self.hello_with_auth(&request).await,
+        }
+    }
+
+    async fn auth(&mut self, request: &Request) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        let Ok(reply) = up.scratch.run(&up, request.raw()).await else {
+            self.reply_error(error_reply::NOT_EXECUTED);
+            return Ok(());
+        };
+        if reply == b"+OK\r\n" {
+            self.on_login(auth_credentials(request));
+        }
+        self.reply(&reply);
+        Ok(())
+    }
+
+    /// The upstream has accepted these credentials: the client is that user now (rule A2: a failure changes
+    /// nothing).
+    pub(super) fn on_login(&mut self, credentials: Credentials) {
+        let identity = Identity::user(&credentials.user);
+        self.up().dialer.on_verified(&identity, credentials);
+        let key = RouteKey { identity, ..self.profile.session.borrow().key.clone() };
+        self.admission = Admission::Admitted;
+        self.adopt(key);
+    }
+
+    async fn hello_with_auth(&mut self, request: &Request) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        let Some(hello) = self.checked_hello(request) else { return Ok(()) };
+        if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
+            return self.hello_with_bad_name(&hello, bad).await;
+        }
+        let Ok(reply) = up.scratch.run(&up, request.raw()).await else {
+            self.reply_error(error_reply::NOT_EXECUTED);
+            return Ok(());
+        };
+        if reply.starts_with(b"-") {
+            self.reply(&reply);
+            return Ok(());
+        }
+        if let Some((user, password)) = hello.auth.clone() {
+            self.on_login(Credentials { user, password });
+        }
+        self.on_hello(&hello);
+        self.reply(&patch_id(&reply, self.outbox().id()));
+        Ok(())
+    }
+
+    /// Redis 7.0 answers the error but has logged in; later servers have not (rule A6).
+    async fn hello_with_bad_name(&mut self, hello: &Hello, error: &'static str) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        if let Some((user, password)) = hello.auth.clone()
+            && !up.control.flavour().hello_checks_name_first()
+        {
+            let mut auth = BytesMut::new();
+            encode::command(&mut auth, &[b"AUTH".as_slice(), &user, &password]);
+            match up.scratch.run(&up, &auth).await {
+                Ok(reply) if reply == b"+OK\r\n" => self.on_login(Credentials { user, password }),
+                Ok(reply) => {
+                    self.reply(&reply);
+                    return Ok(());
+                }
+                Err(_) => {}
+            }
+        }
+        self.reply_error(error.as_bytes());
+        Ok(())
+    }
+
+    /// HELLO without AUTH: the twin runs on a lane that speaks that protocol already.
+    pub(super) async fn hello(&mut self, request: &Request) -> Result<(), Closed> {
+        let Some(hello) = self.checked_hello(request) else { return Ok(()) };
+        if self.admission == Admission::Unauthenticated {
+            // The wording differs over versions: the server's own.
+            let up = Rc::clone(self.up());
+            match up.scratch.run(&up, request.raw()).await {
+                Ok(reply) => self.reply(&patch_id(&reply, self.outbox().id())),
+                Err(_) => self.reply_error(error_reply::NOT_EXECUTED),
+            }
+            return Ok(());
+        }
+        if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
+            self.reply_error(bad.as_bytes());
+            return Ok(());
+        }
+        let mut key = self.profile.session.borrow().key.clone();
+        key.resp = wanted(&hello, key.resp);
+        let mut twin = BytesMut::new();
+        match &hello.version {
+            Some(version) => encode::command(&mut twin, &[b"HELLO".as_slice(), version]),
+            None => encode::command(&mut twin, &["HELLO"]),
+        }
+        match self.twin_bytes(&key, request.id(), &twin).await? {
+            Answer::Reply(frame) if !frame.starts_with(b"-") => {
+                self.adopt(key);
+                self.on_hello(&hello);
+                self.reply(&patch_id(&frame, self.outbox().id()));
+            }
+            answer => drop(self.pass_on(answer)),
+        }
+        Ok(())
+    }
+
+    /// The options, or the answer that a server gives to bad ones.
+    pub(super) fn checked_hello(&mut self, request: &Request) -> Option<Hello> {
+        if request.count() > 1 {
+            let error = match strict_integer(request.nth(1)) {
+                None => Some(error_reply::BAD_PROTOCOL_VERSION),
+                Some(2 | 3) => None,
+                Some(_) => Some(error_reply::NO_PROTOCOL),
+            };
+            if let Some(line) = error {
+                self.reply_error(line);
+                return None;
+            }
+        }
+        match hello::Hello::parse(request) {
+            Ok(hello) => Some(hello),
+            Err(option) => {
+                let mut line = b"ERR Syntax error in HELLO option '".to_vec();
+                line.extend_from_slice(&option);
+                line.push(b'\'');
+                self.reply_error(&line);
+                None
+            }
+        }
+    }
+
+    /// A HELLO has succeeded: its protocol and name count.
+    pub(super) fn on_hello(&mut self, hello: &Hello) {
+        {
+            let mut session = self.profile.session.borrow_mut();
+            session.key.resp = wanted(hello, session.key.resp);
+            if let Some(name) = &hello.name {
+                session.labels_mut().name.clone_from(name);
+            }
+        }
+        self.lane = None;
+    }
+
+    /// RESET: a new connection in all but its socket; the default user is asked for again (rule A8).
+    pub(super) async fn reset(&mut self) -> Result<(), Closed> {
+        {
+            let mut session = self.profile.session.borrow_mut();
+            session.on_reset(self.up().config.upstream.db);
+        }
+        self.lane = None;
+        self.admission = Admission::Unasked;
+        self.reply(b"+RESET\r\n");
+        Ok(())
+    }
+}
+
+fn wanted(hello: &Hello, now: Resp) -> Resp {
+    match hello.version.as_deref() {
+        Some(b"3") => Resp::Three,
+        Some(_) => Resp::Two,
+        None => now,
+    }
+}
+
+/// `AUTH password` is for the default user.
+pub(super) fn auth_credentials(request: &Request) -> Credentials {
+    if request.count() > 2 {
+        Credentials { user: request.nth(1).to_vec(), password: request.nth(2).to_vec() }
+    } else {
+        Credentials { user: b"default".to_vec(), password: request.nth(1).to_vec() }
+    }
+}

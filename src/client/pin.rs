@@ -1,0 +1,175 @@
+//! Lends a client a connection of its own and gives it back (semantics.md 8.2 M2-M6).
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use tokio::io::ReadBuf;
+
+use super::connection::{Client, Closed};
+use super::directory::Holding;
+use super::held::{Event, Held};
+use super::request::Request;
+use crate::router::{Args, Local, PinReason, Refusal, Route};
+use crate::session::Guard;
+use crate::telemetry::CloseReason;
+use crate::upstream::{Lease, LendError, Return, Wants};
+
+/// Input that is kept while a client waits for a connection or is blocked, bytes (rule F9).
+const WAITING_INPUT: usize = 64 << 10;
+
+impl Client {
+    /// Borrows a connection, runs `first` on it, and everything after it for as long as the connection's state is
+    /// the client's.
+    pub(super) async fn pin(&mut self, first: Request, reason: PinReason) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        if reason == PinReason::Transaction {
+            let mut session = self.profile.session.borrow_mut();
+            if session.guard == Guard::Poisoned {
+                session.guard = Guard::Intact; // a new MULTI is a new attempt
+            }
+        }
+        if reason == PinReason::Wait && self.write_epoch.is_some_and(|epoch| epoch != up.epoch()) {
+            // W4: another history would answer for the writes of the old one.
+            return Err(Closed(CloseReason::UpstreamLost));
+        }
+        let lease = match self.lend(reason).await? {
+            Ok(lease) => lease,
+            Err(error) => return self.refuse_lease(reason, error),
+        };
+        let label = reason.into();
+        up.shard.pin_began(label);
+        let started = up.now();
+        let result = self.hold(lease, first, reason).await;
+        up.shard.pin_ended(label, up.now().saturating_sub(started));
+        self.profile.holding.set(Holding { multi: -1, ..Holding::default() });
+        self.outbox().limit_output(up.config.client.output_limit);
+        self.lane = None;
+        result
+    }
+
+    /// Waits in line. A client that leaves meanwhile gives its turn up, unless it only half-closed and its
+    /// commands do not block (rule F7).
+    async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
+        let up = Rc::clone(self.up());
+        let key = self.profile.session.borrow().key.clone();
+        let dies_with_eof = matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
+        tokio::select! {
+            biased;
+            lease = up.pool.lend(&up, &key) => Ok(lease),
+            closed = self.watch(dies_with_eof) => Err(closed),
+        }
+    }
+
+    /// Ends when the client is closed, or has closed if that ends its command.
+    async fn watch(&mut self, dies_with_eof: bool) -> Closed {
+        poll_fn(|cx| {
+            loop {
+                if let Some(reason) = self.outbox().fate() {
+                    return Poll::Ready(Closed(reason));
+                }
+                if self.eof && dies_with_eof {
+                    return Poll::Ready(Closed(CloseReason::Client));
+                }
+                let pending = self.outbox().poll_flush(cx, &self.up().buffers).is_pending();
+                self.outbox().await_with(cx, Wants::Nothing);
+                match self.poll_more(cx, WAITING_INPUT) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(closed)) => return Poll::Ready(closed),
+                    Poll::Pending => {
+                        let _ = pending;
+                        return Poll::Pending;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads into `carry` up to `most` bytes, so that a close is noticed; pending when full or at the end.
+    pub(super) fn poll_more(&mut self, cx: &mut std::task::Context<'_>, most: usize) -> Poll<Result<(), Closed>> {
+        if self.eof || self.carry.len() >= most {
+            return Poll::Pending;
+        }
+        let up = Rc::clone(self.up());
+        let mut memory = up.read_buffer.borrow_mut();
+        let room = (most - self.carry.len()).min(memory.len());
+        let mut buf = ReadBuf::new(&mut memory[..room]);
+        match self.read.poll_read(cx, &mut buf) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Closed(CloseReason::Client))),
+            Poll::Ready(Ok(())) => {
+                let chunk = buf.filled();
+                self.eof = chunk.is_empty();
+                up.shard.client_received_bytes.add(chunk.len() as u64);
+                self.carry.extend_from_slice(chunk);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Relays on the lent connection until nothing of its state is the client's any more.
+    async fn hold(&mut self, lease: Lease, first: Request, reason: PinReason) -> Result<(), Closed> {
+        let mut held = Held::new(lease, self.up(), reason);
+        held.begin(self, first);
+        loop {
+            match poll_fn(|cx| held.poll(self, cx)).await {
+                Event::Done => {
+                    held.give_back();
+                    return Ok(());
+                }
+                Event::Closed(closed) => {
+                    held.abandon(self);
+                    return Err(closed);
+                }
+                Event::Idle => {
+                    let guard = held.guard_when_idle();
+                    self.profile.session.borrow_mut().guard = guard;
+                    held.give_back();
+                    return Ok(());
+                }
+                Event::Command(request, Route::Local(Local::Reset)) => {
+                    held.give_back();
+                    return self.answer(&request, Local::Reset).await;
+                }
+                Event::Command(request, route) => {
+                    if let Err(closed) = self.aside(&mut held, request, route).await {
+                        held.abandon(self);
+                        return Err(closed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A command that does not run on the held connection. Everything sent before it is answered.
+    async fn aside(&mut self, held: &mut Held, request: Request, route: Route) -> Result<(), Closed> {
+        match route {
+            Route::Local(local) => self.answer(&request, local).await,
+            Route::Refuse(refusal) => {
+                if refusal == Refusal::InTransaction || held.queueing() {
+                    held.on_refused();
+                }
+                self.refuse(&request, refusal);
+                Ok(())
+            }
+            Route::Quit => {
+                self.reply_ok();
+                Err(Closed(CloseReason::Quit))
+            }
+            Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
+            Route::Lane | Route::Relay(_) | Route::Pin(_) | Route::Switch(_) | Route::Login(_) | Route::Ask => {
+                unreachable!("the router sends what a held connection can carry to it ({:?})", request.nth(0))
+            }
+        }
+    }
+}
+
+/// How a connection comes back from this transaction state.
+pub(super) fn return_for(queueing: bool, watching: bool) -> Return {
+    match (queueing, watching) {
+        (true, _) => Return::Queueing,
+        (false, true) => Return::Watching,
+        (false, false) => Return::Clean,
+    }
+}

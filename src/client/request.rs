@@ -1,0 +1,94 @@
+//! One request, taken out of its client's input: what every road but the lane works with.
+
+use bytes::BytesMut;
+
+use crate::command::{CommandId, Lookup};
+use crate::resp::{RequestLimits, RequestScanner, Scan, encode};
+use crate::router::Args;
+
+/// The arguments of the request that the scanner has just found.
+pub(super) struct Scanned<'a> {
+    pub scanner: &'a RequestScanner,
+    pub buf: &'a [u8],
+}
+
+impl Args for Scanned<'_> {
+    fn count(&self) -> usize {
+        self.scanner.argc()
+    }
+    fn nth(&self, index: usize) -> &[u8] {
+        self.scanner.arg(self.buf, index)
+    }
+}
+
+/// A whole request in canonical encoding, with its arguments.
+pub(super) struct Request {
+    raw: BytesMut,
+    ranges: Vec<(usize, usize)>,
+    lookup: Lookup,
+}
+
+impl Request {
+    /// Copies the request that `scanned` describes.
+    pub(super) fn take(scanned: &Scanned<'_>, len: usize, canonical: bool, lookup: Lookup) -> Self {
+        if canonical {
+            let ranges = offsets(scanned);
+            return Self { raw: BytesMut::from(&scanned.buf[..len]), ranges, lookup };
+        }
+        let mut raw = BytesMut::new();
+        encode::request(&mut raw, scanned.scanner, scanned.buf);
+        let mut scanner = RequestScanner::new();
+        let limits = RequestLimits { max_bulk: u64::MAX, max_args: u64::from(u32::MAX), authenticated: true };
+        let scan = scanner.scan(&raw, &mut None, &limits);
+        debug_assert!(matches!(scan, Scan::Complete { .. }), "what our encoder writes is a request");
+        let ranges = offsets(&Scanned { scanner: &scanner, buf: &raw });
+        Self { raw, ranges, lookup }
+    }
+
+    /// The canonical bytes.
+    pub(super) fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
+    /// Gives the canonical bytes away.
+    pub(super) fn into_raw(self) -> BytesMut {
+        self.raw
+    }
+
+    pub(super) fn lookup(&self) -> Lookup {
+        self.lookup
+    }
+
+    /// The row of the command table, or the row for what it does not list.
+    pub(super) fn id(&self) -> CommandId {
+        match self.lookup {
+            Lookup::Known(id) | Lookup::UnknownSubcommand(id) => id,
+            Lookup::Nul | Lookup::Unknown => CommandId::OTHER,
+        }
+    }
+
+    /// Arguments from the one at `first` on.
+    pub(super) fn args_from(&self, first: usize) -> impl Iterator<Item = &[u8]> {
+        (first..self.count()).map(|i| self.nth(i))
+    }
+}
+
+impl Args for Request {
+    fn count(&self) -> usize {
+        self.ranges.len()
+    }
+    fn nth(&self, index: usize) -> &[u8] {
+        self.ranges.get(index).map_or(&[], |(start, end)| &self.raw[*start..*end])
+    }
+}
+
+/// Where each argument lies in the scanned bytes.
+fn offsets(scanned: &Scanned<'_>) -> Vec<(usize, usize)> {
+    let base = scanned.buf.as_ptr() as usize;
+    let place = |i: usize| {
+        let argument = scanned.nth(i);
+        let start = (argument.as_ptr() as usize).wrapping_sub(base);
+        (start, start + argument.len())
+    };
+    (0..scanned.count()).map(place).collect()
+}

@@ -1,0 +1,132 @@
+//! Reads `commands.tsv` (one row per command, with its class) into [`Spec`]s, and adds what a class does not say.
+
+use super::spec::{Kind, Op, Spec};
+
+const TABLE: &str = include_str!("commands.tsv");
+
+/// Rows whose meaning is finer than their class, each with the rule it follows (semantics.md).
+const OPS: &[(&str, Op)] = &[
+    ("ASKING", Op::Asking),
+    ("AUTH", Op::Auth),
+    ("CLIENT CACHING", Op::ClientCaching),
+    ("CLIENT CAPA", Op::Session),
+    ("CLIENT GETNAME", Op::ClientGetName),
+    ("CLIENT GETREDIR", Op::ClientGetRedir),
+    ("CLIENT ID", Op::ClientId),
+    ("CLIENT IMPORT-SOURCE", Op::Session),
+    ("CLIENT INFO", Op::ClientInfo),
+    ("CLIENT KILL", Op::ClientKill),
+    ("CLIENT LIST", Op::ClientList),
+    ("CLIENT MAINT_NOTIFICATIONS", Op::ClientUnknown),
+    ("CLIENT NO-EVICT", Op::ClientNoEvict),
+    ("CLIENT NO-TOUCH", Op::NoTouch),
+    ("CLIENT REPLY", Op::ClientReply),
+    ("CLIENT SETINFO", Op::ClientSetInfo),
+    ("CLIENT SETNAME", Op::ClientSetName),
+    ("CLIENT TRACKING", Op::Tracking),
+    ("CLIENT TRACKINGINFO", Op::ClientTrackingInfo),
+    ("CLIENT UNBLOCK", Op::ClientUnblock),
+    ("CLIENT UNPAUSE", Op::Isolated),
+    ("BLMOVEM", Op::Blocking),
+    ("DEBUG", Op::Debug),
+    ("DISCARD", Op::Discard),
+    ("EXEC", Op::Exec),
+    ("FAILOVER", Op::Isolated),
+    ("FUNCTION KILL", Op::Isolated),
+    ("FUNCTION STATS", Op::Isolated),
+    ("HELLO", Op::Hello),
+    ("HIMPORT", Op::Session),
+    ("HIMPORT DISCARD", Op::Session),
+    ("HIMPORT DISCARDALL", Op::Session),
+    ("HIMPORT PREPARE", Op::Session),
+    ("HIMPORT SET", Op::Session),
+    ("HOST:", Op::CrossProtocol),
+    ("MODULE LOAD", Op::Module),
+    ("MODULE LOADEX", Op::Module),
+    ("MODULE UNLOAD", Op::Module),
+    ("MONITOR", Op::Monitor),
+    ("MULTI", Op::Multi),
+    ("POST", Op::CrossProtocol),
+    ("PSUBSCRIBE", Op::Subscribe),
+    ("PUNSUBSCRIBE", Op::Unsubscribe),
+    ("QUIT", Op::Quit),
+    ("READONLY", Op::Readonly),
+    ("READWRITE", Op::Readwrite),
+    ("RESET", Op::Reset),
+    ("SCRIPT DEBUG", Op::ScriptDebug),
+    ("SCRIPT KILL", Op::Isolated),
+    ("SELECT", Op::Select),
+    ("SHUTDOWN", Op::Isolated),
+    ("SSUBSCRIBE", Op::Subscribe),
+    ("SUBSCRIBE", Op::Subscribe),
+    ("SUNSUBSCRIBE", Op::Unsubscribe),
+    ("UNSUBSCRIBE", Op::Unsubscribe),
+    ("UNWATCH", Op::Unwatch),
+    ("WAIT", Op::Wait),
+    ("WAITAOF", Op::Wait),
+    ("WATCH", Op::Watch),
+    ("XREAD", Op::StreamRead),
+    ("XREADGROUP", Op::StreamRead),
+];
+
+/// Every row of the table, row 0 standing for what it does not list.
+pub(super) fn specs() -> Vec<Spec> {
+    let other =
+        Spec { name: "OTHER".into(), op: Op::Isolated, kind: Kind::Other, arity: 0, write: true, container: false };
+    let mut rows: Vec<Spec> = std::iter::once(other).chain(TABLE.lines().filter_map(row)).collect();
+    let containers: Vec<String> =
+        rows.iter().filter_map(|s| s.name.split_once(' ').map(|(head, _)| head.to_owned())).collect();
+    for spec in &mut rows {
+        spec.container = containers.contains(&spec.name);
+    }
+    rows
+}
+
+/// One line; comments and the policy rows in angle brackets give nothing.
+fn row(line: &str) -> Option<Spec> {
+    let mut columns = line.split('\t');
+    let name = columns.next()?;
+    if name.starts_with('#') || name.starts_with('<') {
+        return None;
+    }
+    let class = columns.next()?;
+    let arity = columns.nth(3).and_then(|a| a.parse().ok()).unwrap_or(0);
+    let flags = columns.next().unwrap_or_default();
+    let has = |flag: &str| flags.split(' ').any(|f| f == flag);
+    Some(Spec {
+        name: name.to_owned(),
+        op: op(name, class),
+        kind: kind(name, class, &has),
+        arity,
+        write: has("write") || has("may_replicate") || !has("readonly"),
+        container: false,
+    })
+}
+
+fn op(name: &str, class: &str) -> Op {
+    if let Some((_, op)) = OPS.iter().find(|(row, _)| *row == name) {
+        return *op;
+    }
+    match class {
+        "shared" | "rewritten" => Op::Plain,
+        "folded-blocking" => Op::Blocking,
+        "refused" => Op::NotSupported,
+        _ => Op::Isolated,
+    }
+}
+
+fn kind(name: &str, class: &str, has: &dyn Fn(&str) -> bool) -> Kind {
+    let head = name.split(' ').next().unwrap_or(name);
+    match head {
+        "MULTI" | "EXEC" | "DISCARD" | "WATCH" | "UNWATCH" => Kind::Transaction,
+        "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO" => Kind::Script,
+        "PUBLISH" | "SPUBLISH" | "PUBSUB" => Kind::Pubsub,
+        "WAIT" | "WAITAOF" => Kind::Blocking,
+        _ if class == "pubsub" => Kind::Pubsub,
+        _ if class == "folded-blocking" => Kind::Blocking,
+        _ if has("admin") => Kind::Admin,
+        _ if has("write") => Kind::Write,
+        _ if has("readonly") => Kind::Read,
+        _ => Kind::Other,
+    }
+}

@@ -1,0 +1,115 @@
+//! What one command or subcommand means to a multiplexer.
+
+/// Position of a command in the [`CommandTable`](super::CommandTable); the value that travels in slots and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CommandId(pub u16);
+
+impl CommandId {
+    /// Stands for every command that the table does not list.
+    pub const OTHER: Self = Self(0);
+}
+
+/// Latency class: the label of the duration histograms (operations.md section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Read,
+    Write,
+    Blocking,
+    Pubsub,
+    Script,
+    Transaction,
+    Admin,
+    Other,
+}
+
+/// What a command does to connection state, decided once when the table is loaded. After routing nobody looks at
+/// the command's name again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Leaves no state behind and never waits: may ride a lane.
+    Plain,
+    /// XREAD and XREADGROUP: plain without BLOCK.
+    StreamRead,
+    /// Waits on the server, then answers once.
+    Blocking,
+    /// WAIT and WAITAOF: blocking, and counts this connection's writes.
+    Wait,
+    Multi,
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
+    Subscribe,
+    Unsubscribe,
+    Monitor,
+    /// Must not sit behind other commands of a lane, or leaves unknown state: own connection, then reset.
+    Isolated,
+    /// Leaves state that only RESET or close removes (HIMPORT, CLIENT CAPA, CLIENT IMPORT-SOURCE).
+    Session,
+    /// CLIENT TRACKING.
+    Tracking,
+    Select,
+    Readonly,
+    Readwrite,
+    NoTouch,
+    Asking,
+    Auth,
+    Hello,
+    Reset,
+    Quit,
+    /// `POST` and `Host:`: an HTTP request that strayed here.
+    CrossProtocol,
+    ClientId,
+    ClientGetName,
+    ClientSetName,
+    ClientSetInfo,
+    ClientReply,
+    ClientNoEvict,
+    ClientGetRedir,
+    ClientTrackingInfo,
+    ClientCaching,
+    ClientInfo,
+    ClientList,
+    ClientKill,
+    ClientUnblock,
+    /// A CLIENT subcommand that this table does not know or that must not be forwarded.
+    ClientUnknown,
+    /// SYNC and its relatives.
+    NotSupported,
+    Debug,
+    Module,
+    ScriptDebug,
+}
+
+/// One row of the table.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Upper case, subcommands joined by a space: `CLIENT LIST`.
+    pub name: String,
+    pub op: Op,
+    pub kind: Kind,
+    /// As the server counts it: negative is a minimum, the name included. 0 when unknown.
+    pub arity: i16,
+    pub write: bool,
+    /// Has subcommands of its own in the table.
+    pub container: bool,
+}
+
+impl Spec {
+    /// Whether `argc` arguments (the name included) satisfy the arity. Unknown arities accept everything.
+    #[must_use]
+    pub fn arity_fits(&self, argc: usize) -> bool {
+        let wanted = usize::from(self.arity.unsigned_abs());
+        match self.arity {
+            0 => true,
+            n if n > 0 => argc == wanted,
+            _ => argc >= wanted,
+        }
+    }
+
+    /// The name as servers print it in errors: lower case, `client|list`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        self.name.to_ascii_lowercase().replace(' ', "|")
+    }
+}

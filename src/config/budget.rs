@@ -1,0 +1,223 @@
+//! How the process-wide cap on upstream connections is divided over the workers. Pure.
+
+use std::fmt;
+
+/// What a worker needs at least: 1 control, 1 scratch, 2 lanes, 2 pool.
+pub const WORKER_MINIMUM: usize = CONTROL + SCRATCH + LANES_MINIMUM + POOL_MINIMUM;
+
+const CONTROL: usize = 1;
+const SCRATCH: usize = 1;
+/// Two, so that a second identity, database or RESP version needs no wait for the first.
+const LANES_MINIMUM: usize = 2;
+/// Two, so that a blocking command does not keep a transaction waiting.
+const POOL_MINIMUM: usize = 2;
+
+/// The upstream connections of one worker, by kind. Each number is a limit, not a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerShare {
+    /// Invalidation, COMMAND, health.
+    pub control: usize,
+    /// AUTH and HELLO of clients, proved before they take effect.
+    pub scratch: usize,
+    /// Shared, pipelined connections.
+    pub lanes: usize,
+    /// Connections lent to one client at a time.
+    pub pool: usize,
+}
+
+impl WorkerShare {
+    /// Divides `total` connections, which are at least [`WORKER_MINIMUM`].
+    fn of(total: usize) -> Self {
+        let rest = total - CONTROL - SCRATCH;
+        let pool = (rest / 2).max(POOL_MINIMUM);
+        Self {
+            control: CONTROL,
+            scratch: SCRATCH,
+            lanes: rest - pool,
+            pool,
+        }
+    }
+
+    /// Every connection this worker may hold at one time.
+    pub fn total(&self) -> usize {
+        self.control + self.scratch + self.lanes + self.pool
+    }
+}
+
+/// The cap divided: one share a worker. The shares add up to the cap exactly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Division {
+    shares: Vec<WorkerShare>,
+}
+
+impl Division {
+    /// Divides `max_connections` over `workers`; what does not divide evenly goes to the first
+    /// workers, one each.
+    ///
+    /// # Errors
+    /// When a worker would get fewer than [`WORKER_MINIMUM`]; the text names both settings and
+    /// the values that would work.
+    pub fn of(max_connections: usize, workers: usize) -> Result<Self, String> {
+        if workers == 0 {
+            return Err("workers = 0: at least one worker is needed".to_owned());
+        }
+        let (each, left) = (max_connections / workers, max_connections % workers);
+        if each < WORKER_MINIMUM {
+            return Err(too_few(max_connections, workers));
+        }
+        let shares = (0..workers)
+            .map(|i| WorkerShare::of(each + usize::from(i < left)))
+            .collect();
+        Ok(Self { shares })
+    }
+
+    /// The share of worker `index`, counted from 0.
+    ///
+    /// # Panics
+    /// When there is no such worker.
+    pub fn worker(&self, index: usize) -> WorkerShare {
+        self.shares[index]
+    }
+
+    /// All shares, in the order of the workers.
+    pub fn shares(&self) -> &[WorkerShare] {
+        &self.shares
+    }
+
+    /// The sum of all shares: the cap itself.
+    pub fn total(&self) -> usize {
+        self.shares.iter().map(WorkerShare::total).sum()
+    }
+}
+
+fn too_few(max_connections: usize, workers: usize) -> String {
+    let needed = workers.saturating_mul(WORKER_MINIMUM);
+    let fewer = match max_connections / WORKER_MINIMUM {
+        0 => String::new(),
+        fit => format!(" or lower workers to {fit}"),
+    };
+    format!(
+        "upstream.max_connections = {max_connections} is too small for workers = {workers}: each \
+         worker needs {WORKER_MINIMUM} ({CONTROL} control, {SCRATCH} scratch, {LANES_MINIMUM} \
+         lanes, {POOL_MINIMUM} pool), {needed} in all; raise upstream.max_connections to \
+         {needed}{fewer}"
+    )
+}
+
+/// A table for people: kinds as columns, a row for each worker, totals below.
+impl fmt::Display for Division {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sum = |part: fn(&WorkerShare) -> usize| self.shares.iter().map(part).sum();
+        writeln!(
+            f,
+            "Upstream connections: at most {}, over all workers and kinds (a hard cap)",
+            self.total()
+        )?;
+        writeln!(f)?;
+        writeln!(f, "  worker  control  scratch  lanes   pool  total")?;
+        for (index, share) in self.shares.iter().enumerate() {
+            let cells = [
+                share.control,
+                share.scratch,
+                share.lanes,
+                share.pool,
+                share.total(),
+            ];
+            row(f, &index.to_string(), cells)?;
+        }
+        let totals = [
+            sum(|s| s.control),
+            sum(|s| s.scratch),
+            sum(|s| s.lanes),
+            sum(|s| s.pool),
+        ];
+        let [control, scratch, lanes, pool] = totals;
+        row(f, "all", [control, scratch, lanes, pool, self.total()])
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, cells: [usize; 5]) -> fmt::Result {
+    let [control, scratch, lanes, pool, total] = cells;
+    writeln!(
+        f,
+        "  {name:>6}  {control:>7}  {scratch:>7}  {lanes:>5}  {pool:>5}  {total:>5}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn one_worker_works_with_six() {
+        let division = Division::of(6, 1).unwrap();
+        let share = WorkerShare {
+            control: 1,
+            scratch: 1,
+            lanes: 2,
+            pool: 2,
+        };
+        assert_eq!(division.shares(), [share]);
+    }
+
+    #[test]
+    fn an_odd_connection_becomes_a_lane() {
+        let share = Division::of(7, 1).unwrap().worker(0);
+        assert_eq!((share.lanes, share.pool), (3, 2));
+    }
+
+    #[test]
+    fn what_is_left_goes_to_the_first_workers() {
+        let division = Division::of(32, 3).unwrap();
+        let totals: Vec<usize> = division.shares().iter().map(WorkerShare::total).collect();
+        assert_eq!(totals, [11, 11, 10]);
+    }
+
+    #[test]
+    fn too_few_names_both_settings_and_the_remedy() {
+        let reason = Division::of(20, 4).unwrap_err();
+        for part in [
+            "upstream.max_connections = 20",
+            "workers = 4",
+            "raise upstream.max_connections to 24",
+            "or lower workers to 3",
+        ] {
+            assert!(reason.contains(part), "{part:?} is not in {reason:?}");
+        }
+        assert!(!Division::of(5, 1).unwrap_err().contains("lower workers"));
+        assert!(Division::of(5, 0).is_err());
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_worker_and_the_totals() {
+        let table = Division::of(14, 2).unwrap().to_string();
+        let expected = "\
+Upstream connections: at most 14, over all workers and kinds (a hard cap)
+
+  worker  control  scratch  lanes   pool  total
+       0        1        1      3      2      7
+       1        1        1      3      2      7
+     all        2        2      6      4     14
+";
+        assert_eq!(table, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn the_shares_add_up_to_the_cap(max in 0usize..3000, workers in 1usize..200) {
+            match Division::of(max, workers) {
+                Ok(division) => {
+                    prop_assert_eq!(division.total(), max);
+                    prop_assert_eq!(division.shares().len(), workers);
+                    for share in division.shares() {
+                        prop_assert_eq!((share.control, share.scratch), (1, 1));
+                        prop_assert!(share.lanes >= 2 && share.pool >= 2);
+                        prop_assert!(share.lanes - share.pool <= 1);
+                    }
+                }
+                Err(_) => prop_assert!(max < workers * WORKER_MINIMUM),
+            }
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Settings as a whole: what the layers come to. Single values are tested beside their parsers.
+
+use super::settings::{Assignment, Layer, Origin, environment};
+use super::validate::{Host, validate};
+use super::*;
+
+const HOST: Host = Host {
+    parallelism: 8,
+    open_files: Some(1 << 20),
+    random: 41,
+};
+
+/// A file and variables, on a machine of eight cores.
+fn load_both(file: &str, variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), Problems> {
+    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let variables: Vec<(String, String)> = variables.iter().map(own).collect();
+    let layers = vec![file::read("f", file), environment(&variables)];
+    validate(&Settings::merge(layers)?, HOST)
+}
+
+fn good(file: &str) -> (Config, Vec<String>) {
+    load_both(file, &[]).unwrap()
+}
+
+fn bad(file: &str) -> Vec<String> {
+    load_both(file, &[]).unwrap_err().texts()
+}
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+#[test]
+fn the_defaults_are_those_of_the_design() {
+    let (config, warnings) = good("");
+    assert_eq!(warnings, Vec::<String>::new());
+    let expected = Config {
+        listen: vec![Listen::Tcp("127.0.0.1:6380".parse().unwrap())],
+        workers: 4,
+        admin: Some("127.0.0.1:9380".parse().unwrap()),
+        embedded: false,
+        instance: 42,
+        upstream: Upstream {
+            endpoint: Endpoint::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: 6379,
+            },
+            db: 0,
+            username: None,
+            password: None,
+            max_connections: 32,
+            connect_timeout: seconds(1),
+            handshake_timeout: seconds(3),
+            connect_wait: seconds(5),
+            progress_timeout: seconds(10),
+            idle_timeout: seconds(60),
+            keepalive: seconds(30),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: seconds(5),
+            connects_per_second: 50,
+            on_loss: OnLoss::Close,
+        },
+        lane: Lane {
+            max_command_bytes: 256 << 10,
+            max_inflight_commands: 16_384,
+            max_inflight_bytes: 8 << 20,
+            canary_commands: 1024,
+            canary_interval: seconds(1),
+            busy_threshold: seconds(5),
+        },
+        pool: Pool {
+            wait_timeout: seconds(5),
+            max_waiters: 16_384,
+            idle_transaction_timeout: seconds(60),
+        },
+        client: Client {
+            max_connections: 10_000,
+            inflight_commands: 128,
+            inflight_bytes: 1 << 20,
+            output_soft: 1 << 20,
+            output_limit: 256 << 20,
+            pubsub_output_limit: 32 << 20,
+            query_buffer_limit: 1 << 30,
+            tcp_keepalive: seconds(300),
+            verify_privileged: true,
+            exact_connection_commands: false,
+        },
+        drain: Drain {
+            delay: Duration::ZERO,
+            timeout: seconds(25),
+        },
+        log: Log {
+            level: "info".to_owned(),
+            format: LogFormat::Auto,
+        },
+        allow_remote_passwordless: false,
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn the_example_loads_as_the_defaults_and_has_every_key() {
+    let example = example();
+    assert_eq!(good(&example), good(""));
+    // Also what it leaves commented out is valid, though not all at once.
+    for key in KEYS {
+        let (value, is_default) = key.example_toml();
+        let (table, name) = key.table_and_name();
+        let line = format!("{}{name} = {value}", if is_default { "" } else { "# " });
+        assert!(example.lines().any(|l| l == line), "{line}");
+        assert!(example.contains(&key.env()), "{}", key.path);
+        let single = match table {
+            "" => format!("{name} = {value}"),
+            _ => format!("[{table}]\n{name} = {value}"),
+        };
+        assert!(
+            Settings::merge(vec![file::read("f", &single)]).is_ok(),
+            "{single}"
+        );
+    }
+    assert!(example.lines().all(|line| line.chars().count() <= 100));
+}
+
+#[test]
+fn every_key_reaches_the_configuration() {
+    let (defaults, _) = good("");
+    // Another valid value for each kind of key.
+    for key in KEYS {
+        let value = match key.path {
+            "instance" => "7".to_owned(),
+            "workers" => "3".to_owned(),
+            "admin" | "log.level" => "off".to_owned(),
+            "listen" => "unix:/s".to_owned(),
+            "upstream.url" => "redis://h/1".to_owned(),
+            "upstream.db" => "5".to_owned(),
+            "upstream.password" | "upstream.password_file" => "p".to_owned(),
+            // Needs a password to be valid: see the test on credentials.
+            "upstream.username" => continue,
+            "upstream.on_loss" => "error".to_owned(),
+            "log.format" => "json".to_owned(),
+            "client.verify_privileged" => "false".to_owned(),
+            path => match key.kind {
+                Kind::Switch => "true".to_owned(),
+                Kind::Time { .. } => "4s".to_owned(),
+                Kind::Count { .. } => "1023".to_owned(),
+                Kind::Size { .. } => "2MiB".to_owned(),
+                _ => panic!("{path} needs a value here"),
+            },
+        };
+        let raw = Raw::Untyped(value);
+        let assignments = vec![Assignment {
+            key,
+            raw,
+            origin: Origin::Flag(String::new()),
+        }];
+        let layer = Layer {
+            assignments,
+            problems: vec![],
+        };
+        let (config, _) = validate(&Settings::merge(vec![layer]).unwrap(), HOST).unwrap();
+        assert_ne!(config, defaults, "{}", key.path);
+    }
+}
+
+#[test]
+fn workers_fit_the_cap_unless_they_were_asked_for() {
+    let workers = |file| good(file).0.workers;
+    assert_eq!(workers("upstream.max_connections = 24"), 4);
+    let (config, warnings) = good("upstream.max_connections = 23");
+    assert_eq!((config.workers, config.division().total()), (3, 23));
+    let expected = "workers lowered from 4 to 3: upstream.max_connections = 23 has room for 6 each; \
+                    24 would be needed for 4";
+    assert_eq!(warnings, [expected]);
+    assert_eq!(workers("upstream.max_connections = 6"), 1);
+    let explicit = bad("workers = 4\n[upstream]\nmax_connections = 23");
+    assert!(
+        explicit[0].starts_with("f:3:19, f:1:11: upstream.max_connections = 23 is"),
+        "{explicit:?}"
+    );
+    assert!(
+        explicit[0].ends_with("to 24 or lower workers to 3"),
+        "{explicit:?}"
+    );
+    assert!(
+        bad("upstream.max_connections = 5")[0].ends_with("raise upstream.max_connections to 6")
+    );
+}
+
+#[test]
+fn credentials_come_from_the_latest_layer() {
+    let inline = |password: &str| Some(SecretSource::Inline(Secret::new(password.as_bytes())));
+    let file = "upstream.url = 'redis://u:p@h/3'";
+    let (config, warnings) = good(file);
+    let Upstream {
+        db,
+        username,
+        password,
+        ..
+    } = config.upstream;
+    assert_eq!(
+        (db, username.as_deref(), password),
+        (3, Some("u"), inline("p"))
+    );
+    assert!(
+        warnings[0].starts_with("f:1:16: upstream.url holds a password"),
+        "{warnings:?}"
+    );
+
+    let over = [
+        ("RESPMUX_UPSTREAM_USERNAME", "v"),
+        ("RESPMUX_UPSTREAM_PASSWORD_FILE", "/q"),
+        ("RESPMUX_UPSTREAM_DB", "4"),
+    ];
+    let upstream = load_both(file, &over).unwrap().0.upstream;
+    assert_eq!(upstream.db, 4);
+    assert_eq!(upstream.username.as_deref(), Some("v"));
+    assert_eq!(upstream.password, Some(SecretSource::File("/q".into())));
+
+    let over = [("RESPMUX_UPSTREAM", "redis://:new@h")];
+    let upstream = load_both("upstream.password = 'old'", &over)
+        .unwrap()
+        .0
+        .upstream;
+    assert_eq!(upstream.password, inline("new"));
+}
+
+#[test]
+fn credentials_given_twice_in_one_layer_are_refused() {
+    let expected =
+        "f:3:17: upstream.password_file: the password is also in upstream.url (f:2:7); keep one";
+    let twice = bad("[upstream]\nurl = 'redis://:p@h'\npassword_file = '/p'");
+    assert_eq!(twice, [expected]);
+    assert_eq!(bad("[upstream]\nurl = 'redis://h/1'\ndb = 1").len(), 1);
+    assert!(bad("upstream.username = 'u'")[0].contains("user name but no password"));
+}
+
+#[test]
+fn embedded_and_a_url_exclude_each_other() {
+    assert!(good("embedded = true").0.embedded);
+    let both = bad("embedded = true\n[upstream]\nurl = 'redis://h'");
+    let expected = "f:1:12: embedded = true starts an upstream, but f:3:7 names one: keep one";
+    assert_eq!(both, [expected]);
+    let (config, warnings) =
+        load_both("embedded = true", &[("RESPMUX_UPSTREAM", "redis://h")]).unwrap();
+    assert!(!config.embedded);
+    assert_eq!(
+        warnings,
+        ["RESPMUX_UPSTREAM takes the place of embedded in f:1:12"]
+    );
+    let file = "[upstream]\nurl = 'redis://u:p@h/3'";
+    let (config, warnings) = load_both(file, &[("RESPMUX_EMBEDDED", "1")]).unwrap();
+    let upstream = &config.upstream;
+    assert!(config.embedded && upstream.password.is_none() && upstream.username.is_none());
+    assert_eq!(upstream.db, 0);
+    assert!(
+        warnings.contains(&"RESPMUX_EMBEDDED takes the place of upstream.url in f:2:7".to_owned())
+    );
+}
+
+#[test]
+fn other_machines_are_kept_from_a_local_upstream_without_password() {
+    let remote = "listen = ['127.0.0.1:6380', '0.0.0.0:6380']\n";
+    assert!(bad(remote)[0].starts_with("f:1:10: listen = 0.0.0.0:6380 lets other machines"));
+    assert!(load_both(remote, &[("RESPMUX_EMBEDDED", "1")]).is_err());
+    for remedy in [
+        "allow_remote_passwordless = true",
+        "upstream.url = 'redis://redis'",
+        "upstream.password_file = '/p'",
+    ] {
+        assert!(
+            load_both(&format!("{remote}{remedy}"), &[]).is_ok(),
+            "{remedy}"
+        );
+    }
+}
+
+#[test]
+fn one_setting_may_bound_another() {
+    let file = "[upstream]\nbackoff_min = '6s'\n[lane]\nmax_inflight_bytes = '64KiB'\n\
+                [client]\noutput_limit = '1KiB'";
+    let expected = [
+        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"5s\"",
+        "f:4:22: lane.max_command_bytes = \"256KiB\" must not be above lane.max_inflight_bytes = \"64KiB\"",
+        "f:6:16: client.output_soft = \"1MiB\" must not be above client.output_limit = \"1KiB\"",
+    ];
+    assert_eq!(bad(file), expected);
+}
+
+#[test]
+fn advice_is_given_where_it_is_due() {
+    let (_, warnings) = good("lane.busy_threshold = '10s'\ndrain.delay = '6s'");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("lane.busy_threshold") && warnings[1].contains("exceed 30s"));
+    let settings = Settings::merge(vec![]).unwrap();
+    let open_files = |limit| {
+        validate(
+            &settings,
+            Host {
+                open_files: Some(limit),
+                ..HOST
+            },
+        )
+        .unwrap()
+        .1
+    };
+    assert_eq!(open_files(10_096), Vec::<String>::new());
+    assert!(open_files(10_095)[0].contains("needs 10096 open files, the hard limit is 10095"));
+}
+
+#[test]
+fn no_debug_output_holds_a_secret() {
+    let file = "[upstream]\nurl = 'redis://u:hunter2@h'";
+    let layer = file::read("f", file);
+    let settings = Settings::merge(vec![layer]).unwrap();
+    let (config, _) = validate(&settings, HOST).unwrap();
+    let text = format!("{settings:?} {config:?}");
+    assert!(text.contains("***") && !text.contains("hunter2"), "{text}");
+}

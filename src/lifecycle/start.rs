@@ -1,0 +1,174 @@
+//! Builds the workers and tells how to reach them.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::{Ids, MAX_QUESTIONS, Peers};
+use crate::command::CommandTable;
+use crate::config::{Config, Endpoint};
+use crate::link::{Budget, Owned};
+use crate::telemetry::{ProcessFacts, Telemetry, UpstreamKind};
+use crate::upstream::Parts;
+use crate::worker::{self, Blueprint, MAX_ORDERS, Order};
+
+/// Descriptors beside clients and upstream connections: listeners, logs, the runtimes' own.
+const SPARE_DESCRIPTORS: u64 = 128;
+
+/// The running workers.
+pub(super) struct Workers {
+    pub telemetry: Arc<Telemetry>,
+    seats: Vec<Seat>,
+}
+
+/// One worker as the main thread sees it.
+struct Seat {
+    orders: mpsc::Sender<Order>,
+    load: Arc<AtomicUsize>,
+    ended: Option<oneshot::Receiver<()>>,
+    _thread: JoinHandle<()>,
+}
+
+impl Workers {
+    /// Starts one thread per worker, each with its share of the connection budget.
+    pub(super) fn start(config: &Arc<Config>) -> anyhow::Result<Self> {
+        let table = Arc::new(CommandTable::new());
+        let facts = Arc::new(facts(config));
+        let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(&facts)));
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(MAX_QUESTIONS)).unzip();
+        let peers = Peers::new(senders);
+        let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
+        let mut seats = Vec::with_capacity(config.workers);
+        for (index, questions) in receivers.into_iter().enumerate() {
+            let share = division.worker(index);
+            let (sender, orders) = mpsc::channel(MAX_ORDERS);
+            let load = Arc::new(AtomicUsize::new(0));
+            let blueprint = Blueprint {
+                parts: Parts {
+                    worker: index,
+                    config: Arc::clone(config),
+                    shard: Arc::clone(&telemetry.shards[index]),
+                    process: Arc::clone(&facts),
+                    table: Arc::clone(&table),
+                    budget: Budget::new(share.lanes, share.pool, share.scratch, share.control),
+                    owned: owned.clone(),
+                },
+                ids: Arc::clone(&ids),
+                peers: peers.clone(),
+                orders,
+                questions,
+                load: Arc::clone(&load),
+            };
+            let (over, ended) = oneshot::channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    if let Err(error) = worker::run(blueprint) {
+                        tracing::error!(%error, "worker could not start");
+                    }
+                    // The main thread may have stopped waiting.
+                    let _ = over.send(());
+                })
+                .context("cannot start a worker thread")?;
+            seats.push(Seat { orders: sender, load, ended: Some(ended), _thread: thread });
+        }
+        Ok(Self { telemetry, seats })
+    }
+
+    /// Clients of all workers, those on their way included.
+    pub(super) fn clients(&self) -> usize {
+        self.seats.iter().map(|seat| seat.load.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The worker with the fewest clients, so that few clients are spread evenly too.
+    fn emptiest(&self) -> Option<&Seat> {
+        self.seats.iter().min_by_key(|seat| seat.load.load(Ordering::Relaxed))
+    }
+
+    /// Hands a client to the worker with the fewest. Waits when that worker is behind: the backlog holds the rest.
+    pub(super) async fn seat(&self, arrival: worker::Arrival) {
+        let Some(seat) = self.emptiest() else { return };
+        seat.load.fetch_add(1, Ordering::Relaxed);
+        if seat.orders.send(Order::Serve(arrival)).await.is_err() {
+            seat.load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells every worker to let its clients finish.
+    pub(super) async fn drain(&self) {
+        for seat in &self.seats {
+            // A worker that has ended has nothing to drain.
+            let _ = seat.orders.send(Order::Drain).await;
+        }
+    }
+
+    /// Ready when every worker has ended.
+    pub(super) async fn ended(&mut self) {
+        for seat in &mut self.seats {
+            if let Some(ended) = seat.ended.take() {
+                let _ = ended.await;
+            }
+        }
+    }
+
+    /// Counters of the accept loop: worker 0's shard would be written by two threads, so the loop has its own.
+    pub(super) fn shard(&self) -> &crate::telemetry::Shard {
+        &self.telemetry.acceptor
+    }
+}
+
+fn facts(config: &Config) -> ProcessFacts {
+    let endpoint = match &config.upstream.endpoint {
+        Endpoint::Tcp { host, port } => format!("{host}:{port}"),
+        Endpoint::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let facts = ProcessFacts::new(&endpoint, config.fingerprint());
+    facts.set_client_max(config.client.max_connections as u64);
+    let shares = config.division();
+    let sum = |pick: fn(&crate::config::WorkerShare) -> usize| shares.shares().iter().map(pick).sum::<usize>() as u64;
+    let by_kind = [
+        (UpstreamKind::Lane, sum(|s| s.lanes)),
+        (UpstreamKind::Pool, sum(|s| s.pool)),
+        (UpstreamKind::Scratch, sum(|s| s.scratch)),
+        (UpstreamKind::Control, sum(|s| s.control)),
+    ];
+    facts.set_upstream_max(config.upstream.max_connections as u64, &by_kind);
+    facts
+}
+
+/// Every client and every upstream connection needs a descriptor.
+pub(super) fn raise_descriptor_limit(config: &Config) {
+    let wanted = (config.client.max_connections + config.upstream.max_connections) as u64 + SPARE_DESCRIPTORS;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(limit) if limit < wanted => tracing::warn!(
+            limit,
+            wanted,
+            "fewer file descriptors than client.max_connections needs; raise the hard limit (ulimit -Hn)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the file descriptor limit"),
+    }
+}
+
+/// Prints the budget and how to connect. Nobody reads stdout of a daemon; then this is lost, and nothing else.
+pub(super) fn announce(config: &Config, addresses: &[String]) {
+    let mut text = format!("{}\n", config.division());
+    for address in addresses {
+        let hint = match address.strip_prefix("unix:") {
+            Some(path) => format!("redis-cli -s {path}"),
+            None => address.rsplit_once(':').map_or_else(String::new, |(host, port)| {
+                format!("redis-cli -h {} -p {port}", host.trim_matches(['[', ']']))
+            }),
+        };
+        text.push_str(&format!("listening on {address}    try: {hint}\n"));
+    }
+    if let Some(admin) = config.admin {
+        text.push_str(&format!("metrics and health on http://{admin}/metrics /readyz /livez /startupz\n"));
+    }
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    tracing::info!(listen = ?addresses, workers = config.workers, cap = config.upstream.max_connections, "ready");
+}

@@ -1,0 +1,541 @@
+//! What the upstream sends: where one RESP2 or RESP3 frame ends, chunk by chunk.
+//!
+//! ```text
+//!             type byte            `\r`                  `\n`
+//!   Head ─┬─────────────> content ──────> LineFeed ─┬──────────> Head   (the element has ended)
+//!    ^    │   + - ( : , # _                         ├──────────> Head   (`*2`: two elements follow)
+//!    │    └─────────────> Length  ──────> LineFeed ─┴──> Payload ──> PayloadEnd ──> LineFeed
+//!    │        $ ! = * ~ > % |                                                          │
+//!    └─────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A stack of counters says how many elements each open aggregate still waits for; the frame ends when it is empty.
+//! Two kinds of aggregate are no element of what surrounds them: an attribute, which is a prefix of the next frame,
+//! and a push *inside* another frame, which Redis 7.0 writes into the reply of `EXEC` without counting it when a client
+//! publishes to itself.
+//!
+//! The limits are as wide as what a server can be made to send: `EVAL` nests a reply close to 8,000 deep, `KEYS *` has
+//! no bound but memory. A tighter limit would let one client kill the connection that others share.
+
+use memchr::memchr;
+use thiserror::Error;
+
+use super::number::{Double, Integer, plain_length, whole_bulk};
+
+/// Aggregates that may be open at once, the outermost included. Lua's C stack (8,000 slots) is what bounds the server.
+pub const MAX_DEPTH: usize = 16 * 1024;
+/// Elements, or pairs, that one aggregate may announce.
+pub const MAX_ELEMENTS: u64 = u32::MAX as u64;
+/// Bytes that one bulk may announce. Nothing is reserved for it: this is only to notice a stream out of step.
+pub const MAX_BULK: u64 = 1 << 40;
+/// Levels that the stack keeps room for after a very deep frame.
+const RETAINED_LEVELS: usize = 32;
+
+/// What one call of [`ReplyScanner::advance`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advance {
+    /// The frame ends here; attributes before it are part of it.
+    Complete {
+        /// Bytes of this chunk that belong to the frame.
+        len: usize,
+        /// What the frame is.
+        kind: FrameKind,
+    },
+    /// The whole chunk belongs to the frame, and more follows.
+    Partial,
+    /// The stream is out of step or not RESP. The scanner stays in this state: the connection must be closed.
+    Invalid(ReplyError),
+}
+
+/// The first byte of a frame, after its attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameKind(u8);
+
+impl FrameKind {
+    /// One of `+ - : $ * _ # , ( ! = % ~ >`.
+    pub fn byte(self) -> u8 {
+        self.0
+    }
+
+    /// An error, simple or bulk.
+    pub fn is_error(self) -> bool {
+        matches!(self.0, b'-' | b'!')
+    }
+
+    /// A push: never the reply to a request.
+    pub fn is_push(self) -> bool {
+        self.0 == b'>'
+    }
+}
+
+/// Why bytes are not a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ReplyError {
+    /// No frame starts with this byte.
+    #[error("no frame starts with byte 0x{0:02x}")]
+    UnknownType(u8),
+    /// A length of unknown size (`$?`, `*?`), which no server sends.
+    #[error("streamed frames are not supported")]
+    Streamed,
+    /// A length that is no number, is padded, or is negative where there is no nil of that type.
+    #[error("invalid length")]
+    InvalidLength,
+    /// The content of a `:`, `,`, `#` or `_` line is not of its type.
+    #[error("invalid content of a line of type {}", char::from(*.0))]
+    InvalidContent(u8),
+    /// Something else where a CRLF must be.
+    #[error("a line or a bulk does not end with CRLF")]
+    MissingCrlf,
+    /// More than [`MAX_DEPTH`] open aggregates.
+    #[error("nested too deep")]
+    TooDeep,
+    /// A bulk above [`MAX_BULK`] or an aggregate above [`MAX_ELEMENTS`].
+    #[error("length out of range")]
+    TooLong,
+}
+
+/// What the next byte is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The type of a frame or element.
+    Head,
+    /// The length in a line of this type.
+    Length(u8, Integer),
+    /// Anything up to a `\r`: a line of type `+`, `-` or `(`.
+    Text,
+    /// A line of type `:`.
+    Integer(Integer),
+    /// A line of type `,`.
+    Double(Double),
+    /// A line of type `#`, and whether its letter is there.
+    Bool(bool),
+    /// A line of type `_`.
+    Null,
+    /// The `\n` of a line, and what the line has announced.
+    LineFeed(Next),
+    /// This many bytes of a bulk.
+    Payload(u64),
+    /// The `\r` after a bulk.
+    PayloadEnd,
+    Failed(ReplyError),
+}
+
+/// What a line has announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Nothing: the element is over.
+    Over,
+    /// A bulk of this many bytes.
+    Payload(u64),
+    /// An aggregate of this type and count.
+    Elements(u8, u64),
+}
+
+/// An aggregate that is not over.
+#[derive(Debug, Clone, Copy)]
+struct Level {
+    /// Elements still to come, with the one in progress.
+    left: u64,
+    /// Not an element of what surrounds it: an attribute, or a push inside a frame.
+    aside: bool,
+}
+
+/// Finds the ends of frames in what one upstream connection sends. No byte is kept and none is needed again with a
+/// later chunk, so a frame may be passed on while it arrives.
+#[derive(Debug)]
+pub struct ReplyScanner {
+    state: State,
+    /// First byte of the frame proper; 0 while unknown.
+    kind: u8,
+    /// A frame, or an attribute before one, has begun.
+    begun: bool,
+    levels: Vec<Level>,
+    max_depth: usize,
+}
+
+impl Default for ReplyScanner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ReplyScanner {
+    /// A scanner at a frame boundary.
+    pub fn new() -> Self {
+        Self::with_max_depth(MAX_DEPTH)
+    }
+
+    /// A scanner that calls a frame with more than `max_depth` open aggregates invalid.
+    pub(super) fn with_max_depth(max_depth: usize) -> Self {
+        Self {
+            state: State::Head,
+            kind: 0,
+            begun: false,
+            levels: Vec::new(),
+            max_depth,
+        }
+    }
+
+    /// Reads the next chunk of the stream, up to the end of the frame in progress or of the chunk. After
+    /// [`Advance::Complete`] the rest of the chunk is the caller's to pass in again.
+    #[inline]
+    pub fn advance(&mut self, chunk: &[u8]) -> Advance {
+        if !self.begun
+            && let Some(len) = whole_scalar(chunk, 0)
+        {
+            return Advance::Complete {
+                len,
+                kind: FrameKind(chunk[0]),
+            };
+        }
+        self.advance_stepwise(chunk)
+    }
+
+    fn advance_stepwise(&mut self, chunk: &[u8]) -> Advance {
+        let mut at = 0;
+        while at < chunk.len() {
+            match self.step(chunk, &mut at) {
+                Ok(false) => {}
+                Ok(true) => {
+                    return Advance::Complete {
+                        len: at,
+                        kind: self.take_frame(),
+                    };
+                }
+                Err(error) => {
+                    self.state = State::Failed(error);
+                    return Advance::Invalid(error);
+                }
+            }
+        }
+        Advance::Partial
+    }
+
+    /// Whether a frame has begun and not ended.
+    pub fn mid_frame(&self) -> bool {
+        self.begun
+    }
+
+    /// First byte of the frame in progress; `None` between frames and while only attributes have come.
+    pub fn kind(&self) -> Option<u8> {
+        (self.kind != 0).then_some(self.kind)
+    }
+
+    /// The frame has ended: ready for the next.
+    #[inline]
+    fn take_frame(&mut self) -> FrameKind {
+        if self.levels.capacity() > RETAINED_LEVELS {
+            self.levels.shrink_to(RETAINED_LEVELS);
+        }
+        self.state = State::Head;
+        self.begun = false;
+        let kind = FrameKind(self.kind);
+        self.kind = 0;
+        kind
+    }
+
+    /// Reads on from `at` by one element, or by what there is of a line or bulk. `true` when the frame has ended.
+    #[inline]
+    fn step(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
+        if self.state != State::Head {
+            return self.resume(chunk, at);
+        }
+        if !self.levels.is_empty()
+            && let Some(end) = whole_scalar(chunk, *at)
+        {
+            *at = end;
+            return Ok(self.end_element());
+        }
+        self.on_head(chunk, at)
+    }
+
+    /// A frame or element begins. What of it lies wholly in the chunk is read here in one go.
+    #[inline]
+    fn on_head(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
+        let kind = chunk[*at];
+        self.begun = true;
+        if self.levels.is_empty() && kind != b'|' {
+            self.kind = kind;
+        }
+        match kind {
+            b'$' | b'*' | b'%' | b'~' | b'>' | b'=' | b'!' | b'|' => {
+                if let Some((length, next)) = plain_length(chunk, *at) {
+                    *at = next;
+                    return self.on_announced(announced(kind, length)?, chunk, at);
+                }
+                self.state = State::Length(kind, Integer::default());
+            }
+            b'+' | b'-' | b'(' => self.state = State::Text,
+            b':' => self.state = State::Integer(Integer::default()),
+            b',' => self.state = State::Double(Double::Start),
+            b'#' => self.state = State::Bool(false),
+            b'_' => self.state = State::Null,
+            other => {
+                // The type byte is not known to be one: there is no frame of this kind.
+                self.kind = 0;
+                return Err(ReplyError::UnknownType(other));
+            }
+        }
+        *at += 1;
+        self.resume(chunk, at)
+    }
+
+    /// Goes on with a line or bulk that is not over.
+    fn resume(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
+        match self.state {
+            State::Head => Ok(false),
+            State::Text => self.in_text(chunk, at),
+            State::Payload(left) => self.in_payload(left, chunk, at),
+            State::PayloadEnd => match chunk.get(*at) {
+                Some(b'\r') => self.on_line_end(Next::Over, chunk, at),
+                Some(_) => Err(ReplyError::MissingCrlf),
+                None => Ok(false),
+            },
+            State::LineFeed(next) => self.on_line_feed(next, chunk, at),
+            State::Failed(error) => Err(error),
+            State::Length(..)
+            | State::Integer(_)
+            | State::Double(_)
+            | State::Bool(_)
+            | State::Null => self.in_short_line(chunk, at),
+        }
+    }
+
+    #[inline]
+    fn in_text(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
+        match memchr(b'\r', &chunk[*at..]) {
+            Some(found) => {
+                *at += found;
+                self.on_line_end(Next::Over, chunk, at)
+            }
+            None => {
+                *at = chunk.len();
+                Ok(false)
+            }
+        }
+    }
+
+    /// Lines whose content has a form of its own; a few bytes, so byte by byte.
+    fn in_short_line(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
+        while let Some(&byte) = chunk.get(*at) {
+            if byte == b'\r' {
+                let next = self.state.line_announces()?;
+                return self.on_line_end(next, chunk, at);
+            }
+            self.state = self.state.with_content(byte)?;
+            *at += 1;
+        }
+        Ok(false)
+    }
+
+    /// `at` is on the `\r` of a line or bulk.
+    #[inline]
+    fn on_line_end(
+        &mut self,
+        next: Next,
+        chunk: &[u8],
+        at: &mut usize,
+    ) -> Result<bool, ReplyError> {
+        *at += 1;
+        self.on_line_feed(next, chunk, at)
+    }
+
+    #[inline]
+    fn on_line_feed(
+        &mut self,
+        next: Next,
+        chunk: &[u8],
+        at: &mut usize,
+    ) -> Result<bool, ReplyError> {
+        match chunk.get(*at) {
+            Some(b'\n') => {
+                *at += 1;
+                self.on_announced(next, chunk, at)
+            }
+            Some(_) => Err(ReplyError::MissingCrlf),
+            None => {
+                self.state = State::LineFeed(next);
+                Ok(false)
+            }
+        }
+    }
+
+    /// A line is over, and `at` is after it.
+    #[inline]
+    fn on_announced(
+        &mut self,
+        next: Next,
+        chunk: &[u8],
+        at: &mut usize,
+    ) -> Result<bool, ReplyError> {
+        match next {
+            Next::Over => Ok(self.end_element()),
+            Next::Payload(length) => self.in_payload(length, chunk, at),
+            Next::Elements(kind, count) => self.open(kind, count),
+        }
+    }
+
+    #[inline]
+    fn in_payload(&mut self, left: u64, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
+        let rest = &chunk[*at..];
+        let here = usize::try_from(left).unwrap_or(usize::MAX);
+        if rest.len() > here.saturating_add(1) {
+            if rest[here..here + 2] != *b"\r\n" {
+                return Err(ReplyError::MissingCrlf);
+            }
+            *at += here + 2;
+            return Ok(self.end_element());
+        }
+        self.in_cut_payload(left, chunk, at)
+    }
+
+    /// The chunk ends before the bulk and its CRLF do.
+    #[cold]
+    fn in_cut_payload(
+        &mut self,
+        left: u64,
+        chunk: &[u8],
+        at: &mut usize,
+    ) -> Result<bool, ReplyError> {
+        let rest = (chunk.len() - *at) as u64;
+        if rest < left {
+            *at = chunk.len();
+            self.state = State::Payload(left - rest);
+            return Ok(false);
+        }
+        // `left` is at most `rest`, which is a usize.
+        *at += left as usize;
+        self.state = State::PayloadEnd;
+        self.resume(chunk, at)
+    }
+
+    /// An aggregate of `count` elements or pairs begins.
+    #[inline]
+    fn open(&mut self, kind: u8, count: u64) -> Result<bool, ReplyError> {
+        self.state = State::Head;
+        let aside = kind == b'|' || (kind == b'>' && !self.levels.is_empty());
+        if count == 0 {
+            return Ok(!aside && self.end_element());
+        }
+        if self.levels.len() >= self.max_depth {
+            return Err(ReplyError::TooDeep);
+        }
+        let left = if matches!(kind, b'%' | b'|') {
+            count * 2
+        } else {
+            count
+        };
+        self.levels.push(Level { left, aside });
+        Ok(false)
+    }
+
+    /// An element is over, and so may be what surrounds it. `true` when that is the whole frame.
+    #[inline]
+    fn end_element(&mut self) -> bool {
+        self.state = State::Head;
+        while let Some(level) = self.levels.last_mut() {
+            level.left -= 1;
+            if level.left > 0 {
+                return false;
+            }
+            let aside = level.aside;
+            self.levels.pop();
+            if aside {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// The end of the string, error, integer, nil or bulk that starts at `at`, when it is wholly there and plain: what
+/// nearly all frames and elements are. A bulk is skipped, not looked at.
+#[inline]
+fn whole_scalar(chunk: &[u8], at: usize) -> Option<usize> {
+    let line = &chunk[at..];
+    match *line.first()? {
+        b'$' if line.starts_with(b"$-1\r\n") => Some(at + 5),
+        b'$' => {
+            let (length, start) = plain_length(chunk, at)?;
+            whole_bulk(chunk, start, length).map(|bulk| bulk.end + 2)
+        }
+        b':' => plain_length(chunk, at).map(|(_, end)| end),
+        b'+' | b'-' => {
+            let end = at + memchr(b'\r', line)?;
+            (chunk.get(end + 1) == Some(&b'\n')).then_some(end + 2)
+        }
+        b'_' if line.starts_with(b"_\r\n") => Some(at + 3),
+        _ => None,
+    }
+}
+
+/// What a line of type `kind` with this length announces.
+#[inline]
+fn announced(kind: u8, length: u64) -> Result<Next, ReplyError> {
+    match kind {
+        b'$' | b'!' | b'=' => match length {
+            // A verbatim string starts with three letters and a colon.
+            0..4 if kind == b'=' => Err(ReplyError::InvalidLength),
+            0..=MAX_BULK => Ok(Next::Payload(length)),
+            _ => Err(ReplyError::TooLong),
+        },
+        _ if length > MAX_ELEMENTS => Err(ReplyError::TooLong),
+        _ => Ok(Next::Elements(kind, length)),
+    }
+}
+
+impl State {
+    /// The state after one more byte of a short line.
+    fn with_content(self, byte: u8) -> Result<Self, ReplyError> {
+        match self {
+            Self::Length(_, number) if byte == b'?' && number == Integer::default() => {
+                Err(ReplyError::Streamed)
+            }
+            // A length knows no plus sign.
+            Self::Length(kind, number) if byte != b'+' => number
+                .with_digit(byte)
+                .map(|number| Self::Length(kind, number))
+                .ok_or(ReplyError::InvalidLength),
+            Self::Integer(number) => number
+                .with_digit(byte)
+                .map(Self::Integer)
+                .ok_or(ReplyError::InvalidContent(b':')),
+            Self::Double(double) => double
+                .with_byte(byte)
+                .map(Self::Double)
+                .ok_or(ReplyError::InvalidContent(b',')),
+            Self::Bool(false) if matches!(byte, b't' | b'f') => Ok(Self::Bool(true)),
+            Self::Bool(_) => Err(ReplyError::InvalidContent(b'#')),
+            Self::Null => Err(ReplyError::InvalidContent(b'_')),
+            Self::Length(..) => Err(ReplyError::InvalidLength),
+            Self::Head
+            | Self::Text
+            | Self::LineFeed(_)
+            | Self::Payload(_)
+            | Self::PayloadEnd
+            | Self::Failed(_) => Ok(self),
+        }
+    }
+
+    /// What a short line announces that ends in this state.
+    fn line_announces(self) -> Result<Next, ReplyError> {
+        match self {
+            Self::Length(kind, number) => announced_by(kind, number),
+            Self::Integer(number) if number.digits == 0 => Err(ReplyError::InvalidContent(b':')),
+            Self::Double(double) if !double.is_whole() => Err(ReplyError::InvalidContent(b',')),
+            Self::Bool(false) => Err(ReplyError::InvalidContent(b'#')),
+            _ => Ok(Next::Over),
+        }
+    }
+}
+
+/// What a finished length announces in a line of type `kind`: never padded, and negative only as the nils of RESP2,
+/// `$-1` and `*-1`.
+fn announced_by(kind: u8, length: Integer) -> Result<Next, ReplyError> {
+    match (length.is_canonical(), length.negative) {
+        (false, _) => Err(ReplyError::InvalidLength),
+        (true, false) => announced(kind, length.magnitude),
+        (true, true) if length.magnitude == 1 && matches!(kind, b'$' | b'*') => Ok(Next::Over),
+        (true, true) => Err(ReplyError::InvalidLength),
+    }
+}

@@ -1,0 +1,159 @@
+//! The answers that routing can give.
+
+use crate::command::CommandId;
+
+/// Where one command goes. Carried out by one `match`, in `client::dispatch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// On the lane of the client's identity, protocol and database.
+    Lane,
+    /// On the connection that the client holds.
+    Relay(Relay),
+    /// Borrow a connection, then relay.
+    Pin(PinReason),
+    /// The command moves the client to another lane; its twin runs there.
+    Switch(Switch),
+    /// The upstream proves the identity on a connection of its own.
+    Login(Login),
+    /// Answered by respmux.
+    Local(Local),
+    /// Refused by respmux.
+    Refuse(Refusal),
+    /// The command's name is not in the table: ask the upstream what it is.
+    Ask,
+    /// `+OK`, then close.
+    Quit,
+    /// Close without a word.
+    Drop,
+}
+
+/// Why a client is lent a connection of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinReason {
+    Transaction,
+    Watch,
+    Blocking,
+    Wait,
+    Subscribe,
+    Monitor,
+    Tracking,
+    Session,
+    Isolated,
+    Large,
+    /// No lane was free for the client's database or identity.
+    Overflow,
+}
+
+/// What a relayed command means for the connection that carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relay {
+    Plain,
+    Watch,
+    Unwatch,
+    Multi,
+    Exec,
+    Discard,
+    /// Nothing behind it may be sent before it is answered.
+    Blocking,
+    /// WAIT and WAITAOF: behind a write of our own that makes the count sound (rule W1).
+    Wait,
+    Subscribe,
+    Unsubscribe,
+    Monitor,
+    Tracking,
+    Session,
+    /// Leaves unknown state: the connection is reset before it serves somebody else.
+    Isolated,
+    Select,
+    /// Queued in a transaction; the element of EXEC's reply is replaced or obeyed.
+    Queued(Effect),
+    /// AUTH or HELLO on a connection that is the client's own.
+    Login(Login),
+}
+
+/// What respmux does with an element of EXEC's reply (semantics.md 5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    ClientId,
+    SetName,
+    Select,
+}
+
+/// A command whose effect is another lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    Select,
+    Readonly(bool),
+    NoTouch,
+    /// HELLO without AUTH.
+    Hello,
+}
+
+/// How a client logs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    Auth,
+    Hello,
+}
+
+/// Commands that respmux answers itself, behind everything that the client sent before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Local {
+    Id,
+    GetName,
+    SetName,
+    SetInfo,
+    Reply,
+    NoEvict,
+    GetRedir,
+    TrackingInfo,
+    Caching,
+    Info,
+    List,
+    Kill,
+    Unblock,
+    Reset,
+    /// SCRIPT DEBUG NO: `+OK`.
+    Ok,
+    /// ASKING: the server's answer.
+    Asking,
+    /// UNWATCH after a WATCH was lost: `+OK`, and the mark goes.
+    Unwatch,
+    /// EXEC after a MULTI was lost.
+    PoisonedExec,
+    /// DISCARD after a MULTI was lost.
+    PoisonedDiscard,
+}
+
+/// Why respmux refuses a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The server has not been told who this is (rule A5).
+    NotAuthenticated,
+    /// Cannot be supported: SYNC, PSYNC, REPLCONF and relatives.
+    NotSupported,
+    Debug,
+    Module,
+    ScriptDebug,
+    UnknownSubcommand,
+    WrongArity(CommandId),
+    /// Inside MULTI on a lent connection: the transaction is poisoned (rule M7).
+    InTransaction,
+    /// A MULTI was lost: the body is not executed (rule M6).
+    Poisoned,
+}
+
+impl Refusal {
+    /// Metric label and log field.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotAuthenticated => "noauth",
+            Self::NotSupported | Self::Debug | Self::Module | Self::ScriptDebug => "unsupported",
+            Self::UnknownSubcommand => "unknown_subcommand",
+            Self::WrongArity(_) => "arity",
+            Self::InTransaction => "in_transaction",
+            Self::Poisoned => "poisoned",
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The metrics: one row each, with name, help, labels and where the value comes from.
+//!
+//! The rules are those of operations.md section 2: one prefix, base units, `_total` for counters,
+//! timestamps rather than ages, a bounded number of series. The `listener` label of that list is
+//! left out: a worker counts over all its listeners, and a label can be added later without
+//! breaking a `sum by`.
+
+use metrics_process::collector::Metrics as Process;
+
+use super::facts::ProcessFacts;
+use super::histogram::Histogram;
+use super::reasons::{
+    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, LatencyClass, LogLevel, Origin, PinReason,
+    RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+};
+use super::shard::Shard;
+
+/// One metric.
+pub struct Metric {
+    /// The full name.
+    pub name: &'static str,
+    /// The HELP text.
+    pub help: &'static str,
+    /// What the metric is about: the labels that all its series share.
+    pub scope: Scope,
+    /// The labels that tell its series apart.
+    pub axes: &'static [Axis],
+    pub(super) source: Source,
+}
+
+/// A label and all values it can have.
+pub type Axis = (&'static str, &'static [&'static str]);
+
+/// A place on the axes of a metric: one index for each axis, 0 where there is none.
+pub(super) type Place = [usize; 3];
+
+/// The labels that all series of a metric share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// None.
+    Process,
+    /// `upstream`: its name, `default` as long as there is one.
+    Upstream,
+    /// `upstream` and `endpoint`: its configured address.
+    Endpoint,
+    /// `sha256`: of the configuration.
+    Config,
+}
+
+/// The TYPE of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Buckets, sum and count.
+    Histogram,
+}
+
+impl Kind {
+    /// The word in the TYPE line.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// Where a value comes from. Values of shards are added up over all workers.
+pub(super) enum Source {
+    /// A counter of the shards.
+    Count(fn(&Shard, Place) -> u64),
+    /// A gauge of the shards.
+    Level(fn(&Shard, Place) -> u64),
+    /// A histogram of the shards.
+    Buckets(fn(&Shard, Place) -> &Histogram),
+    /// The earliest time that any shard names; 0 is none.
+    Earliest(fn(&Shard) -> f64),
+    /// A counter of seconds, one series a worker, under the label `worker`.
+    PerWorker(fn(&Shard) -> f64),
+    /// Answered commands, one series for each command that was seen, under the label `cmd`.
+    Commands,
+    /// A counter of the process facts.
+    FactCount(fn(&ProcessFacts, Place) -> u64),
+    /// A gauge of the process facts.
+    Fact(fn(&ProcessFacts, Place) -> f64),
+    /// A counter that the operating system keeps; absent where it does not tell.
+    SystemCount(fn(&Process) -> Option<f64>),
+    /// A gauge that the operating system keeps; absent where it does not tell.
+    System(fn(&Process) -> Option<f64>),
+}
+
+impl Metric {
+    /// The TYPE of the metric.
+    pub fn kind(&self) -> Kind {
+        match self.source {
+            Source::Count(_)
+            | Source::PerWorker(_)
+            | Source::Commands
+            | Source::FactCount(_)
+            | Source::SystemCount(_) => Kind::Counter,
+            Source::Level(_) | Source::Earliest(_) | Source::Fact(_) | Source::System(_) => Kind::Gauge,
+            Source::Buckets(_) => Kind::Histogram,
+        }
+    }
+
+    /// The names of its labels, without the `le` of histograms.
+    pub fn labels(&self) -> Vec<&'static str> {
+        let scope: &[&str] = match self.scope {
+            Scope::Process => &[],
+            Scope::Upstream => &["upstream"],
+            Scope::Endpoint => &["upstream", "endpoint"],
+            Scope::Config => &["sha256"],
+        };
+        let own = match self.source {
+            Source::PerWorker(_) => Some("worker"),
+            Source::Commands => Some("cmd"),
+            _ => None,
+        };
+        scope.iter().copied().chain(self.axes.iter().map(|(name, _)| *name)).chain(own).collect()
+    }
+
+    /// All places on its axes.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let mut places = vec![Place::default()];
+        for (axis, (_, values)) in self.axes.iter().enumerate() {
+            places = places
+                .iter()
+                .flat_map(|place| {
+                    (0..values.len()).map(move |index| {
+                        let mut place = *place;
+                        place[axis] = index;
+                        place
+                    })
+                })
+                .collect();
+        }
+        places
+    }
+}
+
+/// The revision that was built, or `unknown`: set RESPMUX_REVISION in the environment of the build.
+pub const REVISION: &str = match option_env!("RESPMUX_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// The compiler, or `unknown`: set RESPMUX_RUSTC in the environment of the build.
+pub const RUSTC: &str = match option_env!("RESPMUX_RUSTC") {
+    Some(rustc) => rustc,
+    None => "unknown",
+};
+
+const BUILD: &[Axis] = &[("version", &[env!("CARGO_PKG_VERSION")]), ("revision", &[REVISION]), ("rustc", &[RUSTC])];
+
+/// The states of [`ClientState`], and what is left.
+const CLIENT_STATES: &[&str] = &["active", "blocked", "subscribed", "idle"];
+
+/// The kinds of [`UpstreamKind`], and the budget they share. The only metric with a total among
+/// its values: the parts are limits of their own and need not add up.
+const BUDGETS: &[&str] = &["lane", "pool", "scratch", "control", "total"];
+
+const PIN: &[Axis] = &[("reason", PinReason::LABELS)];
+const CLASS: &[Axis] = &[("class", LatencyClass::LABELS)];
+
+const fn row(name: &'static str, scope: Scope, axes: &'static [Axis], source: Source, help: &'static str) -> Metric {
+    Metric { name, help, scope, axes, source }
+}
+
+/// Every metric that [`Telemetry::render`](super::Telemetry::render) shows.
+#[rustfmt::skip]
+pub static METRICS: &[Metric] = {
+    use Scope::{Config, Endpoint, Process, Upstream};
+    use Source::{Buckets, Commands, Count, Earliest, Fact, FactCount, Level, PerWorker, System, SystemCount};
+    &[
+    row("respmux_build_info", Process, BUILD, Fact(|_, _| 1.0),
+        "Build metadata; always 1"),
+    row("respmux_config_hash_info", Config, &[], Fact(|_, _| 1.0),
+        "Hash of the running configuration; always 1"),
+    row("respmux_draining", Process, &[], Fact(|f, _| u8::from(f.draining()).into()),
+        "1 while the proxy is draining"),
+
+    row("respmux_client_connections", Process, &[("state", CLIENT_STATES)], Level(client_connections),
+        "Client connections by state"),
+    row("respmux_client_connections_max", Process, &[], Fact(|f, _| f.client_max() as f64),
+        "Configured client limit"),
+    row("respmux_client_connections_opened_total", Process, &[], Count(|s, _| s.client_opened.value()),
+        "Accepted client connections"),
+    row("respmux_client_connections_closed_total", Process, &[("reason", CloseReason::LABELS)],
+        Count(|s, [r, ..]| s.client_closed.at(r).value()),
+        "Closed client connections"),
+    row("respmux_client_connections_rejected_total", Process, &[("reason", RejectReason::LABELS)],
+        Count(|s, [r, ..]| s.client_rejected.at(r).value()),
+        "Refused client connections"),
+    row("respmux_client_accept_errors_total", Process, &[], Count(|s, _| s.accept_errors.value()),
+        "accept(2) failures"),
+    row("respmux_client_pinned_connections", Upstream, PIN, Level(|s, [r, ..]| s.pinned.at(r).value()),
+        "Clients that hold an upstream connection of their own"),
+    row("respmux_client_pins_total", Upstream, PIN, Count(|s, [r, ..]| s.pins.at(r).value()),
+        "Times a client was pinned"),
+    row("respmux_client_pin_duration_seconds", Upstream, PIN, Buckets(|s, [r, ..]| s.pin_duration.at(r)),
+        "How long a pin lasted"),
+    row("respmux_client_received_bytes_total", Process, &[], Count(|s, _| s.client_received_bytes.value()),
+        "Bytes read from clients"),
+    row("respmux_client_sent_bytes_total", Process, &[], Count(|s, _| s.client_sent_bytes.value()),
+        "Bytes written to clients"),
+    row("respmux_client_output_buffer_bytes", Process, &[], Level(|s, _| s.client_output_buffer_bytes.value()),
+        "Bytes waiting to be written to clients"),
+    row("respmux_client_stalls_total", Process, &[("reason", StallReason::LABELS)],
+        Count(|s, [r, ..]| s.client_stalls.at(r).value()),
+        "Times the reading of a client was paused"),
+
+    row("respmux_commands_total", Upstream, &[], Commands,
+        "Commands answered"),
+    row("respmux_command_errors_total", Upstream, &[("origin", Origin::LABELS), ("code", ErrorCode::LABELS)],
+        Count(|s, [o, c, _]| s.command_errors.at(o).at(c).value()),
+        "Error replies to clients"),
+    row("respmux_command_duration_seconds", Upstream, CLASS, Buckets(|s, [c, ..]| s.command_duration.at(c)),
+        "Time from command parsed to reply queued"),
+    row("respmux_commands_rejected_total", Process, &[("reason", RefuseReason::LABELS)],
+        Count(|s, [r, ..]| s.commands_rejected.at(r).value()),
+        "Commands the proxy refused"),
+
+    row("respmux_upstream_up", Endpoint, &[], Fact(|f, _| u8::from(f.upstream_up()).into()),
+        "1 if the upstream answered its last health check"),
+    row("respmux_upstream_connections", Endpoint,
+        &[("kind", UpstreamKind::LABELS), ("state", UpstreamState::LABELS)],
+        Level(|s, [k, st, _]| s.upstream_connections.at(k).at(st).value()),
+        "Connections to the upstream"),
+    row("respmux_upstream_connections_max", Upstream, &[("kind", BUDGETS)], Fact(|f, [k, ..]| budget(f, k)),
+        "Configured upstream connection limit"),
+    row("respmux_upstream_connections_opened_total", Endpoint, &[("kind", UpstreamKind::LABELS)],
+        Count(|s, [k, ..]| s.upstream_opened.at(k).value()),
+        "Upstream connections opened"),
+    row("respmux_upstream_connections_closed_total", Endpoint, &[("reason", UpstreamCloseReason::LABELS)],
+        Count(|s, [r, ..]| s.upstream_closed.at(r).value()),
+        "Upstream connections closed"),
+    row("respmux_upstream_connect_errors_total", Endpoint, &[("reason", ConnectError::LABELS)],
+        Count(|s, [r, ..]| s.upstream_connect_errors.at(r).value()),
+        "Failed upstream connects"),
+    row("respmux_upstream_connect_duration_seconds", Upstream, &[], Buckets(|s, _| &s.upstream_connect_duration),
+        "Connect and handshake"),
+    row("respmux_upstream_duration_seconds", Upstream, CLASS, Buckets(|s, [c, ..]| s.upstream_duration.at(c)),
+        "Time from written upstream to reply read"),
+    row("respmux_upstream_inflight_commands", Endpoint, &[], Level(|s, _| s.inflight.value()),
+        "Commands waiting for an upstream reply"),
+    row("respmux_upstream_oldest_inflight_start_timestamp_seconds", Upstream, &[],
+        Earliest(|s| s.oldest_inflight_start.value()),
+        "Start time of the oldest command waiting; 0 if none"),
+    row("respmux_upstream_received_bytes_total", Endpoint, &[], Count(|s, _| s.upstream_received_bytes.value()),
+        "Bytes read from the upstream"),
+    row("respmux_upstream_sent_bytes_total", Endpoint, &[], Count(|s, _| s.upstream_sent_bytes.value()),
+        "Bytes written to the upstream"),
+    row("respmux_upstream_batch_commands", Upstream, &[], Buckets(|s, _| &s.batch_commands),
+        "Commands per write to the upstream"),
+
+    row("respmux_pool_waiters", Upstream, &[], Level(|s, _| s.pool_waiters.value()),
+        "Clients waiting for a dedicated connection"),
+    row("respmux_pool_wait_duration_seconds", Upstream, &[], Buckets(|s, _| &s.pool_wait),
+        "Wait for a dedicated connection"),
+    row("respmux_pool_timeouts_total", Upstream, &[], Count(|s, _| s.pool_timeouts.value()),
+        "Waits that timed out"),
+    row("respmux_pool_switches_total", Upstream, &[], Count(|s, _| s.pool_switches.value()),
+        "Dedicated connections made over for another identity, protocol or database"),
+
+    row("respmux_lane_tombstones_total", Upstream, &[], Count(|s, _| s.lane_tombstones.value()),
+        "Replies still owed to a client that is gone"),
+    row("respmux_lane_canaries_total", Upstream, &[], Count(|s, _| s.lane_canaries.value()),
+        "Self-checks of lanes that were answered"),
+    row("respmux_lane_canary_failures_total", Upstream, &[], Count(|s, _| s.lane_canary_failures.value()),
+        "Self-checks of lanes that were answered wrongly"),
+    row("respmux_lane_anomalies_total", Upstream, &[("reason", AnomalyReason::LABELS)],
+        Count(|s, [r, ..]| s.lane_anomalies.at(r).value()),
+        "Lanes killed because they could not be trusted"),
+    row("respmux_lane_overflow_total", Upstream, &[], Count(|s, _| s.lane_overflow.value()),
+        "Commands for a lane that went over the pool because no lane was free"),
+
+    row("respmux_log_messages_total", Process, &[("level", LogLevel::LABELS)],
+        FactCount(|f, [l, ..]| f.log_messages(l)),
+        "Log events, suppressed ones included"),
+    row("respmux_worker_busy_seconds_total", Process, &[], PerWorker(|s| s.worker_busy_seconds.value()),
+        "Time a worker thread was busy"),
+
+    // Names without our prefix: what every exporter calls them.
+    row("process_cpu_seconds_total", Process, &[], SystemCount(|p| p.cpu_seconds_total),
+        "Total user and system CPU time spent in seconds"),
+    row("process_open_fds", Process, &[], System(|p| p.open_fds.map(|n| n as f64)),
+        "Number of open file descriptors"),
+    row("process_max_fds", Process, &[], System(|p| p.max_fds.map(|n| n as f64)),
+        "Maximum number of open file descriptors"),
+    row("process_virtual_memory_bytes", Process, &[], System(|p| p.virtual_memory_bytes.map(|n| n as f64)),
+        "Virtual memory size in bytes"),
+    row("process_resident_memory_bytes", Process, &[], System(|p| p.resident_memory_bytes.map(|n| n as f64)),
+        "Resident memory size in bytes"),
+    row("process_start_time_seconds", Process, &[], System(|p| p.start_time_seconds.map(|n| n as f64)),
+        "Start time of the process since unix epoch in seconds"),
+    row("process_threads", Process, &[], System(|p| p.threads.map(|n| n as f64)),
+        "Number of OS threads in the process"),
+    ]
+};
+
+fn client_connections(shard: &Shard, [state, ..]: Place) -> u64 {
+    if state < ClientState::ALL.len() { shard.clients_by_state.at(state).value() } else { shard.idle_clients() }
+}
+
+fn budget(facts: &ProcessFacts, kind: usize) -> f64 {
+    let connections = if kind < UpstreamKind::ALL.len() { facts.upstream_max_of(kind) } else { facts.upstream_max() };
+    connections as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_follow_the_rules() {
+        let mut seen = HashSet::new();
+        for metric in METRICS {
+            let name = metric.name;
+            assert!(seen.insert(name), "{name} has two rows");
+            assert!(name.starts_with("respmux_") || name.starts_with("process_"), "{name}");
+            assert!(name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()), "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind() == Kind::Counter, "{name}");
+            assert!(!metric.help.is_empty() && !metric.help.ends_with('.'), "{name}");
+            assert!(metric.axes.len() <= Place::default().len(), "{name}");
+            let labels = metric.labels();
+            assert_eq!(labels.iter().collect::<HashSet<_>>().len(), labels.len(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_values_that_add_one_to_a_set_begin_with_the_set() {
+        assert_eq!(&CLIENT_STATES[..ClientState::ALL.len()], ClientState::LABELS);
+        assert_eq!(CLIENT_STATES.len(), ClientState::ALL.len() + 1);
+        assert_eq!(&BUDGETS[..UpstreamKind::ALL.len()], UpstreamKind::LABELS);
+        assert_eq!(BUDGETS.len(), UpstreamKind::ALL.len() + 1);
+    }
+
+    #[test]
+    fn places_are_all_combinations() {
+        let errors = METRICS.iter().find(|m| m.name == "respmux_command_errors_total").unwrap();
+        let places = errors.places();
+        assert_eq!(places.len(), Origin::ALL.len() * ErrorCode::ALL.len());
+        assert_eq!(places.iter().collect::<HashSet<_>>().len(), places.len());
+        assert_eq!(places[1], [0, 1, 0]);
+    }
+}

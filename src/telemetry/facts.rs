@@ -1,0 +1,174 @@
+//! What is true of the process as a whole.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::cells::Each;
+use super::reasons::{LogLevel, UpstreamKind};
+
+/// Facts of the process: set rarely, from any thread; read by the admin thread.
+///
+/// It is made after the configuration was loaded, so its existence says that one was.
+pub struct ProcessFacts {
+    endpoint: String,
+    config_sha256: String,
+    started_unix_millis: u64,
+    listening: AtomicBool,
+    draining: AtomicBool,
+    upstream_up: AtomicBool,
+    client_max: AtomicU64,
+    upstream_max: AtomicU64,
+    upstream_max_by_kind: Each<UpstreamKind, AtomicU64>,
+    log_messages: Each<LogLevel, AtomicU64>,
+}
+
+impl ProcessFacts {
+    /// Facts of a process that starts now: not listening, not draining, upstream not seen yet.
+    ///
+    /// `endpoint` is the configured upstream address, shown as a label; credentials in it are cut
+    /// out. `config_sha256` is the hash of the running configuration in hex.
+    pub fn new(endpoint: &str, config_sha256: impl Into<String>) -> Self {
+        Self {
+            endpoint: without_credentials(endpoint),
+            config_sha256: config_sha256.into(),
+            started_unix_millis: unix_millis(),
+            listening: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            upstream_up: AtomicBool::new(false),
+            client_max: AtomicU64::new(0),
+            upstream_max: AtomicU64::new(0),
+            upstream_max_by_kind: Each::default(),
+            log_messages: Each::default(),
+        }
+    }
+
+    /// The configured upstream address, without credentials.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The hash of the running configuration, in hex.
+    pub fn config_sha256(&self) -> &str {
+        &self.config_sha256
+    }
+
+    /// When the process started: unix time in milliseconds.
+    pub fn started_unix_millis(&self) -> u64 {
+        self.started_unix_millis
+    }
+
+    /// Every client listener is bound.
+    pub fn set_listening(&self) {
+        self.listening.store(true, Relaxed);
+    }
+
+    /// Whether every client listener was bound. Stays true during a drain.
+    pub fn listening(&self) -> bool {
+        self.listening.load(Relaxed)
+    }
+
+    /// A drain began or was called off.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Relaxed);
+    }
+
+    /// Whether the process is draining.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// The result of the last health check of the upstream.
+    pub fn set_upstream_up(&self, up: bool) {
+        self.upstream_up.store(up, Relaxed);
+    }
+
+    /// Whether the upstream answered its last health check; false before the first.
+    pub fn upstream_up(&self) -> bool {
+        self.upstream_up.load(Relaxed)
+    }
+
+    /// The client limit of the whole process.
+    pub fn set_client_max(&self, clients: u64) {
+        self.client_max.store(clients, Relaxed);
+    }
+
+    pub(super) fn client_max(&self) -> u64 {
+        self.client_max.load(Relaxed)
+    }
+
+    /// The budget of upstream connections of the whole process, and how it is divided. The parts
+    /// need not add up to the total; a kind that is not named keeps 0.
+    pub fn set_upstream_max(&self, total: u64, by_kind: &[(UpstreamKind, u64)]) {
+        self.upstream_max.store(total, Relaxed);
+        for (kind, connections) in by_kind {
+            self.upstream_max_by_kind[*kind].store(*connections, Relaxed);
+        }
+    }
+
+    pub(super) fn upstream_max(&self) -> u64 {
+        self.upstream_max.load(Relaxed)
+    }
+
+    pub(super) fn upstream_max_of(&self, kind: usize) -> u64 {
+        self.upstream_max_by_kind.at(kind).load(Relaxed)
+    }
+
+    /// A log event was made. Any thread may log, hence a locked increment here.
+    pub fn logged(&self, level: LogLevel) {
+        self.log_messages[level].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn log_messages(&self, level: usize) -> u64 {
+        self.log_messages.at(level).load(Relaxed)
+    }
+}
+
+/// The time now: unix time in milliseconds; 0 on a clock before 1970.
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The address without `user:password@`. Only an address with a scheme can have one; there the
+/// last `@` counts, so that an unescaped one in a password does not show half of it.
+fn without_credentials(address: &str) -> String {
+    match (address.split_once("://"), address.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        _ => address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_cut_out_of_the_endpoint() {
+        for (address, shown) in [
+            ("redis://user:pa@ss/wo:rd@db.example:6379/2", "redis://db.example:6379/2"),
+            ("redis://:secret@[::1]:6379", "redis://[::1]:6379"),
+            ("valkey://db:6379", "valkey://db:6379"),
+            ("127.0.0.1:6379", "127.0.0.1:6379"),
+            ("/run/redis@main.sock", "/run/redis@main.sock"),
+        ] {
+            assert_eq!(ProcessFacts::new(address, "").endpoint(), shown);
+        }
+    }
+
+    #[test]
+    fn a_new_process_claims_nothing() {
+        let facts = ProcessFacts::new("a:1", "ff");
+        assert!(!facts.listening() && !facts.draining() && !facts.upstream_up());
+        assert_eq!(facts.config_sha256(), "ff");
+        assert!(facts.started_unix_millis() <= unix_millis());
+    }
+
+    #[test]
+    fn parts_of_the_budget_that_are_not_named_stay() {
+        let facts = ProcessFacts::new("a:1", "");
+        facts.set_upstream_max(32, &[(UpstreamKind::Pool, 20), (UpstreamKind::Lane, 8)]);
+        assert_eq!(facts.upstream_max(), 32);
+        assert_eq!(facts.upstream_max_of(UpstreamKind::Pool as usize), 20);
+        assert_eq!(facts.upstream_max_of(UpstreamKind::Control as usize), 0);
+    }
+}

@@ -1,0 +1,221 @@
+//! Histograms with fixed buckets, written by one worker and summed over all of them at a scrape.
+//!
+//! They are our own because the exporter keeps every sample until it is asked (operations.md,
+//! finding D): 16 bytes a command are too many. Here a sample costs a search over at most
+//! [`LATENCY`]'s 17 bounds and two stores, and the memory is fixed.
+
+use std::fmt::Write as _;
+
+use super::cells::{Count, Real};
+
+/// The buckets of a histogram.
+#[derive(Debug)]
+pub struct Scale {
+    /// Upper bounds, inclusive, ascending, in the unit that is recorded.
+    bounds: &'static [u64],
+    /// How many recorded units make one shown unit: 1e9 for nanoseconds shown as seconds.
+    per_shown: f64,
+}
+
+const MICRO: u64 = 1_000;
+const MILLI: u64 = 1_000 * MICRO;
+const SECOND: u64 = 1_000 * MILLI;
+
+/// 50 us to 10 s, recorded in nanoseconds. Finer below a millisecond than the usual ones: that is
+/// where Redis answers.
+pub static LATENCY: Scale = Scale {
+    bounds: &[
+        50 * MICRO,
+        100 * MICRO,
+        250 * MICRO,
+        500 * MICRO,
+        MILLI,
+        2_500 * MICRO,
+        5 * MILLI,
+        10 * MILLI,
+        25 * MILLI,
+        50 * MILLI,
+        100 * MILLI,
+        250 * MILLI,
+        500 * MILLI,
+        SECOND,
+        2_500 * MILLI,
+        5 * SECOND,
+        10 * SECOND,
+    ],
+    per_shown: 1e9,
+};
+
+/// 1 ms to 1 h, recorded in nanoseconds: a pin lasts from one transaction to a working day.
+pub static HOLD: Scale = Scale {
+    bounds: &[
+        MILLI,
+        5 * MILLI,
+        10 * MILLI,
+        50 * MILLI,
+        100 * MILLI,
+        500 * MILLI,
+        SECOND,
+        5 * SECOND,
+        10 * SECOND,
+        30 * SECOND,
+        60 * SECOND,
+        300 * SECOND,
+        1_800 * SECOND,
+        3_600 * SECOND,
+    ],
+    per_shown: 1e9,
+};
+
+/// 1 to 1024 in powers of two, recorded as numbers.
+pub static SIZE: Scale = Scale { bounds: &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], per_shown: 1.0 };
+
+/// One histogram of one worker. Single writer.
+#[derive(Debug)]
+pub struct Histogram {
+    scale: &'static Scale,
+    /// Samples by bucket, not cumulative; the last one is for samples above every bound.
+    cells: Box<[Count]>,
+    /// A real number, because ten thousand blocked clients would fill 64 bits of nanoseconds in
+    /// three weeks.
+    sum: Real,
+}
+
+impl Histogram {
+    /// An empty histogram.
+    pub fn new(scale: &'static Scale) -> Self {
+        let cells = (0..=scale.bounds.len()).map(|_| Count::default()).collect();
+        Self { scale, cells, sum: Real::default() }
+    }
+
+    /// Adds one sample, in the unit of the scale.
+    #[inline]
+    pub fn record(&self, value: u64) {
+        let bucket = self.scale.bounds.partition_point(|bound| *bound < value);
+        self.cells[bucket].inc();
+        self.sum.add(value as f64);
+    }
+
+    /// How many samples were recorded.
+    pub fn count(&self) -> u64 {
+        self.cells.iter().map(Count::value).sum()
+    }
+}
+
+/// The sum of the same histogram of several workers.
+#[derive(Debug)]
+pub(super) struct Totals {
+    scale: &'static Scale,
+    cells: Vec<u64>,
+    sum: f64,
+}
+
+impl Totals {
+    /// Adds up histograms of one scale. None of them: no totals.
+    pub(super) fn of<'a>(histograms: impl IntoIterator<Item = &'a Histogram>) -> Option<Self> {
+        let mut histograms = histograms.into_iter().peekable();
+        let scale = histograms.peek()?.scale;
+        let mut totals = Self { scale, cells: vec![0; scale.bounds.len() + 1], sum: 0.0 };
+        for histogram in histograms {
+            for (total, cell) in totals.cells.iter_mut().zip(&histogram.cells) {
+                *total += cell.value();
+            }
+            totals.sum += histogram.sum.value();
+        }
+        Some(totals)
+    }
+
+    /// Writes the buckets, sum and count in the text format of Prometheus. `labels` is
+    /// `a="b",c="d"` or empty.
+    ///
+    /// The count is the last bucket and not a cell of its own: a worker goes on recording while
+    /// we read, and the two must be equal.
+    pub(super) fn render(&self, out: &mut String, name: &str, labels: &str) {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let mut cumulative = 0;
+        for (index, cell) in self.cells.iter().enumerate() {
+            cumulative += cell;
+            let le = self.scale.bounds.get(index).map(|bound| *bound as f64 / self.scale.per_shown);
+            // Writing to a string cannot fail.
+            let _ = match le {
+                Some(le) => {
+                    writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{le}\"}} {cumulative}")
+                }
+                None => writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {cumulative}"),
+            };
+        }
+        let sum = self.sum / self.scale.per_shown;
+        let _ = writeln!(out, "{name}_sum{braced} {sum}");
+        let _ = writeln!(out, "{name}_count{braced} {cumulative}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(histogram: &Histogram, labels: &str) -> String {
+        let mut out = String::new();
+        Totals::of([histogram]).unwrap().render(&mut out, "m", labels);
+        out
+    }
+
+    #[test]
+    fn bounds_ascend() {
+        for scale in [&LATENCY, &HOLD, &SIZE] {
+            assert!(scale.bounds.is_sorted_by(|a, b| a < b), "{:?}", scale.bounds);
+        }
+    }
+
+    #[test]
+    fn a_bound_belongs_to_its_bucket() {
+        let histogram = Histogram::new(&SIZE);
+        for value in [1, 2, 3, 4, 1024, 1025] {
+            histogram.record(value);
+        }
+        let text = rendered(&histogram, "");
+        for line in [
+            "m_bucket{le=\"1\"} 1",
+            "m_bucket{le=\"2\"} 2",
+            "m_bucket{le=\"4\"} 4",
+            "m_bucket{le=\"512\"} 4",
+            "m_bucket{le=\"1024\"} 5",
+            "m_bucket{le=\"+Inf\"} 6",
+            "m_sum 2059",
+            "m_count 6",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert_eq!(histogram.count(), 6);
+    }
+
+    #[test]
+    fn nanoseconds_are_shown_as_seconds() {
+        let histogram = Histogram::new(&LATENCY);
+        histogram.record(0);
+        histogram.record(50_000);
+        histogram.record(50_001);
+        histogram.record(60 * SECOND);
+        let text = rendered(&histogram, "class=\"read\"");
+        let first: Vec<_> = text.lines().take(2).collect();
+        assert_eq!(first, ["m_bucket{class=\"read\",le=\"0.00005\"} 2", "m_bucket{class=\"read\",le=\"0.0001\"} 3"]);
+        assert!(text.contains("m_bucket{class=\"read\",le=\"10\"} 3\n"), "{text}");
+        assert!(text.contains("m_bucket{class=\"read\",le=\"+Inf\"} 4\n"), "{text}");
+        assert!(text.contains("m_sum{class=\"read\"} 60.000100001\n"), "{text}");
+        assert_eq!(text.lines().count(), LATENCY.bounds.len() + 3);
+    }
+
+    #[test]
+    fn totals_are_the_sum_over_workers() {
+        let (a, b) = (Histogram::new(&SIZE), Histogram::new(&SIZE));
+        a.record(1);
+        b.record(1);
+        b.record(7);
+        let mut out = String::new();
+        Totals::of([&a, &b]).unwrap().render(&mut out, "m", "");
+        assert!(out.contains("m_bucket{le=\"1\"} 2\n"), "{out}");
+        assert!(out.ends_with("m_sum 9\nm_count 3\n"), "{out}");
+        assert!(Totals::of([]).is_none());
+    }
+}

@@ -1,0 +1,77 @@
+//! Logs: lines on stderr, as text or JSON.
+
+use std::env;
+use std::io::{self, IsTerminal};
+
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Log, LogFormat};
+
+/// Sets up logging for the process; to be called once, before the first line. A second call has no
+/// effect. Standard output stays free for what a command answers.
+pub fn init(log: &Log) {
+    let is_terminal = io::stderr().is_terminal();
+    let registry = tracing_subscriber::registry();
+    // A test, or a program around the library, may have set up its own.
+    let _ = match is_json(log.format, is_terminal) {
+        true => {
+            let lines = fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_writer(io::stderr);
+            registry
+                .with(lines.with_filter(targets(&log.level)))
+                .try_init()
+        }
+        false => {
+            let colour =
+                is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let lines = fmt::layer().with_ansi(colour).with_writer(io::stderr);
+            registry
+                .with(lines.with_filter(targets(&log.level)))
+                .try_init()
+        }
+    };
+}
+
+fn is_json(format: LogFormat, is_terminal: bool) -> bool {
+    match format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !is_terminal,
+    }
+}
+
+/// The filter for `log.level`, which the configuration has checked. Should it be wrong all the same,
+/// a proxy that logs at info is better than one that does not start.
+fn targets(level: &str) -> Targets {
+    level
+        .parse()
+        .unwrap_or_else(|_| Targets::new().with_default(Level::INFO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_text_on_a_terminal_only() {
+        assert!(!is_json(LogFormat::Auto, true));
+        assert!(is_json(LogFormat::Auto, false));
+        assert!(is_json(LogFormat::Json, true));
+        assert!(!is_json(LogFormat::Text, false));
+    }
+
+    #[test]
+    fn the_filter_takes_levels_and_targets() {
+        let filter = targets("warn,respmux::upstream=debug");
+        assert!(filter.would_enable("other", &Level::WARN));
+        assert!(!filter.would_enable("other", &Level::INFO));
+        assert!(filter.would_enable("respmux::upstream::lane", &Level::DEBUG));
+        assert!(!targets("off").would_enable("respmux", &Level::ERROR));
+    }
+}

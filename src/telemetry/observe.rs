@@ -1,0 +1,121 @@
+//! The events that the data path reports, and the counters they move: one call an event, so that no room has to
+//! know which metrics belong together.
+
+use std::time::Duration;
+
+use super::reasons::{AnomalyReason, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState};
+use super::{Shard, unix_millis};
+use crate::command::{CommandId, Kind};
+use crate::link::Use;
+use crate::router;
+
+impl Shard {
+    /// A connection of this kind is being opened.
+    pub fn upstream_connecting(&self, kind: UpstreamKind) {
+        self.upstream_moved(kind, None, Some(UpstreamState::Connecting));
+    }
+
+    /// Its handshake matched, after `took`.
+    pub fn upstream_connected(&self, kind: UpstreamKind, took: Duration) {
+        self.upstream_moved(kind, Some(UpstreamState::Connecting), Some(UpstreamState::Active));
+        self.upstream_opened[kind].inc();
+        self.upstream_connect_duration.record(nanos(took));
+    }
+
+    /// It could not be opened.
+    pub fn upstream_failed(&self, kind: UpstreamKind, error: ConnectError) {
+        self.upstream_moved(kind, Some(UpstreamState::Connecting), None);
+        self.upstream_connect_errors[error].inc();
+    }
+
+    /// It has ended.
+    pub fn upstream_closed(&self, kind: UpstreamKind, reason: UpstreamCloseReason) {
+        self.upstream_moved(kind, Some(UpstreamState::Active), None);
+        self.upstream_closed[reason].inc();
+    }
+
+    /// A lane was killed because its replies could not be trusted.
+    pub fn anomaly(&self, reason: AnomalyReason) {
+        self.lane_anomalies[reason].inc();
+    }
+
+    /// Bytes went to the upstream in one write.
+    #[inline]
+    pub fn upstream_written(&self, bytes: usize) {
+        self.upstream_sent_bytes.add(bytes as u64);
+    }
+
+    /// Bytes came from the upstream in one read.
+    #[inline]
+    pub fn upstream_read(&self, bytes: usize) {
+        self.upstream_received_bytes.add(bytes as u64);
+    }
+
+    /// A client waited this long for a lent connection.
+    pub fn pool_waited(&self, waited: Duration) {
+        self.pool_wait.record(nanos(waited));
+    }
+
+    /// Requests on lanes without a reply, and the age of the oldest.
+    pub fn lanes_observed(&self, in_flight: usize, oldest: Option<Duration>) {
+        self.inflight.set(in_flight as u64);
+        #[allow(clippy::cast_precision_loss)] // milliseconds fit a double until the year 287,396
+        let now = unix_millis() as f64 / 1000.0;
+        self.oldest_inflight_start.set(oldest.map_or(0.0, |age| now - age.as_secs_f64()));
+    }
+
+    /// One command was answered.
+    #[inline]
+    pub fn answered(&self, id: CommandId, kind: Kind, nanos: u64) {
+        self.command(id.0);
+        self.latency(kind.into(), nanos);
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl From<Use> for UpstreamKind {
+    fn from(purpose: Use) -> Self {
+        match purpose {
+            Use::Lane => Self::Lane,
+            Use::Pool => Self::Pool,
+            Use::Scratch => Self::Scratch,
+            Use::Control => Self::Control,
+        }
+    }
+}
+
+impl From<Kind> for LatencyClass {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Read => Self::Read,
+            Kind::Write => Self::Write,
+            Kind::Blocking => Self::Blocking,
+            Kind::Pubsub => Self::Pubsub,
+            Kind::Script => Self::Script,
+            Kind::Transaction => Self::Transaction,
+            Kind::Admin => Self::Admin,
+            Kind::Other => Self::Other,
+        }
+    }
+}
+
+impl From<router::PinReason> for PinReason {
+    fn from(reason: router::PinReason) -> Self {
+        match reason {
+            router::PinReason::Transaction => Self::Transaction,
+            router::PinReason::Watch => Self::Watch,
+            router::PinReason::Blocking => Self::Blocking,
+            router::PinReason::Wait => Self::Wait,
+            router::PinReason::Subscribe => Self::Pubsub,
+            router::PinReason::Monitor => Self::Monitor,
+            router::PinReason::Tracking => Self::Tracking,
+            router::PinReason::Session => Self::Session,
+            router::PinReason::Isolated => Self::Isolated,
+            router::PinReason::Large => Self::Large,
+            router::PinReason::Overflow => Self::Overflow,
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Every label value the proxy knows in advance: why a client was closed, why it was pinned, ...
+//!
+//! One value serves the log field, the metric label and the test: write `reason.label()` (or
+//! `%reason` in a log line), never the text. The sets are closed, so that every series exists with
+//! the value 0 from the start and the number of series is bounded.
+
+use std::fmt;
+
+/// A closed set of label values.
+pub trait Label: Copy + 'static {
+    /// One `T` for each label value.
+    type Array<T>: AsRef<[T]>;
+    /// All values, in the order of [`Label::index`].
+    const ALL: &'static [Self];
+    /// The texts of [`Label::ALL`], in the same order.
+    const LABELS: &'static [&'static str];
+
+    /// The position of the value in [`Label::ALL`].
+    fn index(self) -> usize;
+
+    /// Makes one `T` for each label value.
+    fn fill<T>(make: impl FnMut() -> T) -> Self::Array<T>;
+}
+
+/// Declares a [`Label`]: a row has the variant and its text.
+macro_rules! labels {
+    ($(#[$about:meta])* $name:ident { $($(#[$why:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$why])* $variant,)+ }
+
+        impl $name {
+            /// All values, in the order of the declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// The texts of all values, in the same order.
+            pub const LABELS: &'static [&'static str] = &[$($text,)+];
+
+            /// The text of this value: log field and metric label.
+            pub fn label(self) -> &'static str {
+                Self::LABELS[self as usize]
+            }
+        }
+
+        impl Label for $name {
+            type Array<T> = [T; Self::ALL.len()];
+            const ALL: &'static [Self] = Self::ALL;
+            const LABELS: &'static [&'static str] = Self::LABELS;
+
+            #[inline]
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn fill<T>(mut make: impl FnMut() -> T) -> Self::Array<T> {
+                std::array::from_fn(|_| make())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.label())
+            }
+        }
+    };
+}
+
+labels! {
+    /// Why a client connection ended.
+    CloseReason {
+        /// The application closed it.
+        Client = "client",
+        /// QUIT.
+        Quit = "quit",
+        /// The client broke the protocol (semantics 4.1).
+        ProtocolError = "protocol_error",
+        /// Too many unread reply bytes (I8).
+        OutputLimit = "output_limit",
+        /// Too many unread request bytes (4.1).
+        QueryBuffer = "query_buffer",
+        /// The upstream connection that owed a reply was lost (10.1).
+        UpstreamLost = "upstream_lost",
+        /// The upstream connection that owed a reply was killed by us (I5).
+        UpstreamAnomaly = "upstream_anomaly",
+        /// CLIENT KILL.
+        Killed = "killed",
+        /// At a request boundary of a drain.
+        Drain = "drain",
+        /// Cut at the end of a drain.
+        DrainTimeout = "drain_timeout",
+        /// Reading or writing the client's socket failed.
+        IoError = "io_error",
+        /// The client's identity is gone (A7).
+        Auth = "auth",
+        /// A dedicated connection failed the client (8.2).
+        Pool = "pool",
+        /// An HTTP request: `POST` or `Host:` (3.4).
+        CrossProtocol = "cross_protocol",
+        /// Our own mistake; see the log.
+        Internal = "internal",
+    }
+}
+
+labels! {
+    /// Why a client connection was refused right after accept.
+    RejectReason {
+        /// The client limit (F10).
+        Limit = "limit",
+        /// The proxy is draining.
+        Draining = "draining",
+        /// The upstream refuses connections, so the client cannot be let in (A4).
+        Upstream = "upstream",
+        /// Our own mistake; see the log.
+        Internal = "internal",
+    }
+}
+
+labels! {
+    /// What a client that is not idle is doing. A client in none of these is idle and not counted.
+    ClientState {
+        /// Has requests that are not answered yet.
+        Active = "active",
+        /// Waits in a blocking command.
+        Blocked = "blocked",
+        /// In subscribed mode.
+        Subscribed = "subscribed",
+    }
+}
+
+labels! {
+    /// Why a client holds an upstream connection of its own.
+    PinReason {
+        /// MULTI.
+        Transaction = "transaction",
+        /// WATCH.
+        Watch = "watch",
+        /// A blocking command.
+        Blocking = "blocking",
+        /// Subscriptions.
+        Pubsub = "pubsub",
+        /// CLIENT TRACKING.
+        Tracking = "tracking",
+        /// Other state of the session that lives in the upstream connection.
+        Session = "session",
+        /// MONITOR and other endless streams.
+        Monitor = "monitor",
+        /// A command that may change the connection (L5, L6).
+        Isolated = "isolated",
+        /// A request too large for a lane (3.4).
+        Large = "large",
+        /// WAIT and WAITAOF.
+        Wait = "wait",
+        /// No lane was free.
+        Overflow = "overflow",
+    }
+}
+
+labels! {
+    /// Why the reading of a client was paused.
+    StallReason {
+        /// Too many unanswered requests of this client.
+        Inflight = "inflight",
+        /// Its lane has no room for another request.
+        LaneFull = "lane_full",
+        /// Too many reply bytes the client has not read.
+        Output = "output",
+    }
+}
+
+labels! {
+    /// Why the proxy refused a command instead of carrying it.
+    RefuseReason {
+        /// Class `refused` (10.2).
+        Unsupported = "unsupported",
+        /// A subcommand nobody knows (L4).
+        UnknownSubcommand = "unknown_subcommand",
+        /// Not possible in the client's state, e.g. inside MULTI (M7) or subscribed.
+        State = "state",
+        /// The client is not authenticated (A5).
+        Auth = "auth",
+        /// No dedicated connection became free in time (M6).
+        Pool = "pool",
+        /// The upstream is not there; not executed (10.1).
+        UpstreamDown = "upstream_down",
+    }
+}
+
+labels! {
+    /// Who made an error reply.
+    Origin {
+        /// The proxy.
+        Proxy = "proxy",
+        /// The upstream.
+        Upstream = "upstream",
+    }
+}
+
+labels! {
+    /// The first word of an error reply, as far as it is known.
+    ErrorCode {
+        /// The general one.
+        Err = "ERR",
+        /// Key of another type.
+        WrongType = "WRONGTYPE",
+        /// Not authenticated.
+        NoAuth = "NOAUTH",
+        /// Not allowed.
+        NoPerm = "NOPERM",
+        /// Out of memory.
+        Oom = "OOM",
+        /// Loading, or not executed because the upstream is away.
+        Loading = "LOADING",
+        /// Replica.
+        ReadOnly = "READONLY",
+        /// Cluster redirect.
+        Moved = "MOVED",
+        /// A script runs.
+        Busy = "BUSY",
+        /// Script not in the cache.
+        NoScript = "NOSCRIPT",
+        /// Transaction refused.
+        ExecAbort = "EXECABORT",
+        /// Timed out.
+        Timeout = "TIMEOUT",
+        /// Any other word: the text of modules and scripts is not bounded.
+        Other = "other",
+    }
+}
+
+impl ErrorCode {
+    /// The code of an error reply, given its line or its first word, with or without the `-`.
+    pub fn of(error: &[u8]) -> Self {
+        let error = error.strip_prefix(b"-").unwrap_or(error);
+        let end = memchr::memchr3(b' ', b'\r', b'\n', error).unwrap_or(error.len());
+        let word = &error[..end];
+        let known = Self::LABELS.iter().position(|label| label.as_bytes() == word);
+        known.map_or(Self::Other, |index| Self::ALL[index])
+    }
+}
+
+labels! {
+    /// What kind of command a duration belongs to.
+    LatencyClass {
+        /// Reads.
+        Read = "read",
+        /// Writes.
+        Write = "write",
+        /// May wait for data; the wait is part of the duration.
+        Blocking = "blocking",
+        /// Publish, subscribe.
+        Pubsub = "pubsub",
+        /// Scripts and functions.
+        Script = "script",
+        /// MULTI, EXEC, WATCH, ...
+        Transaction = "transaction",
+        /// Server administration.
+        Admin = "admin",
+        /// Everything else.
+        Other = "other",
+    }
+}
+
+labels! {
+    /// What an upstream connection is used for.
+    UpstreamKind {
+        /// Carries the commands of many clients.
+        Lane = "lane",
+        /// Lent to one client at a time.
+        Pool = "pool",
+        /// Proves identities, answers twins.
+        Scratch = "scratch",
+        /// Health, COMMAND, out-of-band commands.
+        Control = "control",
+    }
+}
+
+labels! {
+    /// Where an upstream connection is in its life.
+    UpstreamState {
+        /// Connect and handshake.
+        Connecting = "connecting",
+        /// In use, or ready with requests.
+        Active = "active",
+        /// Open with nothing to do.
+        Idle = "idle",
+    }
+}
+
+labels! {
+    /// Why an upstream connection ended.
+    UpstreamCloseReason {
+        /// Idle for too long.
+        Idle = "idle",
+        /// Gave its place in the budget to another identity or database.
+        Evicted = "evicted",
+        /// The upstream closed it.
+        Upstream = "upstream",
+        /// Reading or writing failed.
+        IoError = "io_error",
+        /// Killed on an anomaly (I5).
+        Anomaly = "anomaly",
+        /// Did not answer in time.
+        Timeout = "timeout",
+        /// A lent connection that could not be cleaned, or not cheaply (M4).
+        Dirty = "dirty",
+        /// The client that held it is gone.
+        Client = "client",
+        /// The proxy is draining.
+        Drain = "drain",
+    }
+}
+
+labels! {
+    /// Why an upstream connection could not be opened.
+    ConnectError {
+        /// Nobody listens.
+        Refused = "refused",
+        /// No answer in time, connect or handshake.
+        Timeout = "timeout",
+        /// The name does not resolve.
+        Dns = "dns",
+        /// Any other failure of the socket.
+        Io = "io",
+        /// AUTH or HELLO was refused.
+        Auth = "auth",
+        /// The upstream has too many clients.
+        MaxClients = "max_clients",
+        /// The upstream is loading its data.
+        Loading = "loading",
+        /// Any other unexpected handshake reply.
+        Handshake = "handshake",
+    }
+}
+
+labels! {
+    /// What showed that a lane can no longer be trusted (I5).
+    AnomalyReason {
+        /// A reply that nobody waits for.
+        NoSlot = "no_slot",
+        /// A command of our own was answered wrongly.
+        UnexpectedReply = "unexpected_reply",
+        /// The canary came back wrong (L7).
+        Canary = "canary",
+        /// The reply stream does not parse.
+        ParseError = "parse_error",
+        /// The upstream says `-ERR Protocol error`.
+        ProtocolError = "protocol_error",
+        /// The lane is no longer who we made it (L7, K4).
+        Identity = "identity",
+    }
+}
+
+labels! {
+    /// The level of a log event.
+    LogLevel {
+        /// Error.
+        Error = "error",
+        /// Warning.
+        Warn = "warn",
+        /// Information.
+        Info = "info",
+        /// Debugging.
+        Debug = "debug",
+        /// Tracing.
+        Trace = "trace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn check<E: Label + fmt::Debug + fmt::Display>() {
+        assert_eq!(E::ALL.len(), E::LABELS.len());
+        let texts: HashSet<_> = E::LABELS.iter().collect();
+        assert_eq!(texts.len(), E::ALL.len(), "a label is used twice: {:?}", E::LABELS);
+        for (index, value) in E::ALL.iter().enumerate() {
+            assert_eq!(value.index(), index);
+            assert_eq!(value.to_string(), E::LABELS[index]);
+        }
+    }
+
+    #[test]
+    fn values_texts_and_positions_agree() {
+        check::<CloseReason>();
+        check::<RejectReason>();
+        check::<ClientState>();
+        check::<PinReason>();
+        check::<StallReason>();
+        check::<RefuseReason>();
+        check::<Origin>();
+        check::<ErrorCode>();
+        check::<LatencyClass>();
+        check::<UpstreamKind>();
+        check::<UpstreamState>();
+        check::<UpstreamCloseReason>();
+        check::<ConnectError>();
+        check::<AnomalyReason>();
+        check::<LogLevel>();
+    }
+
+    #[test]
+    fn an_error_reply_is_known_by_its_first_word() {
+        assert_eq!(ErrorCode::of(b"ERR unknown command 'x'\r\n"), ErrorCode::Err);
+        assert_eq!(ErrorCode::of(b"-WRONGTYPE Operation against"), ErrorCode::WrongType);
+        assert_eq!(ErrorCode::of(b"EXECABORT"), ErrorCode::ExecAbort);
+        assert_eq!(ErrorCode::of(b"-NOSCRIPT\r\n"), ErrorCode::NoScript);
+        for other in [&b"ERRS x"[..], b"err lower case", b"other", b"BUSYGROUP x", b"-", b""] {
+            assert_eq!(ErrorCode::of(other), ErrorCode::Other, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What one worker counts.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::cells::{Count, Each, Level, Real};
+use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
+use super::reasons::{
+    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, LatencyClass, Origin, PinReason, RefuseReason,
+    RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+};
+
+/// The counters of one worker: written by its thread only, read by the admin thread.
+///
+/// Every field is one metric or one family of [`catalogue`](super::catalogue). Aligned so that two
+/// workers never write to the same cache line.
+#[repr(align(128))]
+pub struct Shard {
+    /// Accepted clients.
+    pub client_opened: Count,
+    /// Ended clients.
+    pub client_closed: Each<CloseReason, Count>,
+    /// Clients refused right after accept; they are not in `client_opened`.
+    pub client_rejected: Each<RejectReason, Count>,
+    /// accept(2) failures.
+    pub accept_errors: Count,
+    /// Clients connected now.
+    pub clients: Level,
+    /// Clients that are not idle; the idle ones are what is left of `clients`.
+    pub clients_by_state: Each<ClientState, Level>,
+    /// Bytes read from clients.
+    pub client_received_bytes: Count,
+    /// Bytes written to clients.
+    pub client_sent_bytes: Count,
+    /// Bytes waiting to be written to clients.
+    pub client_output_buffer_bytes: Level,
+    /// Times the reading of a client was paused.
+    pub client_stalls: Each<StallReason, Count>,
+    /// Times a client was pinned; see [`Shard::pin_began`].
+    pub pins: Each<PinReason, Count>,
+    /// Clients pinned now.
+    pub pinned: Each<PinReason, Level>,
+    /// How long pins lasted, in nanoseconds.
+    pub pin_duration: Each<PinReason, Histogram>,
+
+    /// By command id; the last cell is for ids that the table does not have.
+    commands: Box<[Count]>,
+    /// Error replies to clients; see [`Shard::error`].
+    pub command_errors: Each<Origin, Each<ErrorCode, Count>>,
+    /// Commands the proxy refused; their error reply is counted in `command_errors` as well.
+    pub commands_rejected: Each<RefuseReason, Count>,
+    /// From parsed to reply queued, in nanoseconds.
+    pub command_duration: Each<LatencyClass, Histogram>,
+
+    /// Upstream connections now; a connection moves by [`Shard::upstream_moved`].
+    pub upstream_connections: Each<UpstreamKind, Each<UpstreamState, Level>>,
+    /// Upstream connections that finished their handshake.
+    pub upstream_opened: Each<UpstreamKind, Count>,
+    /// Upstream connections that ended after their handshake.
+    pub upstream_closed: Each<UpstreamCloseReason, Count>,
+    /// Upstream connections that did not finish their handshake.
+    pub upstream_connect_errors: Each<ConnectError, Count>,
+    /// Connect and handshake, in nanoseconds.
+    pub upstream_connect_duration: Histogram,
+    /// From written upstream to reply read, in nanoseconds.
+    pub upstream_duration: Each<LatencyClass, Histogram>,
+    /// Bytes read from the upstream.
+    pub upstream_received_bytes: Count,
+    /// Bytes written to the upstream.
+    pub upstream_sent_bytes: Count,
+    /// Commands that wait for an upstream reply.
+    pub inflight: Level,
+    /// When the oldest of them was sent: unix time in seconds; 0 if there is none.
+    pub oldest_inflight_start: Real,
+    /// Commands per write to the upstream.
+    pub batch_commands: Histogram,
+
+    /// Clients that wait for a dedicated connection.
+    pub pool_waiters: Level,
+    /// How long they waited, in nanoseconds; timed-out waits are included.
+    pub pool_wait: Histogram,
+    /// Waits that timed out.
+    pub pool_timeouts: Count,
+    /// Dedicated connections made over for another identity, protocol or database.
+    pub pool_switches: Count,
+
+    /// Slots whose client left before the reply came (I6).
+    pub lane_tombstones: Count,
+    /// Canaries answered, well or not (L7).
+    pub lane_canaries: Count,
+    /// Canaries answered wrongly; each one kills its lane.
+    pub lane_canary_failures: Count,
+    /// Lanes killed because they could not be trusted (I5).
+    pub lane_anomalies: Each<AnomalyReason, Count>,
+    /// Commands for a lane that went over the pool because no lane was to be had.
+    pub lane_overflow: Count,
+
+    /// Time the thread was busy, in seconds: from tokio's RuntimeMetrics.
+    pub worker_busy_seconds: Real,
+    /// Unix time in milliseconds of the last sign of life; 0 before the first.
+    heartbeat: AtomicU64,
+}
+
+impl Shard {
+    /// A shard for a command table of `commands` rows.
+    pub fn new(commands: usize) -> Self {
+        Self {
+            client_opened: Count::default(),
+            client_closed: Each::default(),
+            client_rejected: Each::default(),
+            accept_errors: Count::default(),
+            clients: Level::default(),
+            clients_by_state: Each::default(),
+            client_received_bytes: Count::default(),
+            client_sent_bytes: Count::default(),
+            client_output_buffer_bytes: Level::default(),
+            client_stalls: Each::default(),
+            pins: Each::default(),
+            pinned: Each::default(),
+            pin_duration: Each::filled(|| Histogram::new(&HOLD)),
+            commands: (0..=commands).map(|_| Count::default()).collect(),
+            command_errors: Each::default(),
+            commands_rejected: Each::default(),
+            command_duration: Each::filled(|| Histogram::new(&LATENCY)),
+            upstream_connections: Each::default(),
+            upstream_opened: Each::default(),
+            upstream_closed: Each::default(),
+            upstream_connect_errors: Each::default(),
+            upstream_connect_duration: Histogram::new(&LATENCY),
+            upstream_duration: Each::filled(|| Histogram::new(&LATENCY)),
+            upstream_received_bytes: Count::default(),
+            upstream_sent_bytes: Count::default(),
+            inflight: Level::default(),
+            oldest_inflight_start: Real::default(),
+            batch_commands: Histogram::new(&SIZE),
+            pool_waiters: Level::default(),
+            pool_wait: Histogram::new(&LATENCY),
+            pool_timeouts: Count::default(),
+            pool_switches: Count::default(),
+            lane_tombstones: Count::default(),
+            lane_canaries: Count::default(),
+            lane_canary_failures: Count::default(),
+            lane_anomalies: Each::default(),
+            lane_overflow: Count::default(),
+            worker_busy_seconds: Real::default(),
+            heartbeat: AtomicU64::new(0),
+        }
+    }
+
+    /// A command was answered. `cmd` is its row in the command table; any other number counts as
+    /// `other`.
+    #[inline]
+    pub fn command(&self, cmd: u16) {
+        let other = self.commands.len() - 1;
+        self.commands[usize::from(cmd).min(other)].inc();
+    }
+
+    /// How often the command with this id was answered; the number of rows stands for `other`.
+    pub(super) fn commands(&self, id: usize) -> u64 {
+        self.commands.get(id).map_or(0, Count::value)
+    }
+
+    /// An error reply went to a client. `first_word` may be the whole line.
+    #[inline]
+    pub fn error(&self, origin: Origin, first_word: &[u8]) {
+        self.command_errors[origin][ErrorCode::of(first_word)].inc();
+    }
+
+    /// A command took `nanos` from parsed to reply queued.
+    #[inline]
+    pub fn latency(&self, class: LatencyClass, nanos: u64) {
+        self.command_duration[class].record(nanos);
+    }
+
+    /// A command took `nanos` from written upstream to reply read.
+    #[inline]
+    pub fn upstream_latency(&self, class: LatencyClass, nanos: u64) {
+        self.upstream_duration[class].record(nanos);
+    }
+
+    /// A client was accepted and let in.
+    pub fn client_began(&self) {
+        self.client_opened.inc();
+        self.clients.add(1);
+    }
+
+    /// A client that [began](Self::client_began) ended. Its state must have been left before.
+    pub fn client_ended(&self, reason: CloseReason) {
+        self.client_closed[reason].inc();
+        self.clients.sub(1);
+    }
+
+    /// A client was given an upstream connection of its own.
+    pub fn pin_began(&self, reason: PinReason) {
+        self.pins[reason].inc();
+        self.pinned[reason].add(1);
+    }
+
+    /// A client gave it back after `nanos`. `reason` is the one the pin began with.
+    pub fn pin_ended(&self, reason: PinReason, nanos: u64) {
+        self.pinned[reason].sub(1);
+        self.pin_duration[reason].record(nanos);
+    }
+
+    /// An upstream connection goes from one state to another; `None` is before the first and
+    /// after the last one.
+    pub fn upstream_moved(&self, kind: UpstreamKind, from: Option<UpstreamState>, to: Option<UpstreamState>) {
+        if let Some(from) = from {
+            self.upstream_connections[kind][from].sub(1);
+        }
+        if let Some(to) = to {
+            self.upstream_connections[kind][to].add(1);
+        }
+    }
+
+    /// The worker is alive. Call it at least every few seconds.
+    pub fn beat(&self, unix_millis: u64) {
+        self.heartbeat.store(unix_millis, Relaxed);
+    }
+
+    /// Unix time in milliseconds of the last [`Shard::beat`]; 0 before the first.
+    pub fn heartbeat(&self) -> u64 {
+        self.heartbeat.load(Relaxed)
+    }
+
+    /// Clients connected and in no [`ClientState`].
+    pub(super) fn idle_clients(&self) -> u64 {
+        let busy: u64 = ClientState::ALL.iter().map(|state| self.clients_by_state[*state].value()).sum();
+        // The cells are read one after the other while the worker goes on.
+        self.clients.value().saturating_sub(busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_commands_count_as_other() {
+        let shard = Shard::new(2);
+        for cmd in [0, 1, 1, 2, u16::MAX] {
+            shard.command(cmd);
+        }
+        assert_eq!([0, 1, 2, 3].map(|id| shard.commands(id)), [1, 2, 2, 0]);
+    }
+
+    #[test]
+    fn a_pin_moves_counter_level_and_duration() {
+        let shard = Shard::new(0);
+        shard.pin_began(PinReason::Watch);
+        shard.pin_began(PinReason::Watch);
+        shard.pin_ended(PinReason::Watch, 7);
+        assert_eq!(shard.pins[PinReason::Watch].value(), 2);
+        assert_eq!(shard.pinned[PinReason::Watch].value(), 1);
+        assert_eq!(shard.pin_duration[PinReason::Watch].count(), 1);
+        assert_eq!(shard.pins[PinReason::Wait].value(), 0);
+    }
+
+    #[test]
+    fn idle_clients_are_what_is_left() {
+        let shard = Shard::new(0);
+        for _ in 0..3 {
+            shard.client_began();
+        }
+        shard.clients_by_state[ClientState::Blocked].add(1);
+        assert_eq!(shard.idle_clients(), 2);
+        shard.client_ended(CloseReason::Quit);
+        assert_eq!(shard.idle_clients(), 1);
+        assert_eq!(shard.client_closed[CloseReason::Quit].value(), 1);
+        assert_eq!(shard.client_opened.value(), 3);
+    }
+
+    #[test]
+    fn an_upstream_connection_is_in_one_state_at_a_time() {
+        let shard = Shard::new(0);
+        let states = || UpstreamState::ALL.iter().map(|s| shard.upstream_connections[UpstreamKind::Lane][*s].value());
+        shard.upstream_moved(UpstreamKind::Lane, None, Some(UpstreamState::Connecting));
+        assert_eq!(states().collect::<Vec<_>>(), [1, 0, 0]);
+        shard.upstream_moved(UpstreamKind::Lane, Some(UpstreamState::Connecting), Some(UpstreamState::Idle));
+        assert_eq!(states().collect::<Vec<_>>(), [0, 0, 1]);
+        shard.upstream_moved(UpstreamKind::Lane, Some(UpstreamState::Idle), None);
+        assert_eq!(states().sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn errors_are_counted_by_origin_and_code() {
+        let shard = Shard::new(0);
+        shard.error(Origin::Upstream, b"-OOM command not allowed\r\n");
+        shard.error(Origin::Proxy, b"ERR");
+        assert_eq!(shard.command_errors[Origin::Upstream][ErrorCode::Oom].value(), 1);
+        assert_eq!(shard.command_errors[Origin::Proxy][ErrorCode::Err].value(), 1);
+        assert_eq!(shard.command_errors[Origin::Proxy][ErrorCode::Oom].value(), 0);
+    }
+}

@@ -1,0 +1,163 @@
+//! respmux's own questions to the upstream: is it alive, which version is it, what is this command, unblock that
+//! connection. One connection per worker, as the configured identity; a bounded queue of jobs.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::Upstreams;
+use crate::link::{Link, Use, decoded};
+use crate::resp::encode;
+use crate::session::{Flavour, Identity, RouteKey};
+
+/// Jobs that may wait.
+const MAX_JOBS: usize = 1024;
+/// Pause between health checks.
+const HEALTH_EVERY: Duration = Duration::from_secs(2);
+
+struct Job {
+    command: BytesMut,
+    reply: oneshot::Sender<io::Result<Vec<u8>>>,
+}
+
+/// The control connection of a worker.
+pub struct Control {
+    jobs: mpsc::Sender<Job>,
+    inbox: RefCell<Option<mpsc::Receiver<Job>>>,
+    healthy_at: Cell<Option<Instant>>,
+    flavour: Cell<Flavour>,
+    run_id: RefCell<Vec<u8>>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        let (jobs, inbox) = mpsc::channel(MAX_JOBS);
+        Self {
+            jobs,
+            inbox: RefCell::new(Some(inbox)),
+            healthy_at: Cell::new(None),
+            flavour: Cell::new(Flavour::default()),
+            run_id: RefCell::default(),
+        }
+    }
+}
+
+impl Control {
+    /// Runs one command as respmux itself.
+    ///
+    /// # Errors
+    /// Not connected, too many jobs, or the connection failed in the middle.
+    pub async fn ask(&self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
+        let mut command = BytesMut::new();
+        encode::command(&mut command, words);
+        let (reply, answer) = oneshot::channel();
+        self.jobs.try_send(Job { command, reply }).map_err(|_| io::Error::other("control connection is busy"))?;
+        answer.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// The upstream answered the control connection within `age`.
+    #[must_use]
+    pub fn healthy_within(&self, age: Duration) -> bool {
+        self.healthy_at.get().is_some_and(|at| at.elapsed() <= age)
+    }
+
+    /// Which server this is; zero before the first contact.
+    #[must_use]
+    pub fn flavour(&self) -> Flavour {
+        self.flavour.get()
+    }
+}
+
+/// Keeps the control connection of a worker; ends with the runtime.
+pub async fn run(up: Rc<Upstreams>) {
+    let Some(mut inbox) = up.control.inbox.borrow_mut().take() else { return };
+    let mut connection: Option<Link> = None;
+    loop {
+        let job = match timeout(HEALTH_EVERY, inbox.recv()).await {
+            Ok(Some(job)) => Some(job),
+            Ok(None) => return,
+            Err(_) => None,
+        };
+        let mut link = match connection.take().filter(|link| !link.is_closed()) {
+            Some(link) => link,
+            None => match open(&up).await {
+                Some(link) => link,
+                None => {
+                    up.process.set_upstream_up(false);
+                    continue; // dropping the job tells its owner
+                }
+            },
+        };
+        match serve(&up, &mut link, job).await {
+            true => connection = Some(link),
+            false => {
+                up.process.set_upstream_up(false);
+                drop(link.close().await);
+            }
+        }
+    }
+}
+
+/// Runs one job, or a PING when there is none. `false` when the connection is of no use any more.
+async fn serve(up: &Upstreams, link: &mut Link, job: Option<Job>) -> bool {
+    let limit = up.config.upstream.handshake_timeout;
+    let (command, reply) = match job {
+        Some(job) => (job.command, Some(job.reply)),
+        None => {
+            let mut ping = BytesMut::new();
+            encode::command(&mut ping, &["PING"]);
+            (ping, None)
+        }
+    };
+    let result = match timeout(limit, link.call(&command, 1)).await {
+        Ok(result) => result.map(|mut replies| replies.swap_remove(0)),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    let fine = result.is_ok();
+    if fine {
+        up.control.healthy_at.set(Some(Instant::now()));
+        up.process.set_upstream_up(true);
+    }
+    if let Some(reply) = reply {
+        // The asker may have left; its answer is of no use to anybody then.
+        let _ = reply.send(result);
+    }
+    fine
+}
+
+async fn open(up: &Upstreams) -> Option<Link> {
+    if up.dialer.retry_at().is_some() {
+        return None;
+    }
+    let permit = up.budget.permit(Use::Control)?;
+    let mut link = up.dialer.dial(permit, &RouteKey::fresh(Identity::Implicit, 0)).await.ok()?;
+    learn(up, &mut link).await;
+    Some(link)
+}
+
+/// Version and run id: texts differ over versions, and another run id means another history (rule K2).
+async fn learn(up: &Upstreams, link: &mut Link) {
+    let mut command = BytesMut::new();
+    encode::command(&mut command, &["INFO", "server"]);
+    let Ok(Ok(replies)) = timeout(up.config.upstream.handshake_timeout, link.call(&command, 1)).await else { return };
+    let Ok(info) = decoded(&replies[0]) else { return };
+    let text = info.as_text().map_or_else(String::new, |text| String::from_utf8_lossy(text).into_owned());
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let valkey = field("valkey_version");
+    let version = valkey.or_else(|| field("redis_version")).unwrap_or_default();
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let flavour =
+        Flavour { valkey: valkey.is_some(), major: parts.next().unwrap_or(0), minor: parts.next().unwrap_or(0) };
+    up.control.flavour.set(flavour);
+    let run_id = field("run_id").unwrap_or_default().as_bytes().to_vec();
+    let before = up.control.run_id.replace(run_id.clone());
+    if !before.is_empty() && before != run_id {
+        tracing::warn!(worker = up.worker, "the upstream was restarted or replaced (its run_id changed)");
+        up.on_upstream_lost();
+    }
+}

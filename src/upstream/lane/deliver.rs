@@ -1,0 +1,254 @@
+//! Replies of a lane, from bytes to their owners.
+
+use bytes::Bytes;
+use bytes::BytesMut;
+
+use super::in_flight::{Owner, Slot};
+use super::{Lane, State, UNKNOWN_OUTCOME, canary_text};
+use crate::config::OnLoss;
+use crate::link::{decoded, tolerable};
+use crate::resp::{Advance, FrameKind};
+use crate::session::{Identity, Resp, RouteKey};
+use crate::telemetry::{AnomalyReason, CloseReason, Origin};
+use crate::upstream::Upstreams;
+use crate::upstream::outbox::Answer;
+
+/// A reply longer than this is passed on while it arrives, bytes.
+const STREAM_FROM: usize = 64 << 10;
+
+impl Lane {
+    /// Gives `chunk`, just read, to the owners of the oldest slots.
+    ///
+    /// # Errors
+    /// What makes the connection untrustworthy. Replies before the anomaly were delivered.
+    pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), AnomalyReason> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        state.last_progress = now;
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            match state.scanner.advance(rest) {
+                Advance::Complete { len, kind } => {
+                    let (frame, after) = rest.split_at(len);
+                    rest = after;
+                    self.on_frame(up, state, frame, kind, now)?;
+                }
+                Advance::Partial => {
+                    on_piece(up, state, rest)?;
+                    rest = &[];
+                }
+                Advance::Invalid(_) => return Err(AnomalyReason::ParseError),
+            }
+        }
+        Ok(())
+    }
+
+    /// The last piece of a reply; the pieces before it, if any, are in `carry` or already with the client.
+    fn on_frame(
+        &self,
+        up: &Upstreams,
+        state: &mut State,
+        piece: &[u8],
+        kind: FrameKind,
+        now: u64,
+    ) -> Result<(), AnomalyReason> {
+        if kind.is_push() {
+            // A push is never a reply (I1), and nothing on a lane asks for one.
+            state.carry.clear();
+            return Ok(());
+        }
+        let Some(slot) = state.in_flight.pop() else { return Err(AnomalyReason::NoSlot) };
+        let carried;
+        let frame: &[u8] = if state.carry.is_empty() {
+            piece
+        } else {
+            state.carry.extend_from_slice(piece);
+            carried = state.carry.split();
+            &carried
+        };
+        let streamed = std::mem::take(&mut state.streaming);
+        if kind.is_error() && !streamed {
+            up.shard.error(Origin::Upstream, error_code(frame));
+            self.check_identity(frame)?;
+        }
+        match slot.owner {
+            Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, &slot, frame, now),
+            Owner::Canary(number) => self.check_canary(up, number, frame, kind)?,
+            Owner::Audit => check_audit(&self.key, frame)?,
+        }
+        Ok(())
+    }
+
+    /// `-NOAUTH` on a lane that has proved its identity: the identity is gone, and with it the lane (K4).
+    fn check_identity(&self, frame: &[u8]) -> Result<(), AnomalyReason> {
+        let proved = matches!(self.key.identity, Identity::User(_));
+        if proved && frame.starts_with(b"-NOAUTH") { Err(AnomalyReason::Identity) } else { Ok(()) }
+    }
+
+    fn check_canary(&self, up: &Upstreams, number: u64, frame: &[u8], kind: FrameKind) -> Result<(), AnomalyReason> {
+        let text = canary_text(self.id, number);
+        let right = if kind.is_error() {
+            tolerable(frame.get(1..).unwrap_or_default())
+        } else {
+            frame.strip_suffix(b"\r\n").is_some_and(|f| f.ends_with(text.as_bytes()))
+                && frame.starts_with(format!("${}\r\n", text.len()).as_bytes())
+        };
+        if right {
+            return Ok(());
+        }
+        up.shard.lane_canary_failures.inc();
+        Err(AnomalyReason::Canary)
+    }
+
+    /// Sends every client that has new replies what its socket takes, one call each.
+    pub(super) fn flush_touched(&self, up: &Upstreams) {
+        let touched = std::mem::take(&mut self.state.borrow_mut().touched);
+        for client in &touched {
+            up.roster.with(*client, |outbox| outbox.flush(&up.buffers));
+        }
+        let mut state = self.state.borrow_mut();
+        if state.touched.is_empty() {
+            // Keeps the list's memory for the next turn.
+            state.touched = touched;
+            state.touched.clear();
+        }
+        let limits = &up.config.lane;
+        let roomy = state.in_flight.len() <= limits.max_inflight_commands / 2
+            && state.in_flight.bytes() <= limits.max_inflight_bytes / 2;
+        if roomy && !state.crowd.is_empty() {
+            for client in std::mem::take(&mut state.crowd) {
+                up.roster.with(client, |outbox| outbox.wake());
+            }
+        }
+    }
+
+    /// The connection is gone. Clients with a written request are closed (or told that the outcome is unknown);
+    /// requests of which no byte was written stay, for the next connection. An anomaly closes every client that
+    /// has a slot.
+    pub(super) fn on_lost(&self, up: &Upstreams, anomaly: bool) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let cut = std::mem::take(&mut state.streaming);
+        let (sent, unsent) = state.in_flight.take_all();
+        let unsent_bytes: usize = unsent.iter().map(|slot| slot.bytes as usize).sum();
+        let mut old = state.out.split();
+        let mut waiting = old.split_off(old.len() - unsent_bytes);
+        state.scanner = crate::resp::ReplyScanner::new();
+        state.carry = BytesMut::new();
+        let reason = if anomaly { CloseReason::UpstreamAnomaly } else { CloseReason::UpstreamLost };
+        for (position, slot) in sent.iter().enumerate() {
+            let torn = position == 0 && cut;
+            let tell = up.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
+            if tell { tell_unknown(up, state, slot) } else { close(up, slot, reason) }
+        }
+        for slot in unsent {
+            let request = waiting.split_to(slot.bytes as usize);
+            let alive = slot.owner.client().is_some_and(|client| up.roster.with(client, |o| o.fate().is_none()) == Some(true));
+            if anomaly {
+                close(up, &slot, reason);
+            } else if alive {
+                state.out.extend_from_slice(&request);
+                state.in_flight.push(slot.owner, slot.command, request.len(), slot.at);
+            }
+        }
+    }
+}
+
+fn close(up: &Upstreams, slot: &Slot, reason: CloseReason) {
+    if let Some(client) = slot.owner.client() {
+        up.roster.with(client, |outbox| outbox.close(reason));
+    }
+}
+
+/// `upstream.on_loss = "error"`: the client stays, and learns that nobody knows.
+fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
+    let Some(client) = slot.owner.client() else { return };
+    up.roster.with(client, |outbox| {
+        match slot.owner {
+            // The task that waits for this answer has changed nothing yet; closing is the truthful way out.
+            Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
+            Owner::Forward(key) => {
+                up.shard.error(Origin::Proxy, b"ERR");
+                if outbox.push(&up.buffers, UNKNOWN_OUTCOME) {
+                    state.touched.push(key);
+                }
+            }
+            Owner::Discard(_) | Owner::Canary(_) | Owner::Audit => {}
+        }
+        outbox.on_answered(slot.bytes as usize);
+    });
+}
+
+/// A whole reply (or the end of a streamed one) for a client, who may have left.
+fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], now: u64) {
+    let Some(client) = slot.owner.client() else { return };
+    let present = up.roster.with(client, |outbox| {
+        match slot.owner {
+            Owner::Forward(key) => {
+                if outbox.push(&up.buffers, frame) {
+                    state.touched.push(key);
+                }
+            }
+            Owner::Call(_) => outbox.deliver(Answer::Reply(frame.to_vec())),
+            Owner::Discard(_) | Owner::Canary(_) | Owner::Audit => {}
+        }
+        outbox.on_answered(slot.bytes as usize);
+    });
+    if present.is_none() {
+        up.shard.lane_tombstones.inc();
+    }
+    up.answered(slot.command, now.saturating_sub(slot.at));
+}
+
+/// Bytes in the middle of a reply. A long one is passed on at once: it belongs to the oldest request of its client,
+/// so nothing can come before it.
+fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), AnomalyReason> {
+    let Some(owner) = state.in_flight.head().map(|slot| slot.owner) else {
+        return if state.scanner.kind() == Some(b'>') { Ok(()) } else { Err(AnomalyReason::NoSlot) };
+    };
+    let push = state.scanner.kind().is_none_or(|kind| kind == b'>');
+    let whole_needed = push || !matches!(owner, Owner::Forward(_) | Owner::Discard(_));
+    if !state.streaming && (whole_needed || state.carry.len() + piece.len() < STREAM_FROM) {
+        state.carry.extend_from_slice(piece);
+        return Ok(());
+    }
+    state.streaming = true;
+    let carried: Bytes = state.carry.split().freeze();
+    if let Owner::Forward(client) = owner {
+        let touched = up.roster.with(client, |outbox| {
+            let first = outbox.push(&up.buffers, &carried);
+            outbox.push(&up.buffers, piece) || first
+        });
+        if touched == Some(true) {
+            state.touched.push(client);
+        }
+    }
+    Ok(())
+}
+
+/// The first word of an error reply.
+fn error_code(frame: &[u8]) -> &[u8] {
+    let line = frame.get(1..).unwrap_or_default();
+    let end = line.iter().position(|b| matches!(b, b' ' | b'\r')).unwrap_or(line.len());
+    &line[..end]
+}
+
+/// CLIENT INFO of an idle lane must show what its handshake made it, and nothing else (rule L7).
+fn check_audit(key: &RouteKey, frame: &[u8]) -> Result<(), AnomalyReason> {
+    let Ok(value) = decoded(frame) else { return Err(AnomalyReason::UnexpectedReply) };
+    let Some(text) = value.as_text() else { return Ok(()) }; // not permitted: nothing to compare
+    let text = String::from_utf8_lossy(text);
+    let field = |name: &str| text.split_ascii_whitespace().find_map(|pair| pair.strip_prefix(name));
+    let resp = if key.resp == Resp::Three { "3" } else { "2" };
+    let db = key.db.to_string();
+    let expected = [("db=", db.as_str()), ("sub=", "0"), ("psub=", "0"), ("ssub=", "0"), ("watch=", "0"), ("resp=", resp)];
+    for (name, wanted) in expected {
+        if field(name).is_some_and(|found| found != wanted) {
+            return Err(AnomalyReason::UnexpectedReply);
+        }
+    }
+    if field("multi=").is_some_and(|multi| multi != "-1" && multi != "0") {
+        return Err(AnomalyReason::UnexpectedReply);
+    }
+    Ok(())
+}

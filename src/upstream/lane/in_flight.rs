@@ -1,0 +1,178 @@
+//! The first-in first-out list of a lane: position is the only thing that matches a reply to its request
+//! (semantics.md I1). Pure.
+
+use std::collections::VecDeque;
+
+use crate::command::CommandId;
+use crate::upstream::roster::ClientKey;
+
+/// Who gets a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Goes to the client as it is.
+    Forward(ClientKey),
+    /// The client wanted no reply (CLIENT REPLY).
+    Discard(ClientKey),
+    /// Goes whole to the client's task, which waits for it.
+    Call(ClientKey),
+    /// Must echo this number: proves that the lane is in step (rule L7).
+    Canary(u64),
+    /// CLIENT INFO of an idle lane: must show an untouched connection (rule L7).
+    Audit,
+}
+
+impl Owner {
+    /// The client, if the slot belongs to one.
+    #[must_use]
+    pub fn client(self) -> Option<ClientKey> {
+        match self {
+            Self::Forward(key) | Self::Discard(key) | Self::Call(key) => Some(key),
+            Self::Canary(_) | Self::Audit => None,
+        }
+    }
+}
+
+/// One request on a lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    pub owner: Owner,
+    pub command: CommandId,
+    /// Length of the request, bytes.
+    pub bytes: u32,
+    /// When it was submitted, nanoseconds of the worker's clock.
+    pub at: u64,
+    /// Offset of its first byte in everything that was ever submitted to this connection.
+    start: u64,
+}
+
+/// The slots of one lane, oldest first, and how far the socket has taken their bytes.
+#[derive(Default)]
+pub struct InFlight {
+    slots: VecDeque<Slot>,
+    submitted: u64,
+    written: u64,
+    bytes: usize,
+}
+
+impl InFlight {
+    /// A request was appended to the lane's output. Must happen with the bytes, in one step: nothing may come
+    /// between them.
+    pub fn push(&mut self, owner: Owner, command: CommandId, bytes: usize, at: u64) {
+        let length = u32::try_from(bytes).expect("requests on lanes are bounded far below 4 GiB");
+        self.slots.push_back(Slot { owner, command, bytes: length, at, start: self.submitted });
+        self.submitted += u64::from(length);
+        self.bytes += bytes;
+    }
+
+    /// The socket took `n` more bytes.
+    pub fn on_written(&mut self, n: usize) {
+        self.written += n as u64;
+    }
+
+    /// The request that the reply now being read belongs to; `None` for a reply to nothing, and for one to a
+    /// request of which not a byte was sent.
+    #[must_use]
+    pub fn head(&self) -> Option<&Slot> {
+        self.slots.front().filter(|slot| slot.start < self.written)
+    }
+
+    /// The head's reply is complete.
+    pub fn pop(&mut self) -> Option<Slot> {
+        self.head()?;
+        let slot = self.slots.pop_front()?;
+        self.bytes -= slot.bytes as usize;
+        Some(slot)
+    }
+
+    /// The connection is gone: takes every slot, and says of each whether its request was written, even partly.
+    /// "Not executed" may be said of the others only.
+    pub fn take_all(&mut self) -> (Vec<Slot>, Vec<Slot>) {
+        let written = self.written;
+        let (sent, unsent) = std::mem::take(self).slots.into_iter().partition(|slot| slot.start < written);
+        (sent, unsent)
+    }
+
+    /// Takes the oldest slot if none of its bytes was written and it was submitted before `at`.
+    pub fn pop_unsent_before(&mut self, at: u64) -> Option<Slot> {
+        let slot = *self.slots.front()?;
+        if slot.start < self.written || slot.at >= at {
+            return None;
+        }
+        self.slots.pop_front();
+        self.bytes -= slot.bytes as usize;
+        // Its bytes leave the output too, so the ones behind it move up.
+        self.submitted -= u64::from(slot.bytes);
+        for later in &mut self.slots {
+            later.start -= u64::from(slot.bytes);
+        }
+        Some(slot)
+    }
+
+    /// Requests without a reply.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// No request is without a reply.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Bytes of the requests without a reply.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When the oldest request was submitted.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u64> {
+        self.slots.front().map(|slot| slot.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(lengths: &[usize]) -> InFlight {
+        let mut in_flight = InFlight::default();
+        for (n, length) in lengths.iter().enumerate() {
+            in_flight.push(Owner::Canary(n as u64), CommandId::OTHER, *length, n as u64);
+        }
+        in_flight
+    }
+
+    #[test]
+    fn a_reply_to_a_request_that_was_not_sent_belongs_to_nobody() {
+        let mut in_flight = filled(&[10, 10]);
+        assert!(in_flight.pop().is_none());
+        in_flight.on_written(10);
+        assert!(matches!(in_flight.pop().map(|s| s.owner), Some(Owner::Canary(0))));
+        assert!(in_flight.pop().is_none());
+    }
+
+    #[test]
+    fn one_byte_written_is_written() {
+        let mut in_flight = filled(&[10, 10, 10]);
+        in_flight.on_written(11);
+        let (sent, unsent) = in_flight.take_all();
+        assert_eq!((sent.len(), unsent.len()), (2, 1));
+        assert!(in_flight.is_empty() && in_flight.bytes() == 0);
+    }
+
+    #[test]
+    fn expiry_takes_only_what_was_never_written_and_is_old() {
+        let mut in_flight = filled(&[10, 20, 30]);
+        assert!(in_flight.pop_unsent_before(0).is_none());
+        assert!(in_flight.pop_unsent_before(1).is_some());
+        assert!(in_flight.pop_unsent_before(1).is_none());
+        assert_eq!(in_flight.bytes(), 50);
+        in_flight.on_written(1);
+        assert!(in_flight.pop_unsent_before(9).is_none());
+        assert!(matches!(in_flight.pop().map(|s| s.owner), Some(Owner::Canary(1))));
+        assert!(in_flight.pop().is_none(), "not a byte of the third was written");
+    }
+}

@@ -1,0 +1,308 @@
+//! A lane: one shared, pipelined upstream connection, fixed to one [`RouteKey`].
+//!
+//! ```text
+//!  client tasks ──submit──▶ out ─┐                        ┌─▶ outbox of client 1 ─▶ socket
+//!                            │   ├─ one write per turn ─▶ upstream
+//!                        in flight (FIFO) ◀─ replies ─────┴─▶ outbox of client 2 ─▶ socket
+//! ```
+//!
+//! Clients append to `out` and to the FIFO in one step; the lane's task runs after them and writes everything with
+//! one call. It reads replies into the worker's one read buffer, gives each to the owner of the oldest slot, and
+//! sends every touched client its replies with one call. Any surprise kills the connection (I5); nothing is ever
+//! resynchronised.
+
+mod deliver;
+mod in_flight;
+mod task;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+
+use bytes::{Buf, BytesMut};
+
+pub use in_flight::{InFlight, Owner, Slot};
+pub use task::run;
+
+use super::Upstreams;
+use super::outbox::Answer;
+use super::roster::ClientKey;
+use crate::command::CommandId;
+use crate::resp::{ReplyScanner, encode};
+use crate::session::RouteKey;
+use crate::telemetry::CloseReason;
+
+/// Requests from which bytes are never written when the upstream is away are answered with this.
+pub const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
+/// The answer to a written request whose connection was lost, when the configuration prefers it to a close.
+const UNKNOWN_OUTCOME: &[u8] = b"-ERR upstream connection lost, the command may have been executed\r\n";
+
+/// Where a lane is in its life. One function moves it: `task::run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for a permit, for the back-off, or for the handshake.
+    Opening,
+    Ready,
+    Closed,
+}
+
+/// A shared upstream connection.
+pub struct Lane {
+    id: u64,
+    key: RouteKey,
+    accepting: Cell<bool>,
+    phase: Cell<Phase>,
+    condemned: Cell<Option<&'static str>>,
+    state: RefCell<State>,
+    waker: RefCell<Option<Waker>>,
+}
+
+struct State {
+    out: BytesMut,
+    in_flight: InFlight,
+    scanner: ReplyScanner,
+    /// The beginning of a reply that is not complete and not streamed.
+    carry: BytesMut,
+    /// The head's reply is being passed on piece by piece.
+    streaming: bool,
+    /// Clients that found the lane full, in order.
+    crowd: Vec<ClientKey>,
+    touched: Vec<ClientKey>,
+    since_canary: usize,
+    canaries: u64,
+    audited: bool,
+    /// Nanoseconds of the worker's clock.
+    last_canary: u64,
+    last_used: u64,
+    last_progress: u64,
+}
+
+impl Lane {
+    /// A lane that is not connected yet; `id` is unique in the worker.
+    #[must_use]
+    pub fn new(id: u64, key: RouteKey, now: u64) -> Rc<Self> {
+        let state = State {
+            out: BytesMut::new(),
+            in_flight: InFlight::default(),
+            scanner: ReplyScanner::new(),
+            carry: BytesMut::new(),
+            streaming: false,
+            crowd: Vec::new(),
+            touched: Vec::new(),
+            since_canary: 0,
+            canaries: 0,
+            audited: true,
+            last_canary: now,
+            last_used: now,
+            last_progress: now,
+        };
+        Rc::new(Self {
+            id,
+            key,
+            accepting: Cell::new(true),
+            phase: Cell::new(Phase::Opening),
+            condemned: Cell::new(None),
+            state: RefCell::new(state),
+            waker: RefCell::new(None),
+        })
+    }
+
+    /// The state that every request on it sees.
+    pub fn key(&self) -> &RouteKey {
+        &self.key
+    }
+
+    /// Takes new requests.
+    pub fn accepting(&self) -> bool {
+        self.accepting.get()
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Requests without a reply.
+    pub fn in_flight(&self) -> usize {
+        self.state.borrow().in_flight.len()
+    }
+
+    /// When its oldest request was submitted, nanoseconds of the worker's clock.
+    pub fn oldest(&self) -> Option<u64> {
+        self.state.borrow().in_flight.oldest()
+    }
+
+    /// Room for one more request of `bytes`.
+    pub fn has_room(&self, up: &Upstreams, bytes: usize) -> bool {
+        let state = self.state.borrow();
+        let limits = &up.config.lane;
+        state.in_flight.len() < limits.max_inflight_commands
+            && (state.in_flight.is_empty() || state.in_flight.bytes() + bytes <= limits.max_inflight_bytes)
+    }
+
+    /// The client found no room: it is woken when there is some again.
+    pub fn wait_for_room(&self, client: ClientKey) {
+        let mut state = self.state.borrow_mut();
+        if !state.crowd.contains(&client) {
+            state.crowd.push(client);
+        }
+    }
+
+    /// Appends one whole, canonical request and its slot; the lane's task writes it in its next turn.
+    pub fn submit(&self, up: &Upstreams, owner: Owner, command: CommandId, request: &[u8], now: u64) {
+        let mut state = self.state.borrow_mut();
+        state.out.extend_from_slice(request);
+        state.in_flight.push(owner, command, request.len(), now);
+        state.last_used = now;
+        state.since_canary += 1;
+        state.audited = false;
+        if state.since_canary >= up.config.lane.canary_commands {
+            Self::push_canary(self.id, &mut state, up, now);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// A PING whose echo proves the position of every reply around it.
+    fn push_canary(id: u64, state: &mut State, up: &Upstreams, now: u64) {
+        state.canaries += 1;
+        state.since_canary = 0;
+        state.last_canary = now;
+        let before = state.out.len();
+        encode::command(&mut state.out, &["PING", &canary_text(id, state.canaries)]);
+        let length = state.out.len() - before;
+        state.in_flight.push(Owner::Canary(state.canaries), CommandId::OTHER, length, now);
+        up.shard.lane_canaries.inc();
+    }
+
+    /// Takes no more requests; its task closes it when the last reply is in.
+    pub fn retire(&self) {
+        self.accepting.set(false);
+        self.wake();
+    }
+
+    /// The connection must not be used any more; its task tears it down with this reason.
+    pub fn condemn(&self, reason: &'static str) {
+        if self.condemned.get().is_none() {
+            self.condemned.set(Some(reason));
+        }
+        self.wake();
+    }
+
+    /// Idle since at least `nanos`, and nothing in flight.
+    pub fn idle_for(&self, now: u64, nanos: u64) -> bool {
+        let state = self.state.borrow();
+        state.in_flight.is_empty() && now.saturating_sub(state.last_used) >= nanos
+    }
+
+    /// When the last request was submitted, nanoseconds of the worker's clock.
+    pub fn last_used(&self) -> u64 {
+        self.state.borrow().last_used
+    }
+
+    /// The worker's tick: canary, audit, expiry of what waits in vain. `healthy` says that the control connection
+    /// had an answer lately: then a silent lane is slow, not dead.
+    pub fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
+        match self.phase.get() {
+            Phase::Opening => self.expire(up, now),
+            Phase::Ready => self.check(up, now, healthy),
+            Phase::Closed => {}
+        }
+    }
+
+    fn check(&self, up: &Upstreams, now: u64, healthy: bool) {
+        let interval = nanos(up.config.lane.canary_interval);
+        let mut state = self.state.borrow_mut();
+        if state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval {
+            Self::push_canary(self.id, &mut state, up, now);
+        } else if state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval {
+            state.audited = true;
+            let before = state.out.len();
+            encode::command(&mut state.out, &["CLIENT", "INFO"]);
+            let length = state.out.len() - before;
+            state.in_flight.push(Owner::Audit, CommandId::OTHER, length, now);
+        } else {
+            let silent = state.in_flight.oldest().map(|oldest| now.saturating_sub(oldest.max(state.last_progress)));
+            drop(state);
+            if silent.is_some_and(|s| s >= nanos(up.config.upstream.progress_timeout)) && !healthy {
+                self.condemn("hung");
+            }
+            return;
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Not connected: requests that have waited too long are answered with the truth, that nothing was executed.
+    fn expire(&self, up: &Upstreams, now: u64) {
+        let deadline = now.saturating_sub(nanos(up.config.upstream.connect_wait));
+        loop {
+            let mut state = self.state.borrow_mut();
+            let Some(slot) = state.in_flight.pop_unsent_before(deadline) else { break };
+            state.out.advance(slot.bytes as usize);
+            drop(state);
+            self.refuse_slot(up, slot, NOT_EXECUTED);
+        }
+        self.flush_touched(up);
+    }
+
+    /// Answers a request that was never written with an error line.
+    fn refuse_slot(&self, up: &Upstreams, slot: Slot, error: &[u8]) {
+        let Some(client) = slot.owner.client() else { return };
+        up.roster.with(client, |outbox| {
+            match slot.owner {
+                Owner::Call(_) => outbox.deliver(Answer::NotExecuted(error.to_vec())),
+                Owner::Discard(_) => {}
+                Owner::Forward(key) => {
+                    let mut line = BytesMut::with_capacity(error.len() + 3);
+                    encode::error(&mut line, error);
+                    if outbox.push(&up.buffers, &line) {
+                        self.state.borrow_mut().touched.push(key);
+                    }
+                }
+                Owner::Canary(_) | Owner::Audit => {}
+            }
+            outbox.on_answered(slot.bytes as usize);
+        });
+    }
+
+    /// Every request that waits is refused with the server's own words: the lane cannot be opened.
+    pub(super) fn refuse_all(&self, up: &Upstreams, error: &[u8]) {
+        let (sent, unsent) = self.take_slots();
+        debug_assert!(sent.is_empty(), "a lane that was never ready has written nothing");
+        for slot in unsent {
+            self.refuse_slot(up, slot, error);
+        }
+        self.flush_touched(up);
+    }
+
+    /// Every client that waits is closed: its identity does not exist any more.
+    pub(super) fn close_all(&self, up: &Upstreams, reason: CloseReason) {
+        let (sent, unsent) = self.take_slots();
+        for client in sent.iter().chain(&unsent).filter_map(|slot| slot.owner.client()) {
+            up.roster.with(client, |outbox| outbox.close(reason));
+        }
+    }
+
+    fn take_slots(&self) -> (Vec<Slot>, Vec<Slot>) {
+        let mut state = self.state.borrow_mut();
+        state.out.clear();
+        state.in_flight.take_all()
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The text of canary `number`: no other lane and no other position has it.
+fn canary_text(lane: u64, number: u64) -> String {
+    format!("respmux-{lane}-{number}")
+}
+
+/// A duration in nanoseconds of the worker's clock.
+pub(super) fn nanos(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

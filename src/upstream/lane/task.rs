@@ -1,0 +1,185 @@
+//! The I/O of a lane: connects, writes once per turn, reads, and decides what a loss means.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Buf;
+use tokio::io::ReadBuf;
+use tokio::time::Instant;
+
+use super::{Lane, NOT_EXECUTED, Phase};
+use crate::link::{DialError, Link, Permit, Use};
+use crate::session::Identity;
+use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
+use crate::upstream::Upstreams;
+
+/// How one connection of a lane ended.
+enum End {
+    /// Closed by us: idle, retired, and nothing in flight.
+    Done,
+    Lost(String),
+    /// Nothing that comes from it can be trusted.
+    Anomaly(AnomalyReason),
+}
+
+/// Runs a lane to its end: until it is retired, idle and drained, or cannot be opened.
+pub async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
+    let mut permit = None;
+    while let Some(link) = open(&lane, &up, &mut permit).await {
+        let mut link = link;
+        lane.phase.set(Phase::Ready);
+        let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
+        lane.phase.set(Phase::Opening);
+        match &end {
+            End::Done => {}
+            End::Lost(reason) => {
+                tracing::warn!(lane = lane.id, reason, "lane lost");
+                up.on_upstream_lost();
+                lane.on_lost(&up, false);
+            }
+            End::Anomaly(reason) => {
+                tracing::error!(lane = lane.id, %reason, "lane killed: its replies cannot be trusted");
+                up.shard.anomaly(*reason);
+                up.on_upstream_lost();
+                lane.on_lost(&up, true);
+            }
+        }
+        up.shard.upstream_closed(Use::Lane.into(), end.reason());
+        lane.flush_touched(&up);
+        permit = Some(link.close().await);
+        if lane.state.borrow().in_flight.is_empty() {
+            break;
+        }
+    }
+    lane.accepting.set(false);
+    lane.phase.set(Phase::Closed);
+    drop(permit);
+    up.lanes.on_closed(&lane);
+    // Whoever submitted between the last look and the end would wait for ever.
+    lane.refuse_all(&up, NOT_EXECUTED);
+}
+
+impl End {
+    fn reason(&self) -> UpstreamCloseReason {
+        match self {
+            Self::Done => UpstreamCloseReason::Idle,
+            Self::Lost(_) => UpstreamCloseReason::Upstream,
+            Self::Anomaly(_) => UpstreamCloseReason::Anomaly,
+        }
+    }
+}
+
+/// Waits for a permit and for the upstream. `None` when the lane has nothing more to do, or never will.
+async fn open(lane: &Rc<Lane>, up: &Rc<Upstreams>, kept: &mut Option<Permit>) -> Option<Link> {
+    loop {
+        if lane.idle_and_unwanted() {
+            return None;
+        }
+        let permit = match kept.take() {
+            Some(permit) => permit,
+            None => up.lanes.permit(&up.budget).await,
+        };
+        if let Some(at) = up.dialer.retry_at() {
+            *kept = Some(permit);
+            tokio::time::sleep_until(Instant::from_std(at)).await;
+            continue;
+        }
+        match up.dialer.dial(permit, &lane.key).await {
+            Ok(link) => return Some(link),
+            Err((DialError::Unavailable { .. }, permit)) => *kept = Some(permit),
+            Err((DialError::State(text), _)) => {
+                lane.accepting.set(false);
+                lane.refuse_all(up, &text);
+                return None;
+            }
+            Err((DialError::Identity(text), _)) => {
+                lane.accepting.set(false);
+                on_identity_refused(lane, up, &text);
+                return None;
+            }
+        }
+        // A failure that did not start a back-off must not spin.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A verified identity that is refused now is gone: its clients are closed (rule A7). Clients that did not log in
+/// get the server's own words.
+fn on_identity_refused(lane: &Lane, up: &Upstreams, text: &[u8]) {
+    match lane.key.identity {
+        Identity::User(_) => lane.close_all(up, CloseReason::Auth),
+        Identity::Implicit if text.starts_with(b"NOAUTH") => lane.refuse_all(up, b"NOAUTH Authentication required."),
+        Identity::Implicit => {
+            tracing::error!(reason = %String::from_utf8_lossy(text), "upstream refused the configured identity");
+            lane.refuse_all(up, b"ERR respmux could not log in to the upstream, command was not executed");
+        }
+    }
+}
+
+impl Lane {
+    /// Retired before it was needed.
+    fn idle_and_unwanted(&self) -> bool {
+        !self.accepting.get() && self.state.borrow().in_flight.is_empty()
+    }
+
+    /// One turn: write everything that clients appended, read everything that is there, send it on.
+    fn poll_turn(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        loop {
+            if let Some(reason) = self.condemned.take() {
+                return Poll::Ready(End::Lost(reason.to_owned()));
+            }
+            if let Err(e) = self.write_out(up, link, cx) {
+                return Poll::Ready(End::Lost(e.to_string()));
+            }
+            match self.read_in(up, link, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => {
+                    self.flush_touched(up);
+                    return Poll::Ready(end);
+                }
+                Poll::Pending => break,
+            }
+        }
+        self.flush_touched(up);
+        if self.idle_and_unwanted() { Poll::Ready(End::Done) } else { Poll::Pending }
+    }
+
+    /// Writes what is there; when the socket is full its readiness wakes the task.
+    fn write_out(&self, up: &Upstreams, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        while !state.out.is_empty() {
+            let n = link.try_write(&state.out)?;
+            if n == 0 {
+                match link.poll_writable(cx) {
+                    Poll::Ready(result) => result?,
+                    Poll::Pending => break,
+                }
+            }
+            state.out.advance(n);
+            state.in_flight.on_written(n);
+            up.shard.upstream_written(n);
+        }
+        Ok(())
+    }
+
+    /// Reads once into the worker's buffer and delivers.
+    fn read_in(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut memory = up.read_buffer.borrow_mut();
+        let mut buf = ReadBuf::new(&mut memory);
+        match link.poll_read(cx, &mut buf) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(End::Lost(e.to_string()))),
+            Poll::Ready(Ok(())) => {}
+        }
+        let chunk = buf.filled();
+        if chunk.is_empty() {
+            return Poll::Ready(Err(End::Lost("closed by the upstream".into())));
+        }
+        up.shard.upstream_read(chunk.len());
+        Poll::Ready(self.on_bytes(up, chunk, up.now()).map_err(End::Anomaly))
+    }
+}

@@ -1,0 +1,259 @@
+//! Where a client's answers go. Owned by `upstream`, filled by lanes and by the client's own task; the only way
+//! from a reply to a client.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::task::{Context, Poll, Waker};
+
+use super::roster::ClientKey;
+use crate::link::WriteHalf;
+use crate::telemetry::CloseReason;
+
+/// Buffers kept for reuse by one worker, and the largest one that is kept, bytes.
+const KEPT_BUFFERS: usize = 1024;
+const KEPT_BYTES: usize = 64 << 10;
+
+/// Empty output buffers of a worker. A client without output owns none.
+#[derive(Default)]
+pub struct Buffers {
+    spare: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(512))
+    }
+
+    fn give(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < KEPT_BUFFERS && buffer.capacity() <= KEPT_BYTES {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+}
+
+/// What the client's task waits for; decides who wakes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wants {
+    #[default]
+    Nothing,
+    /// At most this many unanswered requests.
+    Pending(u32),
+}
+
+/// The answer to a request that the client's task sent itself and waits for.
+#[derive(Debug)]
+pub enum Answer {
+    /// The whole reply.
+    Reply(Vec<u8>),
+    /// Not executed: this error line (without the dash) says why.
+    NotExecuted(Vec<u8>),
+}
+
+/// One client as its answers see it.
+pub struct Outbox {
+    key: ClientKey,
+    id: u64,
+    writer: WriteHalf,
+    buffer: RefCell<Vec<u8>>,
+    /// Bytes at the front of `buffer` that the socket has taken.
+    sent: Cell<usize>,
+    pending: Cell<u32>,
+    pending_bytes: Cell<usize>,
+    touched: Cell<bool>,
+    fate: Cell<Option<CloseReason>>,
+    wants: Cell<Wants>,
+    waker: RefCell<Option<Waker>>,
+    mailbox: RefCell<Option<Answer>>,
+    /// Bytes that may wait for a slow reader before the client is closed; 0 is no limit.
+    limit: Cell<usize>,
+}
+
+impl Outbox {
+    /// The outbox of client `id` (the virtual CLIENT ID). `limit` is in bytes.
+    #[must_use]
+    pub fn new(key: ClientKey, id: u64, writer: WriteHalf, limit: usize) -> Self {
+        Self {
+            key,
+            id,
+            writer,
+            buffer: RefCell::default(),
+            sent: Cell::new(0),
+            pending: Cell::new(0),
+            pending_bytes: Cell::new(0),
+            touched: Cell::new(false),
+            fate: Cell::new(None),
+            wants: Cell::new(Wants::Nothing),
+            waker: RefCell::new(None),
+            mailbox: RefCell::new(None),
+            limit: Cell::new(limit),
+        }
+    }
+
+    /// The slot address of this client.
+    pub fn key(&self) -> ClientKey {
+        self.key
+    }
+
+    /// The virtual CLIENT ID.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Requests of this client that have no reply yet.
+    pub fn pending(&self) -> u32 {
+        self.pending.get()
+    }
+
+    /// Bytes of those requests.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes.get()
+    }
+
+    /// Bytes that the socket has not taken yet.
+    pub fn unsent(&self) -> usize {
+        self.buffer.borrow().len() - self.sent.get()
+    }
+
+    /// Sets the output limit: subscribers have their own.
+    pub fn limit_output(&self, bytes: usize) {
+        self.limit.set(bytes);
+    }
+
+    /// A request was handed to a lane.
+    pub fn on_submitted(&self, bytes: usize) {
+        self.pending.set(self.pending.get() + 1);
+        self.pending_bytes.set(self.pending_bytes.get() + bytes);
+    }
+
+    /// One request has its answer.
+    pub fn on_answered(&self, bytes: usize) {
+        let left = self.pending.get().saturating_sub(1);
+        self.pending.set(left);
+        self.pending_bytes.set(self.pending_bytes.get().saturating_sub(bytes));
+        if let Wants::Pending(most) = self.wants.get()
+            && left <= most
+        {
+            self.wake();
+        }
+    }
+
+    /// Appends reply bytes. Returns whether this is the first since the last flush, so that the caller notes the
+    /// client for [`Outbox::flush`]. Over the limit the client is closed and its output dropped.
+    pub fn push(&self, buffers: &Buffers, bytes: &[u8]) -> bool {
+        if self.fate.get().is_some() {
+            return false;
+        }
+        let mut buffer = self.buffer.borrow_mut();
+        if buffer.capacity() == 0 {
+            *buffer = buffers.take();
+        }
+        let limit = self.limit.get();
+        if limit != 0 && buffer.len() - self.sent.get() + bytes.len() > limit {
+            *buffer = Vec::new();
+            self.sent.set(0);
+            drop(buffer);
+            self.close(CloseReason::OutputLimit);
+            return false;
+        }
+        buffer.extend_from_slice(bytes);
+        !self.touched.replace(true)
+    }
+
+    /// Writes what the socket takes. What it does not take is sent by the client's own task, which is woken.
+    pub fn flush(&self, buffers: &Buffers) {
+        self.touched.set(false);
+        match self.write_out(buffers) {
+            Ok(true) => {}
+            Ok(false) => self.wake(),
+            Err(_) => self.close(CloseReason::IoError),
+        }
+    }
+
+    /// Writes until the buffer is empty (`true`) or the socket is full (`false`).
+    fn write_out(&self, buffers: &Buffers) -> io::Result<bool> {
+        let mut buffer = self.buffer.borrow_mut();
+        while self.sent.get() < buffer.len() {
+            match self.writer.try_write(&buffer[self.sent.get()..]) {
+                Ok(n) => self.sent.set(self.sent.get() + n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.forget_sent(&mut buffer);
+                    return Ok(false);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        self.sent.set(0);
+        buffers.give(std::mem::take(&mut *buffer));
+        Ok(true)
+    }
+
+    /// Moves what is left to the front when at least half is gone, so that a slow reader of a long reply costs
+    /// no more memory than what it has not read.
+    fn forget_sent(&self, buffer: &mut Vec<u8>) {
+        let sent = self.sent.get();
+        if sent > buffer.len() / 2 {
+            buffer.drain(..sent);
+            self.sent.set(0);
+        }
+    }
+
+    /// For the client's task: sends what is left; ready when nothing is.
+    pub fn poll_flush(&self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<io::Result<()>> {
+        loop {
+            if self.buffer.borrow().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            match self.write_out(buffers) {
+                Ok(true) => return Poll::Ready(Ok(())),
+                Ok(false) => match self.writer.poll_writable(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                    Poll::Pending => return Poll::Pending,
+                },
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+
+    /// Decides that the client is closed; the first reason counts. Its task sends what is buffered, then ends.
+    pub fn close(&self, reason: CloseReason) {
+        if self.fate.get().is_none() {
+            self.fate.set(Some(reason));
+        }
+        self.wake();
+    }
+
+    /// Why the client is to be closed, if it is.
+    pub fn fate(&self) -> Option<CloseReason> {
+        self.fate.get()
+    }
+
+    /// Puts the answer of a request that the client's task waits for.
+    pub fn deliver(&self, answer: Answer) {
+        *self.mailbox.borrow_mut() = Some(answer);
+        self.wake();
+    }
+
+    /// Takes that answer.
+    pub fn take_answer(&self) -> Option<Answer> {
+        self.mailbox.borrow_mut().take()
+    }
+
+    /// The client's task is about to wait: remember how to wake it, and for what.
+    pub fn await_with(&self, cx: &Context<'_>, wants: Wants) {
+        self.wants.set(wants);
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Wakes the client's task.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}

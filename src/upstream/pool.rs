@@ -1,0 +1,251 @@
+//! Connections that are lent to one client at a time: a bounded pool with a first-in first-out queue and a deadline.
+//!
+//! A lent connection comes back clean or is made clean (rule M4); it is never closed and reopened between users,
+//! because connects are what drives an upstream's CPU. A [`Lease`] that is dropped without being given back closes
+//! its connection: nobody may inherit a state that was not proved.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::Upstreams;
+use crate::link::{DialError, Link, Use};
+use crate::resp::encode;
+use crate::session::RouteKey;
+use crate::telemetry::UpstreamCloseReason;
+
+/// How long making a connection clean may take before it is closed instead.
+const CLEAN_WAIT: Duration = Duration::from_secs(3);
+
+/// Why no connection was lent. Nothing of the client was written.
+#[derive(Debug)]
+pub enum LendError {
+    /// The deadline passed, or too many wait already.
+    Exhausted,
+    Dial(DialError),
+}
+
+/// How a lent connection comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// Proved clean by the replies.
+    Clean,
+    /// In MULTI: one DISCARD proves it clean.
+    Queueing,
+    /// Watches are set: one UNWATCH proves it clean.
+    Watching,
+    /// Anything else: RESET at once, so that it is silent, and a new handshake when somebody needs it.
+    Unknown,
+}
+
+struct Idle {
+    link: Link,
+    /// Needs RESET and a handshake before it may serve anybody.
+    dirty: bool,
+    since: Instant,
+}
+
+/// The pool of one worker.
+pub struct Pool {
+    places: Arc<Semaphore>,
+    idle: RefCell<Vec<Idle>>,
+    waiters: Cell<usize>,
+}
+
+/// One connection, lent.
+pub struct Lease {
+    link: Option<Link>,
+    place: Option<OwnedSemaphorePermit>,
+    up: Rc<Upstreams>,
+}
+
+impl Pool {
+    /// A pool of `size` places.
+    #[must_use]
+    pub fn new(size: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(size)), idle: RefCell::default(), waiters: Cell::new(0) }
+    }
+
+    /// Lends a connection in the state `key`, first come first served, within `pool.wait_timeout`.
+    ///
+    /// # Errors
+    /// See [`LendError`].
+    pub async fn lend(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Lease, LendError> {
+        let place = self.place(up).await?;
+        let deadline = Instant::now() + up.config.upstream.connect_wait;
+        loop {
+            let attempt = match self.take_idle(key) {
+                Some(idle) if !idle.dirty && idle.link.key() == key => Ok(idle.link),
+                Some(idle) => {
+                    up.shard.pool_switches.inc();
+                    up.dialer.renew(idle.link, key).await
+                }
+                None => match up.budget.permit(Use::Pool) {
+                    Some(permit) => up.dialer.dial(permit, key).await,
+                    // A place but no permit: a connection of the pool is still closing.
+                    None => {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                        continue;
+                    }
+                },
+            };
+            match attempt {
+                Ok(link) => return Ok(Lease { link: Some(link), place: Some(place), up: Rc::clone(up) }),
+                Err((error @ DialError::Unavailable { .. }, permit)) => {
+                    drop(permit);
+                    let retry = up.dialer.retry_at().unwrap_or_else(|| Instant::now() + Duration::from_millis(1));
+                    if retry >= deadline {
+                        return Err(LendError::Dial(error));
+                    }
+                    tokio::time::sleep_until(retry.into()).await;
+                }
+                Err((error, _)) => return Err(LendError::Dial(error)),
+            }
+        }
+    }
+
+    /// Waits in line for a place.
+    async fn place(&self, up: &Upstreams) -> Result<OwnedSemaphorePermit, LendError> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        if self.waiters.get() >= up.config.pool.max_waiters {
+            up.shard.pool_timeouts.inc();
+            return Err(LendError::Exhausted);
+        }
+        let started = Instant::now();
+        self.waiters.set(self.waiters.get() + 1);
+        up.shard.pool_waiters.add(1);
+        let place = timeout(up.config.pool.wait_timeout, Arc::clone(&self.places).acquire_owned()).await;
+        self.waiters.set(self.waiters.get() - 1);
+        up.shard.pool_waiters.sub(1);
+        up.shard.pool_waited(started.elapsed());
+        match place {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => {
+                up.shard.pool_timeouts.inc();
+                Err(LendError::Exhausted)
+            }
+        }
+    }
+
+    /// Nobody would have to wait now.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
+    /// An idle connection that fits, else any idle one when no new one may be opened.
+    fn take_idle(&self, key: &RouteKey) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        let fits = idle.iter().rposition(|i| !i.dirty && i.link.key() == key);
+        let chosen = fits.or_else(|| idle.iter().rposition(|i| i.dirty)).or_else(|| idle.len().checked_sub(1))?;
+        Some(idle.swap_remove(chosen))
+    }
+
+    /// Closes connections that nobody has needed for `upstream.idle_timeout`, and dead ones.
+    pub(super) fn on_tick(&self, up: &Rc<Upstreams>) {
+        let limit = up.config.upstream.idle_timeout;
+        let mut idle = self.idle.borrow_mut();
+        let mut position = 0;
+        while position < idle.len() {
+            if idle[position].since.elapsed() >= limit || idle[position].link.is_closed() {
+                let old = idle.swap_remove(position);
+                up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Idle);
+                spawn_local(old.link.close());
+            } else {
+                position += 1;
+            }
+        }
+    }
+}
+
+impl Lease {
+    /// The connection.
+    pub fn link(&mut self) -> &mut Link {
+        self.link.as_mut().expect("a lease owns its link until it is given back")
+    }
+
+    /// The state that the connection is in.
+    #[must_use]
+    pub fn key(&self) -> &RouteKey {
+        self.link.as_ref().expect("a lease owns its link until it is given back").key()
+    }
+
+    /// The client left while the connection waits for the server: UNBLOCK it there, read what it still says, and
+    /// keep it. Closing instead would churn connections (rule B15).
+    pub fn cancel(mut self) {
+        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
+        let up = Rc::clone(&self.up);
+        spawn_local(async move {
+            let mut link = link;
+            let id = link.id().to_string();
+            let words: [&[u8]; 3] = [b"CLIENT", b"UNBLOCK", id.as_bytes()];
+            let unblocked = link.id() != 0 && matches!(up.control.ask(&words).await, Ok(reply) if reply.starts_with(b":"));
+            let silenced = unblocked && matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
+            if silenced { up.pool.put(link, true) } else { discard(&up, link).await }
+            drop(place);
+        });
+    }
+
+    /// Gives the connection back. What is needed to make it clean happens behind the client's back; the place is
+    /// free only afterwards.
+    pub fn give_back(mut self, state: Return) {
+        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
+        let up = Rc::clone(&self.up);
+        match state {
+            Return::Clean => up.pool.put(link, false),
+            Return::Unknown => {
+                spawn_local(async move {
+                    let mut link = link;
+                    let silenced = matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
+                    if silenced { up.pool.put(link, true) } else { discard(&up, link).await }
+                    drop(place);
+                });
+            }
+            Return::Queueing | Return::Watching => {
+                let word = if state == Return::Queueing { "DISCARD" } else { "UNWATCH" };
+                spawn_local(async move {
+                    let mut link = link;
+                    let proved = prove_clean(&mut link, word).await;
+                    if proved { up.pool.put(link, false) } else { discard(&up, link).await }
+                    drop(place);
+                });
+            }
+        }
+    }
+}
+
+impl Pool {
+    fn put(&self, link: Link, dirty: bool) {
+        self.idle.borrow_mut().push(Idle { link, dirty, since: Instant::now() });
+    }
+}
+
+async fn prove_clean(link: &mut Link, word: &str) -> bool {
+    let mut batch = BytesMut::new();
+    encode::command(&mut batch, &[word]);
+    matches!(timeout(CLEAN_WAIT, link.call(&batch, 1)).await, Ok(Ok(replies)) if replies[0] == b"+OK\r\n")
+}
+
+async fn discard(up: &Upstreams, link: Link) {
+    up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Dirty);
+    drop(link.close().await);
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
+        let up = Rc::clone(&self.up);
+        spawn_local(async move {
+            discard(&up, link).await;
+            drop(place);
+        });
+    }
+}

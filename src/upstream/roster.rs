@@ -1,0 +1,86 @@
+//! The clients of a worker, by index and generation: what a slot points to (semantics.md I6).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::outbox::Outbox;
+
+/// Names one client for as long as it is connected. Reused indexes get a new generation, so a slot of a client
+/// that left finds nobody: a tombstone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientKey {
+    index: u32,
+    generation: u32,
+}
+
+#[derive(Default)]
+struct Entry {
+    generation: u32,
+    outbox: Option<Rc<Outbox>>,
+}
+
+/// All clients of a worker.
+#[derive(Default)]
+pub struct Roster {
+    inner: RefCell<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+}
+
+impl Roster {
+    /// Adds the client whose outbox `make` builds from its key.
+    pub fn admit(&self, make: impl FnOnce(ClientKey) -> Outbox) -> Rc<Outbox> {
+        let mut inner = self.inner.borrow_mut();
+        let index = inner.free.pop().unwrap_or_else(|| {
+            inner.entries.push(Entry::default());
+            u32::try_from(inner.entries.len() - 1).expect("fewer clients than 2^32")
+        });
+        let entry = &mut inner.entries[index as usize];
+        let outbox = Rc::new(make(ClientKey { index, generation: entry.generation }));
+        entry.outbox = Some(Rc::clone(&outbox));
+        outbox
+    }
+
+    /// The client left; its slots become tombstones.
+    pub fn leave(&self, key: ClientKey) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(entry) = inner.entries.get_mut(key.index as usize) else { return };
+        if entry.generation == key.generation && entry.outbox.take().is_some() {
+            entry.generation = entry.generation.wrapping_add(1);
+            inner.free.push(key.index);
+        }
+    }
+
+    /// Runs `act` on the client, if it is still there.
+    pub fn with<R>(&self, key: ClientKey, act: impl FnOnce(&Rc<Outbox>) -> R) -> Option<R> {
+        let inner = self.inner.borrow();
+        let entry = inner.entries.get(key.index as usize)?;
+        if entry.generation != key.generation {
+            return None;
+        }
+        entry.outbox.as_ref().map(act)
+    }
+
+    /// Everybody who is connected, for cold paths.
+    #[must_use]
+    pub fn all(&self) -> Vec<Rc<Outbox>> {
+        self.inner.borrow().entries.iter().filter_map(|e| e.outbox.clone()).collect()
+    }
+
+    /// How many are connected.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let inner = self.inner.borrow();
+        inner.entries.len() - inner.free.len()
+    }
+
+    /// Nobody is connected.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -1,0 +1,180 @@
+//! The connection on which the upstream proves identities: AUTH, HELLO … AUTH, and what a client is without either
+//! (semantics.md 4.3). Every use starts with RESET; one use at a time, first come first served.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::Upstreams;
+use crate::link::{Link, Use, decoded};
+use crate::resp::encode;
+
+/// How long the answer to a probe may serve new clients (issue 2, 5).
+const PROBE_LIFE: Duration = Duration::from_secs(1);
+/// Logins that may wait for the scratch connection.
+const MAX_WAITING: usize = 16_384;
+
+/// What the upstream thinks of a client that has not logged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// May use the default user.
+    Implicit,
+    /// Must log in first.
+    Unauthenticated,
+}
+
+/// The scratch connection of a worker.
+pub struct Scratch {
+    turn: Semaphore,
+    link: RefCell<Option<Link>>,
+    probe: Cell<Option<(Instant, Standing)>>,
+    waiting: Cell<usize>,
+    /// Redis checks existence and arity before it asks for a login; Valkey 9 asks first (rule A5).
+    login_first: Cell<Option<bool>>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            turn: Semaphore::new(1),
+            link: RefCell::new(None),
+            probe: Cell::new(None),
+            waiting: Cell::new(0),
+            login_first: Cell::new(None),
+        }
+    }
+}
+
+impl Scratch {
+    /// Runs `command` (one encoded request) on a connection that has just been reset, and returns its reply.
+    ///
+    /// # Errors
+    /// The upstream is not available; nothing can be said about the login.
+    pub async fn run(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
+        if self.waiting.get() >= MAX_WAITING {
+            return Err(io::Error::other("too many logins are waiting"));
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let reply = timeout(up.config.upstream.connect_wait, self.run_in_turn(up, command)).await;
+        self.waiting.set(self.waiting.get() - 1);
+        reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn run_in_turn(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
+        let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
+        self.unit(up, command).await
+    }
+
+    /// One unit: RESET, the command. The connection is taken out while in use, so that an error or a cancelled
+    /// wait in the middle closes it.
+    async fn unit(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
+        let mut link = self.open(up).await?;
+        let mut batch = BytesMut::with_capacity(64 + command.len());
+        encode::command(&mut batch, &["RESET"]);
+        batch.extend_from_slice(command);
+        encode::command(&mut batch, &["CLIENT", "ID"]);
+        let result = timeout(up.config.upstream.handshake_timeout, link.call(&batch, 3)).await;
+        let mut replies = match result {
+            Ok(Ok(replies)) => replies,
+            Ok(Err(error)) => {
+                drop(link.close().await);
+                return Err(error);
+            }
+            Err(_) => {
+                drop(link.close().await);
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        };
+        if replies[0] != b"+RESET\r\n" {
+            drop(link.close().await);
+            return Err(io::Error::other("the upstream does not know RESET"));
+        }
+        if let Some(id) = decoded(&replies[2])?.as_int() {
+            link.learn_id(id);
+        }
+        *self.link.borrow_mut() = Some(link);
+        Ok(replies.swap_remove(1))
+    }
+
+    async fn open(&self, up: &Upstreams) -> io::Result<Link> {
+        let kept = self.link.borrow_mut().take();
+        if let Some(link) = kept {
+            if !link.is_closed() {
+                return Ok(link);
+            }
+            drop(link.close().await);
+        }
+        loop {
+            if let Some(at) = up.dialer.retry_at() {
+                tokio::time::sleep_until(at.into()).await;
+                continue;
+            }
+            let Some(permit) = up.budget.permit(Use::Scratch) else {
+                return Err(io::Error::other("no permit for the scratch connection"));
+            };
+            match up.dialer.dial_bare(permit).await {
+                Ok(link) => return Ok(link),
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
+    /// What a client is that has sent nothing yet. One probe serves all clients of the next second (rule A4).
+    ///
+    /// # Errors
+    /// The upstream is not available.
+    pub async fn standing(&self, up: &Upstreams) -> io::Result<Standing> {
+        if up.config.upstream.password.is_some() {
+            // Clients that do not log in are the configured user; lanes prove that login themselves.
+            return Ok(Standing::Implicit);
+        }
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        timeout(up.config.upstream.connect_wait, self.probe(up))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn probe(&self, up: &Upstreams) -> io::Result<Standing> {
+        let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
+        if let Some(known) = self.known() {
+            return Ok(known);
+        }
+        let asked = Instant::now();
+        let mut ping = BytesMut::new();
+        encode::command(&mut ping, &["PING"]);
+        let reply = self.unit(up, &ping).await?;
+        // NOPERM, BUSY or LOADING are words to somebody who is known.
+        let standing = if reply.starts_with(b"-NOAUTH") { Standing::Unauthenticated } else { Standing::Implicit };
+        self.probe.set(Some((asked, standing)));
+        if standing == Standing::Unauthenticated && self.login_first.get().is_none() {
+            let mut bad = BytesMut::new();
+            encode::command(&mut bad, &["GET"]);
+            let reply = self.unit(up, &bad).await?;
+            self.login_first.set(Some(reply.starts_with(b"-NOAUTH")));
+        }
+        Ok(standing)
+    }
+
+    /// The answer of a probe that is fresh enough.
+    #[must_use]
+    pub fn known(&self) -> Option<Standing> {
+        self.probe.get().filter(|(asked, _)| asked.elapsed() < PROBE_LIFE).map(|(_, standing)| standing)
+    }
+
+    /// The upstream's users may have changed: ask again.
+    pub fn forget_probe(&self) {
+        self.probe.set(None);
+    }
+
+    /// The upstream asks for a login before it looks at a command's name and arity.
+    #[must_use]
+    pub fn login_first(&self) -> bool {
+        self.login_first.get().unwrap_or(false)
+    }
+}

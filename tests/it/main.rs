@@ -1,0 +1,25 @@
+//! One binary for every promise that a client or an operator can see, checked against real servers.
+//!
+//! `tests/setup.sh` brings the servers (Redis 7.0, Redis 8.2, Valkey 9); the first test that needs one runs it.
+//! A transcript (`tests/transcripts/`, notation in [`transcripts`]) says what clients send and what they must receive;
+//! wherever the real server gives the same answer the transcript runs against it too, so that an expectation is
+//! never only the author's belief.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_types,
+    reason = "a test stops at the first thing that is not as it must be, and its threads share by lock"
+)]
+
+mod adversary;
+mod architecture;
+mod cap;
+mod client_commands;
+mod drain;
+mod ordering;
+mod protocol_errors;
+mod support;
+mod telemetry;
+mod transactions;
+mod transcripts;
+mod unix;
+mod upstream_loss;

@@ -1,0 +1,265 @@
+//! A client in raw bytes, over TCP or a unix socket, with a deadline on every read.
+
+use std::fmt;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::Frame;
+
+/// How long a reply may take before the test fails. Generous: the machine may be busy with other tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a server or the proxy listens.
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// One connection. What was received and not yet expected stays in `received`.
+pub(crate) struct TestClient {
+    stream: Stream,
+    received: Vec<u8>,
+    eof: bool,
+}
+
+/// Why a read ended without what was wanted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ReadEnd {
+    TimedOut,
+    Eof,
+}
+
+impl TestClient {
+    pub(crate) fn connect(address: &Address) -> Self {
+        Self::try_connect(address).unwrap_or_else(|error| panic!("connect to {address:?}: {error}"))
+    }
+
+    /// Errors as the operating system gives them: refused, too many files, …
+    pub(crate) fn try_connect(address: &Address) -> std::io::Result<Self> {
+        let stream = match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(address, PATIENCE)?;
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                Stream::Tcp(stream)
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                Stream::Unix(stream)
+            }
+        };
+        Ok(Self { stream, received: Vec::new(), eof: false })
+    }
+
+    /// Writes all of `bytes`. A peer that closed already is no failure here: what matters is what it answered.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        let written = match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(bytes),
+            Stream::Unix(stream) => stream.write_all(bytes),
+        };
+        match written {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
+            Err(error) => panic!("write of {} bytes: {error}", bytes.len()),
+        }
+    }
+
+    /// Sends one command as multibulk.
+    pub(crate) fn send_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) {
+        self.send(&encode(arguments));
+    }
+
+    /// Sends one command and reads its reply.
+    #[track_caller]
+    pub(crate) fn call<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> Frame {
+        self.send_command(arguments);
+        self.read_frame()
+    }
+
+    /// As [`Self::call`], with the words of `line` as arguments.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, line: &str) -> Frame {
+        self.call(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Half close: no more requests, replies still wanted.
+    pub(crate) fn shut_write(&self) {
+        let _ = match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// Closes with a reset instead of an orderly end (TCP only).
+    pub(crate) fn reset(self) {
+        if let Stream::Tcp(stream) = self.stream {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// This end's address as a server would show it (`127.0.0.1:port`).
+    pub(crate) fn local_address(&self) -> String {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr().expect("a connected socket has an address").to_string(),
+            Stream::Unix(_) => String::new(),
+        }
+    }
+
+    /// What has arrived and was not yet taken.
+    pub(crate) fn received(&self) -> &[u8] {
+        &self.received
+    }
+
+    /// Takes the first `count` bytes of what has arrived.
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        let rest = self.received.split_off(count);
+        std::mem::replace(&mut self.received, rest)
+    }
+
+    /// Whether the peer has not closed, as far as has arrived here.
+    pub(crate) fn is_open(&mut self) -> bool {
+        self.read_some(Instant::now()) != Err(ReadEnd::Eof)
+    }
+
+    /// Reads once; `Ok` when bytes were added. A reset counts as the end: a server that closes with input unread
+    /// resets, and what it wrote before is delivered first.
+    pub(crate) fn read_some(&mut self, deadline: Instant) -> Result<(), ReadEnd> {
+        if self.eof {
+            return Err(ReadEnd::Eof);
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(200));
+        let mut chunk = [0; 65536];
+        let read = match &mut self.stream {
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
+            Stream::Unix(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
+        };
+        match read {
+            Ok(0) => self.eof = true,
+            Ok(count) => {
+                self.received.extend_from_slice(&chunk[..count]);
+                return Ok(());
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => self.eof = true,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if Instant::now() >= deadline {
+                    return Err(ReadEnd::TimedOut);
+                }
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) => panic!("read: {error}"),
+        }
+        Err(ReadEnd::Eof)
+    }
+
+    /// The next frame, within [`PATIENCE`].
+    #[track_caller]
+    pub(crate) fn read_frame(&mut self) -> Frame {
+        match self.try_read_frame(PATIENCE) {
+            Ok(frame) => frame,
+            Err(end) => panic!("{end:?} instead of a reply, after {:?}", Shown(&self.received)),
+        }
+    }
+
+    /// The next frame, or why there is none.
+    #[track_caller]
+    pub(crate) fn try_read_frame(&mut self, patience: Duration) -> Result<Frame, ReadEnd> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match Frame::parse(&self.received) {
+                Ok(Some((frame, used))) => {
+                    self.received.drain(..used);
+                    return Ok(frame);
+                }
+                Ok(None) => self.read_some(deadline)?,
+                Err(complaint) => panic!("{complaint} in {:?}", Shown(&self.received)),
+            }
+        }
+    }
+
+    /// Exactly these bytes come next.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, wanted: &[u8]) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let common = self.received.len().min(wanted.len());
+            let right = self.received[..common] == wanted[..common];
+            assert!(right, "wanted {:?}, got {:?}", Shown(wanted), Shown(&self.received));
+            if common == wanted.len() {
+                self.received.drain(..common);
+                return;
+            }
+            let read = self.read_some(deadline);
+            assert!(read.is_ok(), "wanted {:?}, got {:?} and then {read:?}", Shown(wanted), Shown(&self.received));
+        }
+    }
+
+    /// The peer closes, and says nothing more before it does.
+    #[track_caller]
+    pub(crate) fn expect_eof(&mut self) {
+        let rest = self.read_to_end(PATIENCE);
+        assert!(rest.is_empty(), "wanted the connection closed, got {:?}", Shown(&rest));
+    }
+
+    /// Everything up to the close.
+    #[track_caller]
+    pub(crate) fn read_to_end(&mut self, patience: Duration) -> Vec<u8> {
+        let deadline = Instant::now() + patience;
+        while !self.eof {
+            let read = self.read_some(deadline);
+            assert_ne!(read, Err(ReadEnd::TimedOut), "not closed; so far {:?}", Shown(&self.received));
+        }
+        std::mem::take(&mut self.received)
+    }
+
+    /// Nothing arrives, and the connection stays open, for `time`.
+    #[track_caller]
+    pub(crate) fn expect_nothing(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        loop {
+            assert!(self.received.is_empty(), "wanted nothing, got {:?}", Shown(&self.received));
+            match self.read_some(deadline) {
+                Ok(()) => {}
+                Err(ReadEnd::TimedOut) => return,
+                Err(ReadEnd::Eof) => panic!("wanted silence, got a close"),
+            }
+        }
+    }
+}
+
+/// One command as multibulk.
+pub(crate) fn encode<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        let argument = argument.as_ref();
+        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        bytes.extend_from_slice(argument);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// Bytes as one readable line, CRLF as `/`, long ones cut in the middle.
+pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (head, tail) =
+            if self.0.len() > 2000 { (&self.0[..1500], &self.0[self.0.len() - 300..]) } else { (self.0, &[][..]) };
+        write!(out, "«{}", head.escape_ascii().to_string().replace("\\r\\n", "/"))?;
+        if !tail.is_empty() {
+            write!(out, "…({} bytes)…{}", self.0.len(), tail.escape_ascii().to_string().replace("\\r\\n", "/"))?;
+        }
+        write!(out, "»")
+    }
+}

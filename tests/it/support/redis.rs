@@ -1,0 +1,246 @@
+//! A real Redis or Valkey of the test's own.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::client::{Address, TestClient};
+use super::{eventually, ports, setup};
+
+/// The servers the tests know. What they answer differs; an expectation says for which of them it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Flavour {
+    Redis70,
+    Redis82,
+    Valkey9,
+}
+
+impl Flavour {
+    pub(crate) const ALL: [Self; 3] = [Self::Redis70, Self::Redis82, Self::Valkey9];
+
+    /// The name in transcripts and messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Redis70 => "7.0",
+            Self::Redis82 => "8.2",
+            Self::Valkey9 => "valkey9",
+        }
+    }
+
+    fn binary(self) -> PathBuf {
+        setup::path_of(match self {
+            Self::Redis70 => "REDIS70",
+            Self::Redis82 => "REDIS82",
+            Self::Valkey9 => "VALKEY9",
+        })
+    }
+}
+
+/// A server process on a loopback port and a unix socket, with its own directory, without persistence unless asked
+/// for. Killed and removed on drop.
+pub(crate) struct RealRedis {
+    flavour: Flavour,
+    port: u16,
+    arguments: Vec<String>,
+    directory: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl RealRedis {
+    /// Starts a server with `arguments` after the defaults (`--appendonly yes`, `--maxclients 10`, …) and waits until
+    /// it answers PING.
+    pub(crate) fn start(flavour: Flavour, arguments: &[&str]) -> Self {
+        let mut redis = Self::prepare(flavour, arguments);
+        for _ in 0..5 {
+            if redis.spawn() {
+                return redis;
+            }
+            redis.port = ports::free_port();
+        }
+        panic!("{} did not start:\n{}", flavour.name(), redis.log());
+    }
+
+    /// A server that is configured and has its port, but was never started.
+    pub(crate) fn prepare(flavour: Flavour, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        Self { flavour, port: ports::free_port(), arguments, directory, child: None }
+    }
+
+    /// Starts the process on its port, again if it was stopped.
+    #[track_caller]
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.spawn(), "{} did not start:\n{}", self.flavour.name(), self.log());
+    }
+
+    /// False if the process ended, for instance because its port is taken.
+    fn spawn(&mut self) -> bool {
+        let log = File::options().append(true).create(true).open(self.log_path()).expect("the log file opens");
+        let mut command = Command::new(self.flavour.binary());
+        command
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--unixsocket", &self.socket_path().to_string_lossy()])
+            .args(["--dir", &self.directory.path().to_string_lossy()])
+            .args(["--save", "", "--appendonly", "no", "--hz", "100", "--daemonize", "no"])
+            .args(&self.arguments)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log file can be shared"))
+            .stderr(log);
+        self.child = Some(command.spawn().expect("the server binary starts"));
+        eventually(Duration::from_secs(20), || {
+            let child = self.child.as_mut().expect("set above");
+            if child.try_wait().expect("the child can be asked").is_some() {
+                self.child = None;
+                return Ok(false);
+            }
+            let mut client = TestClient::try_connect(&self.unix_address()).map_err(|error| error.to_string())?;
+            client.send(b"PING\r\n");
+            match client.try_read_frame(Duration::from_secs(2)) {
+                // An error other than LOADING (NOAUTH, too many clients) also shows that it is up.
+                Ok(frame) if !frame.as_str().starts_with("LOADING") => Ok(true),
+                other => Err(format!("PING: {other:?}")),
+            }
+        })
+    }
+
+    pub(crate) fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The TCP address.
+    pub(crate) fn address(&self) -> Address {
+        Address::Tcp(([127, 0, 0, 1], self.port).into())
+    }
+
+    pub(crate) fn unix_address(&self) -> Address {
+        Address::Unix(self.socket_path())
+    }
+
+    /// What `--upstream` takes.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A connection to the server itself.
+    pub(crate) fn connect(&self) -> TestClient {
+        TestClient::connect(&self.address())
+    }
+
+    /// Kills the process (SIGKILL) and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Sends a signal by name (`STOP`, `CONT`, `TERM`).
+    pub(crate) fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("the server runs");
+        signal(child.id(), name);
+    }
+
+    /// Back to an empty server with the default user, whatever a test did to it. `direct` was connected before, so
+    /// that a password set meanwhile does not matter. Kills nobody's connections but those of users that it deletes.
+    pub(crate) fn reset(direct: &mut TestClient) {
+        let commands = [
+            "CONFIG SET requirepass |",
+            "ACL SETUSER default reset on nopass ~* &* +@all",
+            "CLIENT UNPAUSE",
+            "CONFIG SET maxclients 10000",
+            "CONFIG SET busy-reply-threshold 5000",
+            "CONFIG SET proto-max-bulk-len 536870912",
+            "CONFIG SET maxmemory 0",
+            "CONFIG RESETSTAT",
+            "SCRIPT FLUSH",
+            "FUNCTION FLUSH",
+            "ACL LOG RESET",
+        ];
+        for command in commands {
+            let words: Vec<_> = command.split(' ').map(|word| if word == "|" { "" } else { word }).collect();
+            let reply = direct.call(&words);
+            assert!(!reply.is_error(), "{command}: {reply:?}");
+        }
+        Self::empty(direct);
+    }
+
+    /// No keys and no users but the default one; the configuration stays.
+    pub(crate) fn empty(direct: &mut TestClient) {
+        let flushed = direct.ask("FLUSHALL");
+        assert!(!flushed.is_error(), "FLUSHALL: {flushed:?}");
+        let users = direct.ask("ACL USERS").items;
+        for user in users.iter().filter(|user| user.text != b"default") {
+            direct.call(&[b"ACL", &b"DELUSER"[..], &user.text]);
+        }
+    }
+
+    /// One number of INFO, by its field name.
+    pub(crate) fn info(&self, field: &str) -> i64 {
+        let text = TestClient::connect(&self.unix_address()).ask("INFO").as_str();
+        info_field(&text, field)
+    }
+
+    /// What the server wrote to its log.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("server.log")
+    }
+
+    fn socket_path(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+}
+
+impl Drop for RealRedis {
+    fn drop(&mut self) {
+        // A server that ended by itself crashed: its log says why.
+        let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+        if ended && std::thread::panicking() {
+            let log = self.log();
+            let from = log.char_indices().rev().nth(6000).map_or(0, |(at, _)| at);
+            eprintln!("--- {} ended by itself, the end of its log:\n{}", self.flavour.name(), &log[from..]);
+        }
+        self.kill();
+    }
+}
+
+/// One number of an INFO text.
+#[track_caller]
+pub(crate) fn info_field(text: &str, field: &str) -> i64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let value = value.unwrap_or_else(|| panic!("INFO has no {field}"));
+    value.trim().parse().unwrap_or_else(|_| panic!("INFO {field} is {value:?}"))
+}
+
+/// Sends a signal to a process of ours. By the `kill` program: the library calls for it are unsafe.
+pub(crate) fn signal(process: u32, name: &str) {
+    let done = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status().expect("kill runs");
+    assert!(done.success(), "kill -{name} {process}");
+}
+
+#[test]
+fn each_flavour_starts_answers_resets_and_ends() {
+    for flavour in Flavour::ALL {
+        let mut redis = RealRedis::start(flavour, &[]);
+        let mut direct = redis.connect();
+        direct.ask("SET a 1");
+        direct.ask("ACL SETUSER bob on >pw +@all ~*");
+        RealRedis::reset(&mut direct);
+        assert_eq!(direct.ask("DBSIZE").as_int(), 0);
+        assert_eq!(direct.ask("ACL USERS").items.len(), 1);
+        assert!(redis.info("connected_clients") >= 1);
+        redis.kill();
+        direct.expect_eof();
+        redis.start_again();
+        assert_eq!(redis.connect().ask("PING").as_str(), "PONG");
+    }
+}
