@@ -65,7 +65,12 @@ struct Judge {
     model: Model,
     ledger: Ledger,
     pending: VecDeque<Op>,
+    /// The last commands that were answered, for the story of a finding.
+    answered: VecDeque<Op>,
 }
+
+/// How many commands before a finding are told.
+const STORY: usize = 12;
 
 impl Session {
     fn new(shared: Rc<Shared>, wire: Wire, who: u32, life: u32) -> Self {
@@ -78,6 +83,7 @@ impl Session {
             model: Model::new(names),
             ledger: Ledger::default(),
             pending: VecDeque::new(),
+            answered: VecDeque::with_capacity(STORY + 1),
         };
         shared.tally.borrow_mut().lives += 1;
         Self { shared, wire: Some(wire), planner, judge }
@@ -252,8 +258,17 @@ impl Session {
 }
 
 impl Judge {
+    fn remember(&mut self, op: Op) {
+        if self.answered.len() == STORY {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(op);
+    }
+
     fn found(&self, verdict: Verdict, what: impl FnOnce() -> String) {
-        self.shared.tally.borrow_mut().found(verdict, || format!("{:?}: {}", self.names, what()));
+        let (names, answered, pending) = (&self.names, &self.answered, self.pending.iter().take(STORY));
+        let story = || format!("{names:?}: {}\n    after {answered:?}\n    pending {:?}", what(), pending.collect::<Vec<_>>());
+        self.shared.tally.borrow_mut().found(verdict, story);
     }
 
     /// Reads until nothing is pending.
@@ -268,6 +283,7 @@ impl Judge {
                     let op = op.clone();
                     self.judge(&op, &reply)?;
                     self.pending.pop_front();
+                    self.remember(op);
                 }
                 Err(NoFrame::Broken(broken)) => {
                     self.found(Verdict::Torn, || format!("{broken:?} in the reply of {op:?}"));
