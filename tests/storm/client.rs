@@ -432,10 +432,12 @@ impl Judge {
 
 /// What the proxy answers when it did not execute a command (semantics 10.2).
 fn is_refusal(reply: &Value) -> bool {
-    const TEXTS: [&[u8]; 3] = [
+    const TEXTS: [&[u8]; 5] = [
         b"LOADING upstream is not available, command was not executed",
         b"ERR no transaction connection available, try again",
         b"ERR no blocking connection available, try again",
+        b"ERR no dedicated connection available, try again",
+        b"ERR respmux could not log in to the upstream, command was not executed",
     ];
     matches!(reply, Value::Error(text) if TEXTS.contains(&text.as_slice()))
 }

@@ -63,6 +63,8 @@ fn report(arm: &str, config: Config) -> Tally {
 fn assert_green(tally: &Tally) {
     assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
     assert!(tally.replies > 10_000, "only {} replies were checked", tally.replies);
+    // Allowed by the rules, but a proxy that refuses much serves nobody.
+    assert!(tally.refused * 50 <= tally.replies, "{} of {} were refused", tally.refused, tally.replies);
 }
 
 /// The control arm: what is red here is a fault of the checker (or of the server).
