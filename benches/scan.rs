@@ -95,15 +95,9 @@ fn bench_requests(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("request/{name}"));
         group.throughput(Throughput::Bytes(buf.len() as u64));
         let mut scanner = RequestScanner::new();
-        group.bench_function("respmux", |b| {
-            b.iter(|| scan_requests(&mut scanner, black_box(&buf)))
-        });
-        group.bench_function("resp2 range", |b| {
-            b.iter(|| decode_ranges(resp2_range, black_box(&buf)))
-        });
-        group.bench_function("resp3 range", |b| {
-            b.iter(|| decode_ranges(resp3_range, black_box(&buf)))
-        });
+        group.bench_function("respmux", |b| b.iter(|| scan_requests(&mut scanner, black_box(&buf))));
+        group.bench_function("resp2 range", |b| b.iter(|| decode_ranges(resp2_range, black_box(&buf))));
+        group.bench_function("resp3 range", |b| b.iter(|| decode_ranges(resp3_range, black_box(&buf))));
     }
 }
 
@@ -112,15 +106,9 @@ fn bench_replies(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("reply/{name}"));
         group.throughput(Throughput::Bytes(buf.len() as u64));
         let mut scanner = ReplyScanner::new();
-        group.bench_function("respmux", |b| {
-            b.iter(|| scan_replies(&mut scanner, black_box(&buf)))
-        });
-        group.bench_function("resp2 range", |b| {
-            b.iter(|| decode_ranges(resp2_range, black_box(&buf)))
-        });
-        group.bench_function("resp3 range", |b| {
-            b.iter(|| decode_ranges(resp3_range, black_box(&buf)))
-        });
+        group.bench_function("respmux", |b| b.iter(|| scan_replies(&mut scanner, black_box(&buf))));
+        group.bench_function("resp2 range", |b| b.iter(|| decode_ranges(resp2_range, black_box(&buf))));
+        group.bench_function("resp3 range", |b| b.iter(|| decode_ranges(resp3_range, black_box(&buf))));
     }
 }
 
@@ -133,27 +121,20 @@ fn bench_pieces(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(buf.len() as u64));
     let mut replies = ReplyScanner::new();
     group.bench_function("respmux reply", |b| {
-        b.iter(|| {
-            black_box(&buf)
-                .chunks(READ)
-                .map(|chunk| replies.advance(chunk))
-                .last()
-        })
+        b.iter(|| black_box(&buf).chunks(READ).map(|chunk| replies.advance(chunk)).last())
     });
     let mut requests = RequestScanner::new();
     group.bench_function("respmux request", |b| {
         b.iter(|| {
             let (limits, mut resume) = (RequestLimits::default(), None);
             let ends = (READ..buf.len()).step_by(READ).chain([buf.len()]);
-            ends.map(|end| requests.scan(&black_box(&buf)[..end], &mut resume, &limits))
-                .last()
+            ends.map(|end| requests.scan(&black_box(&buf)[..end], &mut resume, &limits)).last()
         })
     });
     group.bench_function("resp2 range", |b| {
         b.iter(|| {
             let ends = (READ..buf.len()).step_by(READ).chain([buf.len()]);
-            ends.map(|end| resp2::decode::decode_range(&black_box(&buf)[..end]).is_ok())
-                .last()
+            ends.map(|end| resp2::decode::decode_range(&black_box(&buf)[..end]).is_ok()).last()
         })
     });
     group.finish();

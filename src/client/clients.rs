@@ -82,7 +82,9 @@ impl Client {
         let mut info = BytesMut::new();
         encode::command(&mut info, &["CLIENT", "INFO"]);
         let line = match self.twin_bytes(&key, CommandId::OTHER, &info).await? {
-            Answer::Reply(frame) => success(&frame).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned())),
+            Answer::Reply(frame) => {
+                success(&frame).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned()))
+            }
             Answer::NotExecuted(_) => None,
         };
         Ok(line.map_or_else(|| FALLBACK.to_owned(), |text| text.trim_end().to_owned()))
@@ -110,6 +112,18 @@ impl Client {
                 return Ok(());
             }
         };
+        if let Some(user) = &filter.user
+            && self
+                .up()
+                .control
+                .ask(&[b"ACL", b"GETUSER", user])
+                .await
+                .is_ok_and(|r| r == b"*-1\r\n" || r == b"_\r\n" || r == b"$-1\r\n")
+        {
+            let line = [b"ERR No such user '".as_slice(), user, b"'"].concat();
+            self.reply_error(&line);
+            return Ok(());
+        }
         let shared = Rc::clone(&self.shared);
         let me = self.outbox().id();
         let lines = shared.peers.lines().await;
@@ -147,7 +161,8 @@ impl Client {
     async fn kill_real(&self, filter: &Filter) -> u64 {
         let control = &self.up().control;
         let Ok(list) = control.ask(&[b"CLIENT", b"LIST"]).await else { return 0 };
-        let Some(text) = success(&list).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned())) else {
+        let Some(text) = success(&list).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned()))
+        else {
             return 0;
         };
         let mut killed = 0;
@@ -289,7 +304,9 @@ impl Filter {
             && self.user.as_ref().is_none_or(|user| is("user", &String::from_utf8_lossy(user)))
             && self.addr.as_ref().is_none_or(|addr| is("addr", addr))
             && self.laddr.as_ref().is_none_or(|laddr| is("laddr", laddr))
-            && self.max_age.is_none_or(|age| field(line, "age").and_then(|a| a.parse().ok()).is_some_and(|a: u64| a >= age))
+            && self
+                .max_age
+                .is_none_or(|age| field(line, "age").and_then(|a| a.parse().ok()).is_some_and(|a: u64| a >= age))
     }
 }
 

@@ -94,12 +94,7 @@ impl Line {
 
     /// The `flags=` field.
     pub(crate) fn flags(&self) -> String {
-        let marks = [
-            ('O', self.monitor),
-            ('P', self.kind() == "pubsub"),
-            ('x', self.multi >= 0),
-            ('b', self.blocked),
-        ];
+        let marks = [('O', self.monitor), ('P', self.kind() == "pubsub"), ('x', self.multi >= 0), ('b', self.blocked)];
         let flags: String = marks.iter().filter(|(_, set)| *set).map(|(mark, _)| *mark).collect();
         if flags.is_empty() { "N".into() } else { flags }
     }

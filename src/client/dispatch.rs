@@ -108,7 +108,9 @@ impl Client {
         let reason = match refusal {
             Refusal::NotAuthenticated => RefuseReason::Auth,
             Refusal::UnknownSubcommand | Refusal::WrongArity(_) => RefuseReason::UnknownSubcommand,
-            Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => RefuseReason::Unsupported,
+            Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => {
+                RefuseReason::Unsupported
+            }
             Refusal::InTransaction | Refusal::Poisoned => RefuseReason::State,
         };
         up.shard.commands_rejected[reason].inc();
@@ -132,6 +134,10 @@ impl Client {
             self.reply_error(error_reply::NOT_AN_INTEGER);
             return Ok(());
         };
+        if i32::try_from(index).is_err() {
+            self.reply_error(error_reply::NOT_AN_INT);
+            return Ok(());
+        }
         let Some(db) = u32::try_from(index).ok().filter(|db| *db < self.up().first_bad_db()) else {
             self.reply_error(error_reply::DB_OUT_OF_RANGE);
             return Ok(());
@@ -266,8 +272,7 @@ pub(super) fn strict_integer(text: &[u8]) -> Option<i64> {
     if !plain || (digits.starts_with(b"0") && text != b"0") {
         return None;
     }
-    let value: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    i32::try_from(value).ok().map(i64::from)
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// A reply decoded, if it is no error.
@@ -284,7 +289,7 @@ mod tests {
         assert_eq!(strict_integer(b"0"), Some(0));
         assert_eq!(strict_integer(b"15"), Some(15));
         assert_eq!(strict_integer(b"-1"), Some(-1));
-        for bad in [" 1", "1 ", "+1", "01", "", "-", "1.0", "-0", "4294967296", "1\0"] {
+        for bad in [" 1", "1 ", "+1", "01", "", "-", "1.0", "-0", "99999999999999999999", "1\0"] {
             assert_eq!(strict_integer(bad.as_bytes()), None, "{bad:?}");
         }
     }

@@ -22,10 +22,7 @@ impl Client {
             Local::Id => self.answer_after_twin(request, Self::answer_id).await,
             Local::GetName => self.answer_after_twin(request, Self::answer_name).await,
             Local::SetName => self.set_name(request).await,
-            Local::SetInfo => {
-                self.set_info(request);
-                Ok(())
-            }
+            Local::SetInfo => self.set_info(request).await,
             Local::Reply => {
                 self.set_reply_mode(request);
                 Ok(())
@@ -119,14 +116,19 @@ impl Client {
         Ok(())
     }
 
-    fn set_info(&mut self, request: &Request) {
+    async fn set_info(&mut self, request: &Request) -> Result<(), Closed> {
         let up = Rc::clone(self.up());
-        let flavour = up.control.flavour();
+        let flavour = up.control.known_flavour().await;
         if flavour.major != 0 && !flavour.has_setinfo() {
-            let line = error_reply::unknown_subcommand(request);
+            let line = error_reply::unknown_subcommand("CLIENT", request);
             self.reply_error(&line);
-            return;
+            return Ok(());
         }
+        self.set_known_info(request);
+        Ok(())
+    }
+
+    fn set_known_info(&mut self, request: &Request) {
         let (attribute, value) = (request.nth(2), request.nth(3));
         let name = if token_is(attribute, "LIB-NAME") {
             "lib-name"
@@ -137,7 +139,7 @@ impl Client {
             self.reply_error(&line);
             return;
         };
-        if let Err(line) = check_info_value(name, value) {
+        if let Err(line) = check_info_value(&String::from_utf8_lossy(attribute), value) {
             self.reply_error(line.as_bytes());
             return;
         }

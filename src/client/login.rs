@@ -74,7 +74,7 @@ impl Client {
     async fn hello_with_bad_name(&mut self, hello: &Hello, error: &'static str) -> Result<(), Closed> {
         let up = Rc::clone(self.up());
         if let Some((user, password)) = hello.auth.clone()
-            && !up.control.flavour().hello_checks_name_first()
+            && !up.control.known_flavour().await.hello_checks_name_first()
         {
             let mut auth = BytesMut::new();
             encode::command(&mut auth, &[b"AUTH".as_slice(), &user, &password]);

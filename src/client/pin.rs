@@ -53,7 +53,8 @@ impl Client {
     async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
         let up = Rc::clone(self.up());
         let key = self.profile.session.borrow().key.clone();
-        let dies_with_eof = matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
+        let dies_with_eof =
+            matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
         tokio::select! {
             biased;
             lease = up.pool.lend(&up, &key) => Ok(lease),

@@ -113,7 +113,10 @@ impl Acceptor {
         stream.set_nodelay(true)?;
         let time = self.config.client.tcp_keepalive;
         if !time.is_zero() {
-            let probes = TcpKeepalive::new().with_time(time).with_interval((time / 3).max(Duration::from_secs(1))).with_retries(3);
+            let probes = TcpKeepalive::new()
+                .with_time(time)
+                .with_interval((time / 3).max(Duration::from_secs(1)))
+                .with_retries(3);
             SockRef::from(&stream).set_tcp_keepalive(&probes)?;
         }
         let laddr = stream.local_addr()?.to_string();

@@ -24,8 +24,6 @@ pub struct Login<'a> {
     pub name: &'a str,
     /// Echoed by the last PING; proves that the replies are in step.
     pub nonce: &'a str,
-    /// The connection was used before: RESET first.
-    pub reset: bool,
 }
 
 /// Why a handshake failed although the connection stands.
@@ -66,10 +64,6 @@ impl Handshake {
     pub fn new(login: &Login<'_>) -> Self {
         let mut batch = BytesMut::with_capacity(256);
         let mut steps = Vec::with_capacity(8);
-        if login.reset {
-            encode::command(&mut batch, &["RESET"]);
-            steps.push(Step::Reset);
-        }
         let version = login.key.resp.number().to_string();
         let mut hello: Vec<&[u8]> = vec![b"HELLO", version.as_bytes()];
         if let Some(c) = login.credentials {
@@ -99,11 +93,12 @@ impl Handshake {
 
     /// Only a RESET and a question for the id: for a connection whose identity changes with every use.
     #[must_use]
-    pub fn bare() -> Self {
+    pub fn bare(name: &str) -> Self {
         let mut batch = BytesMut::with_capacity(64);
         encode::command(&mut batch, &["RESET"]);
         encode::command(&mut batch, &["CLIENT", "ID"]);
-        Self { batch, steps: vec![Step::Reset, Step::Id], nonce: String::new(), may_lack_hello: false }
+        encode::command(&mut batch, &["CLIENT", "SETNAME", name]);
+        Self { batch, steps: vec![Step::Reset, Step::Id, Step::NoEvict], nonce: String::new(), may_lack_hello: false }
     }
 
     /// The bytes to send, in one write.
@@ -172,7 +167,7 @@ mod tests {
     use super::*;
 
     fn login(key: &RouteKey) -> Handshake {
-        Handshake::new(&Login { key, credentials: None, name: "respmux:1:0:1", nonce: "n-1", reset: false })
+        Handshake::new(&Login { key, credentials: None, name: "respmux:1:0:1", nonce: "n-1" })
     }
 
     #[test]

@@ -36,38 +36,22 @@ pub enum Value {
 impl Value {
     /// The bytes of a text.
     pub fn as_text(&self) -> Option<&Bytes> {
-        if let Self::Text(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Text(text) = self { Some(text) } else { None }
     }
 
     /// The line of an error, without its `-`.
     pub fn as_error(&self) -> Option<&Bytes> {
-        if let Self::Error(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Error(text) = self { Some(text) } else { None }
     }
 
     /// An integer.
     pub fn as_int(&self) -> Option<i64> {
-        if let Self::Int(value) = self {
-            Some(*value)
-        } else {
-            None
-        }
+        if let Self::Int(value) = self { Some(*value) } else { None }
     }
 
     /// The elements of an array, set or push.
     pub fn as_list(&self) -> Option<&[Self]> {
-        if let Self::List(elements) = self {
-            Some(elements)
-        } else {
-            None
-        }
+        if let Self::List(elements) = self { Some(elements) } else { None }
     }
 
     /// The pairs of a map, or of a flat list, which is how RESP2 writes a map. Empty for anything else; a last element
@@ -75,12 +59,7 @@ impl Value {
     pub fn pairs(&self) -> Vec<(&Self, &Self)> {
         match self {
             Self::Map(pairs) => pairs.iter().map(|(key, value)| (key, value)).collect(),
-            Self::List(flat) => flat
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|[key, value]| (key, value))
-                .collect(),
+            Self::List(flat) => flat.as_chunks::<2>().0.iter().map(|[key, value]| (key, value)).collect(),
             _ => Vec::new(),
         }
     }
@@ -88,10 +67,7 @@ impl Value {
     /// The value beside the text `name` in a map or flat list; the first one when there are several.
     pub fn field(&self, name: &str) -> Option<&Self> {
         let is_name = |key: &Self| key.as_text().is_some_and(|text| text == name.as_bytes());
-        self.pairs()
-            .into_iter()
-            .find(|(key, _)| is_name(key))
-            .map(|(_, value)| value)
+        self.pairs().into_iter().find(|(key, _)| is_name(key)).map(|(_, value)| value)
     }
 }
 
@@ -110,11 +86,7 @@ pub fn decode(frame: &[u8]) -> Option<Value> {
     }
     let bytes = Bytes::copy_from_slice(frame);
     if let Ok(Some((range_frame, used))) = resp3::decode::complete::decode_range(frame) {
-        return if used == len {
-            from_resp3(&bytes, range_frame)
-        } else {
-            None
-        };
+        return if used == len { from_resp3(&bytes, range_frame) } else { None };
     }
     match resp2::decode::decode_range(frame) {
         Ok(Some((range_frame, used))) if used == len => Some(from_resp2(&bytes, range_frame)),
@@ -130,9 +102,7 @@ fn from_resp3(bytes: &Bytes, frame: resp3::types::RangeFrame) -> Option<Value> {
         | Frame::SimpleString { data, .. }
         | Frame::BigNumber { data, .. }
         | Frame::VerbatimString { data, .. } => Value::Text(slice(data)),
-        Frame::BlobError { data, .. } | Frame::SimpleError { data, .. } => {
-            Value::Error(slice(data))
-        }
+        Frame::BlobError { data, .. } | Frame::SimpleError { data, .. } => Value::Error(slice(data)),
         Frame::Boolean { data, .. } => Value::Bool(data),
         Frame::Null => Value::Nil,
         Frame::Number { data, .. } => Value::Int(data),
@@ -150,15 +120,8 @@ fn from_resp3(bytes: &Bytes, frame: resp3::types::RangeFrame) -> Option<Value> {
     })
 }
 
-fn from_resp3_list(
-    bytes: &Bytes,
-    frames: impl IntoIterator<Item = resp3::types::RangeFrame>,
-) -> Option<Value> {
-    frames
-        .into_iter()
-        .map(|frame| from_resp3(bytes, frame))
-        .collect::<Option<_>>()
-        .map(Value::List)
+fn from_resp3_list(bytes: &Bytes, frames: impl IntoIterator<Item = resp3::types::RangeFrame>) -> Option<Value> {
+    frames.into_iter().map(|frame| from_resp3(bytes, frame)).collect::<Option<_>>().map(Value::List)
 }
 
 fn from_resp2(bytes: &Bytes, frame: resp2::types::RangeFrame) -> Value {
@@ -168,12 +131,7 @@ fn from_resp2(bytes: &Bytes, frame: resp2::types::RangeFrame) -> Value {
         Frame::SimpleString(data) | Frame::BulkString(data) => Value::Text(slice(data)),
         Frame::Error(data) => Value::Error(slice(data)),
         Frame::Integer(value) => Value::Int(value),
-        Frame::Array(frames) => Value::List(
-            frames
-                .into_iter()
-                .map(|frame| from_resp2(bytes, frame))
-                .collect(),
-        ),
+        Frame::Array(frames) => Value::List(frames.into_iter().map(|frame| from_resp2(bytes, frame)).collect()),
         Frame::Null => Value::Nil,
     }
 }

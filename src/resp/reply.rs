@@ -167,13 +167,7 @@ impl ReplyScanner {
 
     /// A scanner that calls a frame with more than `max_depth` open aggregates invalid.
     pub(super) fn with_max_depth(max_depth: usize) -> Self {
-        Self {
-            state: State::Head,
-            kind: 0,
-            begun: false,
-            levels: Vec::new(),
-            max_depth,
-        }
+        Self { state: State::Head, kind: 0, begun: false, levels: Vec::new(), max_depth }
     }
 
     /// Reads the next chunk of the stream, up to the end of the frame in progress or of the chunk. After
@@ -183,10 +177,7 @@ impl ReplyScanner {
         if !self.begun
             && let Some(len) = whole_scalar(chunk, 0)
         {
-            return Advance::Complete {
-                len,
-                kind: FrameKind(chunk[0]),
-            };
+            return Advance::Complete { len, kind: FrameKind(chunk[0]) };
         }
         self.advance_stepwise(chunk)
     }
@@ -197,10 +188,7 @@ impl ReplyScanner {
             match self.step(chunk, &mut at) {
                 Ok(false) => {}
                 Ok(true) => {
-                    return Advance::Complete {
-                        len: at,
-                        kind: self.take_frame(),
-                    };
+                    return Advance::Complete { len: at, kind: self.take_frame() };
                 }
                 Err(error) => {
                     self.state = State::Failed(error);
@@ -293,11 +281,9 @@ impl ReplyScanner {
             },
             State::LineFeed(next) => self.on_line_feed(next, chunk, at),
             State::Failed(error) => Err(error),
-            State::Length(..)
-            | State::Integer(_)
-            | State::Double(_)
-            | State::Bool(_)
-            | State::Null => self.in_short_line(chunk, at),
+            State::Length(..) | State::Integer(_) | State::Double(_) | State::Bool(_) | State::Null => {
+                self.in_short_line(chunk, at)
+            }
         }
     }
 
@@ -330,23 +316,13 @@ impl ReplyScanner {
 
     /// `at` is on the `\r` of a line or bulk.
     #[inline]
-    fn on_line_end(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_line_end(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         *at += 1;
         self.on_line_feed(next, chunk, at)
     }
 
     #[inline]
-    fn on_line_feed(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_line_feed(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         match chunk.get(*at) {
             Some(b'\n') => {
                 *at += 1;
@@ -362,12 +338,7 @@ impl ReplyScanner {
 
     /// A line is over, and `at` is after it.
     #[inline]
-    fn on_announced(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_announced(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         match next {
             Next::Over => Ok(self.end_element()),
             Next::Payload(length) => self.in_payload(length, chunk, at),
@@ -391,12 +362,7 @@ impl ReplyScanner {
 
     /// The chunk ends before the bulk and its CRLF do.
     #[cold]
-    fn in_cut_payload(
-        &mut self,
-        left: u64,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn in_cut_payload(&mut self, left: u64, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         let rest = (chunk.len() - *at) as u64;
         if rest < left {
             *at = chunk.len();
@@ -420,11 +386,7 @@ impl ReplyScanner {
         if self.levels.len() >= self.max_depth {
             return Err(ReplyError::TooDeep);
         }
-        let left = if matches!(kind, b'%' | b'|') {
-            count * 2
-        } else {
-            count
-        };
+        let left = if matches!(kind, b'%' | b'|') { count * 2 } else { count };
         self.levels.push(Level { left, aside });
         Ok(false)
     }
@@ -488,32 +450,20 @@ impl State {
     /// The state after one more byte of a short line.
     fn with_content(self, byte: u8) -> Result<Self, ReplyError> {
         match self {
-            Self::Length(_, number) if byte == b'?' && number == Integer::default() => {
-                Err(ReplyError::Streamed)
-            }
+            Self::Length(_, number) if byte == b'?' && number == Integer::default() => Err(ReplyError::Streamed),
             // A length knows no plus sign.
-            Self::Length(kind, number) if byte != b'+' => number
-                .with_digit(byte)
-                .map(|number| Self::Length(kind, number))
-                .ok_or(ReplyError::InvalidLength),
-            Self::Integer(number) => number
-                .with_digit(byte)
-                .map(Self::Integer)
-                .ok_or(ReplyError::InvalidContent(b':')),
-            Self::Double(double) => double
-                .with_byte(byte)
-                .map(Self::Double)
-                .ok_or(ReplyError::InvalidContent(b',')),
+            Self::Length(kind, number) if byte != b'+' => {
+                number.with_digit(byte).map(|number| Self::Length(kind, number)).ok_or(ReplyError::InvalidLength)
+            }
+            Self::Integer(number) => number.with_digit(byte).map(Self::Integer).ok_or(ReplyError::InvalidContent(b':')),
+            Self::Double(double) => double.with_byte(byte).map(Self::Double).ok_or(ReplyError::InvalidContent(b',')),
             Self::Bool(false) if matches!(byte, b't' | b'f') => Ok(Self::Bool(true)),
             Self::Bool(_) => Err(ReplyError::InvalidContent(b'#')),
             Self::Null => Err(ReplyError::InvalidContent(b'_')),
             Self::Length(..) => Err(ReplyError::InvalidLength),
-            Self::Head
-            | Self::Text
-            | Self::LineFeed(_)
-            | Self::Payload(_)
-            | Self::PayloadEnd
-            | Self::Failed(_) => Ok(self),
+            Self::Head | Self::Text | Self::LineFeed(_) | Self::Payload(_) | Self::PayloadEnd | Self::Failed(_) => {
+                Ok(self)
+            }
         }
     }
 

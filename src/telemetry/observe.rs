@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::reasons::{AnomalyReason, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState};
+use super::reasons::{
+    AnomalyReason, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+};
 use super::{Shard, unix_millis};
 use crate::command::{CommandId, Kind};
 use crate::link::Use;

@@ -66,6 +66,15 @@ impl Control {
         self.healthy_at.get().is_some_and(|at| at.elapsed() <= age)
     }
 
+    /// Which server this is, asked if it is not known yet; zero when nobody answers.
+    pub async fn known_flavour(&self) -> Flavour {
+        if self.flavour.get().major == 0 {
+            // Any job makes the connection, and with it the answer; without one the version stays unknown.
+            let _ = self.ask(&[b"PING"]).await;
+        }
+        self.flavour.get()
+    }
+
     /// Which server this is; zero before the first contact.
     #[must_use]
     pub fn flavour(&self) -> Flavour {
@@ -77,8 +86,9 @@ impl Control {
 pub async fn run(up: Rc<Upstreams>) {
     let Some(mut inbox) = up.control.inbox.borrow_mut().take() else { return };
     let mut connection: Option<Link> = None;
+    let mut pause = Duration::ZERO; // the first look is at once: version texts depend on it
     loop {
-        let job = match timeout(HEALTH_EVERY, inbox.recv()).await {
+        let job = match timeout(std::mem::replace(&mut pause, HEALTH_EVERY), inbox.recv()).await {
             Ok(Some(job)) => Some(job),
             Ok(None) => return,
             Err(_) => None,

@@ -3,10 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::Upstreams;
@@ -54,7 +56,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The upstream is not available; nothing can be said about the login.
-    pub async fn run(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
+    pub async fn run(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
         if self.waiting.get() >= MAX_WAITING {
             return Err(io::Error::other("too many logins are waiting"));
         }
@@ -64,20 +66,28 @@ impl Scratch {
         reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    async fn run_in_turn(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
+    async fn run_in_turn(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
         let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
         self.unit(up, command).await
     }
 
     /// One unit: RESET, the command. The connection is taken out while in use, so that an error or a cancelled
     /// wait in the middle closes it.
-    async fn unit(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
+    async fn unit(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
         let mut link = self.open(up).await?;
-        let mut batch = BytesMut::with_capacity(64 + command.len());
-        encode::command(&mut batch, &["RESET"]);
+        let mut batch = BytesMut::with_capacity(128 + command.len());
         batch.extend_from_slice(command);
         encode::command(&mut batch, &["CLIENT", "ID"]);
-        let result = timeout(up.config.upstream.handshake_timeout, link.call(&batch, 3)).await;
+        encode::command(
+            &mut batch,
+            &["CLIENT", "SETNAME", &format!("respmux:{}:{}:scratch", up.config.instance, up.worker)],
+        );
+        let unit = async {
+            // Not in one packet: Redis 8.2 sends no reply to a failed AUTH that arrives together with a RESET.
+            link.silence().await?;
+            link.call(&batch, 3).await
+        };
+        let result = timeout(up.config.upstream.handshake_timeout, unit).await;
         let mut replies = match result {
             Ok(Ok(replies)) => replies,
             Ok(Err(error)) => {
@@ -89,18 +99,14 @@ impl Scratch {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         };
-        if replies[0] != b"+RESET\r\n" {
-            drop(link.close().await);
-            return Err(io::Error::other("the upstream does not know RESET"));
-        }
-        if let Some(id) = decoded(&replies[2])?.as_int() {
+        if let Some(id) = decoded(&replies[1])?.as_int() {
             link.learn_id(id);
         }
         *self.link.borrow_mut() = Some(link);
-        Ok(replies.swap_remove(1))
+        Ok(replies.swap_remove(0))
     }
 
-    async fn open(&self, up: &Upstreams) -> io::Result<Link> {
+    async fn open(&self, up: &Rc<Upstreams>) -> io::Result<Link> {
         let kept = self.link.borrow_mut().take();
         if let Some(link) = kept {
             if !link.is_closed() {
@@ -116,7 +122,10 @@ impl Scratch {
             let Some(permit) = up.budget.permit(Use::Scratch) else {
                 return Err(io::Error::other("no permit for the scratch connection"));
             };
-            match up.dialer.dial_bare(permit).await {
+            let dialing = Rc::clone(up);
+            // A task of its own: whoever waits for it may give up, and then the connection still closes in order.
+            let dialed = spawn_local(async move { dialing.dialer.dial_bare(permit).await }).await;
+            match dialed.map_err(io::Error::other)? {
                 Ok(link) => return Ok(link),
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
@@ -127,7 +136,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The upstream is not available.
-    pub async fn standing(&self, up: &Upstreams) -> io::Result<Standing> {
+    pub async fn standing(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
         if up.config.upstream.password.is_some() {
             // Clients that do not log in are the configured user; lanes prove that login themselves.
             return Ok(Standing::Implicit);
@@ -140,7 +149,7 @@ impl Scratch {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    async fn probe(&self, up: &Upstreams) -> io::Result<Standing> {
+    async fn probe(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
         let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
         if let Some(known) = self.known() {
             return Ok(known);

@@ -127,9 +127,9 @@ impl Held {
             Relay::Exec if self.queueing() => self.exec_payload(client),
             Relay::Wait => Payload::Wait(BytesMut::from(request.raw())),
             Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
-            Relay::Select => {
-                strict_integer(request.nth(1)).and_then(|db| u32::try_from(db).ok()).map_or(Payload::None, Payload::Select)
-            }
+            Relay::Select => strict_integer(request.nth(1))
+                .and_then(|db| u32::try_from(db).ok())
+                .map_or(Payload::None, Payload::Select),
             Relay::Tracking => Payload::Tracking(token_is(request.nth(2), "ON")),
             Relay::Login(Login::Auth) => Payload::Auth(auth_credentials(request)),
             Relay::Login(Login::Hello) => Hello::parse(request).map_or(Payload::None, Payload::Hello),

@@ -256,7 +256,7 @@ impl Lane {
                 Owner::Forward(key) => {
                     let mut line = BytesMut::with_capacity(error.len() + 3);
                     encode::error(&mut line, error);
-                    if outbox.push(&up.buffers, &line) {
+                    if outbox.push_noted(&up.buffers, &line) {
                         self.state.borrow_mut().touched.push(key);
                     }
                 }
