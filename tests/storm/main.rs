@@ -1,0 +1,147 @@
+//! The token storm: many clients with tokens of their own, and an exact model of what each must be answered.
+//!
+//! `cargo test --test storm` runs a short one, the control arm (the same seed straight to the server) and the
+//! self-test of the checker. A long one: `cargo test --release --test storm -- --ignored --nocapture`, with
+//! `STORM_SECONDS`, `STORM_REPLIES`, `STORM_SEED`, `STORM_CLIENTS`, `STORM_WORKERS`, `STORM_CONNECTIONS`.
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests report and pace themselves")]
+
+mod chaos;
+mod client;
+mod ledger;
+mod middle;
+mod model;
+mod op;
+mod plan;
+mod resp;
+mod storm;
+mod support;
+mod token;
+mod verdict;
+mod wire;
+
+use std::time::Duration;
+
+use middle::{Fault, Middle};
+use plan::Mix;
+use storm::Config;
+use support::{Flavour, Proxy, ProxyOptions, Server};
+use verdict::{Tally, Verdict};
+
+/// A number from the environment.
+fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn config(server: &Server, target: std::net::SocketAddr, seconds: u64) -> Config {
+    let time = Duration::from_secs(setting("STORM_SECONDS", seconds));
+    Config {
+        seed: setting("STORM_SEED", 20_240_611),
+        clients: setting("STORM_CLIENTS", 300),
+        target,
+        direct: server.direct(),
+        upstream: server.address(),
+        calm: time.mul_f64(0.4),
+        chaos: time.mul_f64(0.6),
+        replies: setting("STORM_REPLIES", u64::MAX),
+        mix: Mix::Everything,
+        patience: wire::PATIENCE,
+        stop_on_red: false,
+    }
+}
+
+/// Runs a storm and prints its line.
+fn report(arm: &str, config: Config) -> Tally {
+    let (seed, clients) = (config.seed, config.clients as usize);
+    let (tally, took) = storm::run(config);
+    println!("{}", tally.json(arm, seed, clients, took));
+    for finding in &tally.told {
+        eprintln!("{arm}: {finding}");
+    }
+    tally
+}
+
+fn assert_green(tally: &Tally) {
+    assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
+    assert!(tally.replies > 10_000, "only {} replies were checked", tally.replies);
+    // Allowed by the rules, but a proxy that refuses much serves nobody.
+    assert!(tally.refused * 50 <= tally.replies, "{} of {} were refused", tally.refused, tally.replies);
+}
+
+/// The control arm: what is red here is a fault of the checker (or of the server).
+#[test]
+fn straight_to_the_server() {
+    let server = Server::start(Flavour::Redis70);
+    let config = config(&server, server.address(), 6);
+    assert_green(&report("direct", config));
+}
+
+/// Through the proxy, first in peace, then with upstream connections killed at random.
+#[test]
+fn through_the_proxy() {
+    let server = Server::start(Flavour::Redis70);
+    let most = setting("STORM_CONNECTIONS", 24);
+    let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
+    let tally = report("respmux", config(&server, proxy.address(), 20));
+    assert_green(&tally);
+    assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
+    assert!(proxy.runs(), "respmux ended");
+}
+
+/// The long one, for `make storm`: the three servers in turn, a third of the time each.
+#[test]
+#[ignore = "minutes to hours: STORM_SECONDS, STORM_REPLIES"]
+fn long() {
+    let most = setting("STORM_CONNECTIONS", 24);
+    for flavour in [Flavour::Redis70, Flavour::Redis82, Flavour::Valkey9] {
+        let server = Server::start(flavour);
+        let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
+        let tally = report(&format!("respmux, {flavour:?}"), config(&server, proxy.address(), 100));
+        eprintln!("respmux used at most {} KiB", proxy.peak_rss_kib());
+        assert_green(&tally);
+        assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
+        assert!(proxy.runs(), "respmux ended");
+    }
+}
+
+/// A storm of small, separate commands, over at the first finding.
+fn self_test(server: &Server, fault: Fault) -> (Tally, bool) {
+    let middle = Middle::start(server.address(), fault);
+    let mut config = config(server, middle.address, 6);
+    config.clients = 20;
+    config.calm = Duration::from_secs(6);
+    config.chaos = Duration::ZERO;
+    config.replies = 4000;
+    config.mix = Mix::Simple;
+    config.patience = Duration::from_millis(1500);
+    config.stop_on_red = true;
+    let tally = report(&format!("self-test {fault:?}"), config);
+    (tally, middle.done())
+}
+
+/// A checker that cannot go red proves nothing: each fault must be found under its own name, and no fault must be
+/// found where there is none.
+#[test]
+fn the_checker_sees_each_fault() {
+    let server = Server::start(Flavour::Redis70);
+    let (tally, _) = self_test(&server, Fault::None);
+    assert_eq!(tally.wrong(), 0, "without a fault:\n{}", tally.told.join("\n"));
+    assert!(tally.replies >= 4000, "only {} replies", tally.replies);
+    let faults = [
+        (Fault::Swap, Verdict::Misdelivered),
+        (Fault::Stale, Verdict::Misordered),
+        (Fault::Drop, Verdict::Missing),
+        (Fault::Duplicate, Verdict::Surplus),
+        (Fault::Shorten, Verdict::Torn),
+        (Fault::Flip, Verdict::Torn),
+        (Fault::Close, Verdict::Dropped),
+        (Fault::WriteTwice, Verdict::Duplicated),
+        (Fault::WriteElse, Verdict::Lost),
+        (Fault::Deny, Verdict::Phantom),
+        (Fault::WrongDatabase, Verdict::Stray),
+    ];
+    for (fault, verdict) in faults {
+        let (tally, done) = self_test(&server, fault);
+        assert!(done, "{fault:?} never happened");
+        assert!(tally.count(verdict) > 0, "{fault:?} is not found as {verdict:?}:\n{}", tally.told.join("\n"));
+    }
+}
