@@ -1,5 +1,7 @@
 //! Numbers in lines: lengths, integers and doubles, whole or byte by byte as they arrive.
 
+use std::ops::Range;
+
 /// `string2ll` reads at most this many bytes (a sign and 19 digits).
 const MAX_INTEGER: usize = 20;
 /// Most digits [`plain_length`] reads; a longer line takes the careful way.
@@ -8,8 +10,20 @@ const PLAIN_DIGITS: usize = 10;
 /// The length and the end of a line `<type><digits>\r\n` that starts at `at`, or `None` when the bytes there are not
 /// wholly of that form: unfinished, signed, padded, too long or wrong. The caller then looks again with care. Nearly
 /// every length line is of this form, and nearly all have one or two digits.
-#[inline]
+#[inline(always)]
 pub(super) fn plain_length(buf: &[u8], at: usize) -> Option<(u64, usize)> {
+    let value = |digit: u8| u64::from(digit - b'0');
+    match *buf.get(at + 1..)? {
+        [a @ b'0'..=b'9', b'\r', b'\n', ..] => Some((value(a), at + 4)),
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            Some((value(a) * 10 + value(b), at + 5))
+        }
+        _ => long_plain_length(buf, at),
+    }
+}
+
+/// [`plain_length`] for any number of digits.
+fn long_plain_length(buf: &[u8], at: usize) -> Option<(u64, usize)> {
     let digits = buf.get(at + 1..)?;
     let mut value = 0;
     for (count, &byte) in digits.iter().take(PLAIN_DIGITS + 1).enumerate() {
@@ -22,6 +36,13 @@ pub(super) fn plain_length(buf: &[u8], at: usize) -> Option<(u64, usize)> {
         value = value * 10 + u64::from(digit);
     }
     None
+}
+
+/// The bytes of a bulk of `length` that starts at `start`, when it and its CRLF are wholly there.
+#[inline(always)]
+pub(super) fn whole_bulk(buf: &[u8], start: usize, length: u64) -> Option<Range<usize>> {
+    let end = start.checked_add(usize::try_from(length).ok()?)?;
+    (buf.get(end..)?.starts_with(b"\r\n")).then_some(start..end)
 }
 
 /// An integer as the server's `string2ll` reads it: no spaces, no `+`, no leading zeros, no `-0`.

@@ -20,7 +20,7 @@
 use memchr::memchr;
 use thiserror::Error;
 
-use super::number::{Double, Integer, plain_length};
+use super::number::{Double, Integer, plain_length, whole_bulk};
 
 /// Aggregates that may be open at once, the outermost included. Lua's C stack (8,000 slots) is what bounds the server.
 pub const MAX_DEPTH: usize = 16 * 1024;
@@ -140,8 +140,8 @@ struct Level {
     aside: bool,
 }
 
-/// Finds the ends of frames in what one upstream connection sends. No byte is kept and none is looked at twice, so a
-/// frame may be passed on while it arrives.
+/// Finds the ends of frames in what one upstream connection sends. No byte is kept and none is needed again with a
+/// later chunk, so a frame may be passed on while it arrives.
 #[derive(Debug)]
 pub struct ReplyScanner {
     state: State,
@@ -180,6 +180,18 @@ impl ReplyScanner {
     /// [`Advance::Complete`] the rest of the chunk is the caller's to pass in again.
     #[inline]
     pub fn advance(&mut self, chunk: &[u8]) -> Advance {
+        if !self.begun
+            && let Some(len) = whole_scalar(chunk, 0)
+        {
+            return Advance::Complete {
+                len,
+                kind: FrameKind(chunk[0]),
+            };
+        }
+        self.advance_stepwise(chunk)
+    }
+
+    fn advance_stepwise(&mut self, chunk: &[u8]) -> Advance {
         let mut at = 0;
         while at < chunk.len() {
             match self.step(chunk, &mut at) {
@@ -225,10 +237,16 @@ impl ReplyScanner {
     /// Reads on from `at` by one element, or by what there is of a line or bulk. `true` when the frame has ended.
     #[inline]
     fn step(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
-        if self.state == State::Head {
-            return self.on_head(chunk, at);
+        if self.state != State::Head {
+            return self.resume(chunk, at);
         }
-        self.resume(chunk, at)
+        if !self.levels.is_empty()
+            && let Some(end) = whole_scalar(chunk, *at)
+        {
+            *at = end;
+            return Ok(self.end_element());
+        }
+        self.on_head(chunk, at)
     }
 
     /// A frame or element begins. What of it lies wholly in the chunk is read here in one go.
@@ -427,6 +445,27 @@ impl ReplyScanner {
             }
         }
         true
+    }
+}
+
+/// The end of the string, error, integer, nil or bulk that starts at `at`, when it is wholly there and plain: what
+/// nearly all frames and elements are. A bulk is skipped, not looked at.
+#[inline]
+fn whole_scalar(chunk: &[u8], at: usize) -> Option<usize> {
+    let line = &chunk[at..];
+    match *line.first()? {
+        b'$' if line.starts_with(b"$-1\r\n") => Some(at + 5),
+        b'$' => {
+            let (length, start) = plain_length(chunk, at)?;
+            whole_bulk(chunk, start, length).map(|bulk| bulk.end + 2)
+        }
+        b':' => plain_length(chunk, at).map(|(_, end)| end),
+        b'+' | b'-' => {
+            let end = at + memchr(b'\r', line)?;
+            (chunk.get(end + 1) == Some(&b'\n')).then_some(end + 2)
+        }
+        b'_' if line.starts_with(b"_\r\n") => Some(at + 3),
+        _ => None,
     }
 }
 

@@ -16,10 +16,11 @@
 //! * The 65,536 bytes that a line may have count only while its end is not in the buffer.
 
 use std::mem;
+use std::ops::Range;
 
 use memchr::memchr2;
 
-use super::number::{plain_length, strict_integer};
+use super::number::{plain_length, strict_integer, whole_bulk};
 use super::{ProtocolError, inline};
 
 /// Bytes that may be pending of a line whose end has not arrived (`PROTO_INLINE_MAX_SIZE`).
@@ -52,6 +53,24 @@ impl Default for RequestLimits {
             max_bulk: 512 * 1024 * 1024,
             max_args: 2_147_483_647,
             authenticated: true,
+        }
+    }
+}
+
+impl RequestLimits {
+    fn most_args(&self) -> u64 {
+        if self.authenticated {
+            self.max_args
+        } else {
+            self.max_args.min(UNAUTHENTICATED_ARGS)
+        }
+    }
+
+    fn longest_bulk(&self) -> u64 {
+        if self.authenticated {
+            self.max_bulk
+        } else {
+            self.max_bulk.min(UNAUTHENTICATED_BULK)
         }
     }
 }
@@ -177,20 +196,17 @@ impl RequestScanner {
         resume: &mut Option<Box<Resume>>,
         limits: &RequestLimits,
     ) -> Scan {
-        let saved = resume.take();
-        let mut cursor = Cursor::START;
-        if let Some(saved) = saved {
+        if let Some(saved) = resume.take() {
             return self.scan_on(buf, saved, resume, limits);
         }
         self.forget();
-        let scan = self.scan_from(buf, &mut cursor, limits);
-        if scan == Scan::Incomplete && !buf.is_empty() {
-            *resume = Some(Box::new(Resume {
-                cursor,
-                args: mem::take(&mut self.args),
-            }));
+        if let Some(len) = self.scan_plain(buf, limits) {
+            return Scan::Complete {
+                len,
+                canonical: true,
+            };
         }
-        scan
+        self.scan_with_care(buf, resume, limits)
     }
 
     /// Arguments of the last complete request, the command name among them.
@@ -226,6 +242,54 @@ impl RequestScanner {
         }
         self.args.clear();
         self.inline = false;
+    }
+
+    /// One straight pass over a multibulk request that is wholly there, within the limits and canonical: nearly all
+    /// are. For any other `None`, and what `args` then holds is of no use.
+    #[inline]
+    fn scan_plain(&mut self, buf: &[u8], limits: &RequestLimits) -> Option<usize> {
+        if buf.first() != Some(&b'*') {
+            return None;
+        }
+        let (count, mut at) = plain_length(buf, 0)?;
+        if count == 0 || count > limits.most_args() {
+            return None;
+        }
+        let longest = limits.longest_bulk();
+        for _ in 0..count {
+            let (len, start) = if buf.get(at) == Some(&b'$') {
+                plain_length(buf, at)?
+            } else {
+                return None;
+            };
+            if len > longest {
+                return None;
+            }
+            let Range { start, end } = whole_bulk(buf, start, len)?;
+            self.args.push(Arg { start, end });
+            at = end + 2;
+        }
+        Some(at)
+    }
+
+    /// A request that is not plain: it says why, or how far it has come.
+    #[cold]
+    fn scan_with_care(
+        &mut self,
+        buf: &[u8],
+        resume: &mut Option<Box<Resume>>,
+        limits: &RequestLimits,
+    ) -> Scan {
+        self.args.clear();
+        let mut cursor = Cursor::START;
+        let scan = self.scan_from(buf, &mut cursor, limits);
+        if scan == Scan::Incomplete && !buf.is_empty() {
+            *resume = Some(Box::new(Resume {
+                cursor,
+                args: mem::take(&mut self.args),
+            }));
+        }
+        scan
     }
 
     /// Goes on with a request that was incomplete. Its ranges are moved, not copied: there may be a million.
@@ -271,38 +335,31 @@ impl RequestScanner {
     }
 
     /// The arguments of a multibulk request, from the one in progress on.
-    #[inline]
     fn scan_args(
         &mut self,
         buf: &[u8],
-        saved: &mut Cursor,
+        cursor: &mut Cursor,
         limits: &RequestLimits,
     ) -> Result<Scan, ProtocolError> {
-        // A copy, for the compiler: nobody else can see it, so it stays in registers.
-        let mut cursor = *saved;
         while cursor.left > 0 {
             let len = if let Stage::Payload(len) = cursor.stage {
                 len
             } else {
-                let Some(len) = scan_length(buf, &mut cursor, limits)? else {
-                    break;
+                let Some(len) = scan_length(buf, cursor, limits)? else {
+                    return Ok(Scan::Incomplete);
                 };
                 len
             };
             let start = cursor.at;
             // Not `start + len + 2`: a length may be anything up to `max_bulk`.
             if buf.len() - start < len.saturating_add(2) {
-                break;
+                return Ok(Scan::Incomplete);
             }
             let end = start + len;
             cursor.canonical &= buf[end..end + 2] == *b"\r\n";
             self.args.push(Arg { start, end });
             cursor.left -= 1;
             cursor.enter(Stage::Length, end + 2);
-        }
-        *saved = cursor;
-        if cursor.left > 0 {
-            return Ok(Scan::Incomplete);
         }
         Ok(Scan::Complete {
             len: cursor.at,
@@ -344,12 +401,8 @@ fn scan_count(
     cursor: &mut Cursor,
     limits: &RequestLimits,
 ) -> Result<Option<Scan>, ProtocolError> {
-    let (count, next) = match plain_length(buf, 0) {
-        Some((count, next)) => (count, next),
-        None => match careful_count(buf, cursor)? {
-            Some((count, next)) => (count, next),
-            None => return Ok(Some(Scan::Incomplete)),
-        },
+    let Some((count, next)) = careful_count(buf, cursor)? else {
+        return Ok(Some(Scan::Incomplete));
     };
     if count > limits.max_args {
         return Err(ProtocolError::InvalidMultibulkLength);

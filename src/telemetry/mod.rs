@@ -55,7 +55,7 @@ impl Telemetry {
 
     /// All metrics in the text format of Prometheus, version 0.0.4, in a stable order.
     ///
-    /// Reads files in /proc; takes about a millisecond. Not for a worker thread.
+    /// Reads files in /proc; takes a millisecond or two. Not for a worker thread.
     pub fn render(&self) -> String {
         self.registry.render(&self.shards, &self.acceptor, &self.facts)
     }

@@ -13,7 +13,7 @@ use metrics_process::collector::{Metrics as Process, collect};
 
 use super::catalogue::{Kind, METRICS, Metric, Place, Scope, Source};
 use super::facts::ProcessFacts;
-use super::histogram::Totals;
+use super::histogram::{Histogram, Totals};
 use super::shard::Shard;
 
 /// The name of the upstream in labels, as long as there is only one.
@@ -36,12 +36,16 @@ struct Series {
     slot: Slot,
 }
 
-/// Where the value of a series goes.
+/// Where the value of a series goes, and how it is read. Texts are labels in our own text: `a="b",c="d"`.
 enum Slot {
-    Counter(Counter),
-    Gauge(Gauge),
-    /// Into our own text, under these labels: `a="b",c="d"`.
-    Text(String),
+    Count(Counter, fn(&Shard, Place) -> u64),
+    FactCount(Counter, fn(&ProcessFacts, Place) -> u64),
+    Level(Gauge, fn(&Shard, Place) -> u64),
+    Fact(Gauge, fn(&ProcessFacts, Place) -> f64),
+    Earliest(Gauge, fn(&Shard) -> f64),
+    Buckets(String, fn(&Shard, Place) -> &Histogram),
+    PerWorker(fn(&Shard) -> f64),
+    System(fn(&Process) -> Option<f64>),
 }
 
 /// The answered commands of one `cmd`, exported from the first one on.
@@ -73,9 +77,8 @@ impl Registry {
         }
         let series = METRICS
             .iter()
-            .filter(|metric| !matches!(metric.source, Source::Commands))
             .flat_map(|metric| metric.places().into_iter().map(move |place| (metric, place)))
-            .map(|(metric, place)| Series::new(&recorder, facts, metric, place))
+            .filter_map(|(metric, place)| Series::new(&recorder, facts, metric, place))
             .collect();
         Self { recorder, series, commands: command_series(commands) }
     }
@@ -96,63 +99,52 @@ impl Registry {
 }
 
 impl Series {
-    fn new(recorder: &PrometheusRecorder, facts: &ProcessFacts, metric: &'static Metric, place: Place) -> Self {
-        let labels = labels(metric, facts, place);
-        let key = Key::from_parts(metric.name, labels);
+    /// A series in its place; none for the commands, which have their own.
+    fn new(recorder: &PrometheusRecorder, facts: &ProcessFacts, metric: &'static Metric, place: Place) -> Option<Self> {
+        let key = Key::from_parts(metric.name, labels(metric, facts, place));
+        let counter = || recorder.register_counter(&key, &METADATA);
+        let gauge = || recorder.register_gauge(&key, &METADATA);
         let slot = match metric.source {
-            Source::Buckets(_) | Source::PerWorker(_) | Source::System(_) | Source::SystemCount(_) => {
-                Slot::Text(text(key.labels()))
-            }
-            _ if metric.kind() == Kind::Counter => Slot::Counter(recorder.register_counter(&key, &METADATA)),
-            _ => Slot::Gauge(recorder.register_gauge(&key, &METADATA)),
+            Source::Count(read) => Slot::Count(counter(), read),
+            Source::FactCount(read) => Slot::FactCount(counter(), read),
+            Source::Level(read) => Slot::Level(gauge(), read),
+            Source::Fact(read) => Slot::Fact(gauge(), read),
+            Source::Earliest(read) => Slot::Earliest(gauge(), read),
+            Source::Buckets(read) => Slot::Buckets(text(key.labels()), read),
+            Source::PerWorker(read) => Slot::PerWorker(read),
+            Source::System(read) | Source::SystemCount(read) => Slot::System(read),
+            Source::Commands => return None,
         };
-        Self { metric, place, slot }
+        Some(Self { metric, place, slot })
     }
 
     /// Reads the value and puts it where it is shown.
     fn take(&self, reading: &Reading<'_>, families: &mut Families) {
-        let Slot::Text(labels) = &self.slot else {
-            return self.set(reading);
-        };
-        let (name, shards) = (self.metric.name, reading.shards);
-        match self.metric.source {
-            Source::Buckets(read) => {
-                let totals = Totals::of(shards.iter().map(|shard| read(shard, self.place)));
-                if let Some(totals) = totals {
+        let (name, place) = (self.metric.name, self.place);
+        match &self.slot {
+            Slot::Count(counter, read) => counter.absolute(reading.sum(*read, place)),
+            Slot::FactCount(counter, read) => counter.absolute(read(reading.facts, place)),
+            Slot::Level(gauge, read) => gauge.set(reading.sum(*read, place) as f64),
+            Slot::Fact(gauge, read) => gauge.set(read(reading.facts, place)),
+            Slot::Earliest(gauge, read) => gauge.set(reading.earliest(*read)),
+            Slot::Buckets(labels, read) => {
+                if let Some(totals) = Totals::of(reading.shards.iter().map(|shard| read(shard, place))) {
                     totals.render(families.of(self.metric), name, labels);
                 }
             }
-            Source::PerWorker(read) => {
+            Slot::PerWorker(read) => {
                 let out = families.of(self.metric);
-                for (worker, shard) in shards.iter().take(reading.workers).enumerate() {
+                for (worker, shard) in reading.shards.iter().take(reading.workers).enumerate() {
                     // Writing to a string cannot fail.
                     let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {}", read(shard));
                 }
             }
-            // Absent rather than 0 where the system does not tell: 0 of 0 descriptors is no news.
-            Source::System(read) | Source::SystemCount(read) => {
+            Slot::System(read) => {
+                // Absent rather than 0 where the system does not tell: 0 of 0 descriptors is no news.
                 if let Some(value) = read(&reading.process) {
                     let _ = writeln!(families.of(self.metric), "{name} {value}");
                 }
             }
-            _ => {}
-        }
-    }
-
-    fn set(&self, reading: &Reading<'_>) {
-        match (&self.slot, &self.metric.source) {
-            (Slot::Counter(counter), Source::Count(read)) => {
-                counter.absolute(reading.sum(*read, self.place));
-            }
-            (Slot::Counter(counter), Source::FactCount(read)) => {
-                counter.absolute(read(reading.facts, self.place));
-            }
-            (Slot::Gauge(gauge), Source::Level(read)) => {
-                gauge.set(reading.sum(*read, self.place) as f64);
-            }
-            (Slot::Gauge(gauge), Source::Fact(read)) => gauge.set(read(reading.facts, self.place)),
-            (Slot::Gauge(gauge), Source::Earliest(read)) => gauge.set(reading.earliest(*read)),
-            _ => {}
         }
     }
 }

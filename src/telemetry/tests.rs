@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::catalogue::{Kind, METRICS};
-use super::reasons::*;
+use super::reasons::{ClientState, CloseReason, LatencyClass, LogLevel, Origin, PinReason, UpstreamKind};
 use super::*;
 
 fn telemetry(workers: usize, commands: &[&str]) -> Telemetry {
@@ -126,6 +126,16 @@ fn values_are_summed_over_workers() {
     assert_sample(&text, "respmux_client_connections{state=\"active\"}", 1.0);
     assert_sample(&text, "respmux_client_connections{state=\"idle\"}", 1.0);
     assert_sample(&text, "respmux_client_received_bytes_total", 3.0 * (1_u64 << 40) as f64);
+}
+
+#[test]
+fn the_accept_loop_is_counted_and_is_no_worker() {
+    let telemetry = telemetry(2, &[]);
+    telemetry.acceptor.accept_errors.inc();
+    telemetry.shards[0].accept_errors.inc();
+    let text = telemetry.render();
+    assert_sample(&text, "respmux_client_accept_errors_total", 2.0);
+    assert_eq!(text.matches("\nrespmux_worker_busy_seconds_total{").count(), 2);
 }
 
 #[test]

@@ -10,6 +10,16 @@
     reason = "a test stops at the first thing that is not as it must be, and its threads share by lock"
 )]
 
+mod adversary;
 mod architecture;
+mod cap;
+mod client_commands;
+mod drain;
+mod ordering;
+mod protocol_errors;
 mod support;
+mod telemetry;
+mod transactions;
 mod transcripts;
+mod unix;
+mod upstream_loss;

@@ -93,7 +93,7 @@ impl TestClient {
     }
 
     /// Half close: no more requests, replies still wanted.
-    pub(crate) fn shut_write(&mut self) {
+    pub(crate) fn shut_write(&self) {
         let _ = match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
@@ -254,7 +254,8 @@ pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Debug for Shown<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (head, tail) = if self.0.len() > 2000 { (&self.0[..1500], &self.0[self.0.len() - 300..]) } else { (self.0, &[][..]) };
+        let (head, tail) =
+            if self.0.len() > 2000 { (&self.0[..1500], &self.0[self.0.len() - 300..]) } else { (self.0, &[][..]) };
         write!(out, "«{}", head.escape_ascii().to_string().replace("\\r\\n", "/"))?;
         if !tail.is_empty() {
             write!(out, "…({} bytes)…{}", self.0.len(), tail.escape_ascii().to_string().replace("\\r\\n", "/"))?;

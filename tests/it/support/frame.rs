@@ -9,14 +9,16 @@ use std::fmt;
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) text: Vec<u8>,
-    pub(crate) items: Vec<Frame>,
+    pub(crate) items: Vec<Self>,
     pub(crate) null: bool,
 }
 
 impl Frame {
     /// The first frame of `bytes` with its length, `None` while it is incomplete, `Err` if this cannot be RESP.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
-        let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else { return Ok(None) };
+        let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
+            return Ok(None);
+        };
         let (kind, line, body) = (bytes[0], &bytes[1.min(end)..end], end + 2);
         match kind {
             b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => Ok(Some((Self::line(kind, line), body))),
@@ -54,7 +56,9 @@ impl Frame {
         };
         let (mut items, mut at) = (Vec::new(), body);
         for _ in 0..count * each {
-            let Some((item, used)) = Self::parse(&bytes[at..])? else { return Ok(None) };
+            let Some((item, used)) = Self::parse(&bytes[at..])? else {
+                return Ok(None);
+            };
             items.push(item);
             at += used;
         }
@@ -93,10 +97,6 @@ impl Frame {
 
     pub(crate) fn is_error(&self) -> bool {
         matches!(self.kind, b'-' | b'!')
-    }
-
-    pub(crate) fn is_push(&self) -> bool {
-        self.kind == b'>'
     }
 }
 

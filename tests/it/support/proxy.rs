@@ -75,7 +75,9 @@ impl Proxy {
         let address = SocketAddr::from(([127, 0, 0, 1], ports::free_port()));
         let admin = SocketAddr::from(([127, 0, 0, 1], ports::free_port()));
         let log = File::create(directory.path().join("stderr")).expect("the log file opens");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_respmux"));
+        // RESPMUX_UNDER_TEST: another build (a release, one with a seeded bug) instead of the one beside the tests.
+        let binary = std::env::var("RESPMUX_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_respmux").to_owned());
+        let mut command = Command::new(binary);
         command.args(["run", "--listen", &address.to_string(), "--upstream", upstream]);
         command.args(["--admin", &admin.to_string()]);
         if options.unix {
@@ -122,10 +124,6 @@ impl Proxy {
 
     pub(crate) fn connect(&self) -> TestClient {
         TestClient::connect(&self.address())
-    }
-
-    pub(crate) fn process_id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Sends a signal by name (`TERM`, `STOP`, …).

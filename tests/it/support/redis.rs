@@ -202,6 +202,13 @@ impl RealRedis {
 
 impl Drop for RealRedis {
     fn drop(&mut self) {
+        // A server that ended by itself crashed: its log says why.
+        let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
+        if ended && std::thread::panicking() {
+            let log = self.log();
+            let from = log.char_indices().rev().nth(6000).map_or(0, |(at, _)| at);
+            eprintln!("--- {} ended by itself, the end of its log:\n{}", self.flavour.name(), &log[from..]);
+        }
         self.kill();
     }
 }

@@ -11,7 +11,9 @@ pub(crate) fn eventually<T, E: Display>(deadline: Duration, mut attempt: impl Fn
     loop {
         match attempt() {
             Ok(value) => return value,
-            Err(complaint) if Instant::now() >= end => panic!("not within {deadline:?}: {complaint}"),
+            Err(complaint) if Instant::now() >= end => {
+                panic!("not within {deadline:?}: {complaint}")
+            }
             Err(_) => pause(step),
         }
         step = (step * 2).min(Duration::from_millis(20));

@@ -82,7 +82,9 @@ impl Stage {
             control.call(&["AUTH", &arguments[at + 1]]);
         }
         let mut options = match through {
-            Through::Server => return Self { redis, control, proxy: None, own },
+            Through::Server => {
+                return Self { redis, control, proxy: None, own };
+            }
             Through::TightProxy => ProxyOptions::tight(),
             Through::DefaultProxy => ProxyOptions::default(),
         };
@@ -243,6 +245,42 @@ fn play_file(
         stage.as_mut().expect("set above").play(transcript, split)?;
     }
     Ok(())
+}
+
+/// The runner itself: what is not so must not pass.
+mod the_runner {
+    use super::{Flavour, Split, Stage, Through, parse};
+
+    /// What goes wrong with `text` against a server, if anything.
+    fn played(text: &str) -> Result<(), String> {
+        let transcript = parse::parse("t", text).unwrap();
+        Stage::set(Flavour::Redis70, Through::Server, None).play(&transcript, Split::Whole)
+    }
+
+    #[test]
+    fn passes_what_is_true() {
+        assert_eq!(played("C1> SET k 1 / GET k\nC1< +OK/ $1/1/\nC1> QUIT\nC1< +OK/ EOF"), Ok(()));
+        assert_eq!(played("@open C1 resp3\nC1> GET no\nC1< _/\n[7.0] D> DBSIZE\nD< :0/\n@quiet C1 5ms"), Ok(()));
+    }
+
+    #[test]
+    fn fails_on_what_is_not_and_says_where() {
+        let wrong = [
+            ("C1> GET k\nC1< +OK/", "t:2 "),
+            ("C1> GET k\n\nC1< $-1/ $-1/", "t:3 "),
+            ("C1> PING / PING\nC1< +PONG/", "more than expected"),
+            ("C1> PING\nC1< +PONG/ EOF", "stayed open"),
+            ("C1> QUIT\nC1< +OK/ +OK/", "Eof"),
+            ("C1> PING\n@quiet C1 20ms", "wanted nothing"),
+            ("C1> PING\nC1<~ +PONG/ || +OK/", "t:2 "),
+            ("@until D DBSIZE = :1/", "still"),
+            ("[8.2] C1> PING\nC1< +PONG/", "t:2 "),
+        ];
+        for (text, part) in wrong {
+            let complaint = played(text).expect_err(text);
+            assert!(complaint.contains(part), "{text:?}: {complaint}");
+        }
+    }
 }
 
 /// The control: what the transcripts say is what the servers do.

@@ -62,7 +62,7 @@ pub(super) enum SendPiece {
     Bytes(Vec<u8>),
     Captured(String),
     /// One multibulk command.
-    Command(Vec<Vec<SendPiece>>),
+    Command(Vec<Vec<Self>>),
 }
 
 impl Step {
@@ -293,7 +293,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_names_its_line() {
-        for (text, part) in [("\nE1> PING", "t:2: not understood"), ("@what C1", "t:1: @what"), ("C1< <nope>", "no kind of hole")] {
+        for (text, part) in
+            [("\nE1> PING", "t:2: not understood"), ("@what C1", "t:1: @what"), ("C1< <nope>", "no kind of hole")]
+        {
             let error = parse("t", text).unwrap_err();
             assert!(error.contains(part), "{error}");
         }

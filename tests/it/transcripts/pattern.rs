@@ -214,7 +214,9 @@ fn lay_int(rest: &[u8]) -> Step {
 }
 
 fn lay_line(pattern: &[u8], rest: &[u8]) -> Step {
-    let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") else { return Step::NeedMore };
+    let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") else {
+        return Step::NeedMore;
+    };
     if glob::matches(pattern, &rest[..end]) { Step::Took(end, rest[..end].to_vec()) } else { Step::Mismatch(0) }
 }
 
@@ -251,8 +253,11 @@ mod tests {
 
     #[test]
     fn slashes_are_line_ends_and_holes_take_what_varies() {
-        let outcome = lay_text("+OK/ :<int=id>/ <bulk:a*> -ERR x '<line>/ <frame*2>", b"+OK\r\n:17\r\n$2\r\nab\r\n-ERR x 'y'\r\n_\r\n*0\r\nrest");
-        assert_eq!(outcome, Outcome::Match(41, vec![("id".to_owned(), b"17".to_vec())]));
+        let outcome = lay_text(
+            "+OK/ :<int=id>/ <bulk:a*> -ERR x '<line>/ <frame*2>",
+            b"+OK\r\n:17\r\n$2\r\nab\r\n-ERR x 'y'\r\n_\r\n*0\r\nrest",
+        );
+        assert_eq!(outcome, Outcome::Match(37, vec![("id".to_owned(), b"17".to_vec())]));
     }
 
     #[test]

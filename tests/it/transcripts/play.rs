@@ -196,7 +196,9 @@ impl Stage<'_> {
             match client.read_some(deadline) {
                 Ok(()) => {}
                 Err(ReadEnd::Eof) => return Ok(()),
-                Err(ReadEnd::TimedOut) => return Err(format!("{who}: wanted EOF, the connection stayed open")),
+                Err(ReadEnd::TimedOut) => {
+                    return Err(format!("{who}: wanted EOF, the connection stayed open"));
+                }
             }
         }
     }
@@ -225,7 +227,9 @@ impl Stage<'_> {
             client.send(&bytes);
             let start = client.received().len();
             assert_eq!(start, 0, "{who} has unread bytes before @until");
-            let Ok(frame) = client.try_read_frame(PATIENCE) else { return Ok(Err(format!("{who}: no answer"))) };
+            let Ok(frame) = client.try_read_frame(PATIENCE) else {
+                return Ok(Err(format!("{who}: no answer")));
+            };
             let reply = frame.to_bytes();
             match pattern::lay(wanted, &reply, &captured) {
                 Outcome::Match(used, _) if used == reply.len() => Ok(Ok(())),
@@ -275,13 +279,7 @@ fn lay_any_order(patterns: &[Pattern], received: &[u8], captured: &Captured) -> 
     furthest
 }
 
-fn complaint(
-    who: &str,
-    patterns: &[Pattern],
-    received: &[u8],
-    outcome: &Outcome,
-    end: Option<ReadEnd>,
-) -> String {
+fn complaint(who: &str, patterns: &[Pattern], received: &[u8], outcome: &Outcome, end: Option<ReadEnd>) -> String {
     let mut text = format!("{who}: ");
     match (outcome, end) {
         (Outcome::Mismatch(at), _) => {

@@ -1,0 +1,70 @@
+//! What the metrics say is what is.
+
+use crate::support::client::PATIENCE;
+use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, eventually};
+
+fn becomes(proxy: &Proxy, name: &str, wanted: f64) {
+    eventually(PATIENCE, || match proxy.metric(name, &[]) {
+        Some(value) if (value - wanted).abs() < 0.5 => Ok(()),
+        other => Err(format!("{name} is {other:?}, not {wanted}")),
+    });
+}
+
+#[test]
+fn connections_are_counted_as_they_are() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::sized(2, 12));
+    for path in ["/livez", "/readyz", "/startupz", "/metrics"] {
+        assert_eq!(proxy.http(path).unwrap().0, 200, "{path}");
+    }
+    assert_eq!(proxy.http("/nothing").unwrap().0, 404);
+    becomes(&proxy, "respmux_client_connections", 0.0);
+    let mut clients: Vec<_> = (0..7).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.ask("PING");
+    }
+    clients[0].ask("WATCH k");
+    becomes(&proxy, "respmux_client_connections", 7.0);
+    // The gauge of the cap is the server's own count, without ours.
+    eventually(PATIENCE, || {
+        let counted = proxy.metric("respmux_upstream_connections", &[]).unwrap_or(-1.0);
+        let connected = (redis.info("connected_clients") - 1) as f64;
+        if (counted - connected).abs() < 0.5 {
+            Ok(())
+        } else {
+            Err(format!("counted {counted}, connected {connected}"))
+        }
+    });
+    drop(clients);
+    becomes(&proxy, "respmux_client_connections", 0.0);
+}
+
+/// Every line is one that Prometheus can read, and every family says what it is.
+#[test]
+fn the_metrics_are_well_formed() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight());
+    let mut client = proxy.connect();
+    for line in ["PING", "GET a", "MULTI", "EXEC", "NOSUCH", "BLPOP q 0.01"] {
+        client.ask(line);
+    }
+    let text = proxy.metrics();
+    let mut typed = std::collections::HashSet::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("name and kind");
+            assert!(["counter", "gauge", "histogram", "summary"].contains(&kind), "{line}");
+            assert!(typed.insert(name.to_owned()), "{name} is typed twice");
+        } else if !line.starts_with('#') {
+            let (series, value) = line.rsplit_once(' ').expect("series and value");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            let name = series.split('{').next().expect("a name");
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(typed.contains(family) || typed.contains(name), "{line} has no TYPE before it");
+        }
+    }
+    assert!(typed.iter().filter(|name| name.starts_with("respmux_")).count() >= 10, "{typed:?}");
+    for secret in ["password", "requirepass"] {
+        assert!(!text.contains(secret));
+    }
+}
