@@ -23,3 +23,6 @@ pub use cold::{Value, decode, element_ranges};
 pub use protocol_error::ProtocolError;
 pub use reply::{Advance, FrameKind, ReplyError, ReplyScanner};
 pub use request::{RequestLimits, RequestScanner, Resume, Scan};
+
+#[cfg(test)]
+mod tests;

@@ -234,6 +234,12 @@ impl RequestScanner {
         self.args.iter().map(move |arg| &source[arg.start..arg.end])
     }
 
+    /// Arguments that the scanner has room for without allocating.
+    #[cfg(test)]
+    pub(super) fn kept_args(&self) -> usize {
+        self.args.capacity()
+    }
+
     /// Drops the last request, and memory that only a very large one needed.
     #[inline]
     fn forget(&mut self) {
