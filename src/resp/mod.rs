@@ -12,8 +12,10 @@
 //! not serve the path.
 
 pub mod cold;
+mod cursor;
 pub mod encode;
 mod inline;
+mod line;
 mod number;
 mod protocol_error;
 pub mod reply;

@@ -332,7 +332,7 @@ fn a_line_may_have_65536_bytes_before_its_end_arrives() {
 #[test]
 fn a_line_whose_end_arrives_in_time_may_be_longer() {
     let after = vec![b'x'; 1000];
-    let mut end = after.clone();
+    let mut end = after;
     end.extend_from_slice(b"\r\n");
     assert_eq!(
         pending_line(b"", b"x", 65_536, &end),
@@ -472,7 +472,7 @@ fn an_empty_buffer_is_incomplete_and_costs_nothing() {
         Scan::Incomplete
     );
     assert!(resume.is_none());
-    assert_eq!(std::mem::size_of_val(&resume), std::mem::size_of::<usize>());
+    assert_eq!(size_of_val(&resume), size_of::<usize>());
 }
 
 /// Arguments as a client would quote them inline.
@@ -503,13 +503,13 @@ proptest! {
             stream.extend(if inline { quoted(&args) } else { command(&slices) });
             expected.push(Seen::Args(args));
         }
-        prop_assert_eq!(feed([&stream[..]], &AUTHENTICATED), expected.clone());
+        prop_assert_eq!(&feed([&stream[..]], &AUTHENTICATED), &expected);
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len())).collect();
         cuts.sort_unstable();
         let starts = std::iter::once(0).chain(cuts.iter().copied());
         let ends = cuts.iter().copied().chain([stream.len()]);
         let chunks: Vec<&[u8]> = starts.zip(ends).map(|(start, end)| &stream[start..end]).collect();
-        prop_assert_eq!(feed(chunks, &AUTHENTICATED), expected);
+        prop_assert_eq!(&feed(chunks, &AUTHENTICATED), &expected);
     }
 
     /// Also of bytes that are mostly no requests: whatever they are, they are it at any cut.
@@ -521,7 +521,7 @@ proptest! {
         let stream = noise.as_bytes();
         let (head, tail) = stream.split_at(cut.index(stream.len() + 1));
         let whole = feed([stream], &UNAUTHENTICATED);
-        prop_assert_eq!(feed([head, tail], &UNAUTHENTICATED), whole.clone());
-        prop_assert_eq!(feed(stream.chunks(1), &UNAUTHENTICATED), whole);
+        prop_assert_eq!(&feed([head, tail], &UNAUTHENTICATED), &whole);
+        prop_assert_eq!(&feed(stream.chunks(1), &UNAUTHENTICATED), &whole);
     }
 }
