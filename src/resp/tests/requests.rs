@@ -228,6 +228,15 @@ fn any_byte_after_cr_and_any_two_after_a_bulk_are_accepted() {
     ] {
         feed_at_every_split(bytes, &AUTHENTICATED, &expected);
     }
+    // Each of them alone is enough to need re-encoding.
+    for bytes in [
+        &b"*1\rX$4\r\nPING\r\n"[..],
+        b"*1\r\n$4\rXPING\r\n",
+        b"*1\r\n$4\r\nPINGX\n",
+        b"*1\r\n$4\r\nPING\rX",
+    ] {
+        feed_at_every_split(bytes, &AUTHENTICATED, &[args(&[b"PING"])]);
+    }
 }
 
 #[test]
