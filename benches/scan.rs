@@ -57,21 +57,11 @@ fn decode_ranges(decode: impl Fn(&[u8]) -> usize, buf: &[u8]) {
 }
 
 fn resp2_range(buf: &[u8]) -> usize {
-    black_box(
-        resp2::decode::decode_range(buf)
-            .expect("a valid frame")
-            .expect("a whole frame"),
-    )
-    .1
+    black_box(resp2::decode::decode_range(buf).expect("a valid frame").expect("a whole frame")).1
 }
 
 fn resp3_range(buf: &[u8]) -> usize {
-    black_box(
-        resp3::decode::complete::decode_range(buf)
-            .expect("a valid frame")
-            .expect("a whole frame"),
-    )
-    .1
+    black_box(resp3::decode::complete::decode_range(buf).expect("a valid frame").expect("a whole frame")).1
 }
 
 fn scan_requests(scanner: &mut RequestScanner, buf: &[u8]) {
@@ -105,15 +95,9 @@ fn bench_requests(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("request/{name}"));
         group.throughput(Throughput::Bytes(buf.len() as u64));
         let mut scanner = RequestScanner::new();
-        group.bench_function("respmux", |b| {
-            b.iter(|| scan_requests(&mut scanner, black_box(&buf)))
-        });
-        group.bench_function("resp2 range", |b| {
-            b.iter(|| decode_ranges(resp2_range, black_box(&buf)))
-        });
-        group.bench_function("resp3 range", |b| {
-            b.iter(|| decode_ranges(resp3_range, black_box(&buf)))
-        });
+        group.bench_function("respmux", |b| b.iter(|| scan_requests(&mut scanner, black_box(&buf))));
+        group.bench_function("resp2 range", |b| b.iter(|| decode_ranges(resp2_range, black_box(&buf))));
+        group.bench_function("resp3 range", |b| b.iter(|| decode_ranges(resp3_range, black_box(&buf))));
     }
 }
 
@@ -122,15 +106,9 @@ fn bench_replies(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("reply/{name}"));
         group.throughput(Throughput::Bytes(buf.len() as u64));
         let mut scanner = ReplyScanner::new();
-        group.bench_function("respmux", |b| {
-            b.iter(|| scan_replies(&mut scanner, black_box(&buf)))
-        });
-        group.bench_function("resp2 range", |b| {
-            b.iter(|| decode_ranges(resp2_range, black_box(&buf)))
-        });
-        group.bench_function("resp3 range", |b| {
-            b.iter(|| decode_ranges(resp3_range, black_box(&buf)))
-        });
+        group.bench_function("respmux", |b| b.iter(|| scan_replies(&mut scanner, black_box(&buf))));
+        group.bench_function("resp2 range", |b| b.iter(|| decode_ranges(resp2_range, black_box(&buf))));
+        group.bench_function("resp3 range", |b| b.iter(|| decode_ranges(resp3_range, black_box(&buf))));
     }
 }
 

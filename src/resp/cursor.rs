@@ -39,13 +39,7 @@ pub(super) enum Stage {
 }
 
 impl Cursor {
-    pub(super) const START: Self = Self {
-        at: 0,
-        searched: 0,
-        left: 0,
-        stage: Stage::Request,
-        canonical: true,
-    };
+    pub(super) const START: Self = Self { at: 0, searched: 0, left: 0, stage: Stage::Request, canonical: true };
 
     /// Goes on to the line or payload at `at`.
     pub(super) fn enter(&mut self, stage: Stage, at: usize) {
@@ -107,11 +101,7 @@ pub(super) fn scan_length(
     cursor: &mut Cursor,
     limits: &RequestLimits,
 ) -> Result<Option<usize>, ProtocolError> {
-    let plain = if buf.get(cursor.at) == Some(&b'$') {
-        plain_length(buf, cursor.at)
-    } else {
-        None
-    };
+    let plain = if buf.get(cursor.at) == Some(&b'$') { plain_length(buf, cursor.at) } else { None };
     let (len, next) = match plain {
         Some((len, next)) => (len, next),
         None => match careful_length(buf, cursor)? {
@@ -161,18 +151,10 @@ pub(super) fn line_end(buf: &[u8], cursor: &mut Cursor, mark: u8) -> LineEnd {
             let end = from + found;
             if buf[end] == mark {
                 let whole = mark == b'\n' || end + 1 < buf.len();
-                return if whole {
-                    LineEnd::At(end)
-                } else {
-                    LineEnd::Pending
-                };
+                return if whole { LineEnd::At(end) } else { LineEnd::Pending };
             }
         }
         None => cursor.searched = buf.len() - cursor.at,
     }
-    if buf.len() - cursor.at > MAX_PENDING_LINE {
-        LineEnd::TooBig
-    } else {
-        LineEnd::Pending
-    }
+    if buf.len() - cursor.at > MAX_PENDING_LINE { LineEnd::TooBig } else { LineEnd::Pending }
 }

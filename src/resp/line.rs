@@ -35,23 +35,14 @@ impl Line {
     /// The line with one more byte of content.
     pub(super) fn with_content(self, byte: u8) -> Result<Self, ReplyError> {
         match self {
-            Self::Length(_, number) if byte == b'?' && number == Integer::default() => {
-                Err(ReplyError::Streamed)
-            }
+            Self::Length(_, number) if byte == b'?' && number == Integer::default() => Err(ReplyError::Streamed),
             // A length knows no plus sign.
             Self::Length(_, _) if byte == b'+' => Err(ReplyError::InvalidLength),
-            Self::Length(kind, number) => number
-                .with_digit(byte)
-                .map(|number| Self::Length(kind, number))
-                .ok_or(ReplyError::InvalidLength),
-            Self::Integer(number) => number
-                .with_digit(byte)
-                .map(Self::Integer)
-                .ok_or(ReplyError::InvalidContent(b':')),
-            Self::Double(double) => double
-                .with_byte(byte)
-                .map(Self::Double)
-                .ok_or(ReplyError::InvalidContent(b',')),
+            Self::Length(kind, number) => {
+                number.with_digit(byte).map(|number| Self::Length(kind, number)).ok_or(ReplyError::InvalidLength)
+            }
+            Self::Integer(number) => number.with_digit(byte).map(Self::Integer).ok_or(ReplyError::InvalidContent(b':')),
+            Self::Double(double) => double.with_byte(byte).map(Self::Double).ok_or(ReplyError::InvalidContent(b',')),
             Self::Bool(false) if matches!(byte, b't' | b'f') => Ok(Self::Bool(true)),
             Self::Bool(_) => Err(ReplyError::InvalidContent(b'#')),
             Self::Null => Err(ReplyError::InvalidContent(b'_')),

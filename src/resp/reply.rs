@@ -149,13 +149,7 @@ impl ReplyScanner {
 
     /// A scanner that calls a frame with more than `max_depth` open aggregates invalid.
     pub(super) fn with_max_depth(max_depth: usize) -> Self {
-        Self {
-            state: State::Head,
-            kind: 0,
-            begun: false,
-            levels: Vec::new(),
-            max_depth,
-        }
+        Self { state: State::Head, kind: 0, begun: false, levels: Vec::new(), max_depth }
     }
 
     /// Reads the next chunk of the stream, up to the end of the frame in progress or of the chunk. After
@@ -165,10 +159,7 @@ impl ReplyScanner {
         if !self.begun
             && let Some(len) = whole_scalar(chunk, 0)
         {
-            return Advance::Complete {
-                len,
-                kind: FrameKind(chunk[0]),
-            };
+            return Advance::Complete { len, kind: FrameKind(chunk[0]) };
         }
         self.advance_stepwise(chunk)
     }
@@ -179,10 +170,7 @@ impl ReplyScanner {
             match self.step(chunk, &mut at) {
                 Ok(false) => {}
                 Ok(true) => {
-                    return Advance::Complete {
-                        len: at,
-                        kind: self.take_frame(),
-                    };
+                    return Advance::Complete { len: at, kind: self.take_frame() };
                 }
                 Err(error) => {
                     self.state = State::Failed(error);
@@ -294,12 +282,7 @@ impl ReplyScanner {
     }
 
     /// Lines whose content has a form of its own; a few bytes, so byte by byte.
-    fn in_line(
-        &mut self,
-        mut line: Line,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn in_line(&mut self, mut line: Line, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         while let Some(&byte) = chunk.get(*at) {
             if byte == b'\r' {
                 return self.on_line_end(line.announces()?, chunk, at);
@@ -313,23 +296,13 @@ impl ReplyScanner {
 
     /// `at` is on the `\r` of a line or bulk.
     #[inline]
-    fn on_line_end(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_line_end(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         *at += 1;
         self.on_line_feed(next, chunk, at)
     }
 
     #[inline]
-    fn on_line_feed(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_line_feed(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         match chunk.get(*at) {
             Some(b'\n') => {
                 *at += 1;
@@ -345,12 +318,7 @@ impl ReplyScanner {
 
     /// A line is over, and `at` is after it.
     #[inline]
-    fn on_announced(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_announced(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         match next {
             Next::Over => Ok(self.end_element()),
             Next::Payload(length) => self.in_payload(length, chunk, at),
@@ -374,12 +342,7 @@ impl ReplyScanner {
 
     /// The chunk ends before the bulk and its CRLF do.
     #[cold]
-    fn in_cut_payload(
-        &mut self,
-        left: u64,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn in_cut_payload(&mut self, left: u64, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         let rest = (chunk.len() - *at) as u64;
         if rest < left {
             *at = chunk.len();
@@ -403,11 +366,7 @@ impl ReplyScanner {
         if self.levels.len() >= self.max_depth {
             return Err(ReplyError::TooDeep);
         }
-        let left = if matches!(kind, b'%' | b'|') {
-            count * 2
-        } else {
-            count
-        };
+        let left = if matches!(kind, b'%' | b'|') { count * 2 } else { count };
         self.levels.push(Level { left, aside });
         Ok(false)
     }

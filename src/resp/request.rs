@@ -46,29 +46,17 @@ pub struct RequestLimits {
 impl Default for RequestLimits {
     /// The defaults of Redis, for a client that may do anything.
     fn default() -> Self {
-        Self {
-            max_bulk: 512 * 1024 * 1024,
-            max_args: 2_147_483_647,
-            authenticated: true,
-        }
+        Self { max_bulk: 512 * 1024 * 1024, max_args: 2_147_483_647, authenticated: true }
     }
 }
 
 impl RequestLimits {
     fn most_args(&self) -> u64 {
-        if self.authenticated {
-            self.max_args
-        } else {
-            self.max_args.min(UNAUTHENTICATED_ARGS)
-        }
+        if self.authenticated { self.max_args } else { self.max_args.min(UNAUTHENTICATED_ARGS) }
     }
 
     fn longest_bulk(&self) -> u64 {
-        if self.authenticated {
-            self.max_bulk
-        } else {
-            self.max_bulk.min(UNAUTHENTICATED_BULK)
-        }
+        if self.authenticated { self.max_bulk } else { self.max_bulk.min(UNAUTHENTICATED_BULK) }
     }
 }
 
@@ -131,21 +119,13 @@ impl RequestScanner {
     /// the scan goes on where it stopped, so that a request costs time in its length however it is cut. `resume` is
     /// `None` again after every other answer.
     #[inline]
-    pub fn scan(
-        &mut self,
-        buf: &[u8],
-        resume: &mut Option<Box<Resume>>,
-        limits: &RequestLimits,
-    ) -> Scan {
+    pub fn scan(&mut self, buf: &[u8], resume: &mut Option<Box<Resume>>, limits: &RequestLimits) -> Scan {
         if let Some(saved) = resume.take() {
             return self.scan_on(buf, saved, resume, limits);
         }
         self.forget();
         if let Some(len) = self.scan_plain(buf, limits) {
-            return Scan::Complete {
-                len,
-                canonical: true,
-            };
+            return Scan::Complete { len, canonical: true };
         }
         self.scan_with_care(buf, resume, limits)
     }
@@ -162,11 +142,7 @@ impl RequestScanner {
     #[inline]
     pub fn arg<'a>(&'a self, buf: &'a [u8], i: usize) -> &'a [u8] {
         let Arg { start, end } = self.args[i];
-        if self.inline {
-            &self.text[start..end]
-        } else {
-            &buf[start..end]
-        }
+        if self.inline { &self.text[start..end] } else { &buf[start..end] }
     }
 
     /// Every argument of the last complete request, in order; `buf` is the slice that was scanned.
@@ -221,20 +197,12 @@ impl RequestScanner {
 
     /// A request that is not plain: it says why, or how far it has come.
     #[cold]
-    fn scan_with_care(
-        &mut self,
-        buf: &[u8],
-        resume: &mut Option<Box<Resume>>,
-        limits: &RequestLimits,
-    ) -> Scan {
+    fn scan_with_care(&mut self, buf: &[u8], resume: &mut Option<Box<Resume>>, limits: &RequestLimits) -> Scan {
         self.args.clear();
         let mut cursor = Cursor::START;
         let scan = self.scan_from(buf, &mut cursor, limits);
         if scan == Scan::Incomplete && !buf.is_empty() {
-            *resume = Some(Box::new(Resume {
-                cursor,
-                args: mem::take(&mut self.args),
-            }));
+            *resume = Some(Box::new(Resume { cursor, args: mem::take(&mut self.args) }));
         }
         scan
     }
@@ -263,11 +231,7 @@ impl RequestScanner {
             let Some(&first) = buf.first() else {
                 return Scan::Incomplete;
             };
-            cursor.stage = if first == b'*' {
-                Stage::Count
-            } else {
-                Stage::Inline
-            };
+            cursor.stage = if first == b'*' { Stage::Count } else { Stage::Inline };
         }
         let scan = match cursor.stage {
             Stage::Inline => self.scan_inline(buf, cursor),
@@ -282,12 +246,7 @@ impl RequestScanner {
     }
 
     /// The arguments of a multibulk request, from the one in progress on.
-    fn scan_args(
-        &mut self,
-        buf: &[u8],
-        cursor: &mut Cursor,
-        limits: &RequestLimits,
-    ) -> Result<Scan, ProtocolError> {
+    fn scan_args(&mut self, buf: &[u8], cursor: &mut Cursor, limits: &RequestLimits) -> Result<Scan, ProtocolError> {
         while cursor.left > 0 {
             let len = if let Stage::Payload(len) = cursor.stage {
                 len
@@ -308,10 +267,7 @@ impl RequestScanner {
             cursor.left -= 1;
             cursor.enter(Stage::Length, end + 2);
         }
-        Ok(Scan::Complete {
-            len: cursor.at,
-            canonical: cursor.canonical,
-        })
+        Ok(Scan::Complete { len: cursor.at, canonical: cursor.canonical })
     }
 
     #[cold]
@@ -334,9 +290,6 @@ impl RequestScanner {
         if self.args.is_empty() {
             return Ok(Scan::Empty { len: end + 1 });
         }
-        Ok(Scan::Complete {
-            len: end + 1,
-            canonical: false,
-        })
+        Ok(Scan::Complete { len: end + 1, canonical: false })
     }
 }

@@ -267,7 +267,8 @@ impl Judge {
 
     fn found(&self, verdict: Verdict, what: impl FnOnce() -> String) {
         let (names, answered, pending) = (&self.names, &self.answered, self.pending.iter().take(STORY));
-        let story = || format!("{names:?}: {}\n    after {answered:?}\n    pending {:?}", what(), pending.collect::<Vec<_>>());
+        let story =
+            || format!("{names:?}: {}\n    after {answered:?}\n    pending {:?}", what(), pending.collect::<Vec<_>>());
         self.shared.tally.borrow_mut().found(verdict, story);
     }
 
@@ -335,7 +336,13 @@ impl Judge {
             Expected::Exact(value) => value == reply,
             Expected::NoneOrOne => matches!(reply, Value::Int(0 | 1)),
             Expected::AnyError => matches!(reply, Value::Error(_)),
-            Expected::ClientId => if let Value::Int(id) = reply { self.is_my_id(*id) } else { false },
+            Expected::ClientId => {
+                if let Value::Int(id) = reply {
+                    self.is_my_id(*id)
+                } else {
+                    false
+                }
+            }
             Expected::Hello(version) => match (reply, version) {
                 (Value::Array(items), 2) | (Value::Map(items), 3) => {
                     let field = |name: &str| {
@@ -364,7 +371,10 @@ impl Judge {
         let text = String::from_utf8_lossy(text);
         let text = text.strip_prefix("txt:").unwrap_or(&text);
         let field = |name: &str| {
-            text.split_whitespace().filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, v)| v)
+            text.split_whitespace()
+                .filter_map(|pair| pair.split_once('='))
+                .find(|(key, _)| *key == name)
+                .map(|(_, v)| v)
         };
         let name = self.model.name.map(|name| name.text(self.names.seed)).unwrap_or_default();
         let id = self.model.id.is_none_or(|id| field("id") == Some(&id.to_string()));
@@ -382,10 +392,13 @@ impl Judge {
             foreign |= Token::any_in(text, seed, |token| token.who != self.names.who);
             own |= Token::any_in(text, seed, |token| token.who == self.names.who);
         });
-        let stranger = |number: i64| number >= COUNTER_STRIDE && number / COUNTER_STRIDE != i64::from(self.names.who) + 1;
+        let stranger =
+            |number: i64| number >= COUNTER_STRIDE && number / COUNTER_STRIDE != i64::from(self.names.who) + 1;
         match (reply, expected) {
             _ if foreign => Verdict::Misdelivered,
-            (Value::Int(number), Expected::Exact(Value::Int(_) | Value::Bulk(_))) if stranger(*number) => Verdict::Misdelivered,
+            (Value::Int(number), Expected::Exact(Value::Int(_) | Value::Bulk(_))) if stranger(*number) => {
+                Verdict::Misdelivered
+            }
             (Value::Int(_), Expected::ClientId) => Verdict::Misdelivered,
             (Value::Bulk(got), Expected::Exact(Value::Bulk(wanted)))
                 if own && got.len() >= 40 && wanted.starts_with(&got[..40]) =>
@@ -508,7 +521,9 @@ impl Ears {
 
     fn found(&self, shared: &Shared, wanted: &Value, got: &Value) {
         let mut foreign = false;
-        got.each_text(&mut |text| foreign |= Token::any_in(text, shared.config.seed, |token| token.who != self.channel.who));
+        got.each_text(&mut |text| {
+            foreign |= Token::any_in(text, shared.config.seed, |token| token.who != self.channel.who)
+        });
         let verdict = if foreign { Verdict::Misdelivered } else { Verdict::Misordered };
         shared.tally.borrow_mut().found(verdict, || format!("a subscriber wants {wanted:?}, got {got:?}"));
     }
@@ -544,7 +559,10 @@ impl Ears {
                 }
                 Ok(Err(NoFrame::End(_))) if !shared.certain.get() => return Ok(()),
                 Ok(Err(NoFrame::End(_))) => {
-                    shared.tally.borrow_mut().found(Verdict::Dropped, || format!("a subscriber waiting for {wanted:?}"));
+                    shared
+                        .tally
+                        .borrow_mut()
+                        .found(Verdict::Dropped, || format!("a subscriber waiting for {wanted:?}"));
                     return Ok(());
                 }
                 Err(_) => {

@@ -10,16 +10,11 @@ use crate::resp::{Advance, ReplyError, ReplyScanner};
 type Verdict = Result<Option<usize>, String>;
 
 fn verdict<T>(decoded: Result<Option<(T, usize)>, RedisProtocolError>) -> Verdict {
-    decoded
-        .map(|frame| frame.map(|(_, len)| len))
-        .map_err(|error| error.to_string())
+    decoded.map(|frame| frame.map(|(_, len)| len)).map_err(|error| error.to_string())
 }
 
 fn oracles(bytes: &[u8]) -> [Verdict; 2] {
-    [
-        verdict(resp2::decode::decode_range(bytes)),
-        verdict(resp3::decode::complete::decode_range(bytes)),
-    ]
+    [verdict(resp2::decode::decode_range(bytes)), verdict(resp3::decode::complete::decode_range(bytes))]
 }
 
 fn scanned(bytes: &[u8]) -> Result<Option<usize>, ReplyError> {
@@ -31,15 +26,8 @@ fn scanned(bytes: &[u8]) -> Result<Option<usize>, ReplyError> {
 }
 
 /// The same by reads that end at `cuts`.
-fn scanned_in_pieces(
-    bytes: &[u8],
-    cuts: &[prop::sample::Index],
-) -> Result<Option<usize>, ReplyError> {
-    let mut cuts: Vec<usize> = cuts
-        .iter()
-        .map(|cut| cut.index(bytes.len() + 1))
-        .chain([bytes.len()])
-        .collect();
+fn scanned_in_pieces(bytes: &[u8], cuts: &[prop::sample::Index]) -> Result<Option<usize>, ReplyError> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([bytes.len()]).collect();
     cuts.sort_unstable();
     let mut scanner = ReplyScanner::new();
     let mut start = 0;
@@ -69,9 +57,7 @@ fn may_refuse(error: ReplyError, accepted: bool) -> bool {
 /// is otherwise RESP3, an attribute before a nil or before another attribute, a verbatim string of a third format. A
 /// push inside a frame they count as an element. All need one of these bytes; a frame without them has no excuse.
 fn may_accept(frame: &[u8]) -> bool {
-    let nil = frame
-        .windows(3)
-        .any(|bytes| matches!(bytes, b"$-1" | b"*-1"));
+    let nil = frame.windows(3).any(|bytes| matches!(bytes, b"$-1" | b"*-1"));
     nil || frame.iter().any(|byte| b"~%|=>".contains(byte))
 }
 
@@ -102,8 +88,7 @@ fn aggregate(kind: char, elements: Vec<Vec<u8>>) -> Vec<u8> {
 }
 
 fn resp2_frame() -> impl Strategy<Value = Vec<u8>> {
-    let scalar =
-        prop_oneof![8 => resp2_scalar(), 1 => Just(line('$', "-1")), 1 => Just(line('*', "-1"))];
+    let scalar = prop_oneof![8 => resp2_scalar(), 1 => Just(line('$', "-1")), 1 => Just(line('*', "-1"))];
     scalar.prop_recursive(5, 40, 5, |frame| {
         proptest::collection::vec(frame, 0..5).prop_map(|frames| aggregate('*', frames))
     })
@@ -125,10 +110,7 @@ fn resp3_scalar() -> impl Strategy<Value = Vec<u8>> {
 
 /// Pairs for a map: scalar keys, as the oracle must hash them.
 fn pairs(frame: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<Vec<u8>>> {
-    proptest::collection::vec(
-        (resp3_scalar(), frame).prop_map(|(key, value)| [key, value].concat()),
-        0..4,
-    )
+    proptest::collection::vec((resp3_scalar(), frame).prop_map(|(key, value)| [key, value].concat()), 0..4)
 }
 
 fn resp3_frame() -> impl Strategy<Value = Vec<u8>> {

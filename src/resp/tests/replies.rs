@@ -4,9 +4,7 @@ use crate::resp::reply::{MAX_DEPTH, MAX_ELEMENTS};
 use crate::resp::{Advance, ReplyError, ReplyScanner};
 
 /// Length and first byte of the first frame, or why there is none, after feeding `chunks`; `None` when it is not over.
-fn first_frame<'a>(
-    chunks: impl IntoIterator<Item = &'a [u8]>,
-) -> Option<Result<(usize, u8), ReplyError>> {
+fn first_frame<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Option<Result<(usize, u8), ReplyError>> {
     let mut scanner = ReplyScanner::new();
     let mut before = 0;
     for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
@@ -20,11 +18,7 @@ fn first_frame<'a>(
                 return Some(Ok((before + len, kind.byte())));
             }
             Advance::Invalid(error) => {
-                assert_eq!(
-                    scanner.advance(b"+OK\r\n"),
-                    Advance::Invalid(error),
-                    "an error is final"
-                );
+                assert_eq!(scanner.advance(b"+OK\r\n"), Advance::Invalid(error), "an error is final");
                 return Some(Err(error));
             }
         }
@@ -39,11 +33,7 @@ fn at_every_split(bytes: &[u8], expected: Option<Result<(usize, u8), ReplyError>
         let (head, tail) = bytes.split_at(cut);
         assert_eq!(first_frame([head, tail]), expected, "{shown} cut at {cut}");
     }
-    assert_eq!(
-        first_frame(bytes.chunks(1)),
-        expected,
-        "{shown} byte by byte"
-    );
+    assert_eq!(first_frame(bytes.chunks(1)), expected, "{shown} byte by byte");
 }
 
 const FRAMES: &[&[u8]] = &[
@@ -198,51 +188,26 @@ fn replies_as_deep_and_long_as_a_server_sends_are_accepted() {
         assert_eq!(first_frame([&frame[..]]), expected);
         assert_eq!(first_frame(frame.chunks(3)), expected);
     }
-    assert_eq!(
-        first_frame([&b"*1\r\n".repeat(MAX_DEPTH + 1)[..]]),
-        Some(Err(ReplyError::TooDeep))
-    );
-    assert_eq!(
-        first_frame([format!("%{MAX_ELEMENTS}\r\n:1\r\n").as_bytes()]),
-        None
-    );
+    assert_eq!(first_frame([&b"*1\r\n".repeat(MAX_DEPTH + 1)[..]]), Some(Err(ReplyError::TooDeep)));
+    assert_eq!(first_frame([format!("%{MAX_ELEMENTS}\r\n:1\r\n").as_bytes()]), None);
     let mut frame = b"*20000\r\n".to_vec();
     frame.extend(b"$1\r\nx\r\n".repeat(20_000));
-    assert_eq!(
-        first_frame(frame.chunks(4_093)),
-        Some(Ok((frame.len(), b'*')))
-    );
+    assert_eq!(first_frame(frame.chunks(4_093)), Some(Ok((frame.len(), b'*'))));
 }
 
 #[test]
 fn the_kind_is_known_with_its_first_byte() {
     let mut scanner = ReplyScanner::new();
     assert!(!scanner.mid_frame());
-    assert_eq!(
-        (scanner.advance(b"|1\r\n:1\r\n-no"), scanner.kind()),
-        (Advance::Partial, None)
-    );
+    assert_eq!((scanner.advance(b"|1\r\n:1\r\n-no"), scanner.kind()), (Advance::Partial, None));
     assert!(scanner.mid_frame());
-    assert_eq!(
-        (scanner.advance(b"\r\n"), scanner.kind()),
-        (Advance::Partial, None)
-    );
-    assert!(
-        scanner.mid_frame(),
-        "the frame after the attribute is still to come"
-    );
-    assert_eq!(
-        (scanner.advance(b"-"), scanner.kind()),
-        (Advance::Partial, Some(b'-'))
-    );
-    let Advance::Complete { len: 5, kind } = scanner.advance(b"ERR\r\n:1") else {
-        panic!("the error ends")
-    };
+    assert_eq!((scanner.advance(b"\r\n"), scanner.kind()), (Advance::Partial, None));
+    assert!(scanner.mid_frame(), "the frame after the attribute is still to come");
+    assert_eq!((scanner.advance(b"-"), scanner.kind()), (Advance::Partial, Some(b'-')));
+    let Advance::Complete { len: 5, kind } = scanner.advance(b"ERR\r\n:1") else { panic!("the error ends") };
     assert!(kind.is_error() && !kind.is_push());
     assert_eq!((scanner.mid_frame(), scanner.kind()), (false, None));
-    let Advance::Complete { len: 12, kind } = scanner.advance(b">1\r\n$2\r\nab\r\n+") else {
-        panic!("the push ends")
-    };
+    let Advance::Complete { len: 12, kind } = scanner.advance(b">1\r\n$2\r\nab\r\n+") else { panic!("the push ends") };
     assert!(kind.is_push() && !kind.is_error());
 }
 

@@ -14,15 +14,9 @@ enum Seen {
     Pending,
 }
 
-const AUTHENTICATED: RequestLimits = RequestLimits {
-    max_bulk: 536_870_912,
-    max_args: 2_147_483_647,
-    authenticated: true,
-};
-const UNAUTHENTICATED: RequestLimits = RequestLimits {
-    authenticated: false,
-    ..AUTHENTICATED
-};
+const AUTHENTICATED: RequestLimits =
+    RequestLimits { max_bulk: 536_870_912, max_args: 2_147_483_647, authenticated: true };
+const UNAUTHENTICATED: RequestLimits = RequestLimits { authenticated: false, ..AUTHENTICATED };
 
 /// Feeds the chunks as reads of one client, and checks on the way what holds for every scan.
 fn feed<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, limits: &RequestLimits) -> Vec<Seen> {
@@ -43,16 +37,8 @@ fn feed<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, limits: &RequestLimits) 
                 Scan::Complete { len, canonical } => {
                     let mut encoded = BytesMut::new();
                     encode::request(&mut encoded, &scanner, &buf);
-                    assert_eq!(
-                        canonical,
-                        encoded[..] == buf[..len],
-                        "canonical is what we would write"
-                    );
-                    seen.push(Seen::Args(
-                        (0..scanner.argc())
-                            .map(|i| scanner.arg(&buf, i).to_vec())
-                            .collect(),
-                    ));
+                    assert_eq!(canonical, encoded[..] == buf[..len], "canonical is what we would write");
+                    seen.push(Seen::Args((0..scanner.argc()).map(|i| scanner.arg(&buf, i).to_vec()).collect()));
                     buf.drain(..len);
                 }
             }
@@ -72,11 +58,7 @@ fn feed_at_every_split(stream: &[u8], limits: &RequestLimits, expected: &[Seen])
         let (head, tail) = stream.split_at(cut);
         assert_eq!(feed([head, tail], limits), expected, "{shown} cut at {cut}");
     }
-    assert_eq!(
-        feed(stream.chunks(1), limits),
-        expected,
-        "{shown} byte by byte"
-    );
+    assert_eq!(feed(stream.chunks(1), limits), expected, "{shown} byte by byte");
 }
 
 fn args(args: &[&[u8]]) -> Seen {
@@ -93,50 +75,17 @@ fn command(args: &[&[u8]]) -> Vec<u8> {
 fn protocol_errors_have_the_texts_of_the_server() {
     use ProtocolError as E;
     let table: [(E, &[u8]); 11] = [
-        (
-            E::InlineTooBig,
-            b"ERR Protocol error: too big inline request",
-        ),
-        (
-            E::MultibulkCountTooBig,
-            b"ERR Protocol error: too big mbulk count string",
-        ),
-        (
-            E::BulkCountTooBig,
-            b"ERR Protocol error: too big bulk count string",
-        ),
-        (
-            E::InvalidMultibulkLength,
-            b"ERR Protocol error: invalid multibulk length",
-        ),
-        (
-            E::ExpectedDollar(b'x'),
-            b"ERR Protocol error: expected '$', got 'x'",
-        ),
-        (
-            E::ExpectedDollar(b'\r'),
-            b"ERR Protocol error: expected '$', got ' '",
-        ),
-        (
-            E::ExpectedDollar(0xff),
-            b"ERR Protocol error: expected '$', got '\xff'",
-        ),
-        (
-            E::InvalidBulkLength,
-            b"ERR Protocol error: invalid bulk length",
-        ),
-        (
-            E::UnbalancedQuotes,
-            b"ERR Protocol error: unbalanced quotes in request",
-        ),
-        (
-            E::UnauthenticatedMultibulkLength,
-            b"ERR Protocol error: unauthenticated multibulk length",
-        ),
-        (
-            E::UnauthenticatedBulkLength,
-            b"ERR Protocol error: unauthenticated bulk length",
-        ),
+        (E::InlineTooBig, b"ERR Protocol error: too big inline request"),
+        (E::MultibulkCountTooBig, b"ERR Protocol error: too big mbulk count string"),
+        (E::BulkCountTooBig, b"ERR Protocol error: too big bulk count string"),
+        (E::InvalidMultibulkLength, b"ERR Protocol error: invalid multibulk length"),
+        (E::ExpectedDollar(b'x'), b"ERR Protocol error: expected '$', got 'x'"),
+        (E::ExpectedDollar(b'\r'), b"ERR Protocol error: expected '$', got ' '"),
+        (E::ExpectedDollar(0xff), b"ERR Protocol error: expected '$', got '\xff'"),
+        (E::InvalidBulkLength, b"ERR Protocol error: invalid bulk length"),
+        (E::UnbalancedQuotes, b"ERR Protocol error: unbalanced quotes in request"),
+        (E::UnauthenticatedMultibulkLength, b"ERR Protocol error: unauthenticated multibulk length"),
+        (E::UnauthenticatedBulkLength, b"ERR Protocol error: unauthenticated bulk length"),
     ];
     for (error, text) in table {
         assert_eq!(error.text(), text);
@@ -188,11 +137,7 @@ fn broken_requests_are_refused_after_what_came_before() {
         let mut stream = command(&[b"GET", b"k"]);
         stream.extend_from_slice(bytes);
         stream.extend_from_slice(b"PING\r\n");
-        feed_at_every_split(
-            &stream,
-            &AUTHENTICATED,
-            &[args(&[b"GET", b"k"]), Seen::Error(*error)],
-        );
+        feed_at_every_split(&stream, &AUTHENTICATED, &[args(&[b"GET", b"k"]), Seen::Error(*error)]);
     }
 }
 
@@ -229,29 +174,16 @@ fn any_byte_after_cr_and_any_two_after_a_bulk_are_accepted() {
         feed_at_every_split(bytes, &AUTHENTICATED, &expected);
     }
     // Each of them alone is enough to need re-encoding.
-    for bytes in [
-        &b"*1\rX$4\r\nPING\r\n"[..],
-        b"*1\r\n$4\rXPING\r\n",
-        b"*1\r\n$4\r\nPINGX\n",
-        b"*1\r\n$4\r\nPING\rX",
-    ] {
+    for bytes in [&b"*1\rX$4\r\nPING\r\n"[..], b"*1\r\n$4\rXPING\r\n", b"*1\r\n$4\r\nPINGX\n", b"*1\r\n$4\r\nPING\rX"] {
         feed_at_every_split(bytes, &AUTHENTICATED, &[args(&[b"PING"])]);
     }
 }
 
 #[test]
 fn unusual_requests_are_commands() {
-    feed_at_every_split(
-        b"*1\r\n$0\r\n\r\nPING\r\n",
-        &AUTHENTICATED,
-        &[args(&[b""]), args(&[b"PING"])],
-    );
+    feed_at_every_split(b"*1\r\n$0\r\n\r\nPING\r\n", &AUTHENTICATED, &[args(&[b""]), args(&[b"PING"])]);
     feed_at_every_split(b"*1\r\n$3\r\na\0b\r\n", &AUTHENTICATED, &[args(&[b"a\0b"])]);
-    feed_at_every_split(
-        b"$3\r\nfoo\r\n+OK\n",
-        &AUTHENTICATED,
-        &[args(&[b"$3"]), args(&[b"foo"]), args(&[b"+OK"])],
-    );
+    feed_at_every_split(b"$3\r\nfoo\r\n+OK\n", &AUTHENTICATED, &[args(&[b"$3"]), args(&[b"foo"]), args(&[b"+OK"])]);
     let ten: Vec<Vec<u8>> = (0..12).map(|i| vec![b'v'; 1 << i]).collect();
     let ten: Vec<&[u8]> = ten.iter().map(Vec::as_slice).collect();
     feed_at_every_split(
@@ -268,10 +200,7 @@ fn inline_lines_are_split_as_the_server_does() {
         (b"SET a b\r\n", &[b"SET", b"a", b"b"]),
         (b"  SET   a\t\tb  \n", &[b"SET", b"a", b"b"]),
         (b"SET \"a b\" 'c d'\r\n", &[b"SET", b"a b", b"c d"]),
-        (
-            b"x \"\\n\\r\\t\\b\\a\\x41\\xfF\\xg1\\x4\\q\\\"\\\\\"\r\n",
-            &[b"x", b"\n\r\t\x08\x07A\xffxg1x4q\"\\"],
-        ),
+        (b"x \"\\n\\r\\t\\b\\a\\x41\\xfF\\xg1\\x4\\q\\\"\\\\\"\r\n", &[b"x", b"\n\r\t\x08\x07A\xffxg1x4q\"\\"]),
         (b"x 'a\\'b\\n\\\\ '\r\n", &[b"x", b"a'b\\n\\\\ "]),
         (b"x foo\"bar\" foo'b r'\r\n", &[b"x", b"foobar", b"foob r"]),
         (b"x 'foo'\x0bbar\r\n", &[b"x", b"foo", b"bar"]),
@@ -291,14 +220,9 @@ fn inline_lines_are_split_as_the_server_does() {
 
 #[test]
 fn a_nul_hides_the_end_of_a_line() {
-    for bytes in [
-        &b"GET\0a\r\nPING\r\n"[..],
-        b"\0\n",
-        b"*1\0\r\n",
-        b"*1\r\n$2\0\r\nzz\r\n",
-        b"*1\r\n\0\r\n",
-        b"x \"a\0\"\r\n",
-    ] {
+    for bytes in
+        [&b"GET\0a\r\nPING\r\n"[..], b"\0\n", b"*1\0\r\n", b"*1\r\n$2\0\r\nzz\r\n", b"*1\r\n\0\r\n", b"x \"a\0\"\r\n"]
+    {
         feed_at_every_split(bytes, &AUTHENTICATED, &[Seen::Pending]);
     }
 }
@@ -306,11 +230,7 @@ fn a_nul_hides_the_end_of_a_line() {
 /// A line of `len` bytes after `before`, in reads of at most 1,000 bytes, then `after`.
 fn pending_line(before: &[u8], line: &[u8], len: usize, after: &[u8]) -> Vec<Seen> {
     let mut stream = before.to_vec();
-    stream.extend(
-        line.iter()
-            .chain(std::iter::repeat(line.last().unwrap()))
-            .take(len),
-    );
+    stream.extend(line.iter().chain(std::iter::repeat(line.last().unwrap())).take(len));
     feed(stream.chunks(1000).chain([after]), &AUTHENTICATED)
 }
 
@@ -327,14 +247,8 @@ fn a_line_may_have_65536_bytes_before_its_end_arrives() {
         (b"*2\r\n$4\r\nPINGxx", b"\0", E::BulkCountTooBig),
     ];
     for (before, line, error) in table {
-        assert_eq!(
-            pending_line(before, line, 65_536, b"").last(),
-            Some(&Seen::Pending)
-        );
-        assert_eq!(
-            pending_line(before, line, 65_537, b"").last(),
-            Some(&Seen::Error(*error))
-        );
+        assert_eq!(pending_line(before, line, 65_536, b"").last(), Some(&Seen::Pending));
+        assert_eq!(pending_line(before, line, 65_537, b"").last(), Some(&Seen::Error(*error)));
     }
 }
 
@@ -343,10 +257,7 @@ fn a_line_whose_end_arrives_in_time_may_be_longer() {
     let after = vec![b'x'; 1000];
     let mut end = after;
     end.extend_from_slice(b"\r\n");
-    assert_eq!(
-        pending_line(b"", b"x", 65_536, &end),
-        [args(&[&[b'x'; 66_536]])]
-    );
+    assert_eq!(pending_line(b"", b"x", 65_536, &end), [args(&[&[b'x'; 66_536]])]);
     let error = Seen::Error(ProtocolError::InvalidMultibulkLength);
     assert_eq!(pending_line(b"", b"*x", 65_536, &end), [error]);
     let error = Seen::Error(ProtocolError::ExpectedDollar(b'x'));
@@ -359,83 +270,29 @@ fn a_line_whose_end_arrives_in_time_may_be_longer() {
 fn clients_that_are_not_authenticated_may_send_less() {
     use ProtocolError as E;
     let ping: &[u8] = b"PING";
-    feed_at_every_split(
-        &command(&[ping; 10]),
-        &UNAUTHENTICATED,
-        &[args(&[ping; 10])],
-    );
-    feed_at_every_split(
-        b"*11\r\n",
-        &UNAUTHENTICATED,
-        &[Seen::Error(E::UnauthenticatedMultibulkLength)],
-    );
-    feed_at_every_split(
-        b"*2147483648\r\n",
-        &UNAUTHENTICATED,
-        &[Seen::Error(E::InvalidMultibulkLength)],
-    );
-    feed_at_every_split(
-        b"*-11\r\n*\r\n",
-        &UNAUTHENTICATED,
-        &[Seen::Error(E::InvalidMultibulkLength)],
-    );
+    feed_at_every_split(&command(&[ping; 10]), &UNAUTHENTICATED, &[args(&[ping; 10])]);
+    feed_at_every_split(b"*11\r\n", &UNAUTHENTICATED, &[Seen::Error(E::UnauthenticatedMultibulkLength)]);
+    feed_at_every_split(b"*2147483648\r\n", &UNAUTHENTICATED, &[Seen::Error(E::InvalidMultibulkLength)]);
+    feed_at_every_split(b"*-11\r\n*\r\n", &UNAUTHENTICATED, &[Seen::Error(E::InvalidMultibulkLength)]);
     let line = [ping; 11].join(&b' ');
     let inline = [&line[..], b"\r\n"].concat();
     feed_at_every_split(&inline, &UNAUTHENTICATED, &[args(&[ping; 11])]);
     let largest = command(&[&[b'v'; 16_384]]);
-    assert_eq!(
-        feed([&largest[..]], &UNAUTHENTICATED),
-        [args(&[&[b'v'; 16_384]])]
-    );
-    assert_eq!(
-        feed(largest.chunks(999), &UNAUTHENTICATED),
-        [args(&[&[b'v'; 16_384]])]
-    );
-    feed_at_every_split(
-        b"*1\r\n$16385\r\n",
-        &UNAUTHENTICATED,
-        &[Seen::Error(E::UnauthenticatedBulkLength)],
-    );
-    feed_at_every_split(
-        b"*1\r\n$536870913\r\n",
-        &UNAUTHENTICATED,
-        &[Seen::Error(E::InvalidBulkLength)],
-    );
+    assert_eq!(feed([&largest[..]], &UNAUTHENTICATED), [args(&[&[b'v'; 16_384]])]);
+    assert_eq!(feed(largest.chunks(999), &UNAUTHENTICATED), [args(&[&[b'v'; 16_384]])]);
+    feed_at_every_split(b"*1\r\n$16385\r\n", &UNAUTHENTICATED, &[Seen::Error(E::UnauthenticatedBulkLength)]);
+    feed_at_every_split(b"*1\r\n$536870913\r\n", &UNAUTHENTICATED, &[Seen::Error(E::InvalidBulkLength)]);
 }
 
 #[test]
 fn limits_of_the_upstream_hold() {
-    let limits = RequestLimits {
-        max_bulk: 5,
-        max_args: 2,
-        authenticated: true,
-    };
-    feed_at_every_split(
-        &command(&[b"12345", b""]),
-        &limits,
-        &[args(&[b"12345", b""])],
-    );
-    feed_at_every_split(
-        b"*3\r\n",
-        &limits,
-        &[Seen::Error(ProtocolError::InvalidMultibulkLength)],
-    );
-    feed_at_every_split(
-        b"*1\r\n$6\r\n",
-        &limits,
-        &[Seen::Error(ProtocolError::InvalidBulkLength)],
-    );
+    let limits = RequestLimits { max_bulk: 5, max_args: 2, authenticated: true };
+    feed_at_every_split(&command(&[b"12345", b""]), &limits, &[args(&[b"12345", b""])]);
+    feed_at_every_split(b"*3\r\n", &limits, &[Seen::Error(ProtocolError::InvalidMultibulkLength)]);
+    feed_at_every_split(b"*1\r\n$6\r\n", &limits, &[Seen::Error(ProtocolError::InvalidBulkLength)]);
     // Nothing is reserved for what is only announced, and no sum overflows.
-    let limits = RequestLimits {
-        max_bulk: u64::MAX,
-        max_args: u64::MAX,
-        authenticated: true,
-    };
-    feed_at_every_split(
-        b"*9223372036854775807\r\n$9223372036854775807\r\nx",
-        &limits,
-        &[Seen::Pending],
-    );
+    let limits = RequestLimits { max_bulk: u64::MAX, max_args: u64::MAX, authenticated: true };
+    feed_at_every_split(b"*9223372036854775807\r\n$9223372036854775807\r\nx", &limits, &[Seen::Pending]);
 }
 
 #[test]
@@ -444,31 +301,16 @@ fn what_was_scanned_is_not_read_again() {
     let mut stream = command(&many);
     let (mut scanner, mut resume) = (RequestScanner::new(), None);
     let cut = stream.len() - 1;
-    assert_eq!(
-        scanner.scan(&stream[..cut], &mut resume, &AUTHENTICATED),
-        Scan::Incomplete
-    );
+    assert_eq!(scanner.scan(&stream[..cut], &mut resume, &AUTHENTICATED), Scan::Incomplete);
     // Another client's request in between changes nothing for this one.
-    assert!(matches!(
-        scanner.scan(b"PING\r\n", &mut None, &AUTHENTICATED),
-        Scan::Complete { len: 6, .. }
-    ));
+    assert!(matches!(scanner.scan(b"PING\r\n", &mut None, &AUTHENTICATED), Scan::Complete { len: 6, .. }));
     stream[..cut - 1].fill(b'#');
     let len = stream.len();
-    assert_eq!(
-        scanner.scan(&stream, &mut resume, &AUTHENTICATED),
-        Scan::Complete {
-            len,
-            canonical: true
-        }
-    );
+    assert_eq!(scanner.scan(&stream, &mut resume, &AUTHENTICATED), Scan::Complete { len, canonical: true });
     assert_eq!(scanner.argc(), 50_000);
     assert_eq!(scanner.arg(&stream, 49_999), b"##");
     // The room for so many is given back.
-    assert!(matches!(
-        scanner.scan(b"PING\r\n", &mut resume, &AUTHENTICATED),
-        Scan::Complete { .. }
-    ));
+    assert!(matches!(scanner.scan(b"PING\r\n", &mut resume, &AUTHENTICATED), Scan::Complete { .. }));
     assert_eq!(scanner.argc(), 1);
     assert!(scanner.kept_args() <= 4096);
 }
@@ -476,10 +318,7 @@ fn what_was_scanned_is_not_read_again() {
 #[test]
 fn an_empty_buffer_is_incomplete_and_costs_nothing() {
     let mut resume = None;
-    assert_eq!(
-        RequestScanner::new().scan(b"", &mut resume, &AUTHENTICATED),
-        Scan::Incomplete
-    );
+    assert_eq!(RequestScanner::new().scan(b"", &mut resume, &AUTHENTICATED), Scan::Incomplete);
     assert!(resume.is_none());
     assert_eq!(size_of_val(&resume), size_of::<usize>());
 }
