@@ -65,6 +65,7 @@ struct Judge {
     model: Model,
     ledger: Ledger,
     pending: VecDeque<Op>,
+    refusals: u64,
     /// The last commands that were answered, for the story of a finding.
     answered: VecDeque<Op>,
 }
@@ -83,6 +84,7 @@ impl Session {
             model: Model::new(names),
             ledger: Ledger::default(),
             pending: VecDeque::new(),
+            refusals: 0,
             answered: VecDeque::with_capacity(STORY + 1),
         };
         shared.tally.borrow_mut().lives += 1;
@@ -98,7 +100,7 @@ impl Session {
             if self.shared.stop.get() {
                 break;
             }
-            let batch = self.planner.next(&self.judge.model, &mut self.judge.ledger, self.shared.certain.get());
+            let batch = self.planner.next(&self.judge.model, &mut self.judge.ledger);
             if let Err(end) = self.send(batch).await {
                 return end;
             }
@@ -116,7 +118,12 @@ impl Session {
             (_, Some(Mate::Feeds(push))) => self.fed(ops, push).await,
             (_, Some(Mate::Listens { channel, messages, protocol })) => {
                 let mut ears = Ears::open(&self.shared, channel, messages, protocol).await.ok_or(End::Unclear)?;
+                let refused = self.judge.refusals;
                 self.exchange(ops, style).await?;
+                // Which of the messages were refused does not matter: the next storm has others.
+                if self.judge.refusals != refused {
+                    return self.nothing_left();
+                }
                 ears.hear(&self.shared, self.judge.names.seed).await
             }
             (_, Some(Mate::Writes { after, key, token })) => {
@@ -250,9 +257,14 @@ impl Session {
                 tally.disconnects += 1;
             }
         }
-        self.judge.model.abandon(self.judge.pending.make_contiguous());
+        let pending = self.judge.pending.make_contiguous();
+        let unclear = *end == End::Unclear || pending.iter().any(Op::moves_what_follows);
+        self.judge.model.abandon(pending);
         self.judge.take_effects(false);
         let Judge { names, ledger, .. } = self.judge;
+        if unclear {
+            self.shared.unclear.borrow_mut().insert((names.who, names.life));
+        }
         self.shared.retired.borrow_mut().push_back(Retired::new(names, ledger));
     }
 }
@@ -315,6 +327,7 @@ impl Judge {
         self.shared.tally.borrow_mut().replies += 1;
         if is_refusal(reply) {
             self.shared.tally.borrow_mut().refused += 1;
+            self.refusals += 1;
             let clear = self.model.refuse(op);
             self.take_effects(true);
             return if clear { Ok(()) } else { Err(End::Unclear) };
@@ -333,7 +346,9 @@ impl Judge {
     fn fits(&mut self, expected: &Expected, reply: &Value) -> bool {
         match expected {
             Expected::Exact(value) => value == reply,
-            Expected::NoneOrOne => matches!(reply, Value::Int(0 | 1)),
+            Expected::OneReceiver => {
+                *reply == Value::Int(1) || (*reply == Value::Int(0) && !self.shared.certain.get())
+            }
             Expected::AnyError => matches!(reply, Value::Error(_)),
             Expected::ClientId => if let Value::Int(id) = reply { self.is_my_id(*id) } else { false },
             Expected::Hello(version) => match (reply, version) {
@@ -424,7 +439,9 @@ impl Judge {
         effects.executed.into_iter().for_each(|at| self.ledger.set(at, Fate::Executed));
         effects.refused.into_iter().for_each(|at| self.ledger.set(at, Fate::Refused));
         if answered {
-            let fate = if self.shared.certain.get() { Fate::Executed } else { Fate::Silent };
+            // A refusal is suppressed like any other reply, so only a server that never refuses must have it.
+            let must = self.shared.config.direct_arm && self.shared.certain.get();
+            let fate = if must { Fate::Executed } else { Fate::Silent };
             effects.silent.into_iter().for_each(|at| self.ledger.set(at, fate));
         }
     }
@@ -523,9 +540,6 @@ impl Ears {
             .collect();
         wanted.push(self.frame(vec![Value::text("unsubscribe"), name, Value::Int(0)]));
         wanted.push(Value::Simple(b"PONG".to_vec()));
-        if self.wire.writer.write_all(b"").await.is_err() {
-            return Ok(());
-        }
         let last = wanted.len() - 2;
         for (at, wanted) in wanted.iter().enumerate() {
             if at >= last {
@@ -534,6 +548,7 @@ impl Ears {
             }
             match timeout(PATIENCE, self.wire.reader.frame()).await {
                 Ok(Ok(got)) if got == *wanted => shared.tally.borrow_mut().replies += 1,
+                Ok(Ok(got)) if is_refusal(&got) => return Ok(()),
                 Ok(Ok(got)) => {
                     self.found(shared, wanted, &got);
                     return Ok(());

@@ -46,6 +46,7 @@ fn config(server: &Server, target: std::net::SocketAddr, seconds: u64) -> Config
         mix: Mix::Everything,
         patience: wire::PATIENCE,
         stop_on_red: false,
+        direct_arm: target == server.address(),
     }
 }
 
