@@ -118,7 +118,8 @@ fn matrix(flavour: Flavour, level: &str, wanted: impl Fn(&Script) -> bool) {
     let server = Server::start(flavour);
     let mut proxy = Proxy::start(&server, &ProxyOptions::sized(2, CAP));
     let chosen = std::env::var("CLIENTS_NAME").unwrap_or_default();
-    let scripts: Vec<_> = SCRIPTS.into_iter().filter(|script| wanted(script) && script.name.contains(&chosen)).collect();
+    let scripts: Vec<_> =
+        SCRIPTS.into_iter().filter(|script| wanted(script) && script.name.contains(&chosen)).collect();
     let mut failures = Vec::new();
     for script in &scripts {
         match run(*script, server.direct(), &server, "short") {

@@ -107,7 +107,12 @@ impl List {
             };
             if let Some(verdict) = wrong {
                 tally.found(verdict, || {
-                    format!("{} in {}: {:?}, {times} times", entry.token.text(names.seed), names.key(self.key), entry.fate)
+                    format!(
+                        "{} in {}: {:?}, {times} times",
+                        entry.token.text(names.seed),
+                        names.key(self.key),
+                        entry.fate
+                    )
                 });
             }
         }

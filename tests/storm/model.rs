@@ -26,7 +26,10 @@ pub(crate) enum Expected {
 #[derive(Clone, Debug, PartialEq)]
 enum Transaction {
     None,
-    Open { queued: Vec<Op>, aborted: bool },
+    Open {
+        queued: Vec<Op>,
+        aborted: bool,
+    },
     /// MULTI was refused: nothing runs until EXEC, which says so.
     Poisoned,
 }
@@ -149,10 +152,13 @@ impl Model {
                 self.forget_watches();
             }
             (Transaction::Open { aborted, .. }, _) => *aborted = true,
-            (_, op) => return op.is_plain() || matches!(
-                    op,
-                    Op::Unknown(_) | Op::GetName | Op::ClientId | Op::ClientInfo | Op::Whoami | Op::Publish { .. }
-                ),
+            (_, op) => {
+                return op.is_plain()
+                    || matches!(
+                        op,
+                        Op::Unknown(_) | Op::GetName | Op::ClientId | Op::ClientInfo | Op::Whoami | Op::Publish { .. }
+                    );
+            }
         }
         true
     }
@@ -278,10 +284,9 @@ impl Model {
                 let queue = self.queues.entry(*key).or_default();
                 queue.extend(mate.iter());
                 match queue.pop_front() {
-                    Some(token) => Value::Array(vec![
-                        Value::text(&self.names.key(*key)),
-                        Value::text(&token.text(seed)),
-                    ]),
+                    Some(token) => {
+                        Value::Array(vec![Value::text(&self.names.key(*key)), Value::text(&token.text(seed))])
+                    }
                     None => self.null_array(),
                 }
             }

@@ -120,9 +120,17 @@ pub(crate) struct EntryRef {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Op {
-    Echo { token: Token, size: usize, inline: bool },
+    Echo {
+        token: Token,
+        size: usize,
+        inline: bool,
+    },
     Ping(Token),
-    Set { key: Key, token: Token, size: usize },
+    Set {
+        key: Key,
+        token: Token,
+        size: usize,
+    },
     Get(Key),
     Mget(Vec<Key>),
     Del(Key),
@@ -133,14 +141,29 @@ pub(crate) enum Op {
     CounterStart(Key),
     Incr(Key),
     /// One write of the ledger, plain or from a script.
-    Push { key: Key, token: Token, at: EntryRef, scripted: bool },
-    QueuePush { key: Key, token: Token },
+    Push {
+        key: Key,
+        token: Token,
+        at: EntryRef,
+        scripted: bool,
+    },
+    QueuePush {
+        key: Key,
+        token: Token,
+    },
     /// A blocking pop; `mate` is what another connection of this client pushes meanwhile.
-    Pop { key: Key, seconds: &'static str, mate: Option<Token> },
+    Pop {
+        key: Key,
+        seconds: &'static str,
+        mate: Option<Token>,
+    },
     Script(Shape, Token),
     Unknown(Token),
     /// To the one subscriber of `channel`.
-    Publish { channel: Token, token: Token },
+    Publish {
+        channel: Token,
+        token: Token,
+    },
     Multi,
     Exec,
     Discard,

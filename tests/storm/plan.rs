@@ -127,7 +127,9 @@ impl Planner {
             890..920 => self.identity(),
             920..940 => self.listen(),
             940..970 => self.pipeline(ledger).with(|rng| Style::Cut { reset: rng.bool() }, &mut self.rng),
-            970..980 => self.transaction(ledger, Style::Together).with(|rng| Style::Cut { reset: rng.bool() }, &mut self.rng),
+            970..980 => {
+                self.transaction(ledger, Style::Together).with(|rng| Style::Cut { reset: rng.bool() }, &mut self.rng)
+            }
             980..985 => self.pop_and_leave(ledger),
             _ => self.pipeline(ledger).with(|_| Style::HalfClose, &mut self.rng),
         }

@@ -218,7 +218,9 @@ fn a_frame_is_found_whole_or_not_at_all() {
 
 #[test]
 fn what_no_server_sends_is_broken() {
-    for bad in ["x\r\n", "$x\r\n", "$01\r\na\r\n", "$1\r\nabc\r\n", ":+1\r\n", "%-1\r\n", "#x\r\n", "+a\nb\r\n", "_x\r\n"] {
+    for bad in
+        ["x\r\n", "$x\r\n", "$01\r\na\r\n", "$1\r\nabc\r\n", ":+1\r\n", "%-1\r\n", "#x\r\n", "+a\nb\r\n", "_x\r\n"]
+    {
         assert!(parse(bad.as_bytes()).is_err(), "{bad:?}");
     }
 }

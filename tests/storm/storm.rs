@@ -106,7 +106,8 @@ async fn storm(config: Config) -> (Tally, Duration) {
         config,
     });
     let clients = shared.config.clients;
-    let mut tasks: Vec<_> = (0..clients).map(|who| tokio::task::spawn_local(client::run(shared.clone(), who))).collect();
+    let mut tasks: Vec<_> =
+        (0..clients).map(|who| tokio::task::spawn_local(client::run(shared.clone(), who))).collect();
     tasks.push(tokio::task::spawn_local(chaos::count_connections(shared.clone())));
     tasks.push(tokio::task::spawn_local(audit_meanwhile(shared.clone())));
 
@@ -170,7 +171,11 @@ async fn commands_so_far(direct: &mut Wire) -> i64 {
     let Ok(Value::Bulk(text)) = direct.call(&["INFO", "commandstats"]).await else { return -1 };
     let text = String::from_utf8_lossy(&text);
     let writes = ["cmdstat_set:", "cmdstat_rpush:", "cmdstat_exec:", "cmdstat_eval:", "cmdstat_incr:"];
-    let of_line = |line: &str| writes.iter().find_map(|name| line.strip_prefix(name)?.strip_prefix("calls=")?.split(',').next()?.parse::<i64>().ok());
+    let of_line = |line: &str| {
+        writes
+            .iter()
+            .find_map(|name| line.strip_prefix(name)?.strip_prefix("calls=")?.split(',').next()?.parse::<i64>().ok())
+    };
     text.lines().filter_map(of_line).sum()
 }
 
