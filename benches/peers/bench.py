@@ -34,6 +34,8 @@ from harness import (  # noqa: E402
     ConnectionWatch,
     Failure,
     Redis,
+    command,
+    connect,
     cpu_seconds,
     markdown,
     memory_bytes,
@@ -84,17 +86,27 @@ def measure(scenario, target):
         if scenario.requests == 0:
             return {"client_bytes": load.idle_clients(address, scenario, measured.pid)}
         watch = stack.enter_context(ConnectionWatch(redis))
+        calls = commands_called(redis)
         before = [cpu_seconds(server.pid) for server in (redis, measured)]
         drive = load.one_client if scenario.clients == 1 else load.redis_benchmark
         figures = drive(address, scenario)
         after = [cpu_seconds(server.pid) for server in (redis, measured)]
         figures["connections"] = watch.finish()[0]
+        if commands_called(redis) - calls < figures["requests"]:
+            raise Failure(f"only {commands_called(redis) - calls} of {figures['requests']} requests reached Redis")
         million = figures["requests"] / 1e6
         figures["redis_cpu"] = (after[0] - before[0]) / million
         figures["proxy_cpu"] = (after[1] - before[1]) / million if proxy else 0.0
         figures["sum_cpu"] = figures["redis_cpu"] + figures["proxy_cpu"]
         figures["memory"] = memory_bytes(measured.pid, "VmHWM")
         return figures
+
+
+def commands_called(redis):
+    """SETs and GETs that Redis carried out: a proxy that answers with errors must not look fast."""
+    with connect(redis.address) as sock:
+        text = command(sock, "INFO", "commandstats").decode()
+    return sum(int(count) for count in re.findall(r"cmdstat_[gs]et:calls=(\d+)", text))
 
 
 SHOWN = ("ops", "p50", "proxy_cpu", "redis_cpu", "client_bytes")

@@ -16,6 +16,7 @@ use super::request::Request;
 use crate::command::{CommandId, CommandTable, token_is};
 use crate::resp::encode;
 use crate::router::Args;
+use crate::session::Flavour;
 use crate::upstream::Answer;
 
 /// Written where the upstream gives no line to copy from.
@@ -105,7 +106,7 @@ impl Client {
         if request.count() == 3 {
             return self.kill_by_address(request).await;
         }
-        let filter = match Filter::of_kill(request) {
+        let filter = match Filter::of_kill(request, self.up().control.flavour()) {
             Ok(filter) => filter,
             Err(line) => {
                 self.reply_error(&line);
@@ -132,8 +133,9 @@ impl Client {
         let mut frame = BytesMut::new();
         let killed = targets.len() as u64 + real;
         encode::integer(&mut frame, i64::try_from(killed).unwrap_or(i64::MAX));
-        // The client's own connection closes behind this reply.
+        // The client's own connection closes behind this reply, which must be sent before.
         self.reply(&frame);
+        self.drained().await?;
         shared.peers.kill(&targets).await;
         Ok(())
     }
@@ -242,7 +244,7 @@ impl Filter {
     }
 
     /// CLIENT KILL with filters. The caller itself is spared unless SKIPME no.
-    fn of_kill(request: &Request) -> Result<Self, Vec<u8>> {
+    fn of_kill(request: &Request, flavour: Flavour) -> Result<Self, Vec<u8>> {
         let mut filter = Self { skip_me: true, ..Self::default() };
         if request.count() % 2 != 0 {
             return Err(error_reply::SYNTAX.to_vec());
@@ -251,7 +253,9 @@ impl Filter {
             let (name, value) = (request.nth(at), request.nth(at + 1));
             if token_is(name, "ID") {
                 let Some(id) = number(value).filter(|id| *id > 0) else {
-                    return Err(b"ERR client-id should be greater than 0".to_vec());
+                    let text: &[u8] =
+                        if flavour.valkey { error_reply::SYNTAX } else { b"ERR client-id should be greater than 0" };
+                    return Err(text.to_vec());
                 };
                 filter.ids = Some(vec![id]);
             } else if token_is(name, "TYPE") && !known_kind(value) {

@@ -20,7 +20,8 @@
 use memchr::memchr;
 use thiserror::Error;
 
-use super::number::{Double, Integer, plain_length, whole_bulk};
+use super::line::{Line, Next, announced, whole_scalar};
+use super::number::{Double, Integer, plain_length};
 
 /// Aggregates that may be open at once, the outermost included. Lua's C stack (8,000 slots) is what bounds the server.
 pub const MAX_DEPTH: usize = 16 * 1024;
@@ -99,18 +100,10 @@ pub enum ReplyError {
 enum State {
     /// The type of a frame or element.
     Head,
-    /// The length in a line of this type.
-    Length(u8, Integer),
     /// Anything up to a `\r`: a line of type `+`, `-` or `(`.
     Text,
-    /// A line of type `:`.
-    Integer(Integer),
-    /// A line of type `,`.
-    Double(Double),
-    /// A line of type `#`, and whether its letter is there.
-    Bool(bool),
-    /// A line of type `_`.
-    Null,
+    /// The content of any other line.
+    Line(Line),
     /// The `\n` of a line, and what the line has announced.
     LineFeed(Next),
     /// This many bytes of a bulk.
@@ -118,17 +111,6 @@ enum State {
     /// The `\r` after a bulk.
     PayloadEnd,
     Failed(ReplyError),
-}
-
-/// What a line has announced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// Nothing: the element is over.
-    Over,
-    /// A bulk of this many bytes.
-    Payload(u64),
-    /// An aggregate of this type and count.
-    Elements(u8, u64),
 }
 
 /// An aggregate that is not over.
@@ -251,13 +233,13 @@ impl ReplyScanner {
                     *at = next;
                     return self.on_announced(announced(kind, length)?, chunk, at);
                 }
-                self.state = State::Length(kind, Integer::default());
+                self.state = State::Line(Line::Length(kind, Integer::default()));
             }
             b'+' | b'-' | b'(' => self.state = State::Text,
-            b':' => self.state = State::Integer(Integer::default()),
-            b',' => self.state = State::Double(Double::Start),
-            b'#' => self.state = State::Bool(false),
-            b'_' => self.state = State::Null,
+            b':' => self.state = State::Line(Line::Integer(Integer::default())),
+            b',' => self.state = State::Line(Line::Double(Double::Start)),
+            b'#' => self.state = State::Line(Line::Bool(false)),
+            b'_' => self.state = State::Line(Line::Null),
             other => {
                 // The type byte is not known to be one: there is no frame of this kind.
                 self.kind = 0;
@@ -281,9 +263,7 @@ impl ReplyScanner {
             },
             State::LineFeed(next) => self.on_line_feed(next, chunk, at),
             State::Failed(error) => Err(error),
-            State::Length(..) | State::Integer(_) | State::Double(_) | State::Bool(_) | State::Null => {
-                self.in_short_line(chunk, at)
-            }
+            State::Line(line) => self.in_line(line, chunk, at),
         }
     }
 
@@ -302,15 +282,15 @@ impl ReplyScanner {
     }
 
     /// Lines whose content has a form of its own; a few bytes, so byte by byte.
-    fn in_short_line(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
+    fn in_line(&mut self, mut line: Line, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         while let Some(&byte) = chunk.get(*at) {
             if byte == b'\r' {
-                let next = self.state.line_announces()?;
-                return self.on_line_end(next, chunk, at);
+                return self.on_line_end(line.announces()?, chunk, at);
             }
-            self.state = self.state.with_content(byte)?;
+            line = line.with_content(byte)?;
             *at += 1;
         }
+        self.state = State::Line(line);
         Ok(false)
     }
 
@@ -407,85 +387,5 @@ impl ReplyScanner {
             }
         }
         true
-    }
-}
-
-/// The end of the string, error, integer, nil or bulk that starts at `at`, when it is wholly there and plain: what
-/// nearly all frames and elements are. A bulk is skipped, not looked at.
-#[inline]
-fn whole_scalar(chunk: &[u8], at: usize) -> Option<usize> {
-    let line = &chunk[at..];
-    match *line.first()? {
-        b'$' if line.starts_with(b"$-1\r\n") => Some(at + 5),
-        b'$' => {
-            let (length, start) = plain_length(chunk, at)?;
-            whole_bulk(chunk, start, length).map(|bulk| bulk.end + 2)
-        }
-        b':' => plain_length(chunk, at).map(|(_, end)| end),
-        b'+' | b'-' => {
-            let end = at + memchr(b'\r', line)?;
-            (chunk.get(end + 1) == Some(&b'\n')).then_some(end + 2)
-        }
-        b'_' if line.starts_with(b"_\r\n") => Some(at + 3),
-        _ => None,
-    }
-}
-
-/// What a line of type `kind` with this length announces.
-#[inline]
-fn announced(kind: u8, length: u64) -> Result<Next, ReplyError> {
-    match kind {
-        b'$' | b'!' | b'=' => match length {
-            // A verbatim string starts with three letters and a colon.
-            0..4 if kind == b'=' => Err(ReplyError::InvalidLength),
-            0..=MAX_BULK => Ok(Next::Payload(length)),
-            _ => Err(ReplyError::TooLong),
-        },
-        _ if length > MAX_ELEMENTS => Err(ReplyError::TooLong),
-        _ => Ok(Next::Elements(kind, length)),
-    }
-}
-
-impl State {
-    /// The state after one more byte of a short line.
-    fn with_content(self, byte: u8) -> Result<Self, ReplyError> {
-        match self {
-            Self::Length(_, number) if byte == b'?' && number == Integer::default() => Err(ReplyError::Streamed),
-            // A length knows no plus sign.
-            Self::Length(kind, number) if byte != b'+' => {
-                number.with_digit(byte).map(|number| Self::Length(kind, number)).ok_or(ReplyError::InvalidLength)
-            }
-            Self::Integer(number) => number.with_digit(byte).map(Self::Integer).ok_or(ReplyError::InvalidContent(b':')),
-            Self::Double(double) => double.with_byte(byte).map(Self::Double).ok_or(ReplyError::InvalidContent(b',')),
-            Self::Bool(false) if matches!(byte, b't' | b'f') => Ok(Self::Bool(true)),
-            Self::Bool(_) => Err(ReplyError::InvalidContent(b'#')),
-            Self::Null => Err(ReplyError::InvalidContent(b'_')),
-            Self::Length(..) => Err(ReplyError::InvalidLength),
-            Self::Head | Self::Text | Self::LineFeed(_) | Self::Payload(_) | Self::PayloadEnd | Self::Failed(_) => {
-                Ok(self)
-            }
-        }
-    }
-
-    /// What a short line announces that ends in this state.
-    fn line_announces(self) -> Result<Next, ReplyError> {
-        match self {
-            Self::Length(kind, number) => announced_by(kind, number),
-            Self::Integer(number) if number.digits == 0 => Err(ReplyError::InvalidContent(b':')),
-            Self::Double(double) if !double.is_whole() => Err(ReplyError::InvalidContent(b',')),
-            Self::Bool(false) => Err(ReplyError::InvalidContent(b'#')),
-            _ => Ok(Next::Over),
-        }
-    }
-}
-
-/// What a finished length announces in a line of type `kind`: never padded, and negative only as the nils of RESP2,
-/// `$-1` and `*-1`.
-fn announced_by(kind: u8, length: Integer) -> Result<Next, ReplyError> {
-    match (length.is_canonical(), length.negative) {
-        (false, _) => Err(ReplyError::InvalidLength),
-        (true, false) => announced(kind, length.magnitude),
-        (true, true) if length.magnitude == 1 && matches!(kind, b'$' | b'*') => Ok(Next::Over),
-        (true, true) => Err(ReplyError::InvalidLength),
     }
 }
