@@ -42,6 +42,7 @@ struct Session {
     wire: Option<Wire>,
     planner: Planner,
     judge: Judge,
+    half_closed: bool,
 }
 
 impl Session {
@@ -51,7 +52,7 @@ impl Session {
         let planner = Planner::new(config.mix, config.seed, who, life);
         let judge = Judge::new(shared.clone(), names);
         shared.tally.borrow_mut().lives += 1;
-        Self { shared, wire: Some(wire), planner, judge }
+        Self { shared, wire: Some(wire), planner, judge, half_closed: false }
     }
 
     async fn live(&mut self) -> End {
@@ -128,6 +129,7 @@ impl Session {
             write_pieces(&mut wire.writer, pieces).await;
             if style == Style::HalfClose {
                 let _ = wire.writer.shutdown().await;
+                self.half_closed = true;
             }
         };
         let both = async { tokio::join!(writing, self.judge.read(&mut wire.reader)).1 };
@@ -213,12 +215,14 @@ impl Session {
     /// Hands the ledger to the audit.
     fn retire(mut self, end: &End) {
         if *end == End::Lost {
-            let mut tally = self.shared.tally.borrow_mut();
-            if self.shared.certain.get() {
-                let waiting = self.judge.pending.front().cloned();
-                tally.found(Verdict::Dropped, || format!("{:?}, waiting for {waiting:?}", self.judge.names));
+            // A real server leaves a half-closed connection with what the socket does not take at once; the proxy
+            // must not (rule F7).
+            let servers_right = self.half_closed && self.shared.config.direct_arm;
+            if self.shared.certain.get() && !servers_right {
+                let count = self.judge.pending.len();
+                self.judge.found(Verdict::Dropped, || format!("{count} unanswered, half closed: {}", self.half_closed));
             } else {
-                tally.disconnects += 1;
+                self.shared.tally.borrow_mut().disconnects += 1;
             }
         }
         let pending = self.judge.pending.make_contiguous();

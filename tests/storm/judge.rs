@@ -144,7 +144,7 @@ impl Judge {
                     let field = |name: &str| {
                         items.chunks(2).find(|pair| pair[0] == Value::text(name)).map(|pair| pair[1].clone())
                     };
-                    let id = if let Some(Value::Int(id)) = field("id") { id } else { return false };
+                    let Some(Value::Int(id)) = field("id") else { return false };
                     field("proto") == Some(Value::Int(i64::from(*version))) && self.is_my_id(id)
                 }
                 _ => false,

@@ -90,6 +90,20 @@ fn through_the_proxy() {
     assert!(proxy.runs(), "respmux ended");
 }
 
+/// The smallest configuration that must work, with more clients, databases and users than it has connections:
+/// everything changes hands all the time.
+#[test]
+fn through_six_connections() {
+    let server = Server::start(Flavour::Valkey9);
+    let mut proxy = Proxy::start(&server, &ProxyOptions::sized(1, 6));
+    let mut config = config(&server, proxy.address(), 10);
+    config.clients = config.clients.min(40);
+    let tally = report("respmux, 6 connections", config);
+    assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
+    assert!(tally.max_upstream <= 6, "{} upstream connections", tally.max_upstream);
+    assert!(proxy.runs(), "respmux ended");
+}
+
 /// The long one, for `make storm`: the three servers in turn, a third of the time each.
 #[test]
 #[ignore = "minutes to hours: STORM_SECONDS, STORM_REPLIES"]
