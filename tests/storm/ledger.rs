@@ -14,8 +14,8 @@ pub(crate) enum Fate {
     Unknown,
     /// The reply says it was executed: exactly once.
     Executed,
-    /// Its reply was suppressed, and a later command of the connection was answered: at most once, and exactly once
-    /// if no upstream connection was lost meanwhile.
+    /// Its reply was suppressed, and a later command of the connection was answered: at most once, as a refusal would
+    /// have been suppressed too.
     Silent,
     /// Declared not executed, or never sent whole: not there.
     Refused,

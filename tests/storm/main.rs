@@ -7,7 +7,9 @@
 
 mod chaos;
 mod client;
+mod judge;
 mod ledger;
+mod mate;
 mod middle;
 mod model;
 mod op;
@@ -46,6 +48,7 @@ fn config(server: &Server, target: std::net::SocketAddr, seconds: u64) -> Config
         mix: Mix::Everything,
         patience: wire::PATIENCE,
         stop_on_red: false,
+        direct_arm: target == server.address(),
     }
 }
 
@@ -87,6 +90,20 @@ fn through_the_proxy() {
     assert!(proxy.runs(), "respmux ended");
 }
 
+/// The smallest configuration that must work, with more clients, databases and users than it has connections:
+/// everything changes hands all the time.
+#[test]
+fn through_six_connections() {
+    let server = Server::start(Flavour::Valkey9);
+    let mut proxy = Proxy::start(&server, &ProxyOptions::sized(1, 6));
+    let mut config = config(&server, proxy.address(), 10);
+    config.clients = config.clients.min(40);
+    let tally = report("respmux, 6 connections", config);
+    assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
+    assert!(tally.max_upstream <= 6, "{} upstream connections", tally.max_upstream);
+    assert!(proxy.runs(), "respmux ended");
+}
+
 /// The long one, for `make storm`: the three servers in turn, a third of the time each.
 #[test]
 #[ignore = "minutes to hours: STORM_SECONDS, STORM_REPLIES"]
@@ -112,7 +129,7 @@ fn self_test(server: &Server, fault: Fault) -> (Tally, bool) {
     config.chaos = Duration::ZERO;
     config.replies = 4000;
     config.mix = Mix::Simple;
-    config.patience = Duration::from_millis(1500);
+    config.patience = Duration::from_secs(4);
     config.stop_on_red = true;
     let tally = report(&format!("self-test {fault:?}"), config);
     (tally, middle.done())
@@ -143,5 +160,48 @@ fn the_checker_sees_each_fault() {
         let (tally, done) = self_test(&server, fault);
         assert!(done, "{fault:?} never happened");
         assert!(tally.count(verdict) > 0, "{fault:?} is not found as {verdict:?}:\n{}", tally.told.join("\n"));
+    }
+}
+
+/// What the build with `--features seeded-bugs` can be told to do wrong, by `RESPMUX_SEEDED_BUG`; it does so once in
+/// `RESPMUX_SEEDED_EVERY` chances.
+#[cfg(feature = "seeded-bugs")]
+const SEEDED: [&str; 8] = [
+    // Two consecutive replies of a lane go to each other's slot.
+    "swap_replies",
+    // A client that goes away takes its slots with it instead of leaving tombstones.
+    "drop_tombstone",
+    // A command is written twice; the second reply is swallowed by an internal slot.
+    "double_write",
+    // A reply takes its slot and is not delivered.
+    "drop_reply",
+    // A reply is delivered twice to its client.
+    "duplicate_reply",
+    // A lane of another database is opened without its SELECT.
+    "skip_select",
+    // What was written to a lane that is lost is answered "not executed".
+    "false_refusal",
+    // A connection goes back to the pool as it is, with its MULTI or WATCH.
+    "skip_hygiene",
+];
+
+/// The storm goes red on each bug that the product itself can have. Built and run by
+/// `cargo test --features seeded-bugs --test storm seeded`.
+#[cfg(feature = "seeded-bugs")]
+#[test]
+fn seeded_bugs_are_found() {
+    let chosen = std::env::var("STORM_BUG").unwrap_or_default();
+    for bug in SEEDED.into_iter().filter(|bug| bug.contains(&chosen)) {
+        let server = Server::start(Flavour::Redis70);
+        let mut options = ProxyOptions::sized(2, setting("STORM_CONNECTIONS", 24));
+        options.environment.push(("RESPMUX_SEEDED_BUG".into(), bug.into()));
+        options.environment.push(("RESPMUX_SEEDED_EVERY".into(), setting("RESPMUX_SEEDED_EVERY", 500).to_string()));
+        let proxy = Proxy::start(&server, &options);
+        let mut config = config(&server, proxy.address(), 40);
+        config.clients = 100;
+        config.patience = Duration::from_secs(10);
+        config.stop_on_red = true;
+        let tally = report(&format!("seeded {bug}"), config);
+        assert!(tally.wrong() > 0, "{bug} is not found in {} replies", tally.replies);
     }
 }

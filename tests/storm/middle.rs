@@ -96,9 +96,11 @@ struct Plot {
     fault: Fault,
     replies: Cell<u64>,
     done: Arc<AtomicBool>,
-    /// The reply of the first of two clients, who waits for the other's.
-    swap: RefCell<Option<(Vec<u8>, oneshot::Sender<Vec<u8>>)>>,
+    swap: RefCell<Option<Waiting>>,
 }
+
+/// The reply of the first of two clients, and where it waits for the other's.
+type Waiting = (Vec<u8>, oneshot::Sender<Vec<u8>>);
 
 /// What one relay remembers.
 #[derive(Default)]

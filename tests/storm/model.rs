@@ -17,8 +17,8 @@ pub(crate) enum Expected {
     ClientId,
     /// `CLIENT INFO` with this connection's id, name, database, protocol version and user.
     ClientInfo,
-    /// `:0` or `:1`.
-    NoneOrOne,
+    /// `:1`; also `:0` once upstream connections, and with them the subscriber, may have been killed.
+    OneReceiver,
     /// Any error: the body of a transaction whose MULTI was refused.
     AnyError,
 }
@@ -152,7 +152,13 @@ impl Model {
                 self.forget_watches();
             }
             (Transaction::Open { aborted, .. }, _) => *aborted = true,
-            (_, op) => return op.is_plain() || matches!(op, Op::Unknown(_) | Op::GetName | Op::ClientId | Op::Whoami),
+            (_, op) => {
+                return op.is_plain()
+                    || matches!(
+                        op,
+                        Op::Unknown(_) | Op::GetName | Op::ClientId | Op::ClientInfo | Op::Whoami | Op::Publish { .. }
+                    );
+            }
         }
         true
     }
@@ -203,7 +209,7 @@ impl Model {
                 return Expected::Hello(*version);
             }
             Op::ClientId => return Expected::ClientId,
-            Op::Publish { certain: false, .. } => return Expected::NoneOrOne,
+            Op::Publish { .. } => return Expected::OneReceiver,
             Op::ClientInfo => return Expected::ClientInfo,
             Op::Login(user) => {
                 self.user = *user;
@@ -285,7 +291,6 @@ impl Model {
                 }
             }
             Op::Script(shape, token) => self.script(*shape, *token),
-            Op::Publish { .. } => Value::Int(1),
             Op::Select(db) => {
                 self.db = *db;
                 Value::ok()

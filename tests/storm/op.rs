@@ -159,11 +159,10 @@ pub(crate) enum Op {
     },
     Script(Shape, Token),
     Unknown(Token),
-    /// To the one subscriber of `channel`; while upstream connections are killed it may be gone.
+    /// To the one subscriber of `channel`.
     Publish {
         channel: Token,
         token: Token,
-        certain: bool,
     },
     Multi,
     Exec,
@@ -203,8 +202,12 @@ impl Op {
                 | Self::QueuePush { .. }
                 | Self::Pop { .. }
                 | Self::Script(..)
-                | Self::Publish { .. }
         )
+    }
+
+    /// If it is refused, what stands behind it runs elsewhere than planned.
+    pub(crate) fn moves_what_follows(&self) -> bool {
+        matches!(self, Self::Select(_) | Self::Reset | Self::Login(_))
     }
 
     /// Appends the request.
@@ -244,7 +247,7 @@ impl Op {
             }
             Self::Script(shape, t) => words(out, &["EVAL", shape.script(), "0", &token(t)]),
             Self::Unknown(t) => words(out, &["NOSUCH", &token(t)]),
-            Self::Publish { channel, token: t, .. } => words(out, &["PUBLISH", &token(channel), &token(t)]),
+            Self::Publish { channel, token: t } => words(out, &["PUBLISH", &token(channel), &token(t)]),
             Self::Login(user) => words(out, &["AUTH", user.name(), PASSWORD]),
             Self::Select(db) => words(out, &["SELECT", &db.to_string()]),
             Self::Hello(version) => words(out, &["HELLO", &version.to_string()]),

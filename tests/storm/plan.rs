@@ -63,7 +63,6 @@ pub(crate) struct Planner {
     unit: u32,
     db: u8,
     counters_started: Vec<Key>,
-    certain: bool,
 }
 
 impl Planner {
@@ -78,7 +77,6 @@ impl Planner {
             unit: 0,
             db: 0,
             counters_started: Vec::new(),
-            certain: true,
         }
     }
 
@@ -110,10 +108,9 @@ impl Planner {
         Batch { ops, style: self.style(), mate: None }
     }
 
-    /// The next batch. `certain`: no upstream connection is being killed.
-    pub(crate) fn next(&mut self, model: &Model, ledger: &mut Ledger, certain: bool) -> Batch {
+    /// The next batch.
+    pub(crate) fn next(&mut self, model: &Model, ledger: &mut Ledger) -> Batch {
         self.db = model.db;
-        self.certain = certain;
         if self.mix == Mix::Simple {
             return self.batch(|plan, ops| ops.push(plan.simple(ledger)), Style::Together);
         }
@@ -421,7 +418,7 @@ impl Planner {
         let messages: Vec<_> = (0..self.rng.u8(1..20)).map(|_| self.token()).collect();
         let mut ops = Vec::new();
         for token in &messages {
-            ops.push(Op::Publish { channel, token: *token, certain: self.certain });
+            ops.push(Op::Publish { channel, token: *token });
             if self.rng.u8(..3) == 0 {
                 ops.push(Op::Echo { token: self.token(), size: 20, inline: false });
             }

@@ -73,7 +73,10 @@ pub(crate) fn frame_end(bytes: &[u8], at: usize, depth: usize) -> Result<Option<
 }
 
 /// The type byte, the rest of the line, and where the next one starts.
-fn line_at(bytes: &[u8], at: usize) -> Result<Option<(u8, &[u8], usize)>, Broken> {
+type Line<'a> = (u8, &'a [u8], usize);
+
+/// The line at `at`; `None` while its end is not there.
+fn line_at(bytes: &[u8], at: usize) -> Result<Option<Line<'_>>, Broken> {
     let Some(&kind) = bytes.get(at) else { return Ok(None) };
     if !b"+-:$*_,#(=%~>".contains(&kind) {
         return Err(Broken(format!("{:?} starts no frame", char::from(kind))));
