@@ -5,7 +5,7 @@
 
 use bytes::BytesMut;
 
-use super::decoded;
+use super::{bug, decoded};
 use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
 
@@ -73,7 +73,7 @@ impl Handshake {
         encode::command(&mut batch, &hello);
         encode::command(&mut batch, &["CLIENT", "NO-EVICT", "ON"]);
         steps.extend([Step::Hello, Step::NoEvict]);
-        if login.key.db != 0 {
+        if login.key.db != 0 && !bug("skip_select") {
             encode::command(&mut batch, &["SELECT", &login.key.db.to_string()]);
             steps.push(Step::State);
         }

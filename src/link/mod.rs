@@ -8,12 +8,14 @@ mod budget;
 mod connect;
 mod handshake;
 mod owned;
+mod seeded;
 mod socket;
 
 pub use budget::{Budget, Permit, Use};
 pub use connect::{DialError, Dialed, Dialer};
 pub use handshake::{Credentials, tolerable};
 pub use owned::{Owned, OwnedId};
+pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};
 
 use std::io;

@@ -14,6 +14,7 @@ use super::Upstreams;
 use crate::link::{Link, Use, decoded};
 use crate::resp::encode;
 use crate::session::{Flavour, Identity, RouteKey};
+use crate::telemetry::UpstreamCloseReason;
 
 /// Jobs that may wait.
 const MAX_JOBS: usize = 1024;
@@ -107,6 +108,7 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
             true => connection = Some(link),
             false => {
                 up.process.set_upstream_up(false);
+                up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
                 drop(link.close().await);
             }
         }

@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::Upstreams;
-use crate::link::{DialError, Link, Use};
+use crate::link::{DialError, Link, Use, bug};
 use crate::resp::encode;
 use crate::session::RouteKey;
 use crate::telemetry::UpstreamCloseReason;
@@ -211,6 +211,7 @@ impl Lease {
         let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
         let up = Rc::clone(&self.up);
         match state {
+            _ if state != Return::Clean && bug("skip_hygiene") => up.pool.put(link, false),
             Return::Clean => up.pool.put(link, false),
             Return::Unknown => {
                 spawn_local(async move {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::Upstreams;
 use crate::link::{Link, Use, decoded};
 use crate::resp::encode;
+use crate::telemetry::UpstreamCloseReason;
 
 /// How long the answer to a probe may serve new clients (issue 2, 5).
 const PROBE_LIFE: Duration = Duration::from_secs(1);
@@ -71,32 +72,38 @@ impl Scratch {
         self.unit(up, command).await
     }
 
-    /// One unit: RESET, the command. The connection is taken out while in use, so that an error or a cancelled
-    /// wait in the middle closes it.
+    /// One unit: RESET, the command. A kept connection may have died with the user that it proved last, so a unit
+    /// that fails on it is tried once more on a new one: proving an identity twice changes nothing.
     async fn unit(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
-        let mut link = self.open(up).await?;
+        let kept = self.link.borrow_mut().take();
+        if let Some(link) = kept
+            && let Ok(reply) = self.unit_on(up, link, command).await
+        {
+            return Ok(reply);
+        }
+        let link = self.open(up).await?;
+        self.unit_on(up, link, command).await
+    }
+
+    /// The connection is owned while in use, so that an error or a cancelled wait in the middle closes it.
+    async fn unit_on(&self, up: &Rc<Upstreams>, mut link: Link, command: &[u8]) -> io::Result<Vec<u8>> {
+        let name = format!("respmux:{}:{}:scratch", up.config.instance, up.worker);
         let mut batch = BytesMut::with_capacity(128 + command.len());
         batch.extend_from_slice(command);
         encode::command(&mut batch, &["CLIENT", "ID"]);
-        encode::command(
-            &mut batch,
-            &["CLIENT", "SETNAME", &format!("respmux:{}:{}:scratch", up.config.instance, up.worker)],
-        );
+        encode::command(&mut batch, &["CLIENT", "SETNAME", &name]);
         let unit = async {
             // Not in one packet: Redis 8.2 sends no reply to a failed AUTH that arrives together with a RESET.
             link.silence().await?;
             link.call(&batch, 3).await
         };
         let result = timeout(up.config.upstream.handshake_timeout, unit).await;
-        let mut replies = match result {
-            Ok(Ok(replies)) => replies,
-            Ok(Err(error)) => {
+        let mut replies = match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(replies) => replies,
+            Err(error) => {
+                up.shard.upstream_closed(Use::Scratch.into(), UpstreamCloseReason::Upstream);
                 drop(link.close().await);
                 return Err(error);
-            }
-            Err(_) => {
-                drop(link.close().await);
-                return Err(io::ErrorKind::TimedOut.into());
             }
         };
         if let Some(id) = decoded(&replies[1])?.as_int() {
@@ -107,13 +114,6 @@ impl Scratch {
     }
 
     async fn open(&self, up: &Rc<Upstreams>) -> io::Result<Link> {
-        let kept = self.link.borrow_mut().take();
-        if let Some(link) = kept {
-            if !link.is_closed() {
-                return Ok(link);
-            }
-            drop(link.close().await);
-        }
         loop {
             if let Some(at) = up.dialer.retry_at() {
                 tokio::time::sleep_until(at.into()).await;

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use super::in_flight::{Owner, Slot};
 use super::{Lane, State, UNKNOWN_OUTCOME, canary_text};
 use crate::config::OnLoss;
-use crate::link::{decoded, tolerable};
+use crate::link::{bug, decoded, tolerable};
 use crate::resp::{Advance, FrameKind};
 use crate::session::{Identity, Resp, RouteKey};
 use crate::telemetry::{AnomalyReason, CloseReason, Origin};
@@ -15,6 +15,8 @@ use crate::upstream::outbox::Answer;
 
 /// A reply longer than this is passed on while it arrives, bytes.
 const STREAM_FROM: usize = 64 << 10;
+/// What a seeded bug says of a request that was written.
+const FALSE_REFUSAL: &[u8] = b"-LOADING upstream is not available, command was not executed\r\n";
 
 impl Lane {
     /// Gives `chunk`, just read, to the owners of the oldest slots.
@@ -56,6 +58,10 @@ impl Lane {
             // A push is never a reply (I1), and nothing on a lane asks for one.
             state.carry.clear();
             return Ok(());
+        }
+        let gone = |slot: &Slot| slot.owner.client().is_some_and(|client| up.roster.with(client, |_| ()).is_none());
+        if state.in_flight.head().is_some_and(gone) && bug("drop_tombstone") {
+            state.in_flight.forget_head();
         }
         let Some(slot) = state.in_flight.pop() else { return Err(AnomalyReason::NoSlot) };
         let carried;
@@ -138,7 +144,7 @@ impl Lane {
         let reason = if anomaly { CloseReason::UpstreamAnomaly } else { CloseReason::UpstreamLost };
         for (position, slot) in sent.iter().enumerate() {
             let torn = position == 0 && cut;
-            let tell = up.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
+            let tell = (up.config.upstream.on_loss == OnLoss::Error || bug("false_refusal")) && !anomaly && !torn;
             if tell { tell_unknown(up, state, slot) } else { close(up, slot, reason) }
         }
         for slot in unsent {
@@ -170,7 +176,8 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
             Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
             Owner::Forward(key) => {
                 up.shard.error(Origin::Proxy, b"ERR");
-                if outbox.push_noted(&up.buffers, UNKNOWN_OUTCOME) {
+                let line = if up.config.upstream.on_loss == OnLoss::Error { UNKNOWN_OUTCOME } else { FALSE_REFUSAL };
+                if outbox.push_noted(&up.buffers, line) {
                     state.touched.push(key);
                 }
             }
@@ -185,9 +192,13 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], now: u64
     let Some(client) = slot.owner.client() else { return };
     let present = up.roster.with(client, |outbox| {
         match slot.owner {
+            Owner::Forward(_) if bug("drop_reply") => {}
             Owner::Forward(key) => {
                 if outbox.push_noted(&up.buffers, frame) {
                     state.touched.push(key);
+                }
+                if bug("duplicate_reply") {
+                    outbox.push(&up.buffers, frame);
                 }
             }
             Owner::Call(_) => outbox.deliver(Answer::Reply(frame.to_vec())),

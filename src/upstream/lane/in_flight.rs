@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::command::CommandId;
+use crate::link::bug;
 use crate::upstream::roster::ClientKey;
 
 /// Who gets a reply.
@@ -79,9 +80,17 @@ impl InFlight {
     /// The head's reply is complete.
     pub(crate) fn pop(&mut self) -> Option<Slot> {
         self.head()?;
+        if self.slots.len() > 1 && bug("swap_replies") {
+            self.slots.swap(0, 1);
+        }
         let slot = self.slots.pop_front()?;
         self.bytes -= slot.bytes as usize;
         Some(slot)
+    }
+
+    /// Only for the proof that the storm sees it: a slot that went with its client.
+    pub(crate) fn forget_head(&mut self) {
+        self.slots.pop_front();
     }
 
     /// The connection is gone: takes every slot, and says of each whether its request was written, even partly.

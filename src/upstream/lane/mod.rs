@@ -28,6 +28,7 @@ use super::Upstreams;
 use super::outbox::Answer;
 use super::roster::ClientKey;
 use crate::command::CommandId;
+use crate::link::bug;
 use crate::resp::{ReplyScanner, encode};
 use crate::session::RouteKey;
 use crate::telemetry::CloseReason;
@@ -159,6 +160,11 @@ impl Lane {
         let mut state = self.state.borrow_mut();
         state.out.extend_from_slice(request);
         state.in_flight.push(owner, command, request.len(), now);
+        if let (true, Owner::Forward(key)) = (bug("double_write"), owner) {
+            state.out.extend_from_slice(request);
+            state.in_flight.push(Owner::Discard(key), command, request.len(), now);
+            up.roster.with(key, |outbox| outbox.on_submitted(request.len()));
+        }
         state.last_used = now;
         state.since_canary += 1;
         state.audited = false;
