@@ -37,7 +37,8 @@ impl Client {
             self.pass_on(answer);
             return Ok(());
         };
-        let mut text = render(&self.up().table, &String::from_utf8_lossy(&template), &self.profile.line());
+        let mut text =
+            render(&self.up().table, &String::from_utf8_lossy(&template), &self.profile.line(self.up().now()));
         text.push('\n');
         self.reply_verbatim(text.as_bytes());
         Ok(())
@@ -140,7 +141,7 @@ impl Client {
         Ok(())
     }
 
-    async fn kill_by_address(&mut self, request: &Request) -> Result<(), Closed> {
+    async fn kill_by_address(&self, request: &Request) -> Result<(), Closed> {
         let shared = Rc::clone(&self.shared);
         let address = String::from_utf8_lossy(request.nth(2)).into_owned();
         let lines = shared.peers.lines().await;
@@ -206,7 +207,7 @@ impl Client {
         Ok(())
     }
 
-    fn reply_verbatim(&mut self, text: &[u8]) {
+    fn reply_verbatim(&self, text: &[u8]) {
         let mut frame = BytesMut::with_capacity(text.len() + 32);
         encode::verbatim_txt(&mut frame, text, self.resp().number());
         self.reply(&frame);
@@ -246,7 +247,7 @@ impl Filter {
     /// CLIENT KILL with filters. The caller itself is spared unless SKIPME no.
     fn of_kill(request: &Request, flavour: Flavour) -> Result<Self, Vec<u8>> {
         let mut filter = Self { skip_me: true, ..Self::default() };
-        if request.count() % 2 != 0 {
+        if !request.count().is_multiple_of(2) {
             return Err(error_reply::SYNTAX.to_vec());
         }
         for at in (2..request.count()).step_by(2) {
@@ -260,8 +261,6 @@ impl Filter {
                 filter.ids = Some(vec![id]);
             } else if token_is(name, "TYPE") && !known_kind(value) {
                 return Err([b"ERR Unknown client type '".as_slice(), value, b"'"].concat());
-            } else if token_is(name, "SKIPME") && !token_is(value, "YES") && !token_is(value, "NO") {
-                return Err(error_reply::SYNTAX.to_vec());
             } else if !filter.set(name, value) {
                 return Err(error_reply::SYNTAX.to_vec());
             }
@@ -282,7 +281,7 @@ impl Filter {
             self.laddr = Some(text());
         } else if token_is(name, "MAXAGE") {
             self.max_age = number(value);
-        } else if token_is(name, "SKIPME") {
+        } else if token_is(name, "SKIPME") && (token_is(value, "YES") || token_is(value, "NO")) {
             self.skip_me = token_is(value, "YES");
         } else {
             return false;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::connection::{Admission, Client, Closed, Hold};
 use super::error_reply;
+use super::held::Held;
 use super::request::Request;
 use crate::command::{CommandId, Op};
 use crate::resp::decode;
@@ -35,6 +36,28 @@ impl Client {
             Route::Quit => self.quit(),
             Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
             Route::Relay(_) => unreachable!("only a client that holds a connection is routed to it"),
+        }
+    }
+
+    /// A command that does not run on the held connection. Everything sent before it is answered.
+    pub(super) async fn aside(&mut self, held: &mut Held, request: Request, route: Route) -> Result<(), Closed> {
+        match route {
+            Route::Local(local) => self.answer(&request, local).await,
+            Route::Refuse(refusal) => {
+                if refusal == Refusal::InTransaction || held.queueing() {
+                    held.on_refused();
+                }
+                self.refuse(&request, refusal);
+                Ok(())
+            }
+            Route::Quit => {
+                self.reply_ok();
+                Err(Closed(CloseReason::Quit))
+            }
+            Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
+            Route::Lane | Route::Relay(_) | Route::Pin(_) | Route::Switch(_) | Route::Login(_) | Route::Ask => {
+                unreachable!("the router sends what a held connection can carry to it ({:?})", request.nth(0))
+            }
         }
     }
 
@@ -97,13 +120,13 @@ impl Client {
         }
     }
 
-    fn quit(&mut self) -> Result<(), Closed> {
+    fn quit(&self) -> Result<(), Closed> {
         self.reply_ok();
         Err(Closed(CloseReason::Quit))
     }
 
     /// An error of respmux's own, instead of the command.
-    pub(super) fn refuse(&mut self, request: &Request, refusal: Refusal) {
+    pub(super) fn refuse(&self, request: &Request, refusal: Refusal) {
         let up = Rc::clone(self.up());
         let reason = match refusal {
             Refusal::NotAuthenticated => RefuseReason::Auth,
@@ -215,7 +238,7 @@ impl Client {
     }
 
     /// Gives an answer to the client; whether it was a success.
-    pub(super) fn pass_on(&mut self, answer: Answer) -> bool {
+    pub(super) fn pass_on(&self, answer: Answer) -> bool {
         match answer {
             Answer::Reply(frame) => {
                 self.reply(&frame);
@@ -235,7 +258,7 @@ impl Client {
     }
 
     /// No connection could be lent. The marks keep a client safe that ignores errors (rule M6).
-    pub(super) fn refuse_lease(&mut self, reason: PinReason, error: LendError) -> Result<(), Closed> {
+    pub(super) fn refuse_lease(&self, reason: PinReason, error: LendError) -> Result<(), Closed> {
         let rejected = match error {
             LendError::Exhausted => RefuseReason::Pool,
             LendError::Dial(_) => RefuseReason::UpstreamDown,

@@ -66,7 +66,7 @@ impl Acceptor {
     }
 
     /// Accepts and seats clients for as long as it is polled.
-    pub(super) async fn run(&mut self, workers: &Workers) {
+    pub(super) async fn run(&self, workers: &Workers) {
         loop {
             match self.accept().await {
                 Ok(arrival) => self.admit(workers, arrival).await,

@@ -17,7 +17,7 @@ pub struct Credentials {
 }
 
 /// Everything a handshake needs besides the socket.
-pub struct Login<'a> {
+pub(super) struct Login<'a> {
     pub key: &'a RouteKey,
     pub credentials: Option<&'a Credentials>,
     /// CLIENT SETNAME of the link, so that operators recognise it: `respmux:<instance>:<worker>:<n>`.
@@ -28,7 +28,7 @@ pub struct Login<'a> {
 
 /// Why a handshake failed although the connection stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub(super) enum Refused {
     /// The server's own words, without the dash: to HELLO (who), or as a greeting.
     Identity(Vec<u8>),
     /// The server's words to SELECT, READONLY or NO-TOUCH: this client's request cannot be met.
@@ -50,7 +50,7 @@ enum Step {
 }
 
 /// The batch of a handshake, and the check of its replies. Pure.
-pub struct Handshake {
+pub(super) struct Handshake {
     batch: BytesMut,
     steps: Vec<Step>,
     nonce: String,
@@ -61,7 +61,7 @@ pub struct Handshake {
 impl Handshake {
     /// Encodes the batch for `login`.
     #[must_use]
-    pub fn new(login: &Login<'_>) -> Self {
+    pub(super) fn new(login: &Login<'_>) -> Self {
         let mut batch = BytesMut::with_capacity(256);
         let mut steps = Vec::with_capacity(8);
         let version = login.key.resp.number().to_string();
@@ -93,7 +93,7 @@ impl Handshake {
 
     /// Only a RESET and a question for the id: for a connection whose identity changes with every use.
     #[must_use]
-    pub fn bare(name: &str) -> Self {
+    pub(super) fn bare(name: &str) -> Self {
         let mut batch = BytesMut::with_capacity(64);
         encode::command(&mut batch, &["RESET"]);
         encode::command(&mut batch, &["CLIENT", "ID"]);
@@ -103,13 +103,13 @@ impl Handshake {
 
     /// The bytes to send, in one write.
     #[must_use]
-    pub fn batch(&self) -> &[u8] {
+    pub(super) fn batch(&self) -> &[u8] {
         &self.batch
     }
 
     /// How many replies to read.
     #[must_use]
-    pub fn replies(&self) -> usize {
+    pub(super) fn replies(&self) -> usize {
         self.steps.len()
     }
 
@@ -118,7 +118,7 @@ impl Handshake {
     ///
     /// # Errors
     /// [`Refused`] says by whom and in which words.
-    pub fn check(&self, index: usize, reply: &[u8]) -> Result<Option<i64>, Refused> {
+    pub(super) fn check(&self, index: usize, reply: &[u8]) -> Result<Option<i64>, Refused> {
         let Some(step) = self.steps.get(index) else { return Err(Refused::OutOfStep("surplus reply".into())) };
         let error = (reply.first() == Some(&b'-')).then(|| line(reply));
         match (step, error) {

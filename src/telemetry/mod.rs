@@ -17,7 +17,6 @@ pub mod facts;
 pub mod histogram;
 pub mod log;
 pub mod log_count;
-mod observe;
 pub mod reasons;
 mod registry;
 pub mod shard;

@@ -83,7 +83,7 @@ impl Control {
 }
 
 /// Keeps the control connection of a worker; ends with the runtime.
-pub async fn run(up: Rc<Upstreams>) {
+pub(crate) async fn run(up: Rc<Upstreams>) {
     let Some(mut inbox) = up.control.inbox.borrow_mut().take() else { return };
     let mut connection: Option<Link> = None;
     let mut pause = Duration::ZERO; // the first look is at once: version texts depend on it

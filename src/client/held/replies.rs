@@ -209,7 +209,7 @@ impl Held {
     /// than everything this client wrote.
     fn on_bumped(
         &mut self,
-        client: &mut Client,
+        client: &Client,
         wait: BytesMut,
         frame: &[u8],
         relay: &Relay,

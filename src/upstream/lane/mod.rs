@@ -21,8 +21,8 @@ use std::task::Waker;
 
 use bytes::{Buf, BytesMut};
 
-pub use in_flight::{InFlight, Owner, Slot};
-pub use task::run;
+pub(crate) use in_flight::{InFlight, Owner, Slot};
+pub(crate) use task::run;
 
 use super::Upstreams;
 use super::outbox::Answer;
@@ -33,7 +33,7 @@ use crate::session::RouteKey;
 use crate::telemetry::CloseReason;
 
 /// Requests from which bytes are never written when the upstream is away are answered with this.
-pub const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
+pub(crate) const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
 /// The answer to a written request whose connection was lost, when the configuration prefers it to a close.
 const UNKNOWN_OUTCOME: &[u8] = b"-ERR upstream connection lost, the command may have been executed\r\n";
 
@@ -53,6 +53,10 @@ pub struct Lane {
     accepting: Cell<bool>,
     phase: Cell<Phase>,
     condemned: Cell<Option<&'static str>>,
+    /// The next poll writes.
+    deferred: Cell<bool>,
+    /// The socket takes nothing more; its readiness wakes the task.
+    full: Cell<bool>,
     state: RefCell<State>,
     waker: RefCell<Option<Waker>>,
 }
@@ -102,6 +106,8 @@ impl Lane {
             accepting: Cell::new(true),
             phase: Cell::new(Phase::Opening),
             condemned: Cell::new(None),
+            deferred: Cell::new(false),
+            full: Cell::new(false),
             state: RefCell::new(state),
             waker: RefCell::new(None),
         })
@@ -291,8 +297,8 @@ impl Lane {
     }
 
     fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
         }
     }
 }
