@@ -15,6 +15,7 @@ mod model;
 mod op;
 mod plan;
 mod resp;
+mod shim;
 mod storm;
 mod support;
 mod token;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use middle::{Fault, Middle};
 use plan::Mix;
+use shim::Shim;
 use storm::Config;
 use support::{Flavour, Proxy, ProxyOptions, Server};
 use verdict::{Tally, Verdict};
@@ -35,21 +37,27 @@ fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
 }
 
 fn config(server: &Server, target: std::net::SocketAddr, seconds: u64) -> Config {
-    let time = Duration::from_secs(setting("STORM_SECONDS", seconds));
-    Config {
+    let config = Config {
         seed: setting("STORM_SEED", 20_240_611),
         clients: setting("STORM_CLIENTS", 300),
         target,
         direct: server.direct(),
         upstream: server.address(),
-        calm: time.mul_f64(0.4),
-        chaos: time.mul_f64(0.6),
+        calm: Duration::ZERO,
+        chaos: Duration::ZERO,
         replies: setting("STORM_REPLIES", u64::MAX),
         mix: Mix::Everything,
         patience: wire::PATIENCE,
         stop_on_red: false,
         direct_arm: target == server.address(),
-    }
+    };
+    lasting(config, setting("STORM_SECONDS", seconds))
+}
+
+/// So many seconds, of which the first part is calm.
+fn lasting(config: Config, seconds: u64) -> Config {
+    let time = Duration::from_secs(seconds);
+    Config { calm: time.mul_f64(0.4), chaos: time.mul_f64(0.6), ..config }
 }
 
 /// Runs a storm and prints its line.
@@ -104,16 +112,38 @@ fn through_six_connections() {
     assert!(proxy.runs(), "respmux ended");
 }
 
-/// The long one, for `make storm`: the three servers in turn, a third of the time each.
+/// Upstream connections come in pieces and end at any byte, also in the middle of a reply or a request.
+#[test]
+fn through_a_bad_network() {
+    let server = Server::start(Flavour::Redis82);
+    let shim = Shim::start(server.address(), setting("STORM_SEED", 7));
+    let mut options = ProxyOptions::sized(2, 40);
+    options.upstream = Some(shim.address);
+    let mut proxy = Proxy::start(&server, &options);
+    let mut config = config(&server, proxy.address(), 12);
+    config.clients = config.clients.min(100);
+    config.chaos += std::mem::take(&mut config.calm);
+    let tally = report("respmux, bad network", config);
+    eprintln!("{} connections were cut", shim.cuts());
+    assert!(shim.cuts() > 20, "only {} cuts", shim.cuts());
+    assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
+    assert!(tally.replies > 1000, "only {} replies were checked", tally.replies);
+    assert!(proxy.runs(), "respmux ended");
+}
+
+/// The long one, for `make storm`: three servers and three sizes of proxy, a third of the time each.
 #[test]
 #[ignore = "minutes to hours: STORM_SECONDS, STORM_REPLIES"]
 fn long() {
-    let most = setting("STORM_CONNECTIONS", 24);
-    for flavour in [Flavour::Redis70, Flavour::Redis82, Flavour::Valkey9] {
+    let time = setting("STORM_SECONDS", 300) / 3;
+    let sizes = [(Flavour::Redis70, 2, 24), (Flavour::Redis82, 4, 64), (Flavour::Valkey9, 1, 16)];
+    for (flavour, workers, most) in sizes {
+        let (workers, most) = (setting("STORM_WORKERS", workers), setting("STORM_CONNECTIONS", most));
         let server = Server::start(flavour);
-        let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
-        let tally = report(&format!("respmux, {flavour:?}"), config(&server, proxy.address(), 100));
-        eprintln!("respmux used at most {} KiB", proxy.peak_rss_kib());
+        let mut proxy = Proxy::start(&server, &ProxyOptions::sized(workers, most));
+        let arm = format!("{flavour:?}, {workers} workers, {most} connections");
+        let tally = report(&arm, lasting(config(&server, proxy.address(), 100), time));
+        eprintln!("{arm}: respmux used at most {} KiB", proxy.peak_rss_kib());
         assert_green(&tally);
         assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
         assert!(proxy.runs(), "respmux ended");

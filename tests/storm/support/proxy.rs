@@ -15,13 +15,15 @@ pub(crate) struct ProxyOptions {
     pub(crate) max_upstream_connections: u32,
     /// `--set key=value`
     pub(crate) settings: Vec<String>,
+    /// In place of the server's own address: what stands between.
+    pub(crate) upstream: Option<SocketAddr>,
     /// Environment of the process: how a seeded bug is chosen.
     pub(crate) environment: Vec<(String, String)>,
 }
 
 impl ProxyOptions {
     pub(crate) fn sized(workers: u32, max_upstream_connections: u32) -> Self {
-        Self { workers, max_upstream_connections, settings: Vec::new(), environment: Vec::new() }
+        Self { workers, max_upstream_connections, settings: Vec::new(), upstream: None, environment: Vec::new() }
     }
 }
 
@@ -54,7 +56,8 @@ impl Proxy {
         let log = File::create(directory.path().join("log")).expect("the log file opens");
         let mut command = Command::new(env!("CARGO_BIN_EXE_respmux"));
         command.args(["run", "--listen", &address.to_string(), "--admin", &admin.to_string()]);
-        command.args(["--upstream", &server.url(), "--workers", &options.workers.to_string()]);
+        let upstream = options.upstream.map_or_else(|| server.url(), |address| format!("redis://{address}"));
+        command.args(["--upstream", &upstream, "--workers", &options.workers.to_string()]);
         command.args(["--max-upstream-connections", &options.max_upstream_connections.to_string()]);
         for setting in &options.settings {
             command.args(["--set", setting]);
