@@ -106,8 +106,6 @@ fn fields_are_found_in_maps_and_flat_lists() {
         assert_eq!(value.field("ID"), None);
         assert_eq!(value.pairs().len(), 2);
     }
-    let value = decode(b"%3\r\n+b\r\n:1\r\n+a\r\n*1\r\n$-1\r\n+c\r\n:2\r\n");
-    assert_eq!(value, None, "a nil of RESP2 is none of RESP3");
     let value = decode(b"%3\r\n+b\r\n:1\r\n+a\r\n~1\r\n_\r\n+c\r\n:2\r\n").unwrap();
     let pairs = [
         (text("b"), Value::Int(1)),
@@ -139,6 +137,20 @@ fn lists_may_hold_anything_and_attributes_are_dropped() {
     );
 }
 
+/// As `COMMAND` has them in RESP3: a set of maps, and here also a nil of RESP2, a repeated key, a push and attributes.
+#[test]
+fn what_servers_nest_is_decoded() {
+    let value = decode(b"*2\r\n~2\r\n%1\r\n+flags\r\n~1\r\n+RO\r\n*0\r\n$-1\r\n").unwrap();
+    let spec = Value::Map(vec![(text("flags"), Value::List(vec![text("RO")]))]);
+    let specs = Value::List(vec![spec, Value::List(vec![])]);
+    assert_eq!(value, Value::List(vec![specs, Value::Nil]));
+
+    let value =
+        decode(b"%2\r\n+a\r\n*-1\r\n+a\r\n>1\r\n+push\r\n|1\r\n+ttl\r\n:9\r\n_\r\n").unwrap();
+    let pairs = vec![(text("a"), Value::Nil), (text("a"), Value::Nil)];
+    assert_eq!(value, Value::Map(pairs));
+}
+
 #[test]
 fn only_one_whole_frame_is_decoded() {
     for frame in [
@@ -148,6 +160,7 @@ fn only_one_whole_frame_is_decoded() {
         b"$?\r\n",
         b"*2\r\n:1\r\n",
         b"HELLO 3\r\n",
+        b"=7\r\nxyz:abc\r\n",
     ] {
         assert_eq!(decode(frame), None, "{}", frame.escape_ascii());
     }
