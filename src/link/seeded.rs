@@ -8,7 +8,7 @@ pub(crate) const fn bug(_name: &str) -> bool {
     false
 }
 
-/// Whether the seeded bug `name` (`RESPMUX_SEEDED_BUG`) is to happen now: once in `RESPMUX_SEEDED_EVERY` chances.
+/// Whether the seeded bug `name` (`SEEDED_BUG`) is to happen now: once in `SEEDED_EVERY` chances.
 #[cfg(feature = "seeded-bugs")]
 pub(crate) fn bug(name: &str) -> bool {
     use std::sync::OnceLock;
@@ -17,7 +17,7 @@ pub(crate) fn bug(name: &str) -> bool {
     static CHANCES: AtomicU64 = AtomicU64::new(0);
     let (chosen, every) = CHOSEN.get_or_init(|| {
         let variable = |name: &str| std::env::var(name).unwrap_or_default();
-        (variable("RESPMUX_SEEDED_BUG"), variable("RESPMUX_SEEDED_EVERY").parse().unwrap_or(500))
+        (variable("SEEDED_BUG"), variable("SEEDED_EVERY").parse().unwrap_or(500))
     });
     chosen == name && (CHANCES.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(*every)
 }

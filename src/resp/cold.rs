@@ -37,38 +37,22 @@ pub enum Value {
 impl Value {
     /// The bytes of a text.
     pub fn as_text(&self) -> Option<&Bytes> {
-        if let Self::Text(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Text(text) = self { Some(text) } else { None }
     }
 
     /// The line of an error, without its `-`.
     pub fn as_error(&self) -> Option<&Bytes> {
-        if let Self::Error(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Error(text) = self { Some(text) } else { None }
     }
 
     /// An integer.
     pub fn as_int(&self) -> Option<i64> {
-        if let Self::Int(value) = self {
-            Some(*value)
-        } else {
-            None
-        }
+        if let Self::Int(value) = self { Some(*value) } else { None }
     }
 
     /// The elements of an array, set or push.
     pub fn as_list(&self) -> Option<&[Self]> {
-        if let Self::List(elements) = self {
-            Some(elements)
-        } else {
-            None
-        }
+        if let Self::List(elements) = self { Some(elements) } else { None }
     }
 
     /// The pairs of a map, or of a flat list, which is how RESP2 writes a map. Empty for anything else; a last element
@@ -76,12 +60,7 @@ impl Value {
     pub fn pairs(&self) -> Vec<(&Self, &Self)> {
         match self {
             Self::Map(pairs) => pairs.iter().map(|(key, value)| (key, value)).collect(),
-            Self::List(flat) => flat
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|[key, value]| (key, value))
-                .collect(),
+            Self::List(flat) => flat.as_chunks::<2>().0.iter().map(|[key, value]| (key, value)).collect(),
             _ => Vec::new(),
         }
     }
@@ -89,10 +68,7 @@ impl Value {
     /// The value beside the text `name` in a map or flat list; the first one when there are several.
     pub fn field(&self, name: &str) -> Option<&Self> {
         let is_name = |key: &Self| key.as_text().is_some_and(|text| text == name.as_bytes());
-        self.pairs()
-            .into_iter()
-            .find(|(key, _)| is_name(key))
-            .map(|(_, value)| value)
+        self.pairs().into_iter().find(|(key, _)| is_name(key)).map(|(_, value)| value)
     }
 }
 
@@ -106,10 +82,7 @@ pub fn decode(frame: &[u8]) -> Option<Value> {
     if len != frame.len() {
         return None;
     }
-    let mut reader = Reader {
-        bytes: Bytes::copy_from_slice(frame),
-        at: 0,
-    };
+    let mut reader = Reader { bytes: Bytes::copy_from_slice(frame), at: 0 };
     reader.take_value()
 }
 
@@ -128,20 +101,13 @@ impl Reader {
         match self.bytes.get(self.at)? {
             b'%' => {
                 let pairs = self.take_count()?;
-                let pair =
-                    |reader: &mut Self| Some((reader.take_element()?, reader.take_element()?));
-                (0..pairs)
-                    .map(|_| pair(self))
-                    .collect::<Option<_>>()
-                    .map(Value::Map)
+                let pair = |reader: &mut Self| Some((reader.take_element()?, reader.take_element()?));
+                (0..pairs).map(|_| pair(self)).collect::<Option<_>>().map(Value::Map)
             }
             b'*' if self.bytes[self.at..].starts_with(b"*-1") => self.take_scalar(),
             b'*' | b'~' | b'>' => {
                 let count = self.take_count()?;
-                (0..count)
-                    .map(|_| self.take_element())
-                    .collect::<Option<_>>()
-                    .map(Value::List)
+                (0..count).map(|_| self.take_element()).collect::<Option<_>>().map(Value::List)
             }
             _ => self.take_scalar(),
         }
@@ -198,9 +164,7 @@ fn from_scalar(bytes: &Bytes, frame: RangeFrame) -> Option<Value> {
         | RangeFrame::SimpleString { data, .. }
         | RangeFrame::BigNumber { data, .. }
         | RangeFrame::VerbatimString { data, .. } => Some(Value::Text(slice(data))),
-        RangeFrame::BlobError { data, .. } | RangeFrame::SimpleError { data, .. } => {
-            Some(Value::Error(slice(data)))
-        }
+        RangeFrame::BlobError { data, .. } | RangeFrame::SimpleError { data, .. } => Some(Value::Error(slice(data))),
         RangeFrame::Boolean { data, .. } => Some(Value::Bool(data)),
         RangeFrame::Null => Some(Value::Nil),
         RangeFrame::Number { data, .. } => Some(Value::Int(data)),

@@ -193,8 +193,8 @@ fn the_checker_sees_each_fault() {
     }
 }
 
-/// What the build with `--features seeded-bugs` can be told to do wrong, by `RESPMUX_SEEDED_BUG`; it does so once in
-/// `RESPMUX_SEEDED_EVERY` chances.
+/// What the build with `--features seeded-bugs` can be told to do wrong, by `SEEDED_BUG`; it does so once in
+/// `SEEDED_EVERY` chances.
 #[cfg(feature = "seeded-bugs")]
 const SEEDED: [&str; 8] = [
     // Two consecutive replies of a lane go to each other's slot.
@@ -224,8 +224,8 @@ fn seeded_bugs_are_found() {
     for bug in SEEDED.into_iter().filter(|bug| bug.contains(&chosen)) {
         let server = Server::start(Flavour::Redis70);
         let mut options = ProxyOptions::sized(2, setting("STORM_CONNECTIONS", 24));
-        options.environment.push(("RESPMUX_SEEDED_BUG".into(), bug.into()));
-        options.environment.push(("RESPMUX_SEEDED_EVERY".into(), setting("RESPMUX_SEEDED_EVERY", 500).to_string()));
+        options.environment.push(("SEEDED_BUG".into(), bug.into()));
+        options.environment.push(("SEEDED_EVERY".into(), setting("SEEDED_EVERY", 500).to_string()));
         let proxy = Proxy::start(&server, &options);
         let mut config = config(&server, proxy.address(), 40);
         config.clients = 100;
