@@ -179,14 +179,16 @@ fn from_scalar(bytes: &Bytes, frame: RangeFrame) -> Option<Value> {
 }
 
 /// Where the elements of an array are in its frame, each with its attributes: for replacing element `i` of the reply
-/// of `EXEC` without decoding the others. Pushes between the elements are not elements. `None` when `frame` is not
-/// exactly one array (`*-1` is none).
+/// of `EXEC` without decoding the others; of a map, the keys and values in turn. Pushes between the elements are not
+/// elements. `None` when `frame` is not exactly one array or map (`*-1` is none).
 pub fn element_ranges(frame: &[u8]) -> Option<Vec<Range<usize>>> {
-    if frame.first() != Some(&b'*') {
-        return None;
-    }
+    let each = match frame.first() {
+        Some(b'*') => 1,
+        Some(b'%') => 2,
+        _ => return None,
+    };
     let (count, mut at) = plain_length(frame, 0)?;
-    let count = usize::try_from(count).ok()?;
+    let count = usize::try_from(count).ok()?.checked_mul(each)?;
     // Not `with_capacity(count)`: the count may be anything, the elements must be there.
     let mut ranges = Vec::new();
     let mut scanner = ReplyScanner::new();

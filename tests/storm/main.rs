@@ -196,7 +196,7 @@ fn the_checker_sees_each_fault() {
 /// What the build with `--features seeded-bugs` can be told to do wrong, by `SEEDED_BUG`; it does so once in
 /// `SEEDED_EVERY` chances.
 #[cfg(feature = "seeded-bugs")]
-const SEEDED: [&str; 8] = [
+const SEEDED: [&str; 7] = [
     // Two consecutive replies of a lane go to each other's slot.
     "swap_replies",
     // A client that goes away takes its slots with it instead of leaving tombstones.
@@ -209,8 +209,6 @@ const SEEDED: [&str; 8] = [
     "duplicate_reply",
     // A lane of another database is opened without its SELECT.
     "skip_select",
-    // What was written to a lane that is lost is answered "not executed".
-    "false_refusal",
     // A connection goes back to the pool as it is, with its MULTI or WATCH.
     "skip_hygiene",
 ];
@@ -221,17 +219,22 @@ const SEEDED: [&str; 8] = [
 #[test]
 fn seeded_bugs_are_found() {
     let chosen = std::env::var("STORM_BUG").unwrap_or_default();
-    for bug in SEEDED.into_iter().filter(|bug| bug.contains(&chosen)) {
+    // The control: the same build without a bug is green, so what is red below is red because of its bug.
+    for bug in ["none"].into_iter().chain(SEEDED.into_iter().filter(|bug| bug.contains(&chosen))) {
         let server = Server::start(Flavour::Redis70);
         let mut options = ProxyOptions::sized(2, setting("STORM_CONNECTIONS", 24));
         options.environment.push(("SEEDED_BUG".into(), bug.into()));
-        options.environment.push(("SEEDED_EVERY".into(), setting("SEEDED_EVERY", 500).to_string()));
+        // Tombstones, losses and returns are rare; replies are not.
+        let rare = matches!(bug, "drop_tombstone" | "skip_select" | "skip_hygiene");
+        let every = if rare { 2 } else { 500 };
+        options.environment.push(("SEEDED_EVERY".into(), setting("SEEDED_EVERY", every).to_string()));
         let proxy = Proxy::start(&server, &options);
-        let mut config = config(&server, proxy.address(), 40);
+        let mut config = config(&server, proxy.address(), if bug == "none" { 6 } else { 40 });
         config.clients = 100;
         config.patience = Duration::from_secs(10);
         config.stop_on_red = true;
         let tally = report(&format!("seeded {bug}"), config);
-        assert!(tally.wrong() > 0, "{bug} is not found in {} replies", tally.replies);
+        let found = tally.wrong() > 0;
+        assert_eq!(found, bug != "none", "{bug}: found {found} in {} replies", tally.replies);
     }
 }

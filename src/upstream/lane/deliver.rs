@@ -15,8 +15,6 @@ use crate::upstream::outbox::Answer;
 
 /// A reply longer than this is passed on while it arrives, bytes.
 const STREAM_FROM: usize = 64 << 10;
-/// What a seeded bug says of a request that was written.
-const FALSE_REFUSAL: &[u8] = b"-LOADING upstream is not available, command was not executed\r\n";
 
 impl Lane {
     /// Gives `chunk`, just read, to the owners of the oldest slots.
@@ -144,7 +142,7 @@ impl Lane {
         let reason = if anomaly { CloseReason::UpstreamAnomaly } else { CloseReason::UpstreamLost };
         for (position, slot) in sent.iter().enumerate() {
             let torn = position == 0 && cut;
-            let tell = (up.config.upstream.on_loss == OnLoss::Error || bug("false_refusal")) && !anomaly && !torn;
+            let tell = up.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
             if tell { tell_unknown(up, state, slot) } else { close(up, slot, reason) }
         }
         for slot in unsent {
@@ -176,8 +174,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
             Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
             Owner::Forward(key) => {
                 up.shard.error(Origin::Proxy, b"ERR");
-                let line = if up.config.upstream.on_loss == OnLoss::Error { UNKNOWN_OUTCOME } else { FALSE_REFUSAL };
-                if outbox.push_noted(&up.buffers, line) {
+                if outbox.push_noted(&up.buffers, UNKNOWN_OUTCOME) {
                     state.touched.push(key);
                 }
             }
