@@ -36,6 +36,9 @@ pub const READ_BUFFER: usize = 64 << 10;
 /// A control answer not older than this says that the upstream is alive.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(6);
 
+/// Ticks between two surveys of the clients.
+const SURVEY_EVERY: u32 = 5;
+
 /// Everything of one worker that commands pass through. Shared by its tasks, by nobody else.
 pub struct Upstreams {
     pub worker: usize,
@@ -57,6 +60,7 @@ pub struct Upstreams {
     started: Instant,
     epoch: Cell<u64>,
     first_bad_db: Cell<u32>,
+    ticks: Cell<u32>,
 }
 
 /// What a worker is built from.
@@ -97,6 +101,7 @@ impl Upstreams {
             started: Instant::now(),
             epoch: Cell::new(0),
             first_bad_db: Cell::new(u32::MAX),
+            ticks: Cell::new(0),
         })
     }
 
@@ -151,5 +156,11 @@ impl Upstreams {
         let age = oldest.map(|at| Duration::from_nanos(self.now().saturating_sub(at)));
         let in_flight = self.lanes.all().iter().map(|lane| lane.in_flight()).sum();
         self.shard.lanes_observed(in_flight, age);
+        // A walk over all clients, so not at every tick.
+        self.ticks.set(self.ticks.get().wrapping_add(1));
+        if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
+            let (active, unsent) = self.roster.survey();
+            self.shard.clients_observed(active, unsent, self.buffers.take_sent());
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::command::{CommandId, Kind};
 use crate::link::Use;
 use crate::router;
 use crate::telemetry::reasons::{
-    AnomalyReason, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AnomalyReason, ClientState, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 use crate::telemetry::{Shard, unix_millis};
 
@@ -41,6 +41,12 @@ impl Shard {
         self.lane_anomalies[reason].inc();
     }
 
+    /// A lane wrote this many commands at once.
+    #[inline]
+    pub fn batch_written(&self, commands: usize) {
+        self.batch_commands.record(commands as u64);
+    }
+
     /// Bytes went to the upstream in one write.
     #[inline]
     pub fn upstream_written(&self, bytes: usize) {
@@ -64,6 +70,16 @@ impl Shard {
         #[allow(clippy::cast_precision_loss)] // milliseconds fit a double until the year 287,396
         let now = unix_millis() as f64 / 1000.0;
         self.oldest_inflight_start.set(oldest.map_or(0.0, |age| now - age.as_secs_f64()));
+    }
+
+    /// Clients at work, and what was and is to be sent to them. Who holds a connection is in `pinned`.
+    pub fn clients_observed(&self, active: u64, unsent: u64, sent: u64) {
+        self.clients_by_state[ClientState::Active].set(active);
+        let blocked = self.pinned[PinReason::Blocking].value() + self.pinned[PinReason::Wait].value();
+        self.clients_by_state[ClientState::Blocked].set(blocked);
+        self.clients_by_state[ClientState::Subscribed].set(self.pinned[PinReason::Pubsub].value());
+        self.client_output_buffer_bytes.set(unsent);
+        self.client_sent_bytes.add(sent);
     }
 
     /// One command was answered.

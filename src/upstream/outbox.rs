@@ -17,11 +17,18 @@ const KEPT_BYTES: usize = 64 << 10;
 #[derive(Default)]
 pub struct Buffers {
     spare: RefCell<Vec<Vec<u8>>>,
+    /// Bytes that clients' sockets have taken since the last look.
+    sent: Cell<u64>,
 }
 
 impl Buffers {
     fn take(&self) -> Vec<u8> {
         self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(512))
+    }
+
+    /// Bytes sent to clients since the last call.
+    pub fn take_sent(&self) -> u64 {
+        self.sent.take()
     }
 
     fn give(&self, mut buffer: Vec<u8>) {
@@ -182,7 +189,10 @@ impl Outbox {
         let mut buffer = self.buffer.borrow_mut();
         while self.sent.get() < buffer.len() {
             match self.writer.try_write(&buffer[self.sent.get()..]) {
-                Ok(n) => self.sent.set(self.sent.get() + n),
+                Ok(n) => {
+                    self.sent.set(self.sent.get() + n);
+                    buffers.sent.set(buffers.sent.get() + n as u64);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.forget_sent(&mut buffer);
                     return Ok(false);

@@ -71,6 +71,16 @@ impl Roster {
         self.inner.borrow().entries.iter().filter_map(|e| e.outbox.clone()).collect()
     }
 
+    /// How many have unanswered requests on a lane, and how many bytes wait for slow readers.
+    #[must_use]
+    pub fn survey(&self) -> (u64, u64) {
+        let inner = self.inner.borrow();
+        let connected = inner.entries.iter().filter_map(|entry| entry.outbox.as_ref());
+        connected.fold((0, 0), |(active, unsent), outbox| {
+            (active + u64::from(outbox.pending() > 0), unsent + outbox.unsent() as u64)
+        })
+    }
+
     /// How many are connected.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -74,6 +74,8 @@ struct State {
     crowd: Vec<ClientKey>,
     touched: Vec<ClientKey>,
     since_canary: usize,
+    /// Commands submitted since the last write.
+    unwritten: usize,
     canaries: u64,
     audited: bool,
     /// Nanoseconds of the worker's clock.
@@ -95,6 +97,7 @@ impl Lane {
             crowd: Vec::new(),
             touched: Vec::new(),
             since_canary: 0,
+            unwritten: 0,
             canaries: 0,
             audited: true,
             last_canary: now,
@@ -166,6 +169,7 @@ impl Lane {
             up.roster.with(key, |outbox| outbox.on_submitted(request.len()));
         }
         state.last_used = now;
+        state.unwritten += 1;
         state.since_canary += 1;
         state.audited = false;
         if state.since_canary >= up.config.lane.canary_commands {

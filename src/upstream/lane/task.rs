@@ -177,6 +177,10 @@ impl Lane {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         self.full.set(false);
+        match std::mem::take(&mut state.unwritten) {
+            0 => {}
+            commands => up.shard.batch_written(commands),
+        }
         while !state.out.is_empty() {
             let n = link.try_write(&state.out)?;
             if n == 0 {
