@@ -12,9 +12,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::config::{
-    self, Assignment, Config, Flags, KEYS, Key, Kind, Loaded, Origin, Problems, Raw,
-};
+use crate::config::{self, Assignment, Config, Flags, KEYS, Key, Kind, Loaded, Origin, Problems, Raw};
 
 /// EX_CONFIG of sysexits: a supervisor should not start the program again.
 const BAD_CONFIGURATION: u8 = 78;
@@ -46,12 +44,7 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
     };
     match task {
         Task::Run(flags) => match config::load(flags) {
-            Ok(Loaded {
-                config, warnings, ..
-            }) => Begin::Run {
-                config: Box::new(config),
-                warnings,
-            },
+            Ok(Loaded { config, warnings, .. }) => Begin::Run { config: Box::new(config), warnings },
             Err(problems) => Begin::Exit(refuse(&problems, BAD_CONFIGURATION)),
         },
         Task::Check { flags, json } => Begin::Exit(check(flags, json)),
@@ -82,10 +75,7 @@ fn say(text: &str) -> ExitCode {
 }
 
 fn refuse(problems: &Problems, code: u8) -> ExitCode {
-    let _ = writeln!(
-        io::stderr().lock(),
-        "respmux: bad configuration\n{problems}"
-    );
+    let _ = writeln!(io::stderr().lock(), "respmux: bad configuration\n{problems}");
     ExitCode::from(code)
 }
 
@@ -128,33 +118,21 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
 
 /// Whether clap is about to quote what may be a URL with a password in it.
 fn is_stray_url(error: &clap::Error, arguments: &[OsString]) -> bool {
-    let quotes = matches!(
-        error.kind(),
-        ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
-    );
-    quotes
-        && arguments
-            .iter()
-            .any(|argument| argument.to_string_lossy().contains("://"))
+    let quotes = matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument);
+    quotes && arguments.iter().any(|argument| argument.to_string_lossy().contains("://"))
 }
 
 fn command() -> Command {
     let run = "Accept clients and carry their commands to the upstream (the default)";
-    let check =
-        "Check the configuration, show how upstream connections are divided, connect nowhere";
+    let check = "Check the configuration, show how upstream connections are divided, connect nowhere";
     let print = "Print the merged configuration, with the origin of each value";
-    let json = Arg::new("json")
-        .long("json")
-        .action(ArgAction::SetTrue)
-        .help("Answer in JSON");
+    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer in JSON");
     let config = Command::new("config")
         .about("Show the configuration")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(Command::new("print").about(print).args(arguments()))
-        .subcommand(
-            Command::new("example").about("Print every key with its meaning and default, as TOML"),
-        );
+        .subcommand(Command::new("example").about("Print every key with its meaning and default, as TOML"));
     Command::new("respmux")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Carries many Redis clients over few upstream connections")
@@ -196,19 +174,13 @@ fn argument(key: &'static Key) -> Option<Arg> {
     Some(match key.kind {
         Kind::Listen => argument.action(ArgAction::Append),
         // `--embedded` alone means yes; `--embedded=false` takes back what a variable says.
-        Kind::Switch => argument
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
+        Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
         _ => argument,
     })
 }
 
 fn flags(matches: &ArgMatches) -> Result<Flags, String> {
-    let mut flags = Flags {
-        file: matches.get_one::<PathBuf>("config").cloned(),
-        ..Flags::default()
-    };
+    let mut flags = Flags { file: matches.get_one::<PathBuf>("config").cloned(), ..Flags::default() };
     for key in KEYS {
         let Some((name, _)) = key.flag else { continue };
         let Some(values) = matches.get_many::<String>(key.path) else {
@@ -219,9 +191,7 @@ fn flags(matches: &ArgMatches) -> Result<Flags, String> {
             Ok([one]) => Raw::Untyped(one),
             Err(several) => Raw::List(several),
         };
-        flags
-            .assignments
-            .push(assignment(key, raw, format!("--{name}"))?);
+        flags.assignments.push(assignment(key, raw, format!("--{name}"))?);
     }
     for text in matches.get_many::<String>("set").into_iter().flatten() {
         let Some((path, value)) = text.split_once('=') else {
@@ -232,20 +202,14 @@ fn flags(matches: &ArgMatches) -> Result<Flags, String> {
             return Err(format!("--set: {}", config::unknown_key(path)));
         };
         let raw = Raw::Untyped(value.to_owned());
-        flags
-            .assignments
-            .push(assignment(key, raw, format!("--set {path}"))?);
+        flags.assignments.push(assignment(key, raw, format!("--set {path}"))?);
     }
     Ok(flags)
 }
 
 fn assignment(key: &'static Key, raw: Raw, name: String) -> Result<Assignment, String> {
     match key.kind.parse(&raw) {
-        Ok(_) => Ok(Assignment {
-            key,
-            raw,
-            origin: Origin::Flag(name),
-        }),
+        Ok(_) => Ok(Assignment { key, raw, origin: Origin::Flag(name) }),
         Err(reason) => Err(format!("{name}: {}", config::name_key(key, &reason))),
     }
 }
@@ -260,11 +224,7 @@ mod tests {
 
     fn given(line: &str) -> Vec<(&'static str, Raw)> {
         match parse_line(line).unwrap() {
-            Task::Run(flags) => flags
-                .assignments
-                .into_iter()
-                .map(|a| (a.key.path, a.raw))
-                .collect(),
+            Task::Run(flags) => flags.assignments.into_iter().map(|a| (a.key.path, a.raw)).collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -288,55 +248,29 @@ mod tests {
 
     #[test]
     fn listen_repeats_and_embedded_needs_no_value() {
-        let line =
-            "respmux run --listen 127.0.0.1:1 --listen unix:/a,b --embedded --drain-delay 1s";
+        let line = "respmux run --listen 127.0.0.1:1 --listen unix:/a,b --embedded --drain-delay 1s";
         let both = Raw::List(vec!["127.0.0.1:1".to_owned(), "unix:/a,b".to_owned()]);
-        let expected = [
-            ("listen", both),
-            ("embedded", untyped("true")),
-            ("drain.delay", untyped("1s")),
-        ];
+        let expected = [("listen", both), ("embedded", untyped("true")), ("drain.delay", untyped("1s"))];
         assert_eq!(given(line), expected);
-        assert_eq!(
-            given("respmux --embedded=false"),
-            [("embedded", untyped("false"))]
-        );
+        assert_eq!(given("respmux --embedded=false"), [("embedded", untyped("false"))]);
     }
 
     #[test]
     fn set_takes_any_key() {
         let line = "respmux --set pool.wait_timeout=2s --set upstream.password=a=b";
-        let expected = [
-            ("pool.wait_timeout", untyped("2s")),
-            ("upstream.password", untyped("a=b")),
-        ];
+        let expected = [("pool.wait_timeout", untyped("2s")), ("upstream.password", untyped("a=b"))];
         assert_eq!(given(line), expected);
     }
 
     #[test]
     fn usage_errors_name_the_flag_and_hide_secrets() {
         let cases = [
-            (
-                "respmux --set pool.wait_timout=2s",
-                "did you mean \"pool.wait_timeout\"?",
-            ),
+            ("respmux --set pool.wait_timout=2s", "did you mean \"pool.wait_timeout\"?"),
             ("respmux --set hunter2", "--set: expected KEY=VALUE"),
-            (
-                "respmux --set upstream.pasword=hunter2",
-                "unknown key \"upstream.pasword\"",
-            ),
-            (
-                "respmux --workers many",
-                "--workers: workers: expected a whole number or \"auto\"",
-            ),
-            (
-                "respmux --upstream rediss://:hunter2@h",
-                "--upstream: upstream.url: TLS",
-            ),
-            (
-                "respmux --max-upstream-connections 0",
-                "must be 1 to 100000, got 0",
-            ),
+            ("respmux --set upstream.pasword=hunter2", "unknown key \"upstream.pasword\""),
+            ("respmux --workers many", "--workers: workers: expected a whole number or \"auto\""),
+            ("respmux --upstream rediss://:hunter2@h", "--upstream: upstream.url: TLS"),
+            ("respmux --max-upstream-connections 0", "must be 1 to 100000, got 0"),
         ];
         for (line, expected) in cases {
             let error = parse_line(line).unwrap_err();

@@ -1,4 +1,64 @@
-//! respmux: a Redis-aware connection-multiplexing proxy.
+//! respmux: a Redis-aware connection-multiplexing proxy. Thousands of clients, a small fixed set of upstream
+//! connections, and replies that never reach the wrong client.
+//!
+//! # Words
+//!
+//! *client*: an application's connection to us. *upstream*: Redis or Valkey. *worker*: one thread with its runtime,
+//! its share of the clients and its own upstream connections. *link*: one authenticated upstream connection, before
+//! anyone decides what it is for. *lane*: a link shared by many clients, pipelined, first-in first-out, fixed to one
+//! [`RouteKey`](session::RouteKey) (identity, protocol, database). *slot*: a lane's record for one request: who gets
+//! the reply. *tombstone*: the slot of a client that left; it swallows its reply. *in flight*: on a lane, reply not
+//! read. *route*: the decision for one command. *pool*, *lease*: links lent to one client at a time. *held*: the
+//! lent link as its client sees it. *scratch*: the link on which the upstream proves logins. *control*: the link for
+//! respmux's own questions. *twin*: a command that runs where it changes nothing, so that the answer is the server's.
+//! *canary*: a PING whose echo proves that a lane is in step. *outbox*: where a client's answers go. *budget*,
+//! *permit*: the cap on upstream connections, and the right to have one.
+//!
+//! # The rooms, in the order a command meets them
+//!
+//! ```text
+//!             ┌──────────────────────────── worker (one thread, nothing shared) ───────────────────────────┐
+//!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ──▶ link ──▶ upstream      │
+//!  (main)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::held ─▶ link    │
+//!             │   │                                   ├─ Login ─▶ upstream::scratch ──────────────▶ link    │
+//!             │   └──── upstream::outbox ◀────────────┴─ Local, Refuse: answered here                       │
+//!             └────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! [`resp`] finds boundaries in bytes. [`command`] says what a name means. [`session`] is what we remember about a
+//! client. [`router`] decides, in one pure function. [`link`] makes connections and holds the cap. [`upstream`] is
+//! one folder or file per way of using a link. [`client`] is the loop of one client and the one `match` on a route.
+//! [`worker`] is the thread. [`lifecycle`] starts, drains and stops the process; [`admin`] and [`telemetry`] show it;
+//! [`config`] and [`cli`] say what the operator wants.
+//!
+//! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `link` } < `upstream` < `client` <
+//! `worker` < { `admin`, `lifecycle` } < `main`; `config` and `telemetry` are open to all. `tests/it/architecture.rs`
+//! checks that.
+//!
+//! # The life of `GET k`
+//!
+//! 1. `client::connection` reads into the worker's one buffer; `resp::request` finds the request's end and arguments.
+//! 2. `command` looks the name up; `router` answers `Lane`.
+//! 3. `upstream::lane` gets the bytes and, in the same step, a slot. Its task is woken and runs after every client
+//!    that was ready, so one write carries them all.
+//! 4. The lane's task reads replies; `resp::reply` finds their ends; the oldest slot names the owner of each.
+//! 5. The reply is appended to the owner's outbox; each touched client gets one write at the end of the turn.
+//!
+//! No channel, no allocation and no task switch per request lies on that way.
+//!
+//! # What must never be
+//!
+//! 1. A reply matched by anything but its position; a slot removed because its client left.
+//! 2. An upstream connection without a permit: [`link::Link`] owns one from connect to the upstream's own close.
+//! 3. A client with unanswered requests on two routes: every change of route waits for the answers (the barrier is
+//!    `Client::drained`).
+//! 4. A byte on a lane that could change its state: only what `commands.tsv` calls shared rides, after the checks of
+//!    names with NUL bytes, sizes and arity.
+//! 5. An answer "not executed" for a request of which a byte was written.
+//! 6. A connection that is used after a surprise: it is killed, and every client with a slot on it is closed.
+//! 7. `tokio`, a clock, metrics or logs in `resp`, `command`, `session` or `router`.
+//! 8. A lock, or anything else shared between threads, on the data path. CLIENT LIST and KILL ask other workers by
+//!    message.
 
 pub mod admin;
 pub mod cli;

@@ -18,11 +18,7 @@ struct Answer {
 
 /// Runs respmux with this command line and these variables alone.
 fn respmux(arguments: &[&str], variables: &[(&str, &str)]) -> Answer {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = Command::new(env!("CARGO_BIN_EXE_respmux"))
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_respmux"))
         .args(arguments)
         .env_clear()
         .envs(variables.iter().copied())
@@ -36,13 +32,8 @@ fn respmux(arguments: &[&str], variables: &[(&str, &str)]) -> Answer {
 }
 
 fn fixtures(kind: &str) -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/config")
-        .join(kind);
-    let mut files: Vec<PathBuf> = fs::read_dir(directory)
-        .unwrap()
-        .map(|f| f.unwrap().path())
-        .collect();
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config").join(kind);
+    let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|f| f.unwrap().path()).collect();
     files.sort();
     files
 }
@@ -90,10 +81,7 @@ fn invalid_files_are_refused_at_the_right_place() {
         let problems: Vec<&str> = run.err.lines().skip(1).collect();
         assert_eq!(problems.len(), expected.len(), "{name}: {problems:?}");
         for (problem, expected) in problems.iter().zip(&expected) {
-            assert!(
-                problem.starts_with(expected),
-                "{name}:\n{problem}\n{expected}"
-            );
+            assert!(problem.starts_with(expected), "{name}:\n{problem}\n{expected}");
         }
         assert!(!run.err.contains("hunter2"), "{}", run.err);
     }
@@ -113,34 +101,15 @@ fn flags_go_over_variables_over_the_file_over_defaults() {
         ("RESPMUX_SERVICE_HOST", "10.0.0.1"),
         ("RESPMUX_PORT", "tcp://10.0.0.1:6379"),
     ];
-    let flags = [
-        "config",
-        "print",
-        "--workers",
-        "3",
-        "--set",
-        "pool.wait_timeout=9s",
-    ];
+    let flags = ["config", "print", "--workers", "3", "--set", "pool.wait_timeout=9s"];
     let answer = respmux(&flags, &variables);
     assert_eq!(answer.code, 0, "{}", answer.err);
     let printed = &answer.out;
     assert_eq!(line(printed, "workers"), "workers = 3  # flag --workers");
-    assert_eq!(
-        line(printed, "idle_timeout"),
-        "idle_timeout = \"3s\"  # variable RESPMUX_UPSTREAM_IDLE_TIMEOUT"
-    );
-    assert_eq!(
-        line(printed, "connect_timeout"),
-        format!("connect_timeout = \"2s\"  # {file}:3:19")
-    );
-    assert_eq!(
-        line(printed, "wait_timeout"),
-        "wait_timeout = \"9s\"  # flag --set pool.wait_timeout"
-    );
-    assert_eq!(
-        line(printed, "backoff_max"),
-        "backoff_max = \"5s\"  # default"
-    );
+    assert_eq!(line(printed, "idle_timeout"), "idle_timeout = \"3s\"  # variable RESPMUX_UPSTREAM_IDLE_TIMEOUT");
+    assert_eq!(line(printed, "connect_timeout"), format!("connect_timeout = \"2s\"  # {file}:3:19"));
+    assert_eq!(line(printed, "wait_timeout"), "wait_timeout = \"9s\"  # flag --set pool.wait_timeout");
+    assert_eq!(line(printed, "backoff_max"), "backoff_max = \"5s\"  # default");
     let listen = "listen = [\"127.0.0.1:1\", \"unix:/s\"]  # variable RESPMUX_LISTEN";
     assert_eq!(line(printed, "listen"), listen);
     // What is printed is TOML that says the same.
@@ -156,27 +125,13 @@ fn unknown_variables_and_flags_are_named() {
     assert_eq!(answer.err.lines().nth(1), Some(expected));
     let answer = respmux(&["run", "--max-upstream-conections", "8"], &[]);
     assert_eq!(answer.code, 2);
-    assert!(
-        answer.err.contains("--max-upstream-connections"),
-        "{}",
-        answer.err
-    );
+    assert!(answer.err.contains("--max-upstream-connections"), "{}", answer.err);
     let answer = respmux(&["--set", "pool.wait=1s"], &[]);
     assert_eq!(answer.code, 2);
-    assert!(
-        answer.err.contains("--set: unknown key \"pool.wait\""),
-        "{}",
-        answer.err
-    );
+    assert!(answer.err.contains("--set: unknown key \"pool.wait\""), "{}", answer.err);
     let answer = respmux(&["run", "--config", "/nonexistent/r.toml"], &[]);
     assert_eq!(answer.code, 78);
-    assert!(
-        answer
-            .err
-            .contains("--config: /nonexistent/r.toml: No such file"),
-        "{}",
-        answer.err
-    );
+    assert!(answer.err.contains("--config: /nonexistent/r.toml: No such file"), "{}", answer.err);
 }
 
 #[test]
@@ -193,48 +148,25 @@ fn secrets_are_printed_nowhere() {
         (&[], &[("RESPMUX_UPSTREAM_PASSWORD_FILE", &secret)]),
     ];
     for (flags, variables) in places {
-        for command in [
-            &["config", "print"] as &[&str],
-            &["check"],
-            &["check", "--json"],
-        ] {
+        for command in [&["config", "print"] as &[&str], &["check"], &["check", "--json"]] {
             let answer = respmux(&[command, flags].concat(), variables);
             assert_eq!(answer.code, 0, "{command:?} {flags:?}: {}", answer.err);
             let said = answer.out + &answer.err;
             assert!(!said.contains("hunter2"), "{command:?} {flags:?}: {said}");
             let is_file = variables.iter().any(|(name, _)| name.ends_with("_FILE"));
             let warns = said.contains("holds a password; upstream.password_file keeps it");
-            assert_eq!(
-                warns,
-                !is_file && command[0] == "check",
-                "{command:?} {flags:?}: {said}"
-            );
+            assert_eq!(warns, !is_file && command[0] == "check", "{command:?} {flags:?}: {said}");
         }
     }
-    let printed = respmux(
-        &["config", "print", "--upstream", "redis://app:hunter2@h/1"],
-        &[],
-    )
-    .out;
+    let printed = respmux(&["config", "print", "--upstream", "redis://app:hunter2@h/1"], &[]).out;
     let expected = "# url = \"redis://app:***@h:6379/1\"  # flag --upstream; redacted";
     assert_eq!(line(&printed, "url"), expected);
 }
 
 #[test]
 fn the_check_shows_summary_table_and_warnings() {
-    let flags = [
-        "check",
-        "--workers",
-        "2",
-        "--max-upstream-connections",
-        "15",
-        "--admin",
-        "off",
-    ];
-    let answer = respmux(
-        &[&flags as &[&str], &["--drain-delay", "10s"]].concat(),
-        &[],
-    );
+    let flags = ["check", "--workers", "2", "--max-upstream-connections", "15", "--admin", "off"];
+    let answer = respmux(&[&flags as &[&str], &["--drain-delay", "10s"]].concat(), &[]);
     assert_eq!(answer.code, 0, "{}", answer.err);
     let expected = "\
 Listen    127.0.0.1:6380
@@ -256,22 +188,14 @@ warning: drain.delay and drain.timeout together exceed 30s";
 
 #[test]
 fn the_check_answers_in_json() {
-    let flags = [
-        "check",
-        "--json",
-        "--workers",
-        "2",
-        "--max-upstream-connections",
-        "15",
-    ];
+    let flags = ["check", "--json", "--workers", "2", "--max-upstream-connections", "15"];
     let answer = respmux(&flags, &[]);
     assert_eq!(answer.code, 0);
     let report: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
     assert_eq!(report["ok"], true);
     assert_eq!(report["workers"], 2);
     assert_eq!(report["budget"]["max_connections"], 15);
-    let expected =
-        serde_json::json!({"control": 1, "scratch": 1, "lanes": 3, "pool": 2, "total": 7});
+    let expected = serde_json::json!({"control": 1, "scratch": 1, "lanes": 3, "pool": 2, "total": 7});
     assert_eq!(report["budget"]["workers"][1], expected);
     let expected = serde_json::json!({"value": 15, "origin": "--max-upstream-connections"});
     assert_eq!(report["config"]["upstream.max_connections"], expected);
@@ -294,10 +218,7 @@ fn the_example_changes_nothing() {
     // Values without their origins.
     let values = |arguments: &[&str]| -> BTreeSet<String> {
         let printed = respmux(arguments, &[]).out;
-        printed
-            .lines()
-            .map(|line| line.split("  # ").next().unwrap().to_owned())
-            .collect()
+        printed.lines().map(|line| line.split("  # ").next().unwrap().to_owned()).collect()
     };
     let defaults = values(&["config", "print"]);
     assert!(defaults.len() > 40, "{defaults:?}");
@@ -307,10 +228,7 @@ fn the_example_changes_nothing() {
 #[test]
 fn version_and_help_are_short_answers() {
     let version = respmux(&["--version"], &[("RESPMUX_WORKERS", "many")]);
-    assert_eq!(
-        (version.code, version.out.as_str()),
-        (0, concat!("respmux ", env!("CARGO_PKG_VERSION"), "\n"))
-    );
+    assert_eq!((version.code, version.out.as_str()), (0, concat!("respmux ", env!("CARGO_PKG_VERSION"), "\n")));
     let help = respmux(&["run", "--help"], &[]);
     assert_eq!(help.code, 0);
     for flag in [

@@ -16,6 +16,7 @@ use super::request::Request;
 use crate::command::{CommandId, CommandTable, token_is};
 use crate::resp::encode;
 use crate::router::Args;
+use crate::session::Flavour;
 use crate::upstream::Answer;
 
 /// Written where the upstream gives no line to copy from.
@@ -36,7 +37,8 @@ impl Client {
             self.pass_on(answer);
             return Ok(());
         };
-        let mut text = render(&self.up().table, &String::from_utf8_lossy(&template), &self.profile.line());
+        let mut text =
+            render(&self.up().table, &String::from_utf8_lossy(&template), &self.profile.line(self.up().now()));
         text.push('\n');
         self.reply_verbatim(text.as_bytes());
         Ok(())
@@ -82,7 +84,9 @@ impl Client {
         let mut info = BytesMut::new();
         encode::command(&mut info, &["CLIENT", "INFO"]);
         let line = match self.twin_bytes(&key, CommandId::OTHER, &info).await? {
-            Answer::Reply(frame) => success(&frame).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned())),
+            Answer::Reply(frame) => {
+                success(&frame).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned()))
+            }
             Answer::NotExecuted(_) => None,
         };
         Ok(line.map_or_else(|| FALLBACK.to_owned(), |text| text.trim_end().to_owned()))
@@ -103,13 +107,25 @@ impl Client {
         if request.count() == 3 {
             return self.kill_by_address(request).await;
         }
-        let filter = match Filter::of_kill(request) {
+        let filter = match Filter::of_kill(request, self.up().control.flavour()) {
             Ok(filter) => filter,
             Err(line) => {
                 self.reply_error(&line);
                 return Ok(());
             }
         };
+        if let Some(user) = &filter.user
+            && self
+                .up()
+                .control
+                .ask(&[b"ACL", b"GETUSER", user])
+                .await
+                .is_ok_and(|r| r == b"*-1\r\n" || r == b"_\r\n" || r == b"$-1\r\n")
+        {
+            let line = [b"ERR No such user '".as_slice(), user, b"'"].concat();
+            self.reply_error(&line);
+            return Ok(());
+        }
         let shared = Rc::clone(&self.shared);
         let me = self.outbox().id();
         let lines = shared.peers.lines().await;
@@ -118,13 +134,14 @@ impl Client {
         let mut frame = BytesMut::new();
         let killed = targets.len() as u64 + real;
         encode::integer(&mut frame, i64::try_from(killed).unwrap_or(i64::MAX));
-        // The client's own connection closes behind this reply.
+        // The client's own connection closes behind this reply, which must be sent before.
         self.reply(&frame);
+        self.drained().await?;
         shared.peers.kill(&targets).await;
         Ok(())
     }
 
-    async fn kill_by_address(&mut self, request: &Request) -> Result<(), Closed> {
+    async fn kill_by_address(&self, request: &Request) -> Result<(), Closed> {
         let shared = Rc::clone(&self.shared);
         let address = String::from_utf8_lossy(request.nth(2)).into_owned();
         let lines = shared.peers.lines().await;
@@ -147,7 +164,8 @@ impl Client {
     async fn kill_real(&self, filter: &Filter) -> u64 {
         let control = &self.up().control;
         let Ok(list) = control.ask(&[b"CLIENT", b"LIST"]).await else { return 0 };
-        let Some(text) = success(&list).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned())) else {
+        let Some(text) = success(&list).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned()))
+        else {
             return 0;
         };
         let mut killed = 0;
@@ -189,7 +207,7 @@ impl Client {
         Ok(())
     }
 
-    fn reply_verbatim(&mut self, text: &[u8]) {
+    fn reply_verbatim(&self, text: &[u8]) {
         let mut frame = BytesMut::with_capacity(text.len() + 32);
         encode::verbatim_txt(&mut frame, text, self.resp().number());
         self.reply(&frame);
@@ -227,22 +245,22 @@ impl Filter {
     }
 
     /// CLIENT KILL with filters. The caller itself is spared unless SKIPME no.
-    fn of_kill(request: &Request) -> Result<Self, Vec<u8>> {
+    fn of_kill(request: &Request, flavour: Flavour) -> Result<Self, Vec<u8>> {
         let mut filter = Self { skip_me: true, ..Self::default() };
-        if request.count() % 2 != 0 {
+        if !request.count().is_multiple_of(2) {
             return Err(error_reply::SYNTAX.to_vec());
         }
         for at in (2..request.count()).step_by(2) {
             let (name, value) = (request.nth(at), request.nth(at + 1));
             if token_is(name, "ID") {
                 let Some(id) = number(value).filter(|id| *id > 0) else {
-                    return Err(b"ERR client-id should be greater than 0".to_vec());
+                    let text: &[u8] =
+                        if flavour.valkey { error_reply::SYNTAX } else { b"ERR client-id should be greater than 0" };
+                    return Err(text.to_vec());
                 };
                 filter.ids = Some(vec![id]);
             } else if token_is(name, "TYPE") && !known_kind(value) {
                 return Err([b"ERR Unknown client type '".as_slice(), value, b"'"].concat());
-            } else if token_is(name, "SKIPME") && !token_is(value, "YES") && !token_is(value, "NO") {
-                return Err(error_reply::SYNTAX.to_vec());
             } else if !filter.set(name, value) {
                 return Err(error_reply::SYNTAX.to_vec());
             }
@@ -263,7 +281,7 @@ impl Filter {
             self.laddr = Some(text());
         } else if token_is(name, "MAXAGE") {
             self.max_age = number(value);
-        } else if token_is(name, "SKIPME") {
+        } else if token_is(name, "SKIPME") && (token_is(value, "YES") || token_is(value, "NO")) {
             self.skip_me = token_is(value, "YES");
         } else {
             return false;
@@ -289,7 +307,9 @@ impl Filter {
             && self.user.as_ref().is_none_or(|user| is("user", &String::from_utf8_lossy(user)))
             && self.addr.as_ref().is_none_or(|addr| is("addr", addr))
             && self.laddr.as_ref().is_none_or(|laddr| is("laddr", laddr))
-            && self.max_age.is_none_or(|age| field(line, "age").and_then(|a| a.parse().ok()).is_some_and(|a: u64| a >= age))
+            && self
+                .max_age
+                .is_none_or(|age| field(line, "age").and_then(|a| a.parse().ok()).is_some_and(|a: u64| a >= age))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
@@ -18,7 +18,7 @@ use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
 use crate::router::{Args, Facts, Held, Route, route};
 use crate::session::Resp;
 use crate::telemetry::{CloseReason, StallReason};
-use crate::upstream::{Answer, Lane, Outbox, Owner, Standing, Upstreams, Wants};
+use crate::upstream::{Lane, Outbox, Owner, Standing, Upstreams, Wants};
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -68,7 +68,10 @@ pub(crate) struct Client {
     /// The history in which the client wrote last (rule W4).
     pub(super) write_epoch: Option<u64>,
     /// The last look at `carry` found no whole request.
-    exhausted: bool,
+    pub(super) exhausted: bool,
+    /// When the client was last read, nanoseconds of the worker's clock: one look at the clock serves all requests of
+    /// a read.
+    now: u64,
 }
 
 impl Client {
@@ -84,6 +87,7 @@ impl Client {
             eof: false,
             write_epoch: None,
             exhausted: true,
+            now: 0,
         }
     }
 
@@ -171,7 +175,7 @@ impl Client {
 
     /// The client has sent its last byte, or the process drains: both close at a request boundary, when every
     /// request is answered and sent (rule F7).
-    fn poll_end(&mut self, cx: &mut Context<'_>, flushed: bool) -> Option<Poll<Step>> {
+    fn poll_end(&self, cx: &Context<'_>, flushed: bool) -> Option<Poll<Step>> {
         let reason = if self.eof {
             CloseReason::Client
         } else if self.shared.draining.get() {
@@ -205,7 +209,8 @@ impl Client {
             return Poll::Ready(None);
         }
         up.shard.client_received_bytes.add(chunk.len() as u64);
-        self.profile.active.set(Instant::now());
+        self.now = up.now();
+        self.profile.active.set(self.now);
         if !self.carry.is_empty() {
             self.carry.extend_from_slice(chunk);
             self.exhausted = false;
@@ -304,12 +309,12 @@ impl Client {
         let owner = if suppressed { Owner::Discard(key) } else { Owner::Forward(key) };
         if canonical {
             self.outbox().on_submitted(len);
-            lane.submit(up, owner, id, &scanned.buf[..len], up.now());
+            lane.submit(up, owner, id, &scanned.buf[..len], self.now);
         } else {
             let mut encoded = BytesMut::new();
             encode::request(&mut encoded, scanned.scanner, scanned.buf);
             self.outbox().on_submitted(encoded.len());
-            lane.submit(up, owner, id, &encoded, up.now());
+            lane.submit(up, owner, id, &encoded, self.now);
         }
         if up.table.spec(id).write {
             self.write_epoch = Some(up.epoch());
@@ -391,70 +396,6 @@ impl Client {
         }
         self.exhausted = false;
         Ok(())
-    }
-
-    /// The client's last reply; its input is ignored from here on (rule F2).
-    async fn refuse_protocol(&mut self, error: ProtocolError) -> Result<(), Closed> {
-        self.drained().await?;
-        self.reply_error(&error.text());
-        Err(Closed(CloseReason::ProtocolError))
-    }
-
-    /// Waits until every request is answered (I2); sends meanwhile.
-    pub(super) async fn drained(&mut self) -> Result<(), Closed> {
-        self.wait_for(Wants::Pending(0), |outbox| (outbox.pending() == 0).then_some(())).await
-    }
-
-    /// Waits until `ready` gives something; sends meanwhile.
-    pub(super) async fn wait_for<T>(
-        &mut self,
-        wants: Wants,
-        mut ready: impl FnMut(&Outbox) -> Option<T>,
-    ) -> Result<T, Closed> {
-        self.exhausted = false;
-        poll_fn(|cx| {
-            let outbox = self.outbox();
-            if let Some(reason) = outbox.fate() {
-                return Poll::Ready(Err(Closed(reason)));
-            }
-            if let Poll::Ready(Err(_)) = outbox.poll_flush(cx, &self.up().buffers) {
-                return Poll::Ready(Err(Closed(CloseReason::IoError)));
-            }
-            if let Some(value) = ready(outbox) {
-                return Poll::Ready(Ok(value));
-            }
-            outbox.await_with(cx, wants);
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Sends `command` on `lane` and waits for its whole reply. Nothing else may be unanswered.
-    pub(super) async fn call(&mut self, lane: &Lane, id: CommandId, command: &[u8]) -> Result<Answer, Closed> {
-        let up = self.up();
-        self.outbox().on_submitted(command.len());
-        lane.submit(up, Owner::Call(self.outbox().key()), id, command, up.now());
-        self.wait_for(Wants::Nothing, Outbox::take_answer).await
-    }
-
-    /// Puts one reply of respmux's own behind everything before it; dropped if the client wants no replies.
-    pub(super) fn reply(&mut self, frame: &[u8]) {
-        if !self.profile.session.borrow_mut().take_suppressed() {
-            self.outbox().push(&self.up().buffers, frame);
-        }
-    }
-
-    /// An error of respmux's own.
-    pub(super) fn reply_error(&mut self, line: &[u8]) {
-        let mut frame = BytesMut::with_capacity(line.len() + 3);
-        encode::error(&mut frame, line);
-        self.up().shard.error(crate::telemetry::Origin::Proxy, line);
-        self.reply(&frame);
-    }
-
-    /// `+OK`.
-    pub(super) fn reply_ok(&mut self) {
-        self.reply(b"+OK\r\n");
     }
 }
 

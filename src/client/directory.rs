@@ -31,7 +31,8 @@ pub(super) struct Profile {
     pub holding: Cell<Holding>,
     pub command: Cell<CommandId>,
     pub connected: Instant,
-    pub active: Cell<Instant>,
+    /// When it was last read, nanoseconds of the worker's clock.
+    pub active: Cell<u64>,
 }
 
 /// A client's line, made of values only, so that it can travel between workers.
@@ -59,7 +60,7 @@ pub(crate) struct Line {
 
 impl Profile {
     /// The client's line now.
-    pub(super) fn line(&self) -> Line {
+    pub(super) fn line(&self, now: u64) -> Line {
         let session = self.session.borrow();
         let labels = session.labels.as_deref().cloned().unwrap_or_default();
         let holding = self.holding.get();
@@ -72,7 +73,7 @@ impl Profile {
             lib_version: labels.lib_version,
             user: session.key.identity.name().to_vec(),
             age: self.connected.elapsed().as_secs(),
-            idle: self.active.get().elapsed().as_secs(),
+            idle: now.saturating_sub(self.active.get()) / 1_000_000_000,
             db: session.key.db,
             resp: if session.key.resp == Resp::Three { 3 } else { 2 },
             channels: holding.channels,
@@ -94,12 +95,7 @@ impl Line {
 
     /// The `flags=` field.
     pub(crate) fn flags(&self) -> String {
-        let marks = [
-            ('O', self.monitor),
-            ('P', self.kind() == "pubsub"),
-            ('x', self.multi >= 0),
-            ('b', self.blocked),
-        ];
+        let marks = [('O', self.monitor), ('P', self.kind() == "pubsub"), ('x', self.multi >= 0), ('b', self.blocked)];
         let flags: String = marks.iter().filter(|(_, set)| *set).map(|(mark, _)| *mark).collect();
         if flags.is_empty() { "N".into() } else { flags }
     }

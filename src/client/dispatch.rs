@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::connection::{Admission, Client, Closed, Hold};
 use super::error_reply;
+use super::held::Held;
 use super::request::Request;
 use crate::command::{CommandId, Op};
 use crate::resp::decode;
@@ -35,6 +36,28 @@ impl Client {
             Route::Quit => self.quit(),
             Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
             Route::Relay(_) => unreachable!("only a client that holds a connection is routed to it"),
+        }
+    }
+
+    /// A command that does not run on the held connection. Everything sent before it is answered.
+    pub(super) async fn aside(&mut self, held: &mut Held, request: Request, route: Route) -> Result<(), Closed> {
+        match route {
+            Route::Local(local) => self.answer(&request, local).await,
+            Route::Refuse(refusal) => {
+                if refusal == Refusal::InTransaction || held.queueing() {
+                    held.on_refused();
+                }
+                self.refuse(&request, refusal);
+                Ok(())
+            }
+            Route::Quit => {
+                self.reply_ok();
+                Err(Closed(CloseReason::Quit))
+            }
+            Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
+            Route::Lane | Route::Relay(_) | Route::Pin(_) | Route::Switch(_) | Route::Login(_) | Route::Ask => {
+                unreachable!("the router sends what a held connection can carry to it ({:?})", request.nth(0))
+            }
         }
     }
 
@@ -97,18 +120,20 @@ impl Client {
         }
     }
 
-    fn quit(&mut self) -> Result<(), Closed> {
+    fn quit(&self) -> Result<(), Closed> {
         self.reply_ok();
         Err(Closed(CloseReason::Quit))
     }
 
     /// An error of respmux's own, instead of the command.
-    pub(super) fn refuse(&mut self, request: &Request, refusal: Refusal) {
+    pub(super) fn refuse(&self, request: &Request, refusal: Refusal) {
         let up = Rc::clone(self.up());
         let reason = match refusal {
             Refusal::NotAuthenticated => RefuseReason::Auth,
             Refusal::UnknownSubcommand | Refusal::WrongArity(_) => RefuseReason::UnknownSubcommand,
-            Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => RefuseReason::Unsupported,
+            Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => {
+                RefuseReason::Unsupported
+            }
             Refusal::InTransaction | Refusal::Poisoned => RefuseReason::State,
         };
         up.shard.commands_rejected[reason].inc();
@@ -132,6 +157,10 @@ impl Client {
             self.reply_error(error_reply::NOT_AN_INTEGER);
             return Ok(());
         };
+        if i32::try_from(index).is_err() {
+            self.reply_error(error_reply::NOT_AN_INT);
+            return Ok(());
+        }
         let Some(db) = u32::try_from(index).ok().filter(|db| *db < self.up().first_bad_db()) else {
             self.reply_error(error_reply::DB_OUT_OF_RANGE);
             return Ok(());
@@ -209,7 +238,7 @@ impl Client {
     }
 
     /// Gives an answer to the client; whether it was a success.
-    pub(super) fn pass_on(&mut self, answer: Answer) -> bool {
+    pub(super) fn pass_on(&self, answer: Answer) -> bool {
         match answer {
             Answer::Reply(frame) => {
                 self.reply(&frame);
@@ -229,7 +258,7 @@ impl Client {
     }
 
     /// No connection could be lent. The marks keep a client safe that ignores errors (rule M6).
-    pub(super) fn refuse_lease(&mut self, reason: PinReason, error: LendError) -> Result<(), Closed> {
+    pub(super) fn refuse_lease(&self, reason: PinReason, error: LendError) -> Result<(), Closed> {
         let rejected = match error {
             LendError::Exhausted => RefuseReason::Pool,
             LendError::Dial(_) => RefuseReason::UpstreamDown,
@@ -266,8 +295,7 @@ pub(super) fn strict_integer(text: &[u8]) -> Option<i64> {
     if !plain || (digits.starts_with(b"0") && text != b"0") {
         return None;
     }
-    let value: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    i32::try_from(value).ok().map(i64::from)
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// A reply decoded, if it is no error.
@@ -284,7 +312,7 @@ mod tests {
         assert_eq!(strict_integer(b"0"), Some(0));
         assert_eq!(strict_integer(b"15"), Some(15));
         assert_eq!(strict_integer(b"-1"), Some(-1));
-        for bad in [" 1", "1 ", "+1", "01", "", "-", "1.0", "-0", "4294967296", "1\0"] {
+        for bad in [" 1", "1 ", "+1", "01", "", "-", "1.0", "-0", "99999999999999999999", "1\0"] {
             assert_eq!(strict_integer(bad.as_bytes()), None, "{bad:?}");
         }
     }

@@ -12,6 +12,7 @@ pub(super) use crate::upstream::NOT_EXECUTED;
 
 pub(super) const SYNTAX: &[u8] = b"ERR syntax error";
 pub(super) const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
+pub(super) const NOT_AN_INT: &[u8] = b"ERR value is out of range, value must between -2147483648 and 2147483647";
 pub(super) const DB_OUT_OF_RANGE: &[u8] = b"ERR DB index is out of range";
 pub(super) const NO_SUCH_CLIENT: &[u8] = b"ERR No such client";
 pub(super) const BAD_PROTOCOL_VERSION: &[u8] = b"ERR Protocol version is not an integer or out of range";
@@ -46,7 +47,7 @@ pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal,
         }
         Refusal::Debug => DEBUG.into(),
         Refusal::Module => MODULE.into(),
-        Refusal::UnknownSubcommand => unknown_subcommand(request),
+        Refusal::UnknownSubcommand => unknown_subcommand("CLIENT", request),
         Refusal::InTransaction => {
             let name = String::from_utf8_lossy(request.nth(0)).to_ascii_lowercase();
             format!("ERR Command '{name}' not allowed inside a transaction through this proxy").into()
@@ -56,11 +57,11 @@ pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal,
 }
 
 /// `-ERR unknown subcommand 'x'. Try CLIENT HELP.` as servers write it.
-pub(super) fn unknown_subcommand(request: &Request) -> Vec<u8> {
+pub(super) fn unknown_subcommand(container: &str, request: &Request) -> Vec<u8> {
     let mut text = b"ERR unknown subcommand '".to_vec();
     let typed = cut_at_nul(request.nth(1));
     text.extend_from_slice(&typed[..typed.len().min(ECHOED)]);
-    text.extend_from_slice(b"'. Try CLIENT HELP.");
+    text.extend_from_slice(format!("'. Try {container} HELP.").as_bytes());
     text
 }
 
@@ -102,10 +103,15 @@ fn not_authenticated(table: &CommandTable, request: &Request, login_first: bool)
     if known.is_some_and(|spec| spec.name == "EXEC") {
         return format!("EXECABORT Transaction discarded because of: {NOAUTH}").into();
     }
-    if login_first || known.is_some() || matches!(request.lookup(), Lookup::UnknownSubcommand(_)) {
-        return NOAUTH.into();
+    match known {
+        _ if login_first => NOAUTH.into(),
+        Some(spec) if !spec.arity_fits(request.count()) => wrong_arity(&spec.full_name()),
+        Some(_) => NOAUTH.into(),
+        None => match request.lookup() {
+            Lookup::UnknownSubcommand(id) => unknown_subcommand(&table.spec(id).name, request),
+            _ => unknown_command(request),
+        },
     }
-    unknown_command(request)
 }
 
 fn unknown_command(request: &Request) -> Vec<u8> {

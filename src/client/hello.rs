@@ -52,3 +52,16 @@ pub(super) fn patch_id(frame: &[u8], id: u64) -> Vec<u8> {
     patched.extend_from_slice(&frame[value.end..]);
     patched.to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::patch_id;
+
+    #[test]
+    fn the_upstreams_id_is_replaced_in_both_protocols() {
+        let map = b"%2\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:7\r\n";
+        assert_eq!(patch_id(map, 123), b"%2\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:123\r\n");
+        let list = b"*4\r\n$2\r\nid\r\n:7\r\n$5\r\nproto\r\n:2\r\n";
+        assert_eq!(patch_id(list, 123), b"*4\r\n$2\r\nid\r\n:123\r\n$5\r\nproto\r\n:2\r\n");
+    }
+}

@@ -22,10 +22,7 @@ impl Client {
             Local::Id => self.answer_after_twin(request, Self::answer_id).await,
             Local::GetName => self.answer_after_twin(request, Self::answer_name).await,
             Local::SetName => self.set_name(request).await,
-            Local::SetInfo => {
-                self.set_info(request);
-                Ok(())
-            }
+            Local::SetInfo => self.set_info(request).await,
             Local::Reply => {
                 self.set_reply_mode(request);
                 Ok(())
@@ -119,14 +116,19 @@ impl Client {
         Ok(())
     }
 
-    fn set_info(&mut self, request: &Request) {
+    async fn set_info(&self, request: &Request) -> Result<(), Closed> {
         let up = Rc::clone(self.up());
-        let flavour = up.control.flavour();
+        let flavour = up.control.known_flavour().await;
         if flavour.major != 0 && !flavour.has_setinfo() {
-            let line = error_reply::unknown_subcommand(request);
+            let line = error_reply::unknown_subcommand("CLIENT", request);
             self.reply_error(&line);
-            return;
+            return Ok(());
         }
+        self.set_known_info(request);
+        Ok(())
+    }
+
+    fn set_known_info(&self, request: &Request) {
         let (attribute, value) = (request.nth(2), request.nth(3));
         let name = if token_is(attribute, "LIB-NAME") {
             "lib-name"
@@ -137,7 +139,7 @@ impl Client {
             self.reply_error(&line);
             return;
         };
-        if let Err(line) = check_info_value(name, value) {
+        if let Err(line) = check_info_value(&String::from_utf8_lossy(attribute), value) {
             self.reply_error(line.as_bytes());
             return;
         }
@@ -151,7 +153,7 @@ impl Client {
     }
 
     /// CLIENT REPLY: ON answers, OFF and SKIP do not; SKIP while OFF changes nothing (rule F5).
-    fn set_reply_mode(&mut self, request: &Request) {
+    fn set_reply_mode(&self, request: &Request) {
         let wanted = request.nth(2);
         let mode = self.profile.session.borrow().reply;
         if token_is(wanted, "ON") {
@@ -182,7 +184,7 @@ impl Client {
         Ok(())
     }
 
-    fn tracking_info(&mut self) {
+    fn tracking_info(&self) {
         let resp = self.resp().number();
         let mut frame = BytesMut::new();
         encode::map_header(&mut frame, 3, resp);
@@ -198,7 +200,7 @@ impl Client {
 
     /// ASKING: with cluster mode off the server refuses it and changes nothing. Tried on a lent connection, never
     /// on a lane: where it is accepted it is meant for the next command of the same connection.
-    async fn asking(&mut self, request: &Request) -> Result<(), Closed> {
+    async fn asking(&self, request: &Request) -> Result<(), Closed> {
         let up = Rc::clone(self.up());
         let key = self.profile.session.borrow().key.clone();
         match up.pool.lend(&up, &key).await {
@@ -216,7 +218,7 @@ impl Client {
     }
 
     /// The end of a transaction that respmux could not give a connection (rule M6).
-    fn end_marked_transaction(&mut self, local: Local) {
+    fn end_marked_transaction(&self, local: Local) {
         self.profile.session.borrow_mut().guard = Guard::Intact;
         match local {
             Local::PoisonedExec => self.reply_error(error_reply::EXEC_ABORT),

@@ -6,8 +6,8 @@ use bytes::BytesMut;
 
 use super::connection::{Admission, Client, Closed};
 use super::dispatch::strict_integer;
+use super::error_reply;
 use super::hello::{Hello, patch_id};
-use super::{error_reply, hello};
 use crate::link::Credentials;
 use crate::resp::encode;
 use crate::router::{Args, Login};
@@ -74,7 +74,7 @@ impl Client {
     async fn hello_with_bad_name(&mut self, hello: &Hello, error: &'static str) -> Result<(), Closed> {
         let up = Rc::clone(self.up());
         if let Some((user, password)) = hello.auth.clone()
-            && !up.control.flavour().hello_checks_name_first()
+            && !up.control.known_flavour().await.hello_checks_name_first()
         {
             let mut auth = BytesMut::new();
             encode::command(&mut auth, &[b"AUTH".as_slice(), &user, &password]);
@@ -126,7 +126,7 @@ impl Client {
     }
 
     /// The options, or the answer that a server gives to bad ones.
-    pub(super) fn checked_hello(&mut self, request: &Request) -> Option<Hello> {
+    pub(super) fn checked_hello(&self, request: &Request) -> Option<Hello> {
         if request.count() > 1 {
             let error = match strict_integer(request.nth(1)) {
                 None => Some(error_reply::BAD_PROTOCOL_VERSION),
@@ -138,7 +138,7 @@ impl Client {
                 return None;
             }
         }
-        match hello::Hello::parse(request) {
+        match Hello::parse(request) {
             Ok(hello) => Some(hello),
             Err(option) => {
                 let mut line = b"ERR Syntax error in HELLO option '".to_vec();

@@ -14,6 +14,7 @@ mod connection;
 mod directory;
 mod dispatch;
 mod error_reply;
+mod exchange;
 mod held;
 mod hello;
 mod local;
@@ -30,7 +31,7 @@ use std::time::Instant;
 
 pub(crate) use connection::Client;
 pub(crate) use peers::answer;
-pub use peers::{MAX_QUESTIONS, Peers, Question};
+pub(crate) use peers::{MAX_QUESTIONS, Peers, Question};
 
 use directory::{Directory, Profile};
 
@@ -45,7 +46,7 @@ const IDS_PER_INSTANCE: u64 = 1_000_000_000_000;
 
 /// Virtual client ids: unique over all instances, increasing, below 2^53.
 #[derive(Debug)]
-pub struct Ids {
+pub(crate) struct Ids {
     base: u64,
     last: AtomicU64,
 }
@@ -53,7 +54,7 @@ pub struct Ids {
 impl Ids {
     /// Ids of this instance (1 to 9000).
     #[must_use]
-    pub fn new(instance: u64) -> Arc<Self> {
+    pub(crate) fn new(instance: u64) -> Arc<Self> {
         Arc::new(Self { base: instance * IDS_PER_INSTANCE, last: AtomicU64::new(0) })
     }
 
@@ -68,7 +69,7 @@ impl Ids {
 }
 
 /// What all clients of a worker share.
-pub struct Shared {
+pub(crate) struct Shared {
     pub up: Rc<Upstreams>,
     pub peers: Peers,
     pub ids: Arc<Ids>,
@@ -78,7 +79,7 @@ pub struct Shared {
 }
 
 /// A socket that was accepted, and what is known about it.
-pub struct Accepted {
+pub(crate) struct Accepted {
     pub socket: Socket,
     pub addr: String,
     pub laddr: String,
@@ -87,7 +88,7 @@ pub struct Accepted {
 impl Shared {
     /// For the clients of one worker.
     #[must_use]
-    pub fn new(up: Rc<Upstreams>, peers: Peers, ids: Arc<Ids>) -> Rc<Self> {
+    pub(crate) fn new(up: Rc<Upstreams>, peers: Peers, ids: Arc<Ids>) -> Rc<Self> {
         Rc::new(Self {
             up,
             peers,
@@ -99,7 +100,7 @@ impl Shared {
     }
 
     /// Wakes every client: the process drains, and clients at a request boundary leave.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.set(true);
         for client in self.up.roster.all() {
             client.wake();
@@ -107,7 +108,7 @@ impl Shared {
     }
 
     /// Serves one client until it leaves.
-    pub async fn serve(self: Rc<Self>, accepted: Accepted) {
+    pub(crate) async fn serve(self: Rc<Self>, accepted: Accepted) {
         let Accepted { socket, addr, laddr } = accepted;
         let (read, write) = socket.into_split();
         let limit = self.up.config.client.output_limit;
@@ -122,7 +123,7 @@ impl Shared {
             holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
             command: Cell::new(CommandId::OTHER),
             connected: now,
-            active: Cell::new(now),
+            active: Cell::new(self.up.now()),
         });
         self.directory.enter(&profile);
         self.up.shard.client_began();

@@ -8,10 +8,10 @@ use super::directory::Line;
 use crate::telemetry::CloseReason;
 
 /// Questions that may wait for one worker.
-pub const MAX_QUESTIONS: usize = 1024;
+pub(crate) const MAX_QUESTIONS: usize = 1024;
 
 /// What one worker may ask another.
-pub enum Question {
+pub(crate) enum Question {
     List(oneshot::Sender<Vec<Line>>),
     /// Close the clients of these virtual ids; answers how many there were.
     Kill(Vec<u64>, oneshot::Sender<u64>),
@@ -21,14 +21,14 @@ pub enum Question {
 
 /// Ways to all workers, the asking one included.
 #[derive(Clone)]
-pub struct Peers {
+pub(crate) struct Peers {
     workers: Vec<mpsc::Sender<Question>>,
 }
 
 impl Peers {
     /// In the order of the workers.
     #[must_use]
-    pub fn new(workers: Vec<mpsc::Sender<Question>>) -> Self {
+    pub(crate) fn new(workers: Vec<mpsc::Sender<Question>>) -> Self {
         Self { workers }
     }
 
@@ -71,7 +71,8 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
     // Askers that have left need no answer.
     match question {
         Question::List(reply) => {
-            let _ = reply.send(shared.directory.all().iter().map(|profile| profile.line()).collect());
+            let now = shared.up.now();
+            let _ = reply.send(shared.directory.all().iter().map(|profile| profile.line(now)).collect());
         }
         Question::Kill(ids, reply) => {
             let here: Vec<_> = ids.iter().filter_map(|id| shared.directory.find(*id)).collect();

@@ -10,7 +10,7 @@ use super::connection::{Client, Closed};
 use super::directory::Holding;
 use super::held::{Event, Held};
 use super::request::Request;
-use crate::router::{Args, Local, PinReason, Refusal, Route};
+use crate::router::{Local, PinReason};
 use crate::session::Guard;
 use crate::telemetry::CloseReason;
 use crate::upstream::{Lease, LendError, Return, Wants};
@@ -53,7 +53,8 @@ impl Client {
     async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
         let up = Rc::clone(self.up());
         let key = self.profile.session.borrow().key.clone();
-        let dies_with_eof = matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
+        let dies_with_eof =
+            matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
         tokio::select! {
             biased;
             lease = up.pool.lend(&up, &key) => Ok(lease),
@@ -128,7 +129,7 @@ impl Client {
                     held.give_back();
                     return Ok(());
                 }
-                Event::Command(request, Route::Local(Local::Reset)) => {
+                Event::Reset(request) => {
                     held.give_back();
                     return self.answer(&request, Local::Reset).await;
                 }
@@ -138,28 +139,6 @@ impl Client {
                         return Err(closed);
                     }
                 }
-            }
-        }
-    }
-
-    /// A command that does not run on the held connection. Everything sent before it is answered.
-    async fn aside(&mut self, held: &mut Held, request: Request, route: Route) -> Result<(), Closed> {
-        match route {
-            Route::Local(local) => self.answer(&request, local).await,
-            Route::Refuse(refusal) => {
-                if refusal == Refusal::InTransaction || held.queueing() {
-                    held.on_refused();
-                }
-                self.refuse(&request, refusal);
-                Ok(())
-            }
-            Route::Quit => {
-                self.reply_ok();
-                Err(Closed(CloseReason::Quit))
-            }
-            Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
-            Route::Lane | Route::Relay(_) | Route::Pin(_) | Route::Switch(_) | Route::Login(_) | Route::Ask => {
-                unreachable!("the router sends what a held connection can carry to it ({:?})", request.nth(0))
             }
         }
     }

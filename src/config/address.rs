@@ -28,11 +28,9 @@ impl Listen {
             let path = path.strip_prefix("//").unwrap_or(path);
             return socket_path(Path::new(path)).map(Self::Unix);
         }
-        let address = text.parse().map_err(|_| {
-            format!(
-                "expected IP:PORT (\"127.0.0.1:6380\", \"[::1]:6380\") or unix:PATH, got {text:?}"
-            )
-        })?;
+        let address = text
+            .parse()
+            .map_err(|_| format!("expected IP:PORT (\"127.0.0.1:6380\", \"[::1]:6380\") or unix:PATH, got {text:?}"))?;
         Ok(Self::Tcp(address))
     }
 
@@ -75,9 +73,7 @@ impl Endpoint {
         match self {
             Self::Tcp { host, .. } => {
                 host.eq_ignore_ascii_case("localhost")
-                    || host
-                        .parse::<IpAddr>()
-                        .is_ok_and(|ip| ip.to_canonical().is_loopback())
+                    || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
             }
             Self::Unix(_) => true,
         }
@@ -107,8 +103,7 @@ pub(crate) struct UpstreamUrl {
 
 impl UpstreamUrl {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        const FORMS: &str =
-            "write redis://[user:password@]host[:port][/db], valkey://… or unix:///path[?db=n]";
+        const FORMS: &str = "write redis://[user:password@]host[:port][/db], valkey://… or unix:///path[?db=n]";
         if text.contains('#') {
             return Err("'#' has no meaning here; in a password write it as %23".to_owned());
         }
@@ -121,9 +116,9 @@ impl UpstreamUrl {
         match scheme.to_ascii_lowercase().as_str() {
             "redis" | "valkey" => Self::parse_tcp(rest),
             "unix" => Self::parse_unix(rest),
-            "rediss" | "valkeys" => Err(format!(
-                "TLS to the upstream ({scheme}://) is not there yet; use redis:// or valkey://"
-            )),
+            "rediss" | "valkeys" => {
+                Err(format!("TLS to the upstream ({scheme}://) is not there yet; use redis:// or valkey://"))
+            }
             _ => Err(format!("the scheme is not known; {FORMS}")),
         }
     }
@@ -139,17 +134,8 @@ impl UpstreamUrl {
         }
         let (credentials, address) = split_credentials(authority);
         let (username, password) = parse_credentials(credentials)?;
-        let db = if path.is_empty() {
-            None
-        } else {
-            Some(parse_db(path)?)
-        };
-        Ok(Self {
-            endpoint: parse_host_port(address)?,
-            db,
-            username,
-            password,
-        })
+        let db = if path.is_empty() { None } else { Some(parse_db(path)?) };
+        Ok(Self { endpoint: parse_host_port(address)?, db, username, password })
     }
 
     fn parse_unix(rest: &str) -> Result<Self, String> {
@@ -167,12 +153,7 @@ impl UpstreamUrl {
             }
         }
         let path = decode_text(path, "path")?;
-        Ok(Self {
-            endpoint: Endpoint::Unix(socket_path(Path::new(&path))?),
-            db,
-            username,
-            password,
-        })
+        Ok(Self { endpoint: Endpoint::Unix(socket_path(Path::new(&path))?), db, username, password })
     }
 }
 
@@ -182,11 +163,7 @@ impl fmt::Display for UpstreamUrl {
         f.write_str(if unix { "unix://" } else { "redis://" })?;
         if self.username.is_some() || self.password.is_some() {
             let user = encode(self.username.as_deref().unwrap_or_default(), "");
-            let password = if self.password.is_some() {
-                format!(":{REDACTED}")
-            } else {
-                String::new()
-            };
+            let password = if self.password.is_some() { format!(":{REDACTED}") } else { String::new() };
             write!(f, "{user}{password}@")?;
         }
         match (&self.endpoint, self.db) {
@@ -225,9 +202,7 @@ fn split_credentials(authority: &str) -> (Option<&str>, &str) {
     }
 }
 
-fn parse_credentials(
-    credentials: Option<&str>,
-) -> Result<(Option<String>, Option<Secret>), String> {
+fn parse_credentials(credentials: Option<&str>) -> Result<(Option<String>, Option<Secret>), String> {
     let Some(credentials) = credentials else {
         return Ok((None, None));
     };
@@ -238,14 +213,8 @@ fn parse_credentials(
         Some((user, password)) => (user, Some(password)),
         None => (credentials, None),
     };
-    let username = if user.is_empty() {
-        None
-    } else {
-        Some(decode_text(user, "user name")?)
-    };
-    let password = password
-        .map(|text| parse_password(decode(text)?))
-        .transpose()?;
+    let username = if user.is_empty() { None } else { Some(decode_text(user, "user name")?) };
+    let password = password.map(|text| parse_password(decode(text)?)).transpose()?;
     Ok((username, password))
 }
 
@@ -255,35 +224,24 @@ pub(super) fn parse_password(bytes: Vec<u8>) -> Result<Secret, String> {
         return Err("the password is empty".to_owned());
     }
     if bytes == REDACTED.as_bytes() {
-        return Err(
-            "*** is how respmux prints a password; write the password itself or use \
+        return Err("*** is how respmux prints a password; write the password itself or use \
                     upstream.password_file"
-                .to_owned(),
-        );
+            .to_owned());
     }
     Ok(Secret::new(bytes))
 }
 
 fn parse_db(text: &str) -> Result<u32, String> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
-    let number = if digits {
-        text.parse().ok().filter(|db| *db <= i32::MAX as u32)
-    } else {
-        None
-    };
+    let number = if digits { text.parse().ok().filter(|db| *db <= i32::MAX as u32) } else { None };
     number.ok_or_else(|| "the database must be a whole number such as 0".to_owned())
 }
 
 fn parse_host_port(text: &str) -> Result<Endpoint, String> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
-        Some((host, rest)) => (
-            host,
-            Some(rest.strip_prefix(':').ok_or("expected :port after ']'")?),
-        ),
-        None => text
-            .split_once(':')
-            .map_or((text, None), |(host, port)| (host, Some(port))),
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or("expected :port after ']'")?)),
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
     };
     if host.is_empty() {
         return Err("no host is named".to_owned());
@@ -295,16 +253,9 @@ fn parse_host_port(text: &str) -> Result<Endpoint, String> {
     }
     let port = match port {
         None => DEFAULT_PORT,
-        Some(port) => port
-            .parse()
-            .ok()
-            .filter(|p| *p != 0)
-            .ok_or("the port must be 1 to 65535")?,
+        Some(port) => port.parse().ok().filter(|p| *p != 0).ok_or("the port must be 1 to 65535")?,
     };
-    Ok(Endpoint::Tcp {
-        host: host.to_owned(),
-        port,
-    })
+    Ok(Endpoint::Tcp { host: host.to_owned(), port })
 }
 
 fn socket_path(path: &Path) -> Result<PathBuf, String> {
@@ -313,9 +264,7 @@ fn socket_path(path: &Path) -> Result<PathBuf, String> {
         return Err("no path is named after unix:".to_owned());
     }
     if length > SOCKET_PATH_LIMIT {
-        return Err(format!(
-            "a socket path has at most {SOCKET_PATH_LIMIT} bytes, this one {length}"
-        ));
+        return Err(format!("a socket path has at most {SOCKET_PATH_LIMIT} bytes, this one {length}"));
     }
     Ok(path.to_owned())
 }
@@ -337,9 +286,7 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
         match (digit(bytes.next()), digit(bytes.next())) {
             (Some(high), Some(low)) => decoded.push((high * 16 + low) as u8),
             _ => {
-                return Err(
-                    "'%' must be followed by two hexadecimal digits (%25 is '%')".to_owned(),
-                );
+                return Err("'%' must be followed by two hexadecimal digits (%25 is '%')".to_owned());
             }
         }
     }
@@ -348,17 +295,8 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
 
 /// Percent-encoding of all but letters, digits, `-._~` and the bytes of `kept`.
 fn encode(text: &str, kept: &str) -> String {
-    let plain =
-        |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b) || kept.as_bytes().contains(&b);
-    text.bytes()
-        .map(|b| {
-            if plain(b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b) || kept.as_bytes().contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[cfg(test)]
@@ -366,10 +304,7 @@ mod tests {
     use super::*;
 
     fn tcp(host: &str, port: u16) -> Endpoint {
-        Endpoint::Tcp {
-            host: host.to_owned(),
-            port,
-        }
+        Endpoint::Tcp { host: host.to_owned(), port }
     }
 
     #[test]
@@ -377,67 +312,27 @@ mod tests {
         let unix = |path: &str| Endpoint::Unix(PathBuf::from(path));
         type Expected<'a> = (Endpoint, Option<u32>, Option<&'a str>, Option<&'a [u8]>);
         let cases: [(&str, Expected<'_>, &str); 10] = [
-            (
-                "redis://h",
-                (tcp("h", 6379), None, None, None),
-                "redis://h:6379",
-            ),
-            (
-                "valkey://h:7000/3",
-                (tcp("h", 7000), Some(3), None, None),
-                "redis://h:7000/3",
-            ),
-            (
-                "REDIS://h/",
-                (tcp("h", 6379), None, None, None),
-                "redis://h:6379",
-            ),
-            (
-                "redis://[::1]:1",
-                (tcp("::1", 1), None, None, None),
-                "redis://[::1]:1",
-            ),
-            (
-                "redis://u@h",
-                (tcp("h", 6379), None, Some("u"), None),
-                "redis://u@h:6379",
-            ),
-            (
-                "redis://:p@h",
-                (tcp("h", 6379), None, None, Some(b"p")),
-                "redis://:***@h:6379",
-            ),
+            ("redis://h", (tcp("h", 6379), None, None, None), "redis://h:6379"),
+            ("valkey://h:7000/3", (tcp("h", 7000), Some(3), None, None), "redis://h:7000/3"),
+            ("REDIS://h/", (tcp("h", 6379), None, None, None), "redis://h:6379"),
+            ("redis://[::1]:1", (tcp("::1", 1), None, None, None), "redis://[::1]:1"),
+            ("redis://u@h", (tcp("h", 6379), None, Some("u"), None), "redis://u@h:6379"),
+            ("redis://:p@h", (tcp("h", 6379), None, None, Some(b"p")), "redis://:***@h:6379"),
             (
                 "redis://a%20b:%40%3a%00%ff@h/0",
                 (tcp("h", 6379), Some(0), Some("a b"), Some(b"@:\0\xff")),
                 "redis://a%20b:***@h:6379/0",
             ),
-            (
-                "unix:///run/r.sock?db=2",
-                (unix("/run/r.sock"), Some(2), None, None),
-                "unix:///run/r.sock?db=2",
-            ),
-            (
-                "unix:a%20b",
-                (unix("a b"), None, None, None),
-                "unix://a%20b",
-            ),
-            (
-                "unix://u:p@/r.sock",
-                (unix("/r.sock"), None, Some("u"), Some(b"p")),
-                "unix://u:***@/r.sock",
-            ),
+            ("unix:///run/r.sock?db=2", (unix("/run/r.sock"), Some(2), None, None), "unix:///run/r.sock?db=2"),
+            ("unix:a%20b", (unix("a b"), None, None, None), "unix://a%20b"),
+            ("unix://u:p@/r.sock", (unix("/r.sock"), None, Some("u"), Some(b"p")), "unix://u:***@/r.sock"),
         ];
         for (text, (endpoint, db, username, password), printed) in cases {
             let url = UpstreamUrl::parse(text).unwrap();
             assert_eq!(url.endpoint, endpoint, "{text}");
             assert_eq!(url.db, db, "{text}");
             assert_eq!(url.username.as_deref(), username, "{text}");
-            assert_eq!(
-                url.password.as_ref().map(Secret::expose),
-                password,
-                "{text}"
-            );
+            assert_eq!(url.password.as_ref().map(Secret::expose), password, "{text}");
             assert_eq!(url.to_string(), printed);
         }
     }
@@ -445,10 +340,7 @@ mod tests {
     #[test]
     fn bad_urls_say_why_and_never_quote_the_password() {
         let cases = [
-            (
-                "rediss://:hunter2@h",
-                "TLS to the upstream (rediss://) is not there yet",
-            ),
+            ("rediss://:hunter2@h", "TLS to the upstream (rediss://) is not there yet"),
             ("valkeys://h", "TLS to the upstream"),
             ("http://:hunter2@h", "the scheme is not known"),
             ("user:hunter2@h:6379", "no URL with a scheme"),
@@ -465,10 +357,7 @@ mod tests {
             ("redis://h h", "neither a name nor an IP address"),
             ("redis://h/one", "the database must be a whole number"),
             ("redis://h/+1", "the database must be a whole number"),
-            (
-                "redis://h/4294967295",
-                "the database must be a whole number",
-            ),
+            ("redis://h/4294967295", "the database must be a whole number"),
             ("redis://h?db=1", "unknown query key \"db\""),
             ("unix:///s?timeout=hunter2", "unknown query key \"timeout\""),
             ("unix:///s?db=1&db=2", "the query names db twice"),
@@ -493,19 +382,12 @@ mod tests {
         for text in ["127.0.0.1:6380", "[::1]:0", "unix:/run/r.sock"] {
             assert_eq!(Listen::parse(text).unwrap().to_string(), text);
         }
-        assert_eq!(
-            Listen::parse("unix:///r").unwrap(),
-            Listen::Unix(PathBuf::from("/r"))
-        );
+        assert_eq!(Listen::parse("unix:///r").unwrap(), Listen::Unix(PathBuf::from("/r")));
         for text in ["", "6380", ":6380", "localhost:6380", "127.0.0.1", "unix:"] {
             assert!(Listen::parse(text).is_err(), "{text:?}");
         }
         let long = format!("unix:/{}", "x".repeat(107));
-        assert!(
-            Listen::parse(&long)
-                .unwrap_err()
-                .contains("at most 107 bytes")
-        );
+        assert!(Listen::parse(&long).unwrap_err().contains("at most 107 bytes"));
     }
 
     #[test]
@@ -519,11 +401,7 @@ mod tests {
             ("redis://redis", false),
             ("redis://10.0.0.1", false),
         ] {
-            assert_eq!(
-                UpstreamUrl::parse(text).unwrap().endpoint.is_local(),
-                local,
-                "{text}"
-            );
+            assert_eq!(UpstreamUrl::parse(text).unwrap().endpoint.is_local(), local, "{text}");
         }
         for (text, remote) in [
             ("127.0.0.1:1", false),

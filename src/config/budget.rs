@@ -30,12 +30,7 @@ impl WorkerShare {
     fn of(total: usize) -> Self {
         let rest = total - CONTROL - SCRATCH;
         let pool = (rest / 2).max(POOL_MINIMUM);
-        Self {
-            control: CONTROL,
-            scratch: SCRATCH,
-            lanes: rest - pool,
-            pool,
-        }
+        Self { control: CONTROL, scratch: SCRATCH, lanes: rest - pool, pool }
     }
 
     /// Every connection this worker may hold at one time.
@@ -65,9 +60,7 @@ impl Division {
         if each < WORKER_MINIMUM {
             return Err(too_few(max_connections, workers));
         }
-        let shares = (0..workers)
-            .map(|i| WorkerShare::of(each + usize::from(i < left)))
-            .collect();
+        let shares = (0..workers).map(|i| WorkerShare::of(each + usize::from(i < left))).collect();
         Ok(Self { shares })
     }
 
@@ -108,29 +101,14 @@ fn too_few(max_connections: usize, workers: usize) -> String {
 impl fmt::Display for Division {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sum = |part: fn(&WorkerShare) -> usize| self.shares.iter().map(part).sum();
-        writeln!(
-            f,
-            "Upstream connections: at most {}, over all workers and kinds (a hard cap)",
-            self.total()
-        )?;
+        writeln!(f, "Upstream connections: at most {}, over all workers and kinds (a hard cap)", self.total())?;
         writeln!(f)?;
         writeln!(f, "  worker  control  scratch  lanes   pool  total")?;
         for (index, share) in self.shares.iter().enumerate() {
-            let cells = [
-                share.control,
-                share.scratch,
-                share.lanes,
-                share.pool,
-                share.total(),
-            ];
+            let cells = [share.control, share.scratch, share.lanes, share.pool, share.total()];
             row(f, &index.to_string(), cells)?;
         }
-        let totals = [
-            sum(|s| s.control),
-            sum(|s| s.scratch),
-            sum(|s| s.lanes),
-            sum(|s| s.pool),
-        ];
+        let totals = [sum(|s| s.control), sum(|s| s.scratch), sum(|s| s.lanes), sum(|s| s.pool)];
         let [control, scratch, lanes, pool] = totals;
         row(f, "all", [control, scratch, lanes, pool, self.total()])
     }
@@ -138,10 +116,7 @@ impl fmt::Display for Division {
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, cells: [usize; 5]) -> fmt::Result {
     let [control, scratch, lanes, pool, total] = cells;
-    writeln!(
-        f,
-        "  {name:>6}  {control:>7}  {scratch:>7}  {lanes:>5}  {pool:>5}  {total:>5}"
-    )
+    writeln!(f, "  {name:>6}  {control:>7}  {scratch:>7}  {lanes:>5}  {pool:>5}  {total:>5}")
 }
 
 #[cfg(test)]
@@ -152,12 +127,7 @@ mod tests {
     #[test]
     fn one_worker_works_with_six() {
         let division = Division::of(6, 1).unwrap();
-        let share = WorkerShare {
-            control: 1,
-            scratch: 1,
-            lanes: 2,
-            pool: 2,
-        };
+        let share = WorkerShare { control: 1, scratch: 1, lanes: 2, pool: 2 };
         assert_eq!(division.shares(), [share]);
     }
 

@@ -12,18 +12,11 @@ use super::value::Raw;
 /// Reads `text`, calling it `name` in errors. What is not understood becomes a problem of the
 /// layer; no problem quotes a line of the file, which may hold a password.
 pub(super) fn read(name: &str, text: &str) -> Layer {
-    let mut reader = Reader {
-        name,
-        text,
-        layer: Layer::default(),
-    };
+    let mut reader = Reader { name, text, layer: Layer::default() };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let origin = reader.origin(error.span().unwrap_or(0..0));
-        reader
-            .layer
-            .problems
-            .push(Problem::at(origin, error.message()));
+        reader.layer.problems.push(Problem::at(origin, error.message()));
     }
     if errors.is_empty() {
         reader.table("", table.get_ref());
@@ -87,10 +80,7 @@ pub(crate) fn unknown(path: &str) -> String {
         true => format!("unknown key {path:?}; `respmux config example` lists all"),
         false => {
             let quoted: Vec<String> = suggestions.iter().map(|s| format!("{s:?}")).collect();
-            format!(
-                "unknown key {path:?}; did you mean {}?",
-                quoted.join(" or ")
-            )
+            format!("unknown key {path:?}; did you mean {}?", quoted.join(" or "))
         }
     }
 }
@@ -111,12 +101,8 @@ fn raw(value: &DeValue<'_>) -> Raw {
             Err(_) => Raw::Other("integer beyond 64 bits"),
         },
         DeValue::Array(items) => {
-            let texts = items
-                .iter()
-                .map(|item| item.get_ref().as_str().map(str::to_owned));
-            texts
-                .collect::<Option<_>>()
-                .map_or(Raw::Other("array of other than strings"), Raw::List)
+            let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+            texts.collect::<Option<_>>().map_or(Raw::Other("array of other than strings"), Raw::List)
         }
         other => Raw::Other(other.type_str()),
     }

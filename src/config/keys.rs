@@ -27,10 +27,7 @@ pub(crate) struct Key {
 impl Key {
     /// The variable every key has: `RESPMUX_` and the path in capitals, dots as underscores.
     pub(crate) fn env(&self) -> String {
-        format!(
-            "RESPMUX_{}",
-            self.path.to_ascii_uppercase().replace('.', "_")
-        )
+        format!("RESPMUX_{}", self.path.to_ascii_uppercase().replace('.', "_"))
     }
 
     /// The value when nobody gives one.
@@ -38,9 +35,7 @@ impl Key {
         let Some(text) = self.default else {
             return Setting::Unset;
         };
-        self.kind
-            .parse(&Raw::Untyped(text.to_owned()))
-            .expect("every default is valid: tested")
+        self.kind.parse(&Raw::Untyped(text.to_owned())).expect("every default is valid: tested")
     }
 
     /// The default as a flag or variable would give it.
@@ -73,35 +68,16 @@ impl Key {
 }
 
 const fn key(path: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key {
-        path,
-        default: Some(default),
-        example: "",
-        kind,
-        flag: None,
-        short_env: None,
-        doc,
-    }
+    Key { path, default: Some(default), example: "", kind, flag: None, short_env: None, doc }
 }
 
 const fn optional(path: &'static str, example: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key {
-        path,
-        default: None,
-        example,
-        kind,
-        flag: None,
-        short_env: None,
-        doc,
-    }
+    Key { path, default: None, example, kind, flag: None, short_env: None, doc }
 }
 
 /// A time up to a day, from `min` milliseconds.
 const fn time(min: u64) -> Kind {
-    Kind::Time {
-        min,
-        max: 86_400_000,
-    }
+    Kind::Time { min, max: 86_400_000 }
 }
 
 const fn size(min: usize, max: usize) -> Kind {
@@ -122,10 +98,7 @@ pub(crate) fn find(path: &str) -> Option<&'static Key> {
 }
 
 /// The candidate that looks most like `word`, if one does.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |candidate: &&str| strsim::osa_distance(word, candidate);
     let best = candidates.min_by_key(distance)?;
     (distance(&best) <= (word.len() / 4).max(1)).then_some(best)
@@ -238,12 +211,7 @@ pub(crate) static KEYS: &[Key] = &[
     .flag("max-upstream-connections", "N")
     .short_env("RESPMUX_MAX_UPSTREAM_CONNECTIONS"),
     key("upstream.connect_timeout", "1s", time(1), "Time for one TCP or unix connect."),
-    key(
-        "upstream.handshake_timeout",
-        "3s",
-        time(1),
-        "Time for HELLO, AUTH, SELECT and PING on a new connection.",
-    ),
+    key("upstream.handshake_timeout", "3s", time(1), "Time for HELLO, AUTH, SELECT and PING on a new connection."),
     key(
         "upstream.connect_wait",
         "5s",
@@ -356,12 +324,7 @@ pub(crate) static KEYS: &[Key] = &[
         size(KIB, 64 * GIB),
         "Replies waiting for one client above which it is closed.",
     ),
-    key(
-        "client.pubsub_output_limit",
-        "32MiB",
-        size(KIB, 64 * GIB),
-        "The same for a client with subscriptions.",
-    ),
+    key("client.pubsub_output_limit", "32MiB", size(KIB, 64 * GIB), "The same for a client with subscriptions."),
     key(
         "client.query_buffer_limit",
         "1GiB",
@@ -383,13 +346,8 @@ pub(crate) static KEYS: &[Key] = &[
         "Ask the upstream also before CLIENT ID, GETNAME, SETNAME and SETINFO are answered here. One \
          more round trip each.",
     ),
-    key(
-        "drain.delay",
-        "0s",
-        time(0),
-        "After SIGTERM, how long new clients are still accepted while /readyz says no.",
-    )
-    .flag("drain-delay", "TIME"),
+    key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
+        .flag("drain-delay", "TIME"),
     key(
         "drain.timeout",
         "25s",
@@ -429,11 +387,7 @@ mod tests {
                 toml::Value::String(text) => Raw::Text(text.clone()),
                 toml::Value::Integer(number) => Raw::Integer(*number),
                 toml::Value::Boolean(on) => Raw::Boolean(*on),
-                toml::Value::Array(list) => Raw::List(
-                    list.iter()
-                        .map(|v| v.as_str().unwrap().to_owned())
-                        .collect(),
-                ),
+                toml::Value::Array(list) => Raw::List(list.iter().map(|v| v.as_str().unwrap().to_owned()).collect()),
                 other => panic!("{}: {other}", key.path),
             };
             let setting = key.kind.parse(&raw).unwrap();
@@ -449,20 +403,14 @@ mod tests {
         for key in KEYS {
             assert!(names.insert(key.path.to_owned()), "{}", key.path);
             assert!(names.insert(key.env()), "{}", key.path);
-            for name in [key.short_env, key.flag.map(|(flag, _)| flag)]
-                .into_iter()
-                .flatten()
-            {
+            for name in [key.short_env, key.flag.map(|(flag, _)| flag)].into_iter().flatten() {
                 assert!(name == key.path || names.insert(name.to_owned()), "{name}");
             }
             assert!(key.doc.ends_with('.'), "{}", key.path);
         }
         let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
         tables.dedup();
-        assert_eq!(
-            tables,
-            ["", "upstream", "lane", "pool", "client", "drain", "log"]
-        );
+        assert_eq!(tables, ["", "upstream", "lane", "pool", "client", "drain", "log"]);
     }
 
     #[test]
@@ -470,15 +418,9 @@ mod tests {
         assert_eq!(suggestions("wait_timeout"), ["pool.wait_timeout"]);
         assert_eq!(suggestions("pool.wait_timout"), ["pool.wait_timeout"]);
         assert_eq!(suggestions("wait_timout"), ["pool.wait_timeout"]);
-        assert_eq!(
-            suggestions("upstream.max_conections"),
-            ["upstream.max_connections"]
-        );
+        assert_eq!(suggestions("upstream.max_conections"), ["upstream.max_connections"]);
         assert_eq!(suggestions("worker"), ["workers"]);
-        assert_eq!(
-            suggestions("max_connections"),
-            ["upstream.max_connections", "client.max_connections"]
-        );
+        assert_eq!(suggestions("max_connections"), ["upstream.max_connections", "client.max_connections"]);
         assert_eq!(suggestions("bananas"), Vec::<&str>::new());
     }
 }

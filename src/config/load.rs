@@ -6,9 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread;
 
-use super::settings::{
-    self, Assignment, CONFIG_VARIABLE, Layer, Origin, Problem, Problems, Settings,
-};
+use super::settings::{self, Assignment, CONFIG_VARIABLE, Layer, Origin, Problem, Problems, Settings};
 use super::validate::{self, Host};
 use super::{Config, SecretSource, file};
 
@@ -39,10 +37,7 @@ pub(crate) fn load(flags: Flags) -> Result<Loaded, Problems> {
         Err(problem) => problems.push(problem),
     }
     layers.push(settings::environment(&variables));
-    layers.push(Layer {
-        assignments: flags.assignments,
-        problems,
-    });
+    layers.push(Layer { assignments: flags.assignments, problems });
     let settings = Settings::merge(layers)?;
     let (config, warnings) = validate::validate(&settings, Host::detect())?;
     if let Some(source @ SecretSource::File(_)) = &config.upstream.password
@@ -52,11 +47,7 @@ pub(crate) fn load(flags: Flags) -> Result<Loaded, Problems> {
         let reason = format!("upstream.password_file: {error}");
         return Err(Problems(vec![Problem::at(origin, reason)]));
     }
-    Ok(Loaded {
-        config,
-        settings,
-        warnings,
-    })
+    Ok(Loaded { config, settings, warnings })
 }
 
 /// Variables of ours; one that is not UTF-8 is a problem.
@@ -68,23 +59,15 @@ fn respmux_variables() -> (Vec<(String, String)>, Vec<Problem>) {
             (Ok(name), Ok(value)) => variables.push((name, value)),
             _ => {
                 let name = name.to_string_lossy().into_owned();
-                problems.push(Problem::at(
-                    Origin::Environment(name),
-                    "the value is not UTF-8",
-                ));
+                problems.push(Problem::at(Origin::Environment(name), "the value is not UTF-8"));
             }
         }
     }
     (variables, problems)
 }
 
-fn read_file(
-    flag: Option<PathBuf>,
-    variables: &[(String, String)],
-) -> Result<Option<Layer>, Problem> {
-    let variable = variables
-        .iter()
-        .find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
+fn read_file(flag: Option<PathBuf>, variables: &[(String, String)]) -> Result<Option<Layer>, Problem> {
+    let variable = variables.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
     let (path, origin) = match (flag, variable) {
         (Some(path), _) => (path, Origin::Flag("--config".to_owned())),
         (None, Some((name, path))) => (PathBuf::from(path), Origin::Environment(name.clone())),
@@ -101,9 +84,7 @@ impl Host {
     pub(super) fn detect() -> Self {
         Self {
             parallelism: thread::available_parallelism().map_or(1, usize::from),
-            open_files: rlimit::getrlimit(rlimit::Resource::NOFILE)
-                .ok()
-                .map(|(_, hard)| hard),
+            open_files: rlimit::getrlimit(rlimit::Resource::NOFILE).ok().map(|(_, hard)| hard),
             random: fastrand::u64(..),
         }
     }

@@ -216,8 +216,7 @@ impl Config {
     /// # Panics
     /// When `workers` or `upstream.max_connections` was changed by hand to what cannot work.
     pub fn division(&self) -> Division {
-        Division::of(self.upstream.max_connections, self.workers)
-            .expect("a checked configuration can be divided")
+        Division::of(self.upstream.max_connections, self.workers).expect("a checked configuration can be divided")
     }
 }
 

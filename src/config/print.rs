@@ -30,10 +30,7 @@ pub(crate) fn example() -> String {
         }
         let (value, is_default) = key.example_toml();
         let off = if is_default { "" } else { "# " };
-        line_to(
-            &mut text,
-            format_args!("{off}{} = {value}", key.table_and_name().1),
-        );
+        line_to(&mut text, format_args!("{off}{} = {value}", key.table_and_name().1));
     }
     text
 }
@@ -53,10 +50,7 @@ pub(crate) fn merged(loaded: &Loaded) -> String {
             None => line_to(&mut text, format_args!("# {name} is not set  # {origin}")),
             // Loading it again would take the stars for the password.
             Some(value) if entry.setting.is_redacted() => {
-                line_to(
-                    &mut text,
-                    format_args!("# {name} = {value}  # {origin}; redacted"),
-                );
+                line_to(&mut text, format_args!("# {name} = {value}  # {origin}; redacted"));
             }
             Some(value) => line_to(&mut text, format_args!("{name} = {value}  # {origin}")),
         }
@@ -66,13 +60,9 @@ pub(crate) fn merged(loaded: &Loaded) -> String {
 
 /// What `respmux check` tells people about a good configuration.
 pub(crate) fn report_text(loaded: &Loaded) -> String {
-    let Loaded {
-        config, warnings, ..
-    } = loaded;
+    let Loaded { config, warnings, .. } = loaded;
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-    let admin = config
-        .admin
-        .map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
+    let admin = config.admin.map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     let clients = config.client.max_connections;
     let mut text = format!(
         "Listen    {}\nUpstream  {}\nAdmin     {admin}\nWorkers   {}\nClients   at most {clients}\n\n{}",
@@ -95,10 +85,7 @@ pub(crate) fn report_json(result: Result<&Loaded, &Problems>) -> String {
         Ok(loaded) => {
             let entry = |(key, entry): (&Key, &Entry)| {
                 let origin = entry.origin.to_string();
-                (
-                    key.path.to_owned(),
-                    json!({ "value": value(&entry.setting), "origin": origin }),
-                )
+                (key.path.to_owned(), json!({ "value": value(&entry.setting), "origin": origin }))
             };
             json!({
                 "ok": true,

@@ -60,22 +60,18 @@ impl SecretSource {
     pub fn read(&self) -> io::Result<Secret> {
         match self {
             Self::Inline(secret) => Ok(secret.clone()),
-            Self::File(path) => read_file(path)
-                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
+            Self::File(path) => {
+                read_file(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+            }
         }
     }
 }
 
 fn read_file(path: &PathBuf) -> io::Result<Secret> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(FILE_LIMIT + 1)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_LIMIT {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is larger than 64 KiB",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is larger than 64 KiB"));
     }
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
@@ -84,10 +80,7 @@ fn read_file(path: &PathBuf) -> io::Result<Secret> {
         }
     }
     if bytes.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is empty",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
     }
     Ok(Secret::new(bytes))
 }
@@ -108,12 +101,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("password");
         let source = SecretSource::File(path.clone());
-        let cases: [(&[u8], &[u8]); 4] = [
-            (b"one", b"one"),
-            (b"two\n", b"two"),
-            (b"three\r\n", b"three"),
-            (b"x\n\n", b"x\n"),
-        ];
+        let cases: [(&[u8], &[u8]); 4] =
+            [(b"one", b"one"), (b"two\n", b"two"), (b"three\r\n", b"three"), (b"x\n\n", b"x\n")];
         for (written, read) in cases {
             std::fs::write(&path, written).unwrap();
             assert_eq!(source.read().unwrap().expose(), read);
@@ -126,20 +115,12 @@ mod tests {
         let path = dir.path().join("password");
         let reason = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            SecretSource::File(path.clone())
-                .read()
-                .unwrap_err()
-                .to_string()
+            SecretSource::File(path.clone()).read().unwrap_err().to_string()
         };
-        assert_eq!(
-            reason(b"\n"),
-            format!("{}: the file is empty", path.display())
-        );
+        assert_eq!(reason(b"\n"), format!("{}: the file is empty", path.display()));
         let large = reason(&vec![b'x'; 64 * 1024 + 1]);
         assert!(large.ends_with("the file is larger than 64 KiB"), "{large}");
-        let absent = SecretSource::File(dir.path().join("absent"))
-            .read()
-            .unwrap_err();
+        let absent = SecretSource::File(dir.path().join("absent")).read().unwrap_err();
         assert_eq!(absent.kind(), io::ErrorKind::NotFound);
         assert!(absent.to_string().contains("absent"));
     }

@@ -51,18 +51,12 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(super) fn at(origin: Origin, reason: impl Into<String>) -> Self {
-        Self {
-            origin: Some(origin),
-            reason: reason.into(),
-        }
+        Self { origin: Some(origin), reason: reason.into() }
     }
 
     /// For what lies in no single place.
     pub(super) fn general(reason: impl Into<String>) -> Self {
-        Self {
-            origin: None,
-            reason: reason.into(),
-        }
+        Self { origin: None, reason: reason.into() }
     }
 }
 
@@ -131,10 +125,7 @@ impl Settings {
     /// Puts `layers` on the defaults, the last on top. A bad value is a problem also where a later
     /// layer would hide it: it would come to light on the day that layer goes.
     pub(super) fn merge(layers: Vec<Layer>) -> Result<Self, Problems> {
-        let default = |key: &Key| Entry {
-            setting: key.default_setting(),
-            origin: Origin::Default,
-        };
+        let default = |key: &Key| Entry { setting: key.default_setting(), origin: Origin::Default };
         let mut entries: Vec<Entry> = KEYS.iter().map(default).collect();
         let mut problems = Vec::new();
         for layer in layers {
@@ -153,11 +144,7 @@ impl Settings {
                 }
             }
         }
-        if problems.is_empty() {
-            Ok(Self { entries })
-        } else {
-            Err(Problems(problems))
-        }
+        if problems.is_empty() { Ok(Self { entries }) } else { Err(Problems(problems)) }
     }
 
     pub(super) fn entry(&self, path: &str) -> &Entry {
@@ -171,9 +158,7 @@ impl Settings {
 }
 
 fn index(path: &str) -> usize {
-    KEYS.iter()
-        .position(|key| key.path == path)
-        .expect("the key has a row in KEYS")
+    KEYS.iter().position(|key| key.path == path).expect("the key has a row in KEYS")
 }
 
 pub(crate) fn name_key(key: &Key, reason: &str) -> String {
@@ -184,18 +169,13 @@ pub(crate) fn name_key(key: &Key, reason: &str) -> String {
 /// counts as none.
 pub(super) fn environment(variables: &[(String, String)]) -> Layer {
     let mut layer = Layer::default();
-    let mut variables: Vec<_> = variables
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
-        .collect();
+    let mut variables: Vec<_> = variables.iter().filter(|(_, value)| !value.is_empty()).collect();
     variables.sort();
     for (name, value) in variables {
         if !name.starts_with("RESPMUX_") || name == CONFIG_VARIABLE {
             continue;
         }
-        let known = KEYS
-            .iter()
-            .find(|key| key.env() == *name || key.short_env == Some(name));
+        let known = KEYS.iter().find(|key| key.env() == *name || key.short_env == Some(name));
         let origin = Origin::Environment(name.clone());
         match known {
             Some(key) => {
@@ -222,14 +202,8 @@ fn unknown_variable(name: &str, origin: Origin) -> Problem {
     // The common start would make every variable look near to every other.
     let tails = names.iter().map(|name| &name["RESPMUX_".len()..]);
     match keys::nearest(&name["RESPMUX_".len()..], tails) {
-        Some(tail) => Problem::at(
-            origin,
-            format!("unknown variable; did you mean RESPMUX_{tail}?"),
-        ),
-        None => Problem::at(
-            origin,
-            "unknown variable; `respmux config example` lists all",
-        ),
+        Some(tail) => Problem::at(origin, format!("unknown variable; did you mean RESPMUX_{tail}?")),
+        None => Problem::at(origin, "unknown variable; `respmux config example` lists all"),
     }
 }
 
@@ -256,10 +230,7 @@ mod tests {
     use super::*;
 
     fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     fn problems(pairs: &[(&str, &str)]) -> Vec<String> {
@@ -277,14 +248,7 @@ mod tests {
         assert_eq!(reason, [expected]);
         let far = problems(&[("RESPMUX_BANANAS", "6")]);
         assert!(far[0].contains("config example"), "{far:?}");
-        assert!(
-            problems(&[
-                ("OTHER", "6"),
-                ("RESPMUX_CONFIG", "f"),
-                ("RESPMUX_WORKERS", "")
-            ])
-            .is_empty()
-        );
+        assert!(problems(&[("OTHER", "6"), ("RESPMUX_CONFIG", "f"), ("RESPMUX_WORKERS", "")]).is_empty());
     }
 
     #[test]
@@ -306,26 +270,16 @@ mod tests {
         }
         assert!(!is_service_link("RESPMUX_PORT_X_TCP"));
         for key in KEYS {
-            assert!(
-                !is_service_link(&key.env()),
-                "{} would be passed over",
-                key.path
-            );
+            assert!(!is_service_link(&key.env()), "{} would be passed over", key.path);
         }
     }
 
     #[test]
     fn one_layer_may_not_give_two_values() {
-        let two = [
-            ("RESPMUX_UPSTREAM", "redis://a"),
-            ("RESPMUX_UPSTREAM_URL", "redis://b"),
-        ];
+        let two = [("RESPMUX_UPSTREAM", "redis://a"), ("RESPMUX_UPSTREAM_URL", "redis://b")];
         let expected = "RESPMUX_UPSTREAM_URL: upstream.url is also given by RESPMUX_UPSTREAM";
         assert_eq!(problems(&two), [expected]);
-        let same = [
-            ("RESPMUX_UPSTREAM", "redis://a"),
-            ("RESPMUX_UPSTREAM_URL", "redis://a"),
-        ];
+        let same = [("RESPMUX_UPSTREAM", "redis://a"), ("RESPMUX_UPSTREAM_URL", "redis://a")];
         assert!(problems(&same).is_empty());
     }
 
@@ -339,11 +293,7 @@ mod tests {
             }],
             problems: vec![],
         };
-        let file = Origin::File {
-            name: "f".to_owned(),
-            line: 1,
-            column: 2,
-        };
+        let file = Origin::File { name: "f".to_owned(), line: 1, column: 2 };
         let flag = Origin::Flag("--workers".to_owned());
         let layers = vec![layer(file, "2"), layer(flag.clone(), "3")];
         let settings = Settings::merge(layers).unwrap();

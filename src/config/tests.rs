@@ -4,11 +4,7 @@ use super::settings::{Assignment, Layer, Origin, environment};
 use super::validate::{Host, validate};
 use super::*;
 
-const HOST: Host = Host {
-    parallelism: 8,
-    open_files: Some(1 << 20),
-    random: 41,
-};
+const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), random: 41 };
 
 /// A file and variables, on a machine of eight cores.
 fn load_both(file: &str, variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), Problems> {
@@ -41,10 +37,7 @@ fn the_defaults_are_those_of_the_design() {
         embedded: false,
         instance: 42,
         upstream: Upstream {
-            endpoint: Endpoint::Tcp {
-                host: "127.0.0.1".to_owned(),
-                port: 6379,
-            },
+            endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 6379 },
             db: 0,
             username: None,
             password: None,
@@ -68,11 +61,7 @@ fn the_defaults_are_those_of_the_design() {
             canary_interval: seconds(1),
             busy_threshold: seconds(5),
         },
-        pool: Pool {
-            wait_timeout: seconds(5),
-            max_waiters: 16_384,
-            idle_transaction_timeout: seconds(60),
-        },
+        pool: Pool { wait_timeout: seconds(5), max_waiters: 16_384, idle_transaction_timeout: seconds(60) },
         client: Client {
             max_connections: 10_000,
             inflight_commands: 128,
@@ -85,14 +74,8 @@ fn the_defaults_are_those_of_the_design() {
             verify_privileged: true,
             exact_connection_commands: false,
         },
-        drain: Drain {
-            delay: Duration::ZERO,
-            timeout: seconds(25),
-        },
-        log: Log {
-            level: "info".to_owned(),
-            format: LogFormat::Auto,
-        },
+        drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
+        log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
     };
     assert_eq!(config, expected);
@@ -113,10 +96,7 @@ fn the_example_loads_as_the_defaults_and_has_every_key() {
             "" => format!("{name} = {value}"),
             _ => format!("[{table}]\n{name} = {value}"),
         };
-        assert!(
-            Settings::merge(vec![file::read("f", &single)]).is_ok(),
-            "{single}"
-        );
+        assert!(Settings::merge(vec![file::read("f", &single)]).is_ok(), "{single}");
     }
     assert!(example.lines().all(|line| line.chars().count() <= 100));
 }
@@ -148,15 +128,8 @@ fn every_key_reaches_the_configuration() {
             },
         };
         let raw = Raw::Untyped(value);
-        let assignments = vec![Assignment {
-            key,
-            raw,
-            origin: Origin::Flag(String::new()),
-        }];
-        let layer = Layer {
-            assignments,
-            problems: vec![],
-        };
+        let assignments = vec![Assignment { key, raw, origin: Origin::Flag(String::new()) }];
+        let layer = Layer { assignments, problems: vec![] };
         let (config, _) = validate(&Settings::merge(vec![layer]).unwrap(), HOST).unwrap();
         assert_ne!(config, defaults, "{}", key.path);
     }
@@ -173,17 +146,9 @@ fn workers_fit_the_cap_unless_they_were_asked_for() {
     assert_eq!(warnings, [expected]);
     assert_eq!(workers("upstream.max_connections = 6"), 1);
     let explicit = bad("workers = 4\n[upstream]\nmax_connections = 23");
-    assert!(
-        explicit[0].starts_with("f:3:19, f:1:11: upstream.max_connections = 23 is"),
-        "{explicit:?}"
-    );
-    assert!(
-        explicit[0].ends_with("to 24 or lower workers to 3"),
-        "{explicit:?}"
-    );
-    assert!(
-        bad("upstream.max_connections = 5")[0].ends_with("raise upstream.max_connections to 6")
-    );
+    assert!(explicit[0].starts_with("f:3:19, f:1:11: upstream.max_connections = 23 is"), "{explicit:?}");
+    assert!(explicit[0].ends_with("to 24 or lower workers to 3"), "{explicit:?}");
+    assert!(bad("upstream.max_connections = 5")[0].ends_with("raise upstream.max_connections to 6"));
 }
 
 #[test]
@@ -191,43 +156,25 @@ fn credentials_come_from_the_latest_layer() {
     let inline = |password: &str| Some(SecretSource::Inline(Secret::new(password.as_bytes())));
     let file = "upstream.url = 'redis://u:p@h/3'";
     let (config, warnings) = good(file);
-    let Upstream {
-        db,
-        username,
-        password,
-        ..
-    } = config.upstream;
-    assert_eq!(
-        (db, username.as_deref(), password),
-        (3, Some("u"), inline("p"))
-    );
-    assert!(
-        warnings[0].starts_with("f:1:16: upstream.url holds a password"),
-        "{warnings:?}"
-    );
+    let Upstream { db, username, password, .. } = config.upstream;
+    assert_eq!((db, username.as_deref(), password), (3, Some("u"), inline("p")));
+    assert!(warnings[0].starts_with("f:1:16: upstream.url holds a password"), "{warnings:?}");
 
-    let over = [
-        ("RESPMUX_UPSTREAM_USERNAME", "v"),
-        ("RESPMUX_UPSTREAM_PASSWORD_FILE", "/q"),
-        ("RESPMUX_UPSTREAM_DB", "4"),
-    ];
+    let over =
+        [("RESPMUX_UPSTREAM_USERNAME", "v"), ("RESPMUX_UPSTREAM_PASSWORD_FILE", "/q"), ("RESPMUX_UPSTREAM_DB", "4")];
     let upstream = load_both(file, &over).unwrap().0.upstream;
     assert_eq!(upstream.db, 4);
     assert_eq!(upstream.username.as_deref(), Some("v"));
     assert_eq!(upstream.password, Some(SecretSource::File("/q".into())));
 
     let over = [("RESPMUX_UPSTREAM", "redis://:new@h")];
-    let upstream = load_both("upstream.password = 'old'", &over)
-        .unwrap()
-        .0
-        .upstream;
+    let upstream = load_both("upstream.password = 'old'", &over).unwrap().0.upstream;
     assert_eq!(upstream.password, inline("new"));
 }
 
 #[test]
 fn credentials_given_twice_in_one_layer_are_refused() {
-    let expected =
-        "f:3:17: upstream.password_file: the password is also in upstream.url (f:2:7); keep one";
+    let expected = "f:3:17: upstream.password_file: the password is also in upstream.url (f:2:7); keep one";
     let twice = bad("[upstream]\nurl = 'redis://:p@h'\npassword_file = '/p'");
     assert_eq!(twice, [expected]);
     assert_eq!(bad("[upstream]\nurl = 'redis://h/1'\ndb = 1").len(), 1);
@@ -240,21 +187,15 @@ fn embedded_and_a_url_exclude_each_other() {
     let both = bad("embedded = true\n[upstream]\nurl = 'redis://h'");
     let expected = "f:1:12: embedded = true starts an upstream, but f:3:7 names one: keep one";
     assert_eq!(both, [expected]);
-    let (config, warnings) =
-        load_both("embedded = true", &[("RESPMUX_UPSTREAM", "redis://h")]).unwrap();
+    let (config, warnings) = load_both("embedded = true", &[("RESPMUX_UPSTREAM", "redis://h")]).unwrap();
     assert!(!config.embedded);
-    assert_eq!(
-        warnings,
-        ["RESPMUX_UPSTREAM takes the place of embedded in f:1:12"]
-    );
+    assert_eq!(warnings, ["RESPMUX_UPSTREAM takes the place of embedded in f:1:12"]);
     let file = "[upstream]\nurl = 'redis://u:p@h/3'";
     let (config, warnings) = load_both(file, &[("RESPMUX_EMBEDDED", "1")]).unwrap();
     let upstream = &config.upstream;
     assert!(config.embedded && upstream.password.is_none() && upstream.username.is_none());
     assert_eq!(upstream.db, 0);
-    assert!(
-        warnings.contains(&"RESPMUX_EMBEDDED takes the place of upstream.url in f:2:7".to_owned())
-    );
+    assert!(warnings.contains(&"RESPMUX_EMBEDDED takes the place of upstream.url in f:2:7".to_owned()));
 }
 
 #[test]
@@ -262,15 +203,10 @@ fn other_machines_are_kept_from_a_local_upstream_without_password() {
     let remote = "listen = ['127.0.0.1:6380', '0.0.0.0:6380']\n";
     assert!(bad(remote)[0].starts_with("f:1:10: listen = 0.0.0.0:6380 lets other machines"));
     assert!(load_both(remote, &[("RESPMUX_EMBEDDED", "1")]).is_err());
-    for remedy in [
-        "allow_remote_passwordless = true",
-        "upstream.url = 'redis://redis'",
-        "upstream.password_file = '/p'",
-    ] {
-        assert!(
-            load_both(&format!("{remote}{remedy}"), &[]).is_ok(),
-            "{remedy}"
-        );
+    for remedy in
+        ["allow_remote_passwordless = true", "upstream.url = 'redis://redis'", "upstream.password_file = '/p'"]
+    {
+        assert!(load_both(&format!("{remote}{remedy}"), &[]).is_ok(), "{remedy}");
     }
 }
 
@@ -292,17 +228,7 @@ fn advice_is_given_where_it_is_due() {
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("lane.busy_threshold") && warnings[1].contains("exceed 30s"));
     let settings = Settings::merge(vec![]).unwrap();
-    let open_files = |limit| {
-        validate(
-            &settings,
-            Host {
-                open_files: Some(limit),
-                ..HOST
-            },
-        )
-        .unwrap()
-        .1
-    };
+    let open_files = |limit| validate(&settings, Host { open_files: Some(limit), ..HOST }).unwrap().1;
     assert_eq!(open_files(10_096), Vec::<String>::new());
     assert!(open_files(10_095)[0].contains("needs 10096 open files, the hard limit is 10095"));
 }

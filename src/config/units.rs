@@ -3,12 +3,7 @@
 use std::time::Duration;
 
 const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-const SIZE_UNITS: [(&str, usize); 4] = [
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const SIZE_UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// A whole number with a unit: `250ms`, `5s`, `1m`, `1h`. Nothing without a unit, since a bare
 /// number means seconds to one reader and milliseconds to the next. `None` for anything else.
@@ -24,9 +19,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     if whole == 0 {
         return "0s".to_owned();
     }
-    let exact = TIME_UNITS
-        .into_iter()
-        .find(|(_, milliseconds)| whole.is_multiple_of(*milliseconds));
+    let exact = TIME_UNITS.into_iter().find(|(_, milliseconds)| whole.is_multiple_of(*milliseconds));
     let (unit, milliseconds) = exact.expect("one millisecond divides every number");
     format!("{}{unit}", whole / milliseconds)
 }
@@ -41,18 +34,14 @@ pub(super) fn parse_size(text: &str) -> Option<usize> {
 
 /// The shortest exact form, which [`parse_size`] reads back.
 pub(super) fn show_size(size: usize) -> String {
-    let exact = SIZE_UNITS
-        .into_iter()
-        .find(|(_, bytes)| size.is_multiple_of(*bytes) && size > 0);
+    let exact = SIZE_UNITS.into_iter().find(|(_, bytes)| size.is_multiple_of(*bytes) && size > 0);
     let (unit, bytes) = exact.unwrap_or(("B", 1));
     format!("{}{unit}", size / bytes)
 }
 
 /// The digits at the start, and the unit after at most one space.
 fn split(text: &str) -> Option<(u64, &str)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     Some((number.parse().ok()?, unit.strip_prefix(' ').unwrap_or(unit)))
 }
@@ -70,17 +59,7 @@ mod tests {
         assert_eq!(milliseconds("5 s"), Some(5_000));
         assert_eq!(milliseconds("1m"), Some(60_000));
         assert_eq!(milliseconds("2h"), Some(7_200_000));
-        for bad in [
-            "",
-            "5",
-            "s",
-            "-5s",
-            "1.5s",
-            "5S",
-            "5 min",
-            "99999999999999999999s",
-            "18446744073709551615h",
-        ] {
+        for bad in ["", "5", "s", "-5s", "1.5s", "5S", "5 min", "99999999999999999999s", "18446744073709551615h"] {
             assert_eq!(milliseconds(bad), None, "{bad:?}");
         }
     }
@@ -92,16 +71,7 @@ mod tests {
         assert_eq!(parse_size("8 MiB"), Some(8_388_608));
         assert_eq!(parse_size("1GiB"), Some(1 << 30));
         assert_eq!(parse_size("17B"), Some(17));
-        for bad in [
-            "",
-            "KiB",
-            "64K",
-            "64kb",
-            "64KB",
-            "1.5MiB",
-            "-1",
-            "18446744073709551615GiB",
-        ] {
+        for bad in ["", "KiB", "64K", "64kb", "64KB", "1.5MiB", "-1", "18446744073709551615GiB"] {
             assert_eq!(parse_size(bad), None, "{bad:?}");
         }
     }

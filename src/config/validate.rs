@@ -34,11 +34,7 @@ pub(crate) struct Host {
 /// Builds the configuration and the warnings about it.
 pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<String>), Problems> {
     let values = Values(settings);
-    let mut check = Check {
-        values: &values,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut check = Check { values: &values, problems: Vec::new(), warnings: Vec::new() };
     let embedded = check.embedded();
     let workers = check.workers(host.parallelism);
     let config = Config {
@@ -83,16 +79,12 @@ impl Check<'_> {
 
     /// `embedded` and a URL exclude each other; the one given in the later layer holds.
     fn embedded(&mut self) -> bool {
-        let (embedded, url) = (
-            self.origin("embedded").clone(),
-            self.origin("upstream.url").clone(),
-        );
+        let (embedded, url) = (self.origin("embedded").clone(), self.origin("upstream.url").clone());
         if !self.values.switch("embedded") || url == Origin::Default {
             return self.values.switch("embedded");
         }
         if embedded.rank() == url.rank() {
-            let reason =
-                format!("embedded = true starts an upstream, but {url} names one: keep one");
+            let reason = format!("embedded = true starts an upstream, but {url} names one: keep one");
             self.problems.push(Problem::at(embedded, reason));
             return true;
         }
@@ -101,8 +93,7 @@ impl Check<'_> {
             true => (embedded, url, "upstream.url"),
             false => (url, embedded, "embedded"),
         };
-        self.warnings
-            .push(format!("{winner} takes the place of {without} in {loser}"));
+        self.warnings.push(format!("{winner} takes the place of {without} in {loser}"));
         holds
     }
 
@@ -120,10 +111,7 @@ impl Check<'_> {
                     origins.push(self.origin(path).to_string());
                 }
             }
-            self.problems.push(Problem::general(format!(
-                "{}: {reason}",
-                origins.join(", ")
-            )));
+            self.problems.push(Problem::general(format!("{}: {reason}", origins.join(", "))));
         } else if asked.is_none() && workers < usual {
             self.warnings.push(format!(
                 "workers lowered from {usual} to {workers}: upstream.max_connections = {cap} has \
@@ -151,22 +139,16 @@ impl Check<'_> {
             backoff_min: values.time("upstream.backoff_min"),
             backoff_max: values.time("upstream.backoff_max"),
             connects_per_second: values.count("upstream.connects_per_second"),
-            on_loss: if values.is_word("upstream.on_loss", "error") {
-                OnLoss::Error
-            } else {
-                OnLoss::Close
-            },
+            on_loss: if values.is_word("upstream.on_loss", "error") { OnLoss::Error } else { OnLoss::Close },
         };
         if embedded {
             if upstream.username.take().is_some() | upstream.password.take().is_some() {
-                self.warnings
-                    .push("embedded = true: user and password are not used".to_owned());
+                self.warnings.push("embedded = true: user and password are not used".to_owned());
             }
             (upstream.endpoint, upstream.db) = (Endpoint::Unix(PathBuf::new()), 0);
         } else if upstream.username.is_some() && upstream.password.is_none() {
-            self.problems.push(Problem::general(
-                "the upstream has a user name but no password: set upstream.password_file",
-            ));
+            self.problems
+                .push(Problem::general("the upstream has a user name but no password: set upstream.password_file"));
         }
         upstream
     }
@@ -175,19 +157,12 @@ impl Check<'_> {
         let key = self.values.maybe_count("upstream.db");
         let key = key.map(|db| u32::try_from(db).expect("the key's maximum is below"));
         let url = self.values.url().db;
-        self.one_of("database", [("upstream.url", url), ("upstream.db", key)])
-            .unwrap_or(0)
+        self.one_of("database", [("upstream.url", url), ("upstream.db", key)]).unwrap_or(0)
     }
 
     fn username(&mut self) -> Option<String> {
-        let (url, key) = (
-            self.values.url().username.clone(),
-            self.values.text("upstream.username"),
-        );
-        self.one_of(
-            "user name",
-            [("upstream.url", url), ("upstream.username", key)],
-        )
+        let (url, key) = (self.values.url().username.clone(), self.values.text("upstream.username"));
+        self.one_of("user name", [("upstream.url", url), ("upstream.username", key)])
     }
 
     fn password(&mut self) -> Option<SecretSource> {
@@ -209,20 +184,12 @@ impl Check<'_> {
                 ));
             }
         }
-        let sources = [
-            ("upstream.url", url),
-            ("upstream.password", key),
-            ("upstream.password_file", file),
-        ];
+        let sources = [("upstream.url", url), ("upstream.password", key), ("upstream.password_file", file)];
         self.one_of("password", sources)
     }
 
     /// What several keys can give: the one of the latest layer, and a problem if two are in it.
-    fn one_of<T, const N: usize>(
-        &mut self,
-        what: &str,
-        given: [(&str, Option<T>); N],
-    ) -> Option<T> {
+    fn one_of<T, const N: usize>(&mut self, what: &str, given: [(&str, Option<T>); N]) -> Option<T> {
         let mut kept: Option<(&str, T)> = None;
         for (path, value) in given {
             let Some(value) = value else { continue };
@@ -245,43 +212,16 @@ impl Check<'_> {
     fn relations(&mut self, config: &Config) {
         let (upstream, lane, client) = (&config.upstream, &config.lane, &config.client);
         let pairs = [
-            (
-                upstream.backoff_min > upstream.backoff_max,
-                "upstream.backoff_min",
-                "upstream.backoff_max",
-            ),
-            (
-                lane.max_command_bytes > lane.max_inflight_bytes,
-                "lane.max_command_bytes",
-                "lane.max_inflight_bytes",
-            ),
-            (
-                client.output_soft > client.output_limit,
-                "client.output_soft",
-                "client.output_limit",
-            ),
+            (upstream.backoff_min > upstream.backoff_max, "upstream.backoff_min", "upstream.backoff_max"),
+            (lane.max_command_bytes > lane.max_inflight_bytes, "lane.max_command_bytes", "lane.max_inflight_bytes"),
+            (client.output_soft > client.output_limit, "client.output_soft", "client.output_limit"),
         ];
         for (is_wrong, low, high) in pairs {
             if is_wrong {
-                let show = |path| {
-                    self.values
-                        .entry(path)
-                        .setting
-                        .to_toml()
-                        .unwrap_or_default()
-                };
-                let reason = format!(
-                    "{low} = {} must not be above {high} = {}",
-                    show(low),
-                    show(high)
-                );
-                let given = if self.origin(low) == &Origin::Default {
-                    high
-                } else {
-                    low
-                };
-                self.problems
-                    .push(Problem::at(self.origin(given).clone(), reason));
+                let show = |path| self.values.entry(path).setting.to_toml().unwrap_or_default();
+                let reason = format!("{low} = {} must not be above {high} = {}", show(low), show(high));
+                let given = if self.origin(low) == &Origin::Default { high } else { low };
+                self.problems.push(Problem::at(self.origin(given).clone(), reason));
             }
         }
     }
@@ -298,8 +238,7 @@ impl Check<'_> {
                  password configured: its protected mode would take them for local clients. Listen on \
                  127.0.0.1, give the upstream a password, or set allow_remote_passwordless = true"
             );
-            self.problems
-                .push(Problem::at(self.origin("listen").clone(), reason));
+            self.problems.push(Problem::at(self.origin("listen").clone(), reason));
         }
     }
 

@@ -31,11 +31,7 @@ pub(crate) enum Kind {
     /// A whole number within bounds.
     Count { min: usize, max: usize },
     /// The same, or this word.
-    CountOr {
-        word: &'static str,
-        min: usize,
-        max: usize,
-    },
+    CountOr { word: &'static str, min: usize, max: usize },
     /// Bytes, within bounds.
     Size { min: usize, max: usize },
     /// A duration, within bounds in milliseconds.
@@ -104,17 +100,14 @@ impl Kind {
             },
             Self::Word(words) => {
                 let word = words.iter().find(|word| raw.text() == Some(**word));
-                word.map(|word| Setting::Word(word))
-                    .ok_or_else(|| self.expected(raw))
+                word.map(|word| Setting::Word(word)).ok_or_else(|| self.expected(raw))
             }
             Self::Listen => listen(raw).ok_or_else(|| self.expected(raw))?,
             Self::AddressOrOff => match raw.text() {
                 Some("off") => Ok(Setting::Word("off")),
                 text => {
                     let address = text.and_then(|text| text.parse().ok());
-                    address
-                        .map(Setting::Address)
-                        .ok_or_else(|| self.expected(raw))
+                    address.map(Setting::Address).ok_or_else(|| self.expected(raw))
                 }
             },
             Self::Url | Self::Text | Self::Secret | Self::Path | Self::LogFilter => {
@@ -151,17 +144,11 @@ impl Kind {
     }
 
     fn time(self, raw: &Raw, min: u64, max: u64) -> Result<Setting, String> {
-        let time = raw
-            .text()
-            .and_then(parse_duration)
-            .ok_or_else(|| self.expected(raw))?;
+        let time = raw.text().and_then(parse_duration).ok_or_else(|| self.expected(raw))?;
         let (min, max) = (Duration::from_millis(min), Duration::from_millis(max));
         if time < min || time > max {
             let (min, max) = (show_duration(min), show_duration(max));
-            return Err(format!(
-                "must be {min} to {max}, got {}",
-                show_duration(time)
-            ));
+            return Err(format!("must be {min} to {max}, got {}", show_duration(time)));
         }
         Ok(Setting::Time(time))
     }
@@ -252,20 +239,14 @@ fn log_filter(text: &str) -> Result<Setting, String> {
         let (target, level) = part.split_once('=').unwrap_or(("respmux", part));
         if target.trim() != target || target.is_empty() || !LOG_LEVELS.contains(&level) {
             let levels = quoted(&LOG_LEVELS);
-            return Err(format!(
-                "expected a level ({levels}) or target=level, comma separated; got {part:?}"
-            ));
+            return Err(format!("expected a level ({levels}) or target=level, comma separated; got {part:?}"));
         }
     }
     Ok(Setting::Text(text.to_owned()))
 }
 
 fn quoted(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|word| format!("\"{word}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
+    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
 }
 
 impl Setting {
@@ -276,8 +257,7 @@ impl Setting {
             Self::Count(number) => return Some(number.to_string()),
             Self::Switch(on) => return Some(on.to_string()),
             Self::Listen(listen) => {
-                let texts: Vec<String> =
-                    listen.iter().map(|l| toml_string(&l.to_string())).collect();
+                let texts: Vec<String> = listen.iter().map(|l| toml_string(&l.to_string())).collect();
                 return Some(format!("[{}]", texts.join(", ")));
             }
             Self::Size(size) => show_size(*size),
@@ -321,41 +301,16 @@ mod tests {
         assert_eq!(count.parse(&untyped("3")), Ok(Setting::Count(3)));
         let reason = count.parse(&Raw::Text("3".to_owned())).unwrap_err();
         assert_eq!(reason, "expected a whole number, got \"3\"");
-        assert_eq!(
-            count.parse(&Raw::Integer(-1)).unwrap_err(),
-            "expected a whole number, got -1"
-        );
-        assert_eq!(
-            count.parse(&Raw::Integer(10)).unwrap_err(),
-            "must be 1 to 9, got 10"
-        );
-        assert_eq!(
-            Kind::Switch.parse(&untyped("on")),
-            Ok(Setting::Switch(true))
-        );
+        assert_eq!(count.parse(&Raw::Integer(-1)).unwrap_err(), "expected a whole number, got -1");
+        assert_eq!(count.parse(&Raw::Integer(10)).unwrap_err(), "must be 1 to 9, got 10");
+        assert_eq!(Kind::Switch.parse(&untyped("on")), Ok(Setting::Switch(true)));
         assert!(Kind::Switch.parse(&Raw::Text("true".to_owned())).is_err());
-        let time = Kind::Time {
-            min: 1,
-            max: 60_000,
-        };
-        assert!(
-            time.parse(&Raw::Integer(5))
-                .unwrap_err()
-                .ends_with("or \"1m\", got 5")
-        );
-        assert_eq!(
-            time.parse(&untyped("2m")).unwrap_err(),
-            "must be 1ms to 1m, got 2m"
-        );
-        let size = Kind::Size {
-            min: 0,
-            max: 1 << 20,
-        };
+        let time = Kind::Time { min: 1, max: 60_000 };
+        assert!(time.parse(&Raw::Integer(5)).unwrap_err().ends_with("or \"1m\", got 5"));
+        assert_eq!(time.parse(&untyped("2m")).unwrap_err(), "must be 1ms to 1m, got 2m");
+        let size = Kind::Size { min: 0, max: 1 << 20 };
         assert_eq!(size.parse(&Raw::Integer(1024)), Ok(Setting::Size(1024)));
-        assert_eq!(
-            size.parse(&untyped("2MiB")).unwrap_err(),
-            "must be 0B to 1MiB, got 2MiB"
-        );
+        assert_eq!(size.parse(&untyped("2MiB")).unwrap_err(), "must be 0B to 1MiB, got 2MiB");
     }
 
     #[test]
@@ -363,14 +318,8 @@ mod tests {
         let show = |raw: Raw| Kind::Listen.parse(&raw).map(|s| s.to_toml().unwrap());
         let two = show(untyped("127.0.0.1:1, unix:/s")).unwrap();
         assert_eq!(two, "[\"127.0.0.1:1\", \"unix:/s\"]");
-        assert_eq!(
-            show(Raw::Text("unix:/a,b".to_owned())).unwrap(),
-            "[\"unix:/a,b\"]"
-        );
-        assert_eq!(
-            show(Raw::List(vec![])).unwrap_err(),
-            "at least one address is needed"
-        );
+        assert_eq!(show(Raw::Text("unix:/a,b".to_owned())).unwrap(), "[\"unix:/a,b\"]");
+        assert_eq!(show(Raw::List(vec![])).unwrap_err(), "at least one address is needed");
         let twice = show(untyped("127.0.0.1:1,127.0.0.1:1")).unwrap_err();
         assert_eq!(twice, "\"127.0.0.1:1\" is named twice");
         assert!(show(untyped("127.0.0.1:0,127.0.0.1:0")).is_ok());
@@ -382,15 +331,7 @@ mod tests {
         for good in ["info", "off", "info,respmux::upstream=debug"] {
             assert!(Kind::LogFilter.parse(&untyped(good)).is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "inof",
-            "info,",
-            "INFO",
-            "respmux=",
-            "=info",
-            "info, warn",
-        ] {
+        for bad in ["", "inof", "info,", "INFO", "respmux=", "=info", "info, warn"] {
             assert!(Kind::LogFilter.parse(&untyped(bad)).is_err(), "{bad}");
         }
     }
@@ -398,13 +339,8 @@ mod tests {
     #[test]
     fn a_wrong_secret_is_not_quoted() {
         for kind in [Kind::Secret, Kind::Url] {
-            let reason = kind
-                .parse(&Raw::List(vec!["hunter2".to_owned()]))
-                .unwrap_err();
-            assert!(
-                !reason.contains("hunter2") && !reason.contains("got"),
-                "{reason}"
-            );
+            let reason = kind.parse(&Raw::List(vec!["hunter2".to_owned()])).unwrap_err();
+            assert!(!reason.contains("hunter2") && !reason.contains("got"), "{reason}");
         }
         assert_eq!(Kind::Secret.parse(&untyped("")), Ok(Setting::Unset));
     }

@@ -107,16 +107,10 @@ impl Values<'_> {
             () if self.is_word("log.format", "json") => LogFormat::Json,
             () => LogFormat::Auto,
         };
-        Log {
-            level: self.text("log.level").expect("log.level has a default"),
-            format,
-        }
+        Log { level: self.text("log.level").expect("log.level has a default"), format }
     }
 
     pub(super) fn drain(&self) -> Drain {
-        Drain {
-            delay: self.time("drain.delay"),
-            timeout: self.time("drain.timeout"),
-        }
+        Drain { delay: self.time("drain.delay"), timeout: self.time("drain.timeout") }
     }
 }

@@ -66,7 +66,7 @@ impl Acceptor {
     }
 
     /// Accepts and seats clients for as long as it is polled.
-    pub(super) async fn run(&mut self, workers: &Workers) {
+    pub(super) async fn run(&self, workers: &Workers) {
         loop {
             match self.accept().await {
                 Ok(arrival) => self.admit(workers, arrival).await,
@@ -113,7 +113,10 @@ impl Acceptor {
         stream.set_nodelay(true)?;
         let time = self.config.client.tcp_keepalive;
         if !time.is_zero() {
-            let probes = TcpKeepalive::new().with_time(time).with_interval((time / 3).max(Duration::from_secs(1))).with_retries(3);
+            let probes = TcpKeepalive::new()
+                .with_time(time)
+                .with_interval((time / 3).max(Duration::from_secs(1)))
+                .with_retries(3);
             SockRef::from(&stream).set_tcp_keepalive(&probes)?;
         }
         let laddr = stream.local_addr()?.to_string();

@@ -76,13 +76,7 @@ pub async fn start() -> anyhow::Result<Embedded> {
         tracing::warn!("the embedded server stays if this process is killed: no setpriv, no sh");
     }
     let endpoint = Endpoint::Unix(directory.socket());
-    let mut embedded = Embedded {
-        guard,
-        server,
-        program,
-        endpoint,
-        directory,
-    };
+    let mut embedded = Embedded { guard, server, program, endpoint, directory };
     embedded.answers().await?;
     Ok(embedded)
 }
@@ -129,10 +123,7 @@ impl Embedded {
                 return Ok(());
             }
             if let Some(status) = self.server.try_wait()? {
-                bail!(
-                    "{program} ended with {status}: {}",
-                    self.directory.log_end()
-                );
+                bail!("{program} ended with {status}: {}", self.directory.log_end());
             }
             if Instant::now() >= deadline {
                 let log = self.directory.log_end();
@@ -149,18 +140,10 @@ async fn ping(socket: &Path) -> io::Result<()> {
     stream.write_all(b"PING\r\n").await?;
     let mut answer = [0; PONG.len()];
     stream.read_exact(&mut answer).await?;
-    if answer == PONG {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::InvalidData.into())
-    }
+    if answer == PONG { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-fn spawn_server(
-    program: &Path,
-    setpriv: Option<&Path>,
-    directory: &Directory,
-) -> io::Result<Child> {
+fn spawn_server(program: &Path, setpriv: Option<&Path>, directory: &Directory) -> io::Result<Child> {
     let mut command = match setpriv {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -203,10 +186,7 @@ fn spawn_guard(server: &Child, directory: &Directory) -> Option<Child> {
 fn find_program(path: &OsStr, name: &str) -> Option<PathBuf> {
     env::split_paths(path)
         .map(|directory| directory.join(name))
-        .find(|file| {
-            fs::metadata(file)
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
+        .find(|file| fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0))
 }
 
 /// A directory only this user can enter, removed with all in it when dropped.
@@ -223,10 +203,7 @@ impl Directory {
         let path = parent.join(format!("respmux-{:016x}", fastrand::u64(..)));
         let mut builder = DirBuilder::new();
         // Fails if the name is taken: nobody can have prepared what is in it.
-        builder
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| format!("creating {}", path.display()))?;
+        builder.mode(0o700).create(&path).with_context(|| format!("creating {}", path.display()))?;
         Ok(Self { path })
     }
 

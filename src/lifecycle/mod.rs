@@ -4,7 +4,6 @@ mod accept;
 pub mod embedded;
 mod start;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +51,7 @@ async fn live(mut config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow::Result<()> {
-    let mut acceptor = Acceptor::bind(config).await?;
+    let acceptor = Acceptor::bind(config).await?;
     let admin = match config.admin {
         Some(addr) => Some(TcpListener::bind(addr).await.with_context(|| format!("admin: cannot listen on {addr}"))?),
         None => None,
@@ -86,7 +85,7 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
 
 /// Unready at once, still accepting for `drain.delay`, then closing clients at request boundaries until
 /// `drain.timeout`.
-async fn drain(config: &Config, mut acceptor: Acceptor, workers: &mut Workers) {
+async fn drain(config: &Config, acceptor: Acceptor, workers: &mut Workers) {
     if !config.drain.delay.is_zero() {
         let _ = timeout(config.drain.delay, acceptor.run(workers)).await;
     }
@@ -121,11 +120,9 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-fn exited(embedded: &mut Option<Embedded>) -> impl Future<Output = String> {
-    async move {
-        match embedded {
-            Some(server) => server.wait_exit().await.map_or_else(|e| e.to_string(), |status| status.to_string()),
-            None => std::future::pending().await,
-        }
+async fn exited(embedded: &mut Option<Embedded>) -> String {
+    match embedded {
+        Some(server) => server.wait_exit().await.map_or_else(|e| e.to_string(), |status| status.to_string()),
+        None => std::future::pending().await,
     }
 }

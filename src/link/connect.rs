@@ -150,7 +150,8 @@ impl Dialer {
             Err(_) => return Err((DialError::unavailable(ConnectError::Timeout, "connect timed out"), permit)),
         };
         let id = self.owned.entry();
-        let mut link = Link { socket, permit, key: key.clone(), id, unread: BytesMut::new() };
+        let mut link =
+            Link { socket: Some(socket), permit: Some(permit), key: key.clone(), id, unread: BytesMut::new() };
         match self.shake_in_time(&mut link, key, stage).await {
             Ok(()) => Ok(link),
             Err(error) => Err((error, link.close().await)),
@@ -172,15 +173,19 @@ impl Dialer {
         self.serial.set(self.serial.get() + 1);
         let name = format!("respmux:{}:{}:{}", self.config.instance, self.worker, self.serial.get());
         let handshake = match stage {
-            Stage::Bare => Handshake::bare(),
+            Stage::Bare => Handshake::bare(&name),
             Stage::Fresh | Stage::Used => {
                 let credentials = self.credentials(&key.identity).map_err(unavailable)?;
                 let nonce = format!("{name}:{:x}", fastrand::u64(..));
-                let reset = stage == Stage::Used;
-                Handshake::new(&Login { key, credentials: credentials.as_ref(), name: &name, nonce: &nonce, reset })
+                if stage == Stage::Used {
+                    // In a round trip of its own: Redis 8.2 sends no reply to a failed AUTH that arrives together with
+                    // a RESET before it.
+                    link.silence().await.map_err(unavailable)?;
+                }
+                Handshake::new(&Login { key, credentials: credentials.as_ref(), name: &name, nonce: &nonce })
             }
         };
-        link.socket.write_all(handshake.batch()).await.map_err(unavailable)?;
+        link.open_socket().write_all(handshake.batch()).await.map_err(unavailable)?;
         for index in 0..handshake.replies() {
             let reply = link.read_frame().await.map_err(unavailable)?;
             match handshake.check(index, &reply) {

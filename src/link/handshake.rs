@@ -5,7 +5,7 @@
 
 use bytes::BytesMut;
 
-use super::decoded;
+use super::{bug, decoded};
 use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
 
@@ -17,20 +17,18 @@ pub struct Credentials {
 }
 
 /// Everything a handshake needs besides the socket.
-pub struct Login<'a> {
+pub(super) struct Login<'a> {
     pub key: &'a RouteKey,
     pub credentials: Option<&'a Credentials>,
     /// CLIENT SETNAME of the link, so that operators recognise it: `respmux:<instance>:<worker>:<n>`.
     pub name: &'a str,
     /// Echoed by the last PING; proves that the replies are in step.
     pub nonce: &'a str,
-    /// The connection was used before: RESET first.
-    pub reset: bool,
 }
 
 /// Why a handshake failed although the connection stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub(super) enum Refused {
     /// The server's own words, without the dash: to HELLO (who), or as a greeting.
     Identity(Vec<u8>),
     /// The server's words to SELECT, READONLY or NO-TOUCH: this client's request cannot be met.
@@ -52,7 +50,7 @@ enum Step {
 }
 
 /// The batch of a handshake, and the check of its replies. Pure.
-pub struct Handshake {
+pub(super) struct Handshake {
     batch: BytesMut,
     steps: Vec<Step>,
     nonce: String,
@@ -63,13 +61,9 @@ pub struct Handshake {
 impl Handshake {
     /// Encodes the batch for `login`.
     #[must_use]
-    pub fn new(login: &Login<'_>) -> Self {
+    pub(super) fn new(login: &Login<'_>) -> Self {
         let mut batch = BytesMut::with_capacity(256);
         let mut steps = Vec::with_capacity(8);
-        if login.reset {
-            encode::command(&mut batch, &["RESET"]);
-            steps.push(Step::Reset);
-        }
         let version = login.key.resp.number().to_string();
         let mut hello: Vec<&[u8]> = vec![b"HELLO", version.as_bytes()];
         if let Some(c) = login.credentials {
@@ -79,7 +73,7 @@ impl Handshake {
         encode::command(&mut batch, &hello);
         encode::command(&mut batch, &["CLIENT", "NO-EVICT", "ON"]);
         steps.extend([Step::Hello, Step::NoEvict]);
-        if login.key.db != 0 {
+        if login.key.db != 0 && !bug("skip_select") {
             encode::command(&mut batch, &["SELECT", &login.key.db.to_string()]);
             steps.push(Step::State);
         }
@@ -99,22 +93,23 @@ impl Handshake {
 
     /// Only a RESET and a question for the id: for a connection whose identity changes with every use.
     #[must_use]
-    pub fn bare() -> Self {
+    pub(super) fn bare(name: &str) -> Self {
         let mut batch = BytesMut::with_capacity(64);
         encode::command(&mut batch, &["RESET"]);
         encode::command(&mut batch, &["CLIENT", "ID"]);
-        Self { batch, steps: vec![Step::Reset, Step::Id], nonce: String::new(), may_lack_hello: false }
+        encode::command(&mut batch, &["CLIENT", "SETNAME", name]);
+        Self { batch, steps: vec![Step::Reset, Step::Id, Step::NoEvict], nonce: String::new(), may_lack_hello: false }
     }
 
     /// The bytes to send, in one write.
     #[must_use]
-    pub fn batch(&self) -> &[u8] {
+    pub(super) fn batch(&self) -> &[u8] {
         &self.batch
     }
 
     /// How many replies to read.
     #[must_use]
-    pub fn replies(&self) -> usize {
+    pub(super) fn replies(&self) -> usize {
         self.steps.len()
     }
 
@@ -123,7 +118,7 @@ impl Handshake {
     ///
     /// # Errors
     /// [`Refused`] says by whom and in which words.
-    pub fn check(&self, index: usize, reply: &[u8]) -> Result<Option<i64>, Refused> {
+    pub(super) fn check(&self, index: usize, reply: &[u8]) -> Result<Option<i64>, Refused> {
         let Some(step) = self.steps.get(index) else { return Err(Refused::OutOfStep("surplus reply".into())) };
         let error = (reply.first() == Some(&b'-')).then(|| line(reply));
         match (step, error) {
@@ -172,7 +167,7 @@ mod tests {
     use super::*;
 
     fn login(key: &RouteKey) -> Handshake {
-        Handshake::new(&Login { key, credentials: None, name: "respmux:1:0:1", nonce: "n-1", reset: false })
+        Handshake::new(&Login { key, credentials: None, name: "respmux:1:0:1", nonce: "n-1" })
     }
 
     #[test]

@@ -8,12 +8,14 @@ mod budget;
 mod connect;
 mod handshake;
 mod owned;
+mod seeded;
 mod socket;
 
 pub use budget::{Budget, Permit, Use};
 pub use connect::{DialError, Dialed, Dialer};
 pub use handshake::{Credentials, tolerable};
 pub use owned::{Owned, OwnedId};
+pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};
 
 use std::io;
@@ -34,9 +36,11 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 const CALL_LIMIT: usize = 64 << 20;
 
 /// One authenticated connection to the upstream, in the state that `key` describes.
+///
+/// However it ends, also when the future that used it is dropped, it closes in order and keeps its permit until then.
 pub struct Link {
-    socket: Socket,
-    permit: Permit,
+    socket: Option<Socket>,
+    permit: Option<Permit>,
     key: RouteKey,
     /// CLIENT ID on the upstream, from HELLO; 0 when HELLO was not permitted.
     id: OwnedId,
@@ -69,7 +73,7 @@ impl Link {
 
     /// Reads what is there into `buf`.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        Pin::new(self.open_socket()).poll_read(cx, buf)
     }
 
     /// Writes as much as the socket takes now; `Ok(0)` when it takes nothing, after which the caller polls
@@ -78,7 +82,7 @@ impl Link {
     /// # Errors
     /// The socket's error; the connection is of no use any more.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self.socket.try_write(bytes) {
+        match self.socket.as_ref().map_or(Ok(0), |socket| socket.try_write(bytes)) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
             result => result,
         }
@@ -86,13 +90,13 @@ impl Link {
 
     /// Ready when a blocked write may go on.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_writable(cx)
+        self.socket.as_ref().map_or(Poll::Pending, |socket| socket.poll_writable(cx))
     }
 
     /// The upstream has closed it, or sent something that nobody asked for: of no use to anybody. For idle links.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        !self.socket.is_quiet() || !self.unread.is_empty()
+        !self.socket.as_ref().is_some_and(Socket::is_quiet) || !self.unread.is_empty()
     }
 
     /// Sends one batch of commands and returns its `replies` replies, pushes left out. For cold paths on a
@@ -101,7 +105,7 @@ impl Link {
     /// # Errors
     /// Socket errors, `UnexpectedEof`, and `InvalidData` for what is no reply. The connection must be dropped then.
     pub async fn call(&mut self, batch: &[u8], replies: usize) -> io::Result<Vec<Vec<u8>>> {
-        self.socket.write_all(batch).await?;
+        self.open_socket().write_all(batch).await?;
         let mut frames = Vec::with_capacity(replies);
         while frames.len() < replies {
             frames.push(self.read_frame().await?);
@@ -117,7 +121,7 @@ impl Link {
     pub async fn silence(&mut self) -> io::Result<()> {
         let mut batch = BytesMut::new();
         crate::resp::encode::command(&mut batch, &["RESET"]);
-        self.socket.write_all(&batch).await?;
+        self.open_socket().write_all(&batch).await?;
         while self.read_frame().await? != b"+RESET\r\n" {}
         Ok(())
     }
@@ -139,13 +143,17 @@ impl Link {
                         return Ok(frame.to_vec());
                     }
                     Advance::Partial => seen = self.unread.len(),
-                    Advance::Invalid(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+                    Advance::Invalid(error) => {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()));
+                    }
                 }
             }
             if self.unread.len() > CALL_LIMIT {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "reply too large"));
             }
-            if self.socket.read_buf(&mut self.unread).await? == 0 {
+            let Self { socket, unread, .. } = self;
+            let socket = socket.as_mut().expect("only close and drop take the socket");
+            if socket.read_buf(unread).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
@@ -153,15 +161,30 @@ impl Link {
 
     /// Closes in order: our side first, then wait for the upstream's. Whoever drops the permit gives the
     /// connection's place away.
-    pub async fn close(self) -> Permit {
-        let Self { mut socket, permit, .. } = self;
-        close_in_order(&mut socket).await;
-        permit
+    pub async fn close(mut self) -> Permit {
+        if let Some(mut socket) = self.socket.take() {
+            close_in_order(&mut socket).await;
+        }
+        self.permit.take().expect("only close and drop take the permit")
+    }
+
+    fn open_socket(&mut self) -> &mut Socket {
+        self.socket.as_mut().expect("only close and drop take the socket")
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let (Some(mut socket), Some(permit)) = (self.socket.take(), self.permit.take()) else { return };
+        tokio::task::spawn_local(async move {
+            close_in_order(&mut socket).await;
+            drop(permit);
+        });
     }
 }
 
 /// Half-closes and waits for the peer to close, for at most a second.
-pub(super) async fn close_in_order(socket: &mut Socket) {
+async fn close_in_order(socket: &mut Socket) {
     let drain = async {
         if socket.shutdown().await.is_err() {
             return;

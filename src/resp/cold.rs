@@ -1,15 +1,16 @@
 //! Rare whole frames, decoded into values: replies to `HELLO`, `COMMAND`, `CLIENT LIST` and others that we read
-//! ourselves. `redis-protocol` does the work; what it does not know of real servers is said at [`decode`].
+//! ourselves.
 
 use std::ops::Range;
 
 use bytes::Bytes;
-use redis_protocol::{resp2, resp3};
+use redis_protocol::resp3;
+use redis_protocol::resp3::types::RangeFrame;
 
 use super::number::plain_length;
 use super::{Advance, ReplyScanner};
 
-/// Aggregates within aggregates that [`decode`] follows: the decoder recurses, and no reply we read is that deep.
+/// Aggregates within aggregates that [`decode`] follows: it recurses, and no reply we read is that deep.
 const MAX_DECODE_DEPTH: usize = 128;
 
 /// A decoded frame. The texts share one copy of the frame's bytes.
@@ -36,38 +37,22 @@ pub enum Value {
 impl Value {
     /// The bytes of a text.
     pub fn as_text(&self) -> Option<&Bytes> {
-        if let Self::Text(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Text(text) = self { Some(text) } else { None }
     }
 
     /// The line of an error, without its `-`.
     pub fn as_error(&self) -> Option<&Bytes> {
-        if let Self::Error(text) = self {
-            Some(text)
-        } else {
-            None
-        }
+        if let Self::Error(text) = self { Some(text) } else { None }
     }
 
     /// An integer.
     pub fn as_int(&self) -> Option<i64> {
-        if let Self::Int(value) = self {
-            Some(*value)
-        } else {
-            None
-        }
+        if let Self::Int(value) = self { Some(*value) } else { None }
     }
 
     /// The elements of an array, set or push.
     pub fn as_list(&self) -> Option<&[Self]> {
-        if let Self::List(elements) = self {
-            Some(elements)
-        } else {
-            None
-        }
+        if let Self::List(elements) = self { Some(elements) } else { None }
     }
 
     /// The pairs of a map, or of a flat list, which is how RESP2 writes a map. Empty for anything else; a last element
@@ -75,12 +60,7 @@ impl Value {
     pub fn pairs(&self) -> Vec<(&Self, &Self)> {
         match self {
             Self::Map(pairs) => pairs.iter().map(|(key, value)| (key, value)).collect(),
-            Self::List(flat) => flat
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|[key, value]| (key, value))
-                .collect(),
+            Self::List(flat) => flat.as_chunks::<2>().0.iter().map(|[key, value]| (key, value)).collect(),
             _ => Vec::new(),
         }
     }
@@ -88,18 +68,12 @@ impl Value {
     /// The value beside the text `name` in a map or flat list; the first one when there are several.
     pub fn field(&self, name: &str) -> Option<&Self> {
         let is_name = |key: &Self| key.as_text().is_some_and(|text| text == name.as_bytes());
-        self.pairs()
-            .into_iter()
-            .find(|(key, _)| is_name(key))
-            .map(|(_, value)| value)
+        self.pairs().into_iter().find(|(key, _)| is_name(key)).map(|(_, value)| value)
     }
 }
 
-/// Decodes a whole frame of either protocol, without its attributes. `None` when `frame` is not exactly one frame, is
-/// nested more than 128 deep, or is beyond the decoder: an aggregate as the key of a map or in a set, a verbatim string
-/// other than `txt` and `mkd`, a push inside another frame.
-///
-/// The two protocols are told apart by trying: a nil of RESP2 is an error in RESP3, and the other way round.
+/// Decodes a whole frame of either protocol, without its attributes and without pushes inside it. `None` when `frame`
+/// is not exactly one frame, is nested more than 128 deep, or holds a verbatim string other than `txt` and `mkd`.
 pub fn decode(frame: &[u8]) -> Option<Value> {
     let mut scanner = ReplyScanner::with_max_depth(MAX_DECODE_DEPTH);
     let Advance::Complete { len, .. } = scanner.advance(frame) else {
@@ -108,73 +82,99 @@ pub fn decode(frame: &[u8]) -> Option<Value> {
     if len != frame.len() {
         return None;
     }
-    let bytes = Bytes::copy_from_slice(frame);
-    if let Ok(Some((range_frame, used))) = resp3::decode::complete::decode_range(frame) {
-        return if used == len {
-            from_resp3(&bytes, range_frame)
-        } else {
-            None
-        };
-    }
-    match resp2::decode::decode_range(frame) {
-        Ok(Some((range_frame, used))) if used == len => Some(from_resp2(&bytes, range_frame)),
-        _ => None,
-    }
+    let mut reader = Reader { bytes: Bytes::copy_from_slice(frame), at: 0 };
+    reader.take_value()
 }
 
-fn from_resp3(bytes: &Bytes, frame: resp3::types::RangeFrame) -> Option<Value> {
-    use resp3::types::RangeFrame as Frame;
-    let slice = |(start, end): (usize, usize)| bytes.slice(start..end);
-    Some(match frame {
-        Frame::BlobString { data, .. }
-        | Frame::SimpleString { data, .. }
-        | Frame::BigNumber { data, .. }
-        | Frame::VerbatimString { data, .. } => Value::Text(slice(data)),
-        Frame::BlobError { data, .. } | Frame::SimpleError { data, .. } => {
-            Value::Error(slice(data))
+/// Reads a frame that the scanner has found whole and not too deep: both bound the recursion here.
+///
+/// `redis-protocol` decodes what is no aggregate. The aggregates are ours, as it refuses those of real servers: sets of
+/// maps (`COMMAND` in RESP3), nils of one protocol beside types of the other, pushes in the reply of `EXEC`.
+struct Reader {
+    bytes: Bytes,
+    at: usize,
+}
+
+impl Reader {
+    fn take_value(&mut self) -> Option<Value> {
+        self.skip_attributes()?;
+        match self.bytes.get(self.at)? {
+            b'%' => {
+                let pairs = self.take_count()?;
+                let pair = |reader: &mut Self| Some((reader.take_element()?, reader.take_element()?));
+                (0..pairs).map(|_| pair(self)).collect::<Option<_>>().map(Value::Map)
+            }
+            b'*' if self.bytes[self.at..].starts_with(b"*-1") => self.take_scalar(),
+            b'*' | b'~' | b'>' => {
+                let count = self.take_count()?;
+                (0..count).map(|_| self.take_element()).collect::<Option<_>>().map(Value::List)
+            }
+            _ => self.take_scalar(),
         }
-        Frame::Boolean { data, .. } => Value::Bool(data),
-        Frame::Null => Value::Nil,
-        Frame::Number { data, .. } => Value::Int(data),
-        Frame::Double { data, .. } => Value::Double(data),
-        Frame::Array { data, .. } | Frame::Push { data, .. } => from_resp3_list(bytes, data)?,
-        Frame::Set { data, .. } => from_resp3_list(bytes, data)?,
-        Frame::Map { data, .. } => Value::Map(
-            data.into_iter()
-                // The decoder fills its map from the last pair to the first.
-                .rev()
-                .map(|(key, value)| Some((from_resp3(bytes, key)?, from_resp3(bytes, value)?)))
-                .collect::<Option<_>>()?,
-        ),
-        Frame::Hello { .. } | Frame::ChunkedString(_) => return None,
-    })
+    }
+
+    /// A value inside an aggregate.
+    fn take_element(&mut self) -> Option<Value> {
+        self.skip_attributes()?;
+        while self.bytes.get(self.at) == Some(&b'>') {
+            self.take_value()?;
+            self.skip_attributes()?;
+        }
+        self.take_value()
+    }
+
+    fn skip_attributes(&mut self) -> Option<()> {
+        while self.bytes.get(self.at) == Some(&b'|') {
+            for _ in 0..self.take_count()? {
+                self.take_element()?;
+                self.take_element()?;
+            }
+        }
+        Some(())
+    }
+
+    /// The count in the line of an aggregate.
+    fn take_count(&mut self) -> Option<u64> {
+        let (count, next) = plain_length(&self.bytes, self.at)?;
+        self.at = next;
+        Some(count)
+    }
+
+    fn take_scalar(&mut self) -> Option<Value> {
+        let rest = &self.bytes[self.at..];
+        let Advance::Complete { len, .. } = ReplyScanner::new().advance(rest) else {
+            return None;
+        };
+        let scalar = self.bytes.slice(self.at..self.at + len);
+        self.at += len;
+        // The nils of RESP2 are the only scalars that are none of RESP3.
+        if matches!(&scalar[..], b"$-1\r\n" | b"*-1\r\n") {
+            return Some(Value::Nil);
+        }
+        let (range_frame, _) = resp3::decode::complete::decode_range(&scalar).ok()??;
+        from_scalar(&scalar, range_frame)
+    }
 }
 
-fn from_resp3_list(
-    bytes: &Bytes,
-    frames: impl IntoIterator<Item = resp3::types::RangeFrame>,
-) -> Option<Value> {
-    frames
-        .into_iter()
-        .map(|frame| from_resp3(bytes, frame))
-        .collect::<Option<_>>()
-        .map(Value::List)
-}
-
-fn from_resp2(bytes: &Bytes, frame: resp2::types::RangeFrame) -> Value {
-    use resp2::types::RangeFrame as Frame;
+/// The value of a range frame in `bytes` that is no aggregate.
+fn from_scalar(bytes: &Bytes, frame: RangeFrame) -> Option<Value> {
     let slice = |(start, end): (usize, usize)| bytes.slice(start..end);
     match frame {
-        Frame::SimpleString(data) | Frame::BulkString(data) => Value::Text(slice(data)),
-        Frame::Error(data) => Value::Error(slice(data)),
-        Frame::Integer(value) => Value::Int(value),
-        Frame::Array(frames) => Value::List(
-            frames
-                .into_iter()
-                .map(|frame| from_resp2(bytes, frame))
-                .collect(),
-        ),
-        Frame::Null => Value::Nil,
+        RangeFrame::BlobString { data, .. }
+        | RangeFrame::SimpleString { data, .. }
+        | RangeFrame::BigNumber { data, .. }
+        | RangeFrame::VerbatimString { data, .. } => Some(Value::Text(slice(data))),
+        RangeFrame::BlobError { data, .. } | RangeFrame::SimpleError { data, .. } => Some(Value::Error(slice(data))),
+        RangeFrame::Boolean { data, .. } => Some(Value::Bool(data)),
+        RangeFrame::Null => Some(Value::Nil),
+        RangeFrame::Number { data, .. } => Some(Value::Int(data)),
+        RangeFrame::Double { data, .. } => Some(Value::Double(data)),
+        RangeFrame::Array { .. }
+        | RangeFrame::Push { .. }
+        | RangeFrame::Set { .. }
+        | RangeFrame::Map { .. }
+        | RangeFrame::Hello { .. }
+        | RangeFrame::ChunkedString(_) => None,
     }
 }
 

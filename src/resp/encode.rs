@@ -10,10 +10,7 @@ const INTEGER_LINE: usize = 23;
 
 /// A command, as the canonical multibulk.
 pub fn command(out: &mut BytesMut, args: &[impl AsRef<[u8]>]) {
-    let bytes: usize = args
-        .iter()
-        .map(|arg| arg.as_ref().len() + INTEGER_LINE + 2)
-        .sum();
+    let bytes: usize = args.iter().map(|arg| arg.as_ref().len() + INTEGER_LINE + 2).sum();
     out.reserve(INTEGER_LINE + bytes);
     array_header(out, args.len());
     for arg in args {
@@ -37,11 +34,7 @@ pub fn array_header(out: &mut BytesMut, len: usize) {
 
 /// The head of a map of `pairs`; twice as many frames must follow. A flat array in RESP2.
 pub fn map_header(out: &mut BytesMut, pairs: usize, resp: u8) {
-    if resp >= 3 {
-        count_line(out, b'%', pairs)
-    } else {
-        count_line(out, b'*', pairs * 2)
-    }
+    if resp >= 3 { count_line(out, b'%', pairs) } else { count_line(out, b'*', pairs * 2) }
 }
 
 /// The head of a set; `len` frames must follow. An array in RESP2.
@@ -111,16 +104,9 @@ fn count_line(out: &mut BytesMut, kind: u8, count: usize) {
 
 fn text_line(out: &mut BytesMut, kind: u8, text: &[u8]) {
     let is_line_end = |byte: u8| matches!(byte, b'\r' | b'\n');
-    let end = text
-        .iter()
-        .rposition(|&byte| !is_line_end(byte))
-        .map_or(0, |last| last + 1);
+    let end = text.iter().rposition(|&byte| !is_line_end(byte)).map_or(0, |last| last + 1);
     out.reserve(end + 3);
     out.put_u8(kind);
-    out.extend(
-        text[..end]
-            .iter()
-            .map(|&byte| if is_line_end(byte) { b' ' } else { byte }),
-    );
+    out.extend(text[..end].iter().map(|&byte| if is_line_end(byte) { b' ' } else { byte }));
     out.put_slice(b"\r\n");
 }

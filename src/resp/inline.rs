@@ -18,10 +18,7 @@ pub(super) fn split(line: &[u8], text: &mut Vec<u8>, args: &mut Vec<Arg>) -> boo
         let Some(after) = take_argument(rest, text) else {
             return false;
         };
-        args.push(Arg {
-            start,
-            end: text.len(),
-        });
+        args.push(Arg { start, end: text.len() });
         rest = after;
     }
 }
@@ -57,9 +54,7 @@ fn take_double_quoted<'a>(quoted: &'a [u8], text: &mut Vec<u8>) -> Option<&'a [u
     let mut rest = quoted;
     loop {
         let (byte, after) = match rest {
-            [b'\\', b'x', high, low, after @ ..]
-                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
-            {
+            [b'\\', b'x', high, low, after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
                 (hex_digit(*high) << 4 | hex_digit(*low), after)
             }
             [b'\\', escaped, after @ ..] => (unescape(*escaped), after),

@@ -12,8 +12,10 @@
 //! not serve the path.
 
 pub mod cold;
+mod cursor;
 pub mod encode;
 mod inline;
+mod line;
 mod number;
 mod protocol_error;
 pub mod reply;
@@ -23,3 +25,6 @@ pub use cold::{Value, decode, element_ranges};
 pub use protocol_error::ProtocolError;
 pub use reply::{Advance, FrameKind, ReplyError, ReplyScanner};
 pub use request::{RequestLimits, RequestScanner, Resume, Scan};
+
+#[cfg(test)]
+mod tests;

@@ -15,9 +15,7 @@ pub(super) fn plain_length(buf: &[u8], at: usize) -> Option<(u64, usize)> {
     let value = |digit: u8| u64::from(digit - b'0');
     match *buf.get(at + 1..)? {
         [a @ b'0'..=b'9', b'\r', b'\n', ..] => Some((value(a), at + 4)),
-        [a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => {
-            Some((value(a) * 10 + value(b), at + 5))
-        }
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => Some((value(a) * 10 + value(b), at + 5)),
         _ => long_plain_length(buf, at),
     }
 }
@@ -50,9 +48,7 @@ pub(super) fn strict_integer(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let strict = match digits {
         [b'0'] => digits.len() == text.len(),
-        [b'1'..=b'9', rest @ ..] => {
-            text.len() <= MAX_INTEGER && rest.iter().all(u8::is_ascii_digit)
-        }
+        [b'1'..=b'9', rest @ ..] => text.len() <= MAX_INTEGER && rest.iter().all(u8::is_ascii_digit),
         _ => false,
     };
     if !strict {
@@ -84,15 +80,8 @@ impl Integer {
             b'0'..=b'9' => {
                 self.zero_first |= self.digits == 0 && byte == b'0';
                 self.digits = self.digits.saturating_add(1);
-                self.magnitude = self
-                    .magnitude
-                    .checked_mul(10)?
-                    .checked_add(u64::from(byte - b'0'))?;
-                let most = if self.negative {
-                    i64::MIN.unsigned_abs()
-                } else {
-                    i64::MAX.unsigned_abs()
-                };
+                self.magnitude = self.magnitude.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
+                let most = if self.negative { i64::MIN.unsigned_abs() } else { i64::MAX.unsigned_abs() };
                 if self.magnitude > most {
                     return None;
                 }
@@ -138,18 +127,13 @@ impl Double {
             (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
             (Self::Whole | Self::Fraction, b'e' | b'E') => Self::Exponent,
             (Self::Exponent, b'+' | b'-') => Self::ExponentSign,
-            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => {
-                Self::ExponentDigits
-            }
+            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => Self::ExponentDigits,
             (Self::Letters([next, rest @ ..]), _) if byte == *next => Self::Letters(rest),
             _ => return None,
         })
     }
 
     pub(super) fn is_whole(self) -> bool {
-        matches!(
-            self,
-            Self::Whole | Self::Fraction | Self::ExponentDigits | Self::Letters([])
-        )
+        matches!(self, Self::Whole | Self::Fraction | Self::ExponentDigits | Self::Letters([]))
     }
 }

@@ -37,17 +37,11 @@ impl ProtocolError {
             Self::InvalidMultibulkLength => "ERR Protocol error: invalid multibulk length",
             Self::InvalidBulkLength => "ERR Protocol error: invalid bulk length",
             Self::UnbalancedQuotes => "ERR Protocol error: unbalanced quotes in request",
-            Self::UnauthenticatedMultibulkLength => {
-                "ERR Protocol error: unauthenticated multibulk length"
-            }
+            Self::UnauthenticatedMultibulkLength => "ERR Protocol error: unauthenticated multibulk length",
             Self::UnauthenticatedBulkLength => "ERR Protocol error: unauthenticated bulk length",
             Self::ExpectedDollar(got) => {
                 // A line end inside an error line would end it early: the server shows a space.
-                let shown = if matches!(got, b'\r' | b'\n') {
-                    b' '
-                } else {
-                    *got
-                };
+                let shown = if matches!(got, b'\r' | b'\n') { b' ' } else { *got };
                 let mut text = b"ERR Protocol error: expected '$', got '".to_vec();
                 text.extend_from_slice(&[shown, b'\'']);
                 return Cow::Owned(text);

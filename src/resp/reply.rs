@@ -20,7 +20,8 @@
 use memchr::memchr;
 use thiserror::Error;
 
-use super::number::{Double, Integer, plain_length, whole_bulk};
+use super::line::{Line, Next, announced, whole_scalar};
+use super::number::{Double, Integer, plain_length};
 
 /// Aggregates that may be open at once, the outermost included. Lua's C stack (8,000 slots) is what bounds the server.
 pub const MAX_DEPTH: usize = 16 * 1024;
@@ -99,18 +100,10 @@ pub enum ReplyError {
 enum State {
     /// The type of a frame or element.
     Head,
-    /// The length in a line of this type.
-    Length(u8, Integer),
     /// Anything up to a `\r`: a line of type `+`, `-` or `(`.
     Text,
-    /// A line of type `:`.
-    Integer(Integer),
-    /// A line of type `,`.
-    Double(Double),
-    /// A line of type `#`, and whether its letter is there.
-    Bool(bool),
-    /// A line of type `_`.
-    Null,
+    /// The content of any other line.
+    Line(Line),
     /// The `\n` of a line, and what the line has announced.
     LineFeed(Next),
     /// This many bytes of a bulk.
@@ -118,17 +111,6 @@ enum State {
     /// The `\r` after a bulk.
     PayloadEnd,
     Failed(ReplyError),
-}
-
-/// What a line has announced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// Nothing: the element is over.
-    Over,
-    /// A bulk of this many bytes.
-    Payload(u64),
-    /// An aggregate of this type and count.
-    Elements(u8, u64),
 }
 
 /// An aggregate that is not over.
@@ -167,13 +149,7 @@ impl ReplyScanner {
 
     /// A scanner that calls a frame with more than `max_depth` open aggregates invalid.
     pub(super) fn with_max_depth(max_depth: usize) -> Self {
-        Self {
-            state: State::Head,
-            kind: 0,
-            begun: false,
-            levels: Vec::new(),
-            max_depth,
-        }
+        Self { state: State::Head, kind: 0, begun: false, levels: Vec::new(), max_depth }
     }
 
     /// Reads the next chunk of the stream, up to the end of the frame in progress or of the chunk. After
@@ -183,10 +159,7 @@ impl ReplyScanner {
         if !self.begun
             && let Some(len) = whole_scalar(chunk, 0)
         {
-            return Advance::Complete {
-                len,
-                kind: FrameKind(chunk[0]),
-            };
+            return Advance::Complete { len, kind: FrameKind(chunk[0]) };
         }
         self.advance_stepwise(chunk)
     }
@@ -197,10 +170,7 @@ impl ReplyScanner {
             match self.step(chunk, &mut at) {
                 Ok(false) => {}
                 Ok(true) => {
-                    return Advance::Complete {
-                        len: at,
-                        kind: self.take_frame(),
-                    };
+                    return Advance::Complete { len: at, kind: self.take_frame() };
                 }
                 Err(error) => {
                     self.state = State::Failed(error);
@@ -263,13 +233,13 @@ impl ReplyScanner {
                     *at = next;
                     return self.on_announced(announced(kind, length)?, chunk, at);
                 }
-                self.state = State::Length(kind, Integer::default());
+                self.state = State::Line(Line::Length(kind, Integer::default()));
             }
             b'+' | b'-' | b'(' => self.state = State::Text,
-            b':' => self.state = State::Integer(Integer::default()),
-            b',' => self.state = State::Double(Double::Start),
-            b'#' => self.state = State::Bool(false),
-            b'_' => self.state = State::Null,
+            b':' => self.state = State::Line(Line::Integer(Integer::default())),
+            b',' => self.state = State::Line(Line::Double(Double::Start)),
+            b'#' => self.state = State::Line(Line::Bool(false)),
+            b'_' => self.state = State::Line(Line::Null),
             other => {
                 // The type byte is not known to be one: there is no frame of this kind.
                 self.kind = 0;
@@ -293,11 +263,7 @@ impl ReplyScanner {
             },
             State::LineFeed(next) => self.on_line_feed(next, chunk, at),
             State::Failed(error) => Err(error),
-            State::Length(..)
-            | State::Integer(_)
-            | State::Double(_)
-            | State::Bool(_)
-            | State::Null => self.in_short_line(chunk, at),
+            State::Line(line) => self.in_line(line, chunk, at),
         }
     }
 
@@ -316,37 +282,27 @@ impl ReplyScanner {
     }
 
     /// Lines whose content has a form of its own; a few bytes, so byte by byte.
-    fn in_short_line(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
+    fn in_line(&mut self, mut line: Line, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         while let Some(&byte) = chunk.get(*at) {
             if byte == b'\r' {
-                let next = self.state.line_announces()?;
-                return self.on_line_end(next, chunk, at);
+                return self.on_line_end(line.announces()?, chunk, at);
             }
-            self.state = self.state.with_content(byte)?;
+            line = line.with_content(byte)?;
             *at += 1;
         }
+        self.state = State::Line(line);
         Ok(false)
     }
 
     /// `at` is on the `\r` of a line or bulk.
     #[inline]
-    fn on_line_end(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_line_end(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         *at += 1;
         self.on_line_feed(next, chunk, at)
     }
 
     #[inline]
-    fn on_line_feed(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_line_feed(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         match chunk.get(*at) {
             Some(b'\n') => {
                 *at += 1;
@@ -362,12 +318,7 @@ impl ReplyScanner {
 
     /// A line is over, and `at` is after it.
     #[inline]
-    fn on_announced(
-        &mut self,
-        next: Next,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn on_announced(&mut self, next: Next, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         match next {
             Next::Over => Ok(self.end_element()),
             Next::Payload(length) => self.in_payload(length, chunk, at),
@@ -391,12 +342,7 @@ impl ReplyScanner {
 
     /// The chunk ends before the bulk and its CRLF do.
     #[cold]
-    fn in_cut_payload(
-        &mut self,
-        left: u64,
-        chunk: &[u8],
-        at: &mut usize,
-    ) -> Result<bool, ReplyError> {
+    fn in_cut_payload(&mut self, left: u64, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         let rest = (chunk.len() - *at) as u64;
         if rest < left {
             *at = chunk.len();
@@ -420,11 +366,7 @@ impl ReplyScanner {
         if self.levels.len() >= self.max_depth {
             return Err(ReplyError::TooDeep);
         }
-        let left = if matches!(kind, b'%' | b'|') {
-            count * 2
-        } else {
-            count
-        };
+        let left = if matches!(kind, b'%' | b'|') { count * 2 } else { count };
         self.levels.push(Level { left, aside });
         Ok(false)
     }
@@ -445,97 +387,5 @@ impl ReplyScanner {
             }
         }
         true
-    }
-}
-
-/// The end of the string, error, integer, nil or bulk that starts at `at`, when it is wholly there and plain: what
-/// nearly all frames and elements are. A bulk is skipped, not looked at.
-#[inline]
-fn whole_scalar(chunk: &[u8], at: usize) -> Option<usize> {
-    let line = &chunk[at..];
-    match *line.first()? {
-        b'$' if line.starts_with(b"$-1\r\n") => Some(at + 5),
-        b'$' => {
-            let (length, start) = plain_length(chunk, at)?;
-            whole_bulk(chunk, start, length).map(|bulk| bulk.end + 2)
-        }
-        b':' => plain_length(chunk, at).map(|(_, end)| end),
-        b'+' | b'-' => {
-            let end = at + memchr(b'\r', line)?;
-            (chunk.get(end + 1) == Some(&b'\n')).then_some(end + 2)
-        }
-        b'_' if line.starts_with(b"_\r\n") => Some(at + 3),
-        _ => None,
-    }
-}
-
-/// What a line of type `kind` with this length announces.
-#[inline]
-fn announced(kind: u8, length: u64) -> Result<Next, ReplyError> {
-    match kind {
-        b'$' | b'!' | b'=' => match length {
-            // A verbatim string starts with three letters and a colon.
-            0..4 if kind == b'=' => Err(ReplyError::InvalidLength),
-            0..=MAX_BULK => Ok(Next::Payload(length)),
-            _ => Err(ReplyError::TooLong),
-        },
-        _ if length > MAX_ELEMENTS => Err(ReplyError::TooLong),
-        _ => Ok(Next::Elements(kind, length)),
-    }
-}
-
-impl State {
-    /// The state after one more byte of a short line.
-    fn with_content(self, byte: u8) -> Result<Self, ReplyError> {
-        match self {
-            Self::Length(_, number) if byte == b'?' && number == Integer::default() => {
-                Err(ReplyError::Streamed)
-            }
-            // A length knows no plus sign.
-            Self::Length(kind, number) if byte != b'+' => number
-                .with_digit(byte)
-                .map(|number| Self::Length(kind, number))
-                .ok_or(ReplyError::InvalidLength),
-            Self::Integer(number) => number
-                .with_digit(byte)
-                .map(Self::Integer)
-                .ok_or(ReplyError::InvalidContent(b':')),
-            Self::Double(double) => double
-                .with_byte(byte)
-                .map(Self::Double)
-                .ok_or(ReplyError::InvalidContent(b',')),
-            Self::Bool(false) if matches!(byte, b't' | b'f') => Ok(Self::Bool(true)),
-            Self::Bool(_) => Err(ReplyError::InvalidContent(b'#')),
-            Self::Null => Err(ReplyError::InvalidContent(b'_')),
-            Self::Length(..) => Err(ReplyError::InvalidLength),
-            Self::Head
-            | Self::Text
-            | Self::LineFeed(_)
-            | Self::Payload(_)
-            | Self::PayloadEnd
-            | Self::Failed(_) => Ok(self),
-        }
-    }
-
-    /// What a short line announces that ends in this state.
-    fn line_announces(self) -> Result<Next, ReplyError> {
-        match self {
-            Self::Length(kind, number) => announced_by(kind, number),
-            Self::Integer(number) if number.digits == 0 => Err(ReplyError::InvalidContent(b':')),
-            Self::Double(double) if !double.is_whole() => Err(ReplyError::InvalidContent(b',')),
-            Self::Bool(false) => Err(ReplyError::InvalidContent(b'#')),
-            _ => Ok(Next::Over),
-        }
-    }
-}
-
-/// What a finished length announces in a line of type `kind`: never padded, and negative only as the nils of RESP2,
-/// `$-1` and `*-1`.
-fn announced_by(kind: u8, length: Integer) -> Result<Next, ReplyError> {
-    match (length.is_canonical(), length.negative) {
-        (false, _) => Err(ReplyError::InvalidLength),
-        (true, false) => announced(kind, length.magnitude),
-        (true, true) if length.magnitude == 1 && matches!(kind, b'$' | b'*') => Ok(Next::Over),
-        (true, true) => Err(ReplyError::InvalidLength),
     }
 }

@@ -18,17 +18,14 @@
 use std::mem;
 use std::ops::Range;
 
-use memchr::memchr2;
-
-use super::number::{plain_length, strict_integer, whole_bulk};
+use super::cursor::{Cursor, LineEnd, Stage, line_end, scan_count, scan_length};
+use super::number::{plain_length, whole_bulk};
 use super::{ProtocolError, inline};
 
-/// Bytes that may be pending of a line whose end has not arrived (`PROTO_INLINE_MAX_SIZE`).
-const MAX_PENDING_LINE: usize = 64 * 1024;
 /// Arguments a client that is not authenticated may send in one multibulk request.
-const UNAUTHENTICATED_ARGS: u64 = 10;
+pub(super) const UNAUTHENTICATED_ARGS: u64 = 10;
 /// Bytes a client that is not authenticated may send in one bulk.
-const UNAUTHENTICATED_BULK: u64 = 16 * 1024;
+pub(super) const UNAUTHENTICATED_BULK: u64 = 16 * 1024;
 /// Capacity, in arguments, that the scanner keeps for the next request; a larger one is given back.
 const RETAINED_ARGS: usize = 4096;
 /// Capacity, in bytes, that the scanner keeps for the next inline request.
@@ -49,29 +46,17 @@ pub struct RequestLimits {
 impl Default for RequestLimits {
     /// The defaults of Redis, for a client that may do anything.
     fn default() -> Self {
-        Self {
-            max_bulk: 512 * 1024 * 1024,
-            max_args: 2_147_483_647,
-            authenticated: true,
-        }
+        Self { max_bulk: 512 * 1024 * 1024, max_args: 2_147_483_647, authenticated: true }
     }
 }
 
 impl RequestLimits {
     fn most_args(&self) -> u64 {
-        if self.authenticated {
-            self.max_args
-        } else {
-            self.max_args.min(UNAUTHENTICATED_ARGS)
-        }
+        if self.authenticated { self.max_args } else { self.max_args.min(UNAUTHENTICATED_ARGS) }
     }
 
     fn longest_bulk(&self) -> u64 {
-        if self.authenticated {
-            self.max_bulk
-        } else {
-            self.max_bulk.min(UNAUTHENTICATED_BULK)
-        }
+        if self.authenticated { self.max_bulk } else { self.max_bulk.min(UNAUTHENTICATED_BULK) }
     }
 }
 
@@ -104,67 +89,11 @@ pub(super) struct Arg {
     pub(super) end: usize,
 }
 
-/// What of a request has been seen, and where to look next. Offsets count from the start of the request.
-#[derive(Debug, Clone, Copy)]
-struct Cursor {
-    /// Start of the line or payload in progress.
-    at: usize,
-    /// Bytes after `at` that hold no end of line.
-    searched: usize,
-    /// Arguments still to come, with the one in progress.
-    left: u64,
-    stage: Stage,
-    canonical: bool,
-}
-
-/// What is at [`Cursor::at`].
-#[derive(Debug, Clone, Copy)]
-enum Stage {
-    /// The first byte of a request.
-    Request,
-    /// A request that is a plain line.
-    Inline,
-    /// The `*n` line.
-    Count,
-    /// A `$len` line.
-    Length,
-    /// This many bytes of argument, and two more.
-    Payload(usize),
-}
-
-impl Cursor {
-    const START: Self = Self {
-        at: 0,
-        searched: 0,
-        left: 0,
-        stage: Stage::Request,
-        canonical: true,
-    };
-
-    /// Goes on to the line or payload at `at`.
-    #[inline]
-    fn enter(&mut self, stage: Stage, at: usize) {
-        self.at = at;
-        self.searched = 0;
-        self.stage = stage;
-    }
-}
-
 /// Progress of a request that has arrived in part. Lives in the client, and only while there is such a request.
 #[derive(Debug)]
 pub struct Resume {
     cursor: Cursor,
     args: Vec<Arg>,
-}
-
-/// How the bytes of a line in progress end.
-enum LineEnd {
-    /// At this offset from the start of the request.
-    At(usize),
-    /// Not yet.
-    Pending,
-    /// Not yet, and more than [`MAX_PENDING_LINE`] bytes are there.
-    TooBig,
 }
 
 /// Finds requests in the bytes of clients. One per worker: it owns the argument ranges of the request it has just
@@ -190,21 +119,13 @@ impl RequestScanner {
     /// the scan goes on where it stopped, so that a request costs time in its length however it is cut. `resume` is
     /// `None` again after every other answer.
     #[inline]
-    pub fn scan(
-        &mut self,
-        buf: &[u8],
-        resume: &mut Option<Box<Resume>>,
-        limits: &RequestLimits,
-    ) -> Scan {
+    pub fn scan(&mut self, buf: &[u8], resume: &mut Option<Box<Resume>>, limits: &RequestLimits) -> Scan {
         if let Some(saved) = resume.take() {
             return self.scan_on(buf, saved, resume, limits);
         }
         self.forget();
         if let Some(len) = self.scan_plain(buf, limits) {
-            return Scan::Complete {
-                len,
-                canonical: true,
-            };
+            return Scan::Complete { len, canonical: true };
         }
         self.scan_with_care(buf, resume, limits)
     }
@@ -221,17 +142,19 @@ impl RequestScanner {
     #[inline]
     pub fn arg<'a>(&'a self, buf: &'a [u8], i: usize) -> &'a [u8] {
         let Arg { start, end } = self.args[i];
-        if self.inline {
-            &self.text[start..end]
-        } else {
-            &buf[start..end]
-        }
+        if self.inline { &self.text[start..end] } else { &buf[start..end] }
     }
 
     /// Every argument of the last complete request, in order; `buf` is the slice that was scanned.
     pub fn args<'a>(&'a self, buf: &'a [u8]) -> impl ExactSizeIterator<Item = &'a [u8]> {
         let source = if self.inline { &self.text[..] } else { buf };
         self.args.iter().map(move |arg| &source[arg.start..arg.end])
+    }
+
+    /// Arguments that the scanner has room for without allocating.
+    #[cfg(test)]
+    pub(super) fn kept_args(&self) -> usize {
+        self.args.capacity()
     }
 
     /// Drops the last request, and memory that only a very large one needed.
@@ -274,20 +197,12 @@ impl RequestScanner {
 
     /// A request that is not plain: it says why, or how far it has come.
     #[cold]
-    fn scan_with_care(
-        &mut self,
-        buf: &[u8],
-        resume: &mut Option<Box<Resume>>,
-        limits: &RequestLimits,
-    ) -> Scan {
+    fn scan_with_care(&mut self, buf: &[u8], resume: &mut Option<Box<Resume>>, limits: &RequestLimits) -> Scan {
         self.args.clear();
         let mut cursor = Cursor::START;
         let scan = self.scan_from(buf, &mut cursor, limits);
         if scan == Scan::Incomplete && !buf.is_empty() {
-            *resume = Some(Box::new(Resume {
-                cursor,
-                args: mem::take(&mut self.args),
-            }));
+            *resume = Some(Box::new(Resume { cursor, args: mem::take(&mut self.args) }));
         }
         scan
     }
@@ -316,11 +231,7 @@ impl RequestScanner {
             let Some(&first) = buf.first() else {
                 return Scan::Incomplete;
             };
-            cursor.stage = if first == b'*' {
-                Stage::Count
-            } else {
-                Stage::Inline
-            };
+            cursor.stage = if first == b'*' { Stage::Count } else { Stage::Inline };
         }
         let scan = match cursor.stage {
             Stage::Inline => self.scan_inline(buf, cursor),
@@ -335,12 +246,7 @@ impl RequestScanner {
     }
 
     /// The arguments of a multibulk request, from the one in progress on.
-    fn scan_args(
-        &mut self,
-        buf: &[u8],
-        cursor: &mut Cursor,
-        limits: &RequestLimits,
-    ) -> Result<Scan, ProtocolError> {
+    fn scan_args(&mut self, buf: &[u8], cursor: &mut Cursor, limits: &RequestLimits) -> Result<Scan, ProtocolError> {
         while cursor.left > 0 {
             let len = if let Stage::Payload(len) = cursor.stage {
                 len
@@ -361,10 +267,7 @@ impl RequestScanner {
             cursor.left -= 1;
             cursor.enter(Stage::Length, end + 2);
         }
-        Ok(Scan::Complete {
-            len: cursor.at,
-            canonical: cursor.canonical,
-        })
+        Ok(Scan::Complete { len: cursor.at, canonical: cursor.canonical })
     }
 
     #[cold]
@@ -387,123 +290,6 @@ impl RequestScanner {
         if self.args.is_empty() {
             return Ok(Scan::Empty { len: end + 1 });
         }
-        Ok(Scan::Complete {
-            len: end + 1,
-            canonical: false,
-        })
-    }
-}
-
-/// The `*n` line: `None` when arguments follow.
-#[inline]
-fn scan_count(
-    buf: &[u8],
-    cursor: &mut Cursor,
-    limits: &RequestLimits,
-) -> Result<Option<Scan>, ProtocolError> {
-    let Some((count, next)) = careful_count(buf, cursor)? else {
-        return Ok(Some(Scan::Incomplete));
-    };
-    if count > limits.max_args {
-        return Err(ProtocolError::InvalidMultibulkLength);
-    }
-    if count > UNAUTHENTICATED_ARGS && !limits.authenticated {
-        return Err(ProtocolError::UnauthenticatedMultibulkLength);
-    }
-    if count == 0 {
-        return Ok(Some(Scan::Empty { len: next }));
-    }
-    cursor.left = count;
-    cursor.enter(Stage::Length, next);
-    Ok(None)
-}
-
-/// A `*` line that is not plain; a negative count is as good as 0.
-#[cold]
-fn careful_count(buf: &[u8], cursor: &mut Cursor) -> Result<Option<(u64, usize)>, ProtocolError> {
-    let end = match line_end(buf, cursor, b'\r') {
-        LineEnd::At(end) => end,
-        LineEnd::Pending => return Ok(None),
-        LineEnd::TooBig => return Err(ProtocolError::MultibulkCountTooBig),
-    };
-    let count = strict_integer(&buf[1..end]).ok_or(ProtocolError::InvalidMultibulkLength)?;
-    cursor.canonical &= buf[end + 1] == b'\n';
-    Ok(Some((u64::try_from(count).unwrap_or(0), end + 2)))
-}
-
-/// The `$len` line at the cursor: the length, with the cursor on the payload, or `None` when the line is unfinished.
-#[inline]
-fn scan_length(
-    buf: &[u8],
-    cursor: &mut Cursor,
-    limits: &RequestLimits,
-) -> Result<Option<usize>, ProtocolError> {
-    let plain = if buf.get(cursor.at) == Some(&b'$') {
-        plain_length(buf, cursor.at)
-    } else {
-        None
-    };
-    let (len, next) = match plain {
-        Some((len, next)) => (len, next),
-        None => match careful_length(buf, cursor)? {
-            Some((len, next)) => (len, next),
-            None => return Ok(None),
-        },
-    };
-    if len > limits.max_bulk {
-        return Err(ProtocolError::InvalidBulkLength);
-    }
-    if len > UNAUTHENTICATED_BULK && !limits.authenticated {
-        return Err(ProtocolError::UnauthenticatedBulkLength);
-    }
-    // Only where usize has 32 bits can this fail, and there no such bulk fits in memory.
-    let len = usize::try_from(len).map_err(|_| ProtocolError::InvalidBulkLength)?;
-    cursor.enter(Stage::Payload(len), next);
-    Ok(Some(len))
-}
-
-/// A `$` line that is not plain. The server looks for the end of the line first and at its first byte only then, so
-/// a wrong first byte is no error before the line has ended.
-#[cold]
-fn careful_length(buf: &[u8], cursor: &mut Cursor) -> Result<Option<(u64, usize)>, ProtocolError> {
-    let end = match line_end(buf, cursor, b'\r') {
-        LineEnd::At(end) => end,
-        LineEnd::Pending => return Ok(None),
-        LineEnd::TooBig => return Err(ProtocolError::BulkCountTooBig),
-    };
-    let first = buf[cursor.at];
-    if first != b'$' {
-        return Err(ProtocolError::ExpectedDollar(first));
-    }
-    let len = strict_integer(&buf[cursor.at + 1..end]).ok_or(ProtocolError::InvalidBulkLength)?;
-    let len = u64::try_from(len).map_err(|_| ProtocolError::InvalidBulkLength)?;
-    cursor.canonical &= buf[end + 1] == b'\n';
-    Ok(Some((len, end + 2)))
-}
-
-/// Where the line at the cursor ends: at `mark`, which for a `\r` must have one more byte after it. Remembers in the
-/// cursor what has been searched.
-fn line_end(buf: &[u8], cursor: &mut Cursor, mark: u8) -> LineEnd {
-    let from = cursor.at + cursor.searched;
-    match memchr2(mark, 0, &buf[from..]) {
-        Some(found) => {
-            // Also when a NUL was found: the search stops there for good.
-            cursor.searched += found;
-            let end = from + found;
-            if buf[end] == mark {
-                let whole = mark == b'\n' || end + 1 < buf.len();
-                return if whole {
-                    LineEnd::At(end)
-                } else {
-                    LineEnd::Pending
-                };
-            }
-        }
-        None => cursor.searched = buf.len() - cursor.at,
-    }
-    if buf.len() - cursor.at > MAX_PENDING_LINE {
-        LineEnd::TooBig
-    } else {
-        LineEnd::Pending
+        Ok(Scan::Complete { len: end + 1, canonical: false })
     }
 }

@@ -177,6 +177,7 @@ fn queueing(op: Op, args: &impl Args) -> Route {
         Op::Watch => Route::Relay(Relay::Watch),
         Op::Unwatch => Route::Relay(Relay::Unwatch),
         Op::ClientId => Route::Relay(Relay::Queued(Effect::ClientId)),
+        Op::ClientGetName => Route::Relay(Relay::Queued(Effect::GetName)),
         Op::ClientSetName => Route::Relay(Relay::Queued(Effect::SetName)),
         Op::Select => Route::Relay(Relay::Queued(Effect::Select)),
         Op::Tracking | Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),

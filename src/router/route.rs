@@ -75,6 +75,7 @@ pub enum Relay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     ClientId,
+    GetName,
     SetName,
     Select,
 }

@@ -90,12 +90,7 @@ impl Session {
     /// A new client of the identity that does not log in.
     #[must_use]
     pub fn new(db: u32) -> Self {
-        Self {
-            key: RouteKey::fresh(Identity::Implicit, db),
-            reply: ReplyMode::On,
-            guard: Guard::Intact,
-            labels: None,
-        }
+        Self { key: RouteKey::fresh(Identity::Implicit, db), reply: ReplyMode::On, guard: Guard::Intact, labels: None }
     }
 
     /// The client's labels, for writing.

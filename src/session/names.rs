@@ -34,10 +34,14 @@ impl Flavour {
 /// # Errors
 /// The server's error line, without the dash.
 pub fn check_name(name: &[u8]) -> Result<(), &'static str> {
-    if printable(name) { Ok(()) } else { Err("ERR Client names cannot contain spaces, newlines or special characters.") }
+    if printable(name) {
+        Ok(())
+    } else {
+        Err("ERR Client names cannot contain spaces, newlines or special characters.")
+    }
 }
 
-/// CLIENT SETINFO values follow the same alphabet; `attribute` is lower case.
+/// CLIENT SETINFO values follow the same alphabet; `attribute` is repeated as typed.
 ///
 /// # Errors
 /// The server's error line, without the dash.

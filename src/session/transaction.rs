@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn errors_outside_multi_change_nothing() {
         assert!(after(&[(Tracked::Multi, Reply::Error)]).clean());
-        let watching = after(&[(Tracked::Watch, Reply::Ok), (Tracked::Exec, Reply::Error), (Tracked::Discard, Reply::Error)]);
+        let watching =
+            after(&[(Tracked::Watch, Reply::Ok), (Tracked::Exec, Reply::Error), (Tracked::Discard, Reply::Error)]);
         assert!(watching.watching() && !watching.clean());
     }
 
@@ -144,7 +145,8 @@ mod tests {
 
     #[test]
     fn unwatch_inside_multi_is_queued_not_obeyed() {
-        let state = after(&[(Tracked::Watch, Reply::Ok), (Tracked::Multi, Reply::Ok), (Tracked::Unwatch, Reply::Other)]);
+        let state =
+            after(&[(Tracked::Watch, Reply::Ok), (Tracked::Multi, Reply::Ok), (Tracked::Unwatch, Reply::Other)]);
         assert!(state.watching() && state.queued() == 1);
     }
 }

@@ -19,21 +19,13 @@ pub fn init(log: &Log) {
     // A test, or a program around the library, may have set up its own.
     let _ = match is_json(log.format, is_terminal) {
         true => {
-            let lines = fmt::layer()
-                .json()
-                .flatten_event(true)
-                .with_writer(io::stderr);
-            registry
-                .with(lines.with_filter(targets(&log.level)))
-                .try_init()
+            let lines = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
+            registry.with(lines.with_filter(targets(&log.level))).try_init()
         }
         false => {
-            let colour =
-                is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let colour = is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             let lines = fmt::layer().with_ansi(colour).with_writer(io::stderr);
-            registry
-                .with(lines.with_filter(targets(&log.level)))
-                .try_init()
+            registry.with(lines.with_filter(targets(&log.level))).try_init()
         }
     };
 }
@@ -49,9 +41,7 @@ fn is_json(format: LogFormat, is_terminal: bool) -> bool {
 /// The filter for `log.level`, which the configuration has checked. Should it be wrong all the same,
 /// a proxy that logs at info is better than one that does not start.
 fn targets(level: &str) -> Targets {
-    level
-        .parse()
-        .unwrap_or_else(|_| Targets::new().with_default(Level::INFO))
+    level.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO))
 }
 
 #[cfg(test)]

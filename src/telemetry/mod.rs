@@ -17,7 +17,6 @@ pub mod facts;
 pub mod histogram;
 pub mod log;
 pub mod log_count;
-mod observe;
 pub mod reasons;
 mod registry;
 pub mod shard;
@@ -27,8 +26,8 @@ use std::sync::Arc;
 pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use reasons::{
-    AnomalyReason, CloseReason, ConnectError, Origin, PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason,
-    UpstreamKind,
+    AnomalyReason, CloseReason, ConnectError, Origin, PinReason, RefuseReason, RejectReason, StallReason,
+    UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

@@ -14,6 +14,7 @@ use super::Upstreams;
 use crate::link::{Link, Use, decoded};
 use crate::resp::encode;
 use crate::session::{Flavour, Identity, RouteKey};
+use crate::telemetry::UpstreamCloseReason;
 
 /// Jobs that may wait.
 const MAX_JOBS: usize = 1024;
@@ -66,6 +67,15 @@ impl Control {
         self.healthy_at.get().is_some_and(|at| at.elapsed() <= age)
     }
 
+    /// Which server this is, asked if it is not known yet; zero when nobody answers.
+    pub async fn known_flavour(&self) -> Flavour {
+        if self.flavour.get().major == 0 {
+            // Any job makes the connection, and with it the answer; without one the version stays unknown.
+            let _ = self.ask(&[b"PING"]).await;
+        }
+        self.flavour.get()
+    }
+
     /// Which server this is; zero before the first contact.
     #[must_use]
     pub fn flavour(&self) -> Flavour {
@@ -74,11 +84,12 @@ impl Control {
 }
 
 /// Keeps the control connection of a worker; ends with the runtime.
-pub async fn run(up: Rc<Upstreams>) {
+pub(crate) async fn run(up: Rc<Upstreams>) {
     let Some(mut inbox) = up.control.inbox.borrow_mut().take() else { return };
     let mut connection: Option<Link> = None;
+    let mut pause = Duration::ZERO; // the first look is at once: version texts depend on it
     loop {
-        let job = match timeout(HEALTH_EVERY, inbox.recv()).await {
+        let job = match timeout(std::mem::replace(&mut pause, HEALTH_EVERY), inbox.recv()).await {
             Ok(Some(job)) => Some(job),
             Ok(None) => return,
             Err(_) => None,
@@ -97,6 +108,7 @@ pub async fn run(up: Rc<Upstreams>) {
             true => connection = Some(link),
             false => {
                 up.process.set_upstream_up(false);
+                up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
                 drop(link.close().await);
             }
         }

@@ -4,6 +4,7 @@
 mod control;
 mod lane;
 mod lanes;
+mod observe;
 mod outbox;
 mod pool;
 mod roster;
@@ -16,7 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use control::Control;
-pub use lane::{Lane, NOT_EXECUTED, Owner};
+pub use lane::Lane;
+pub(crate) use lane::{NOT_EXECUTED, Owner};
 pub use lanes::{Full, Lanes};
 pub use outbox::{Answer, Buffers, Outbox, Wants};
 pub use pool::{Lease, LendError, Pool, Return};

@@ -139,11 +139,18 @@ impl Outbox {
         }
     }
 
-    /// Appends reply bytes. Returns whether this is the first since the last flush, so that the caller notes the
-    /// client for [`Outbox::flush`]. Over the limit the client is closed and its output dropped.
-    pub fn push(&self, buffers: &Buffers, bytes: &[u8]) -> bool {
+    /// Appends reply bytes for a lane. Returns whether this is the first since the lane's last flush, so that it
+    /// notes the client for [`Outbox::flush`].
+    pub fn push_noted(&self, buffers: &Buffers, bytes: &[u8]) -> bool {
+        self.push(buffers, bytes);
+        self.fate.get().is_none() && !self.touched.replace(true)
+    }
+
+    /// Appends reply bytes; for the client's own task, which flushes before it waits. Over the limit the client is
+    /// closed and its output dropped.
+    pub fn push(&self, buffers: &Buffers, bytes: &[u8]) {
         if self.fate.get().is_some() {
-            return false;
+            return;
         }
         let mut buffer = self.buffer.borrow_mut();
         if buffer.capacity() == 0 {
@@ -155,10 +162,9 @@ impl Outbox {
             self.sent.set(0);
             drop(buffer);
             self.close(CloseReason::OutputLimit);
-            return false;
+            return;
         }
         buffer.extend_from_slice(bytes);
-        !self.touched.replace(true)
     }
 
     /// Writes what the socket takes. What it does not take is sent by the client's own task, which is woken.

@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::Upstreams;
-use crate::link::{DialError, Link, Use};
+use crate::link::{DialError, Link, Use, bug};
 use crate::resp::encode;
 use crate::session::RouteKey;
 use crate::telemetry::UpstreamCloseReason;
@@ -81,13 +81,23 @@ impl Pool {
         let deadline = Instant::now() + up.config.upstream.connect_wait;
         loop {
             let attempt = match self.take_idle(key) {
+                Some(idle) if idle.link.is_closed() => {
+                    up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Upstream);
+                    drop(idle.link.close().await);
+                    continue;
+                }
                 Some(idle) if !idle.dirty && idle.link.key() == key => Ok(idle.link),
                 Some(idle) => {
                     up.shard.pool_switches.inc();
-                    up.dialer.renew(idle.link, key).await
+                    let (renewing, key) = (Rc::clone(up), key.clone());
+                    spawn_local(async move { renewing.dialer.renew(idle.link, &key).await }).await.map_err(broken)?
                 }
                 None => match up.budget.permit(Use::Pool) {
-                    Some(permit) => up.dialer.dial(permit, key).await,
+                    // A task of its own: the client may leave meanwhile, and then the connection closes in order.
+                    Some(permit) => {
+                        let (dialing, key) = (Rc::clone(up), key.clone());
+                        spawn_local(async move { dialing.dialer.dial(permit, &key).await }).await.map_err(broken)?
+                    }
                     // A place but no permit: a connection of the pool is still closing.
                     None => {
                         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -119,13 +129,9 @@ impl Pool {
             up.shard.pool_timeouts.inc();
             return Err(LendError::Exhausted);
         }
-        let started = Instant::now();
-        self.waiters.set(self.waiters.get() + 1);
-        up.shard.pool_waiters.add(1);
+        let waiting = Waiting::new(self, up);
         let place = timeout(up.config.pool.wait_timeout, Arc::clone(&self.places).acquire_owned()).await;
-        self.waiters.set(self.waiters.get() - 1);
-        up.shard.pool_waiters.sub(1);
-        up.shard.pool_waited(started.elapsed());
+        drop(waiting);
         match place {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => {
@@ -187,9 +193,14 @@ impl Lease {
             let mut link = link;
             let id = link.id().to_string();
             let words: [&[u8]; 3] = [b"CLIENT", b"UNBLOCK", id.as_bytes()];
-            let unblocked = link.id() != 0 && matches!(up.control.ask(&words).await, Ok(reply) if reply.starts_with(b":"));
+            let unblocked =
+                link.id() != 0 && matches!(up.control.ask(&words).await, Ok(reply) if reply.starts_with(b":"));
             let silenced = unblocked && matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
-            if silenced { up.pool.put(link, true) } else { discard(&up, link).await }
+            if silenced {
+                up.pool.put(link, true)
+            } else {
+                discard(&up, link).await
+            }
             drop(place);
         });
     }
@@ -200,12 +211,17 @@ impl Lease {
         let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
         let up = Rc::clone(&self.up);
         match state {
+            _ if state != Return::Clean && bug("skip_hygiene") => up.pool.put(link, false),
             Return::Clean => up.pool.put(link, false),
             Return::Unknown => {
                 spawn_local(async move {
                     let mut link = link;
                     let silenced = matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
-                    if silenced { up.pool.put(link, true) } else { discard(&up, link).await }
+                    if silenced {
+                        up.pool.put(link, true)
+                    } else {
+                        discard(&up, link).await
+                    }
                     drop(place);
                 });
             }
@@ -214,12 +230,44 @@ impl Lease {
                 spawn_local(async move {
                     let mut link = link;
                     let proved = prove_clean(&mut link, word).await;
-                    if proved { up.pool.put(link, false) } else { discard(&up, link).await }
+                    if proved {
+                        up.pool.put(link, false)
+                    } else {
+                        discard(&up, link).await
+                    }
                     drop(place);
                 });
             }
         }
     }
+}
+
+/// Counts a waiter, also when it gives up.
+struct Waiting<'a> {
+    pool: &'a Pool,
+    up: &'a Upstreams,
+    started: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(pool: &'a Pool, up: &'a Upstreams) -> Self {
+        pool.waiters.set(pool.waiters.get() + 1);
+        up.shard.pool_waiters.add(1);
+        Self { pool, up, started: Instant::now() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.pool.waiters.set(self.pool.waiters.get() - 1);
+        self.up.shard.pool_waiters.sub(1);
+        self.up.shard.pool_waited(self.started.elapsed());
+    }
+}
+
+/// The task that dialled has panicked; nothing of the client was written.
+fn broken(_: tokio::task::JoinError) -> LendError {
+    LendError::Exhausted
 }
 
 impl Pool {

@@ -3,15 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::Upstreams;
 use crate::link::{Link, Use, decoded};
 use crate::resp::encode;
+use crate::telemetry::UpstreamCloseReason;
 
 /// How long the answer to a probe may serve new clients (issue 2, 5).
 const PROBE_LIFE: Duration = Duration::from_secs(1);
@@ -54,7 +57,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The upstream is not available; nothing can be said about the login.
-    pub async fn run(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
+    pub async fn run(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
         if self.waiting.get() >= MAX_WAITING {
             return Err(io::Error::other("too many logins are waiting"));
         }
@@ -64,50 +67,53 @@ impl Scratch {
         reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    async fn run_in_turn(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
+    async fn run_in_turn(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
         let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
         self.unit(up, command).await
     }
 
-    /// One unit: RESET, the command. The connection is taken out while in use, so that an error or a cancelled
-    /// wait in the middle closes it.
-    async fn unit(&self, up: &Upstreams, command: &[u8]) -> io::Result<Vec<u8>> {
-        let mut link = self.open(up).await?;
-        let mut batch = BytesMut::with_capacity(64 + command.len());
-        encode::command(&mut batch, &["RESET"]);
+    /// One unit: RESET, the command. A kept connection may have died with the user that it proved last, so a unit
+    /// that fails on it is tried once more on a new one: proving an identity twice changes nothing.
+    async fn unit(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
+        let kept = self.link.borrow_mut().take();
+        if let Some(link) = kept
+            && let Ok(reply) = self.unit_on(up, link, command).await
+        {
+            return Ok(reply);
+        }
+        let link = self.open(up).await?;
+        self.unit_on(up, link, command).await
+    }
+
+    /// The connection is owned while in use, so that an error or a cancelled wait in the middle closes it.
+    async fn unit_on(&self, up: &Rc<Upstreams>, mut link: Link, command: &[u8]) -> io::Result<Vec<u8>> {
+        let name = format!("respmux:{}:{}:scratch", up.config.instance, up.worker);
+        let mut batch = BytesMut::with_capacity(128 + command.len());
         batch.extend_from_slice(command);
         encode::command(&mut batch, &["CLIENT", "ID"]);
-        let result = timeout(up.config.upstream.handshake_timeout, link.call(&batch, 3)).await;
-        let mut replies = match result {
-            Ok(Ok(replies)) => replies,
-            Ok(Err(error)) => {
+        encode::command(&mut batch, &["CLIENT", "SETNAME", &name]);
+        let unit = async {
+            // Not in one packet: Redis 8.2 sends no reply to a failed AUTH that arrives together with a RESET.
+            link.silence().await?;
+            link.call(&batch, 3).await
+        };
+        let result = timeout(up.config.upstream.handshake_timeout, unit).await;
+        let mut replies = match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(replies) => replies,
+            Err(error) => {
+                up.shard.upstream_closed(Use::Scratch.into(), UpstreamCloseReason::Upstream);
                 drop(link.close().await);
                 return Err(error);
             }
-            Err(_) => {
-                drop(link.close().await);
-                return Err(io::ErrorKind::TimedOut.into());
-            }
         };
-        if replies[0] != b"+RESET\r\n" {
-            drop(link.close().await);
-            return Err(io::Error::other("the upstream does not know RESET"));
-        }
-        if let Some(id) = decoded(&replies[2])?.as_int() {
+        if let Some(id) = decoded(&replies[1])?.as_int() {
             link.learn_id(id);
         }
         *self.link.borrow_mut() = Some(link);
-        Ok(replies.swap_remove(1))
+        Ok(replies.swap_remove(0))
     }
 
-    async fn open(&self, up: &Upstreams) -> io::Result<Link> {
-        let kept = self.link.borrow_mut().take();
-        if let Some(link) = kept {
-            if !link.is_closed() {
-                return Ok(link);
-            }
-            drop(link.close().await);
-        }
+    async fn open(&self, up: &Rc<Upstreams>) -> io::Result<Link> {
         loop {
             if let Some(at) = up.dialer.retry_at() {
                 tokio::time::sleep_until(at.into()).await;
@@ -116,7 +122,10 @@ impl Scratch {
             let Some(permit) = up.budget.permit(Use::Scratch) else {
                 return Err(io::Error::other("no permit for the scratch connection"));
             };
-            match up.dialer.dial_bare(permit).await {
+            let dialing = Rc::clone(up);
+            // A task of its own: whoever waits for it may give up, and then the connection still closes in order.
+            let dialed = spawn_local(async move { dialing.dialer.dial_bare(permit).await }).await;
+            match dialed.map_err(io::Error::other)? {
                 Ok(link) => return Ok(link),
                 Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
             }
@@ -127,7 +136,7 @@ impl Scratch {
     ///
     /// # Errors
     /// The upstream is not available.
-    pub async fn standing(&self, up: &Upstreams) -> io::Result<Standing> {
+    pub async fn standing(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
         if up.config.upstream.password.is_some() {
             // Clients that do not log in are the configured user; lanes prove that login themselves.
             return Ok(Standing::Implicit);
@@ -140,7 +149,7 @@ impl Scratch {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    async fn probe(&self, up: &Upstreams) -> io::Result<Standing> {
+    async fn probe(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
         let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
         if let Some(known) = self.known() {
             return Ok(known);

@@ -18,34 +18,34 @@ use crate::telemetry::unix_millis;
 use crate::upstream::{Parts, Upstreams};
 
 /// Orders that may wait for one worker; the acceptor waits when it is full.
-pub const MAX_ORDERS: usize = 1024;
+pub(crate) const MAX_ORDERS: usize = 1024;
 /// How often a worker looks after what time alone makes happen.
 const TICK: Duration = Duration::from_millis(100);
 /// How often a draining worker looks whether its last client has left.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
 
 /// What the main thread tells a worker.
-pub enum Order {
+pub(crate) enum Order {
     Serve(Arrival),
     /// Close every client at its next request boundary, then end.
     Drain,
 }
 
 /// A client that was accepted on the main thread.
-pub struct Arrival {
+pub(crate) struct Arrival {
     pub socket: ArrivalSocket,
     pub addr: String,
     pub laddr: String,
 }
 
 /// Not tied to any runtime yet.
-pub enum ArrivalSocket {
+pub(crate) enum ArrivalSocket {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
 
 /// What a worker is made of.
-pub struct Blueprint {
+pub(crate) struct Blueprint {
     pub parts: Parts,
     pub ids: Arc<Ids>,
     pub peers: Peers,
@@ -59,7 +59,7 @@ pub struct Blueprint {
 ///
 /// # Errors
 /// The runtime could not be built.
-pub fn run(blueprint: Blueprint) -> std::io::Result<()> {
+pub(crate) fn run(blueprint: Blueprint) -> std::io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(work(blueprint));
     Ok(())

@@ -253,17 +253,14 @@ fn holds(options: &ProxyOptions, cap: i64, mix: Mix) {
     assert!(most <= cap, "{most} upstream connections, promised {cap}");
     assert!(samples > 100 && commands > 1000, "{samples} samples of {commands} commands show nothing");
     assert!(turned_away * 20 < commands, "{turned_away} of {commands} turned away");
-    match mix {
-        // One identity, one database, one protocol: nothing ever has to give way, so nothing is opened twice. A client
-        // that leaves a MONITOR or a blocked command behind may cost one.
-        Mix::Routes => assert!(
-            opened as usize <= 2 * cap as usize + clients / 4,
-            "{opened} connections opened for {clients} clients"
-        ),
-        Mix::Everything => {
-            assert!((opened as usize) < commands / 4, "{opened} connections opened for {commands} commands")
-        }
-    }
+    let most_opened = match mix {
+        // One identity, one database, one protocol: nothing has to give way. What clients leave in a MULTI, a MONITOR
+        // or a BLPOP is cleaned and lent again; a few connections may be lost to it, not one a client.
+        Mix::Routes => 4 * cap as usize,
+        // Sixteen databases, five users and two protocols take turns on a few connections.
+        Mix::Everything => commands / 20,
+    };
+    assert!(opened as usize <= most_opened, "{opened} connections opened by {commands} commands of {clients} clients");
 }
 
 #[test]

@@ -56,10 +56,11 @@ fn list_shows_everybody_but_the_proxy() {
             assert_eq!(field(line, "addr"), clients[index].local_address(), "{line}");
             assert!(field(line, "id").parse::<i64>().unwrap() > 1_000_000_000, "{line}");
         }
-        // The server itself shows who is who: the connections of the proxy are named as such.
+        // The server itself shows who is who: the connections of the proxy are named as such, but for the one of each
+        // worker that proves logins, which starts every proof with RESET.
         let upstream = direct.ask("CLIENT LIST").as_str();
         let unnamed = upstream.lines().filter(|line| field(line, "name").is_empty()).count();
-        assert_eq!(unnamed, 0, "{}: a connection of the proxy has no name:\n{upstream}", flavour.name());
+        assert!(unnamed <= 2, "{}: {unnamed} connections of the proxy have no name:\n{upstream}", flavour.name());
     }
 }
 

@@ -28,7 +28,7 @@ use super::directory::Holding;
 use super::pin::return_for;
 use super::request::Request;
 use crate::resp::{ProtocolError, ReplyScanner};
-use crate::router::{self, PinReason, Route};
+use crate::router::{self, PinReason, Relay, Route};
 use crate::session::{Guard, Resp, Transaction};
 use crate::telemetry::CloseReason;
 use crate::upstream::{Lease, Return, Upstreams, Wants};
@@ -48,6 +48,8 @@ pub(super) enum Event {
     Idle,
     /// A command that does not run on this connection; everything before it is answered.
     Command(Request, Route),
+    /// RESET: the connection goes back, the client stays.
+    Reset(Request),
 }
 
 /// One lent connection and what its client has done to it.
@@ -309,6 +311,8 @@ impl Held {
 /// What a scan of the client's input found.
 enum Next {
     Nothing,
-    Command(Request, Route),
+    Relay(Request, Relay),
+    /// Does not run on this connection.
+    Aside(Request, Route),
     Invalid(ProtocolError),
 }

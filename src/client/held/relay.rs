@@ -13,7 +13,7 @@ use crate::client::login::auth_credentials;
 use crate::client::request::{Request, Scanned};
 use crate::command::token_is;
 use crate::resp::{Scan, encode};
-use crate::router::{Args, Login, PinReason, Relay, Route, route};
+use crate::router::{Args, Local, Login, PinReason, Relay, Route, route};
 use crate::session::Guard;
 use crate::telemetry::CloseReason;
 
@@ -26,10 +26,9 @@ impl Held {
     /// Sends the request for which the connection was borrowed.
     pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
         let facts = client.facts(self.view());
-        let relay = match route(&self.up.table, request.lookup(), facts, &request) {
-            Route::Relay(relay) => relay,
-            _ => Relay::Isolated, // in doubt, the connection is reset afterwards
-        };
+        let route = route(&self.up.table, request.lookup(), facts, &request);
+        // In doubt, the connection is reset afterwards.
+        let relay = if let Route::Relay(relay) = route { relay } else { Relay::Isolated };
         self.send(client, request, relay);
     }
 
@@ -43,11 +42,12 @@ impl Held {
                     client.reply_error(&error.text());
                     return Err(Event::Closed(Closed(CloseReason::ProtocolError)));
                 }
-                Next::Command(request, Route::Relay(relay)) => {
+                Next::Relay(request, relay) => {
                     relayed = true;
                     self.send(client, request, relay);
                 }
-                Next::Command(request, route) => return Err(Event::Command(request, route)),
+                Next::Aside(request, Route::Local(Local::Reset)) => return Err(Event::Reset(request)),
+                Next::Aside(request, route) => return Err(Event::Command(request, route)),
             }
         }
         Ok(relayed)
@@ -84,7 +84,8 @@ impl Held {
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
                     let lookup = self.up.table.lookup(scanned.nth(0), second);
                     let route = route(&self.up.table, lookup, client.facts(self.view()), &scanned);
-                    if !self.expect.is_empty() && waits_for_answers(route) {
+                    let relay = if let Route::Relay(relay) = route { Some(relay) } else { None };
+                    if !self.expect.is_empty() && relay.is_none_or(waits_for_answers) {
                         return Next::Nothing;
                     }
                     let request = Request::take(&scanned, len, canonical, lookup);
@@ -92,7 +93,10 @@ impl Held {
                     if client.carry.is_empty() {
                         client.carry = BytesMut::new();
                     }
-                    return Next::Command(request, route);
+                    return match relay {
+                        Some(relay) => Next::Relay(request, relay),
+                        None => Next::Aside(request, route),
+                    };
                 }
             }
         }
@@ -127,9 +131,9 @@ impl Held {
             Relay::Exec if self.queueing() => self.exec_payload(client),
             Relay::Wait => Payload::Wait(BytesMut::from(request.raw())),
             Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
-            Relay::Select => {
-                strict_integer(request.nth(1)).and_then(|db| u32::try_from(db).ok()).map_or(Payload::None, Payload::Select)
-            }
+            Relay::Select => strict_integer(request.nth(1))
+                .and_then(|db| u32::try_from(db).ok())
+                .map_or(Payload::None, Payload::Select),
             Relay::Tracking => Payload::Tracking(token_is(request.nth(2), "ON")),
             Relay::Login(Login::Auth) => Payload::Auth(auth_credentials(request)),
             Relay::Login(Login::Hello) => Hello::parse(request).map_or(Payload::None, Payload::Hello),
@@ -152,14 +156,11 @@ impl Held {
 
 /// These are sent, or answered, only when everything before them is answered: their confirmations or local effects
 /// must not overtake.
-fn waits_for_answers(route: Route) -> bool {
-    match route {
-        Route::Relay(relay) => matches!(
-            relay,
-            Relay::Subscribe | Relay::Unsubscribe | Relay::Monitor | Relay::Login(_) | Relay::Wait | Relay::Tracking
-        ),
-        _ => true,
-    }
+fn waits_for_answers(relay: Relay) -> bool {
+    matches!(
+        relay,
+        Relay::Subscribe | Relay::Unsubscribe | Relay::Monitor | Relay::Login(_) | Relay::Wait | Relay::Tracking
+    )
 }
 
 /// A write that every replica sees and no key notices: WAIT behind it covers everything that the client wrote

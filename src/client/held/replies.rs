@@ -209,7 +209,7 @@ impl Held {
     /// than everything this client wrote.
     fn on_bumped(
         &mut self,
-        client: &mut Client,
+        client: &Client,
         wait: BytesMut,
         frame: &[u8],
         relay: &Relay,
@@ -233,36 +233,48 @@ impl Held {
         }
     }
 
-    /// Replaces and obeys the elements of EXEC's reply that concern virtual state (semantics.md 5.4).
+    /// Replaces and obeys the elements of EXEC's reply that concern virtual state, in their order (semantics.md 5.4).
     fn apply_queued(&mut self, client: &Client, frame: &[u8]) -> Vec<u8> {
         let queued = std::mem::take(&mut self.queued);
         let Some(ranges) = element_ranges(frame) else { return frame.to_vec() };
-        let mut patched = frame.to_vec();
-        for entry in queued.iter().rev() {
+        let mut patched = Vec::with_capacity(frame.len() + 32);
+        let mut copied = 0;
+        for entry in &queued {
             let Some(range) = ranges.get(entry.index as usize) else { continue };
             let element = &frame[range.clone()];
-            match entry.effect {
-                Effect::ClientId if element.starts_with(b":") => {
-                    let id = format!(":{}\r\n", client.outbox().id());
-                    patched.splice(range.clone(), id.into_bytes());
-                }
-                Effect::ClientId => {}
-                Effect::SetName if element == b"+OK\r\n" => {
-                    client.profile.session.borrow_mut().labels_mut().name.clone_from(&entry.text);
-                }
-                Effect::SetName => {}
-                Effect::Select => {}
+            if element.starts_with(b"-") || element.starts_with(b"!") {
+                continue;
             }
+            let Some(replacement) = self.obey(client, entry) else { continue };
+            patched.extend_from_slice(&frame[copied..range.start]);
+            patched.extend_from_slice(&replacement);
+            copied = range.end;
         }
-        for entry in &queued {
-            let done = ranges.get(entry.index as usize).is_some_and(|range| &frame[range.clone()] == b"+OK\r\n");
-            let db = std::str::from_utf8(&entry.text).ok().and_then(|text| text.parse().ok());
-            if let (Effect::Select, true, Some(db)) = (entry.effect, done, db) {
-                self.change_key(|key| key.db = db);
-                client.profile.session.borrow_mut().key.db = db;
-            }
-        }
+        patched.extend_from_slice(&frame[copied..]);
         patched
+    }
+
+    /// One executed command: changes the virtual state, or gives the element that the client must see instead.
+    fn obey(&mut self, client: &Client, entry: &Queued) -> Option<BytesMut> {
+        let mut element = BytesMut::new();
+        let mut session = client.profile.session.borrow_mut();
+        match entry.effect {
+            Effect::ClientId => encode::integer(&mut element, i64::try_from(client.outbox().id()).unwrap_or(i64::MAX)),
+            Effect::GetName if session.name().is_empty() => encode::null(&mut element, session.key.resp.number()),
+            Effect::GetName => encode::bulk(&mut element, session.name()),
+            Effect::SetName => {
+                session.labels_mut().name.clone_from(&entry.text);
+                return None;
+            }
+            Effect::Select => {
+                let db = std::str::from_utf8(&entry.text).ok()?.parse().ok()?;
+                session.key.db = db;
+                drop(session);
+                self.change_key(|key| key.db = db);
+                return None;
+            }
+        }
+        Some(element)
     }
 
     /// The client has changed its own connection; the pool must know what comes back.

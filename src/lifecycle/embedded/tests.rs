@@ -10,11 +10,7 @@ use std::time::Instant as StdInstant;
 use super::*;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 fn ask(socket: &Path, request: &str) -> String {
@@ -28,9 +24,7 @@ fn ask(socket: &Path, request: &str) -> String {
 fn is_alive(number: u32) -> bool {
     // A zombie is dead: its parent, or init, has only not looked yet.
     let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
 async fn eventually(what: &str, is_so: impl Fn() -> bool) {
@@ -45,9 +39,7 @@ async fn eventually(what: &str, is_so: impl Fn() -> bool) {
 fn it_is_private_keeps_nothing_and_leaves_nothing() {
     block_on(async {
         let embedded = start().await.unwrap();
-        let Endpoint::Unix(socket) = embedded.endpoint().clone() else {
-            panic!("no unix socket")
-        };
+        let Endpoint::Unix(socket) = embedded.endpoint().clone() else { panic!("no unix socket") };
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let directory = socket.parent().unwrap().to_owned();
         assert_eq!((mode(&directory), mode(&socket)), (0o700, 0o700));
@@ -60,10 +52,7 @@ fn it_is_private_keeps_nothing_and_leaves_nothing() {
             let answer = ask(&socket, request);
             assert!(answer.ends_with(value), "{request}{answer}");
         }
-        let (server, guard) = (
-            embedded.server.id().unwrap(),
-            embedded.guard.as_ref().unwrap().id(),
-        );
+        let (server, guard) = (embedded.server.id().unwrap(), embedded.guard.as_ref().unwrap().id());
         embedded.stop().await;
         assert!(!directory.exists());
         assert!(!is_alive(server) && !is_alive(guard.unwrap()));
@@ -74,10 +63,7 @@ fn it_is_private_keeps_nothing_and_leaves_nothing() {
 fn dropping_it_ends_it() {
     block_on(async {
         let embedded = start().await.unwrap();
-        let (directory, server) = (
-            embedded.directory.path.clone(),
-            embedded.server.id().unwrap(),
-        );
+        let (directory, server) = (embedded.directory.path.clone(), embedded.server.id().unwrap());
         drop(embedded);
         assert!(!directory.exists());
         eventually("the server is gone", || !is_alive(server)).await;
@@ -92,10 +78,7 @@ fn its_end_is_seen() {
         let mut stream = StdStream::connect(embedded.directory.socket()).unwrap();
         stream.write_all(b"SHUTDOWN NOSAVE\r\n").unwrap();
         let limit = Duration::from_secs(10);
-        let status = tokio::time::timeout(limit, embedded.wait_exit())
-            .await
-            .unwrap()
-            .unwrap();
+        let status = tokio::time::timeout(limit, embedded.wait_exit()).await.unwrap().unwrap();
         assert!(status.success(), "{status}");
     });
 }
@@ -119,23 +102,14 @@ fn holder() {
 /// Starts [`holder`] with these programs alone in PATH. Returns what it says.
 fn hold(path: &Path) -> (StdChild, String) {
     let mut child = StdCommand::new(env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "--ignored",
-            "--nocapture",
-            "lifecycle::embedded::tests::holder",
-        ])
+        .args(["--exact", "--ignored", "--nocapture", "lifecycle::embedded::tests::holder"])
         .env("PATH", path)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap())
-        .lines()
-        .map_while(Result::ok);
-    let said = lines
-        .filter_map(|line| line.strip_prefix("HOLDING ").map(str::to_owned))
-        .next();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let said = lines.filter_map(|line| line.strip_prefix("HOLDING ").map(str::to_owned)).next();
     (child, said.expect("the holder says something"))
 }
 
@@ -180,10 +154,7 @@ fn no_server_says_what_to_install() {
     let path = programs(&["sh"]);
     let (mut child, said) = hold(path.path());
     child.wait().unwrap();
-    assert!(
-        said.contains("needs valkey-server or redis-server in PATH; install one"),
-        "{said}"
-    );
+    assert!(said.contains("needs valkey-server or redis-server in PATH; install one"), "{said}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use super::in_flight::{Owner, Slot};
 use super::{Lane, State, UNKNOWN_OUTCOME, canary_text};
 use crate::config::OnLoss;
-use crate::link::{decoded, tolerable};
+use crate::link::{bug, decoded, tolerable};
 use crate::resp::{Advance, FrameKind};
 use crate::session::{Identity, Resp, RouteKey};
 use crate::telemetry::{AnomalyReason, CloseReason, Origin};
@@ -56,6 +56,10 @@ impl Lane {
             // A push is never a reply (I1), and nothing on a lane asks for one.
             state.carry.clear();
             return Ok(());
+        }
+        let gone = |slot: &Slot| slot.owner.client().is_some_and(|client| up.roster.with(client, |_| ()).is_none());
+        if state.in_flight.head().is_some_and(gone) && bug("drop_tombstone") {
+            state.in_flight.forget_head();
         }
         let Some(slot) = state.in_flight.pop() else { return Err(AnomalyReason::NoSlot) };
         let carried;
@@ -143,7 +147,8 @@ impl Lane {
         }
         for slot in unsent {
             let request = waiting.split_to(slot.bytes as usize);
-            let alive = slot.owner.client().is_some_and(|client| up.roster.with(client, |o| o.fate().is_none()) == Some(true));
+            let alive =
+                slot.owner.client().is_some_and(|client| up.roster.with(client, |o| o.fate().is_none()) == Some(true));
             if anomaly {
                 close(up, &slot, reason);
             } else if alive {
@@ -169,7 +174,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
             Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
             Owner::Forward(key) => {
                 up.shard.error(Origin::Proxy, b"ERR");
-                if outbox.push(&up.buffers, UNKNOWN_OUTCOME) {
+                if outbox.push_noted(&up.buffers, UNKNOWN_OUTCOME) {
                     state.touched.push(key);
                 }
             }
@@ -184,9 +189,13 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], now: u64
     let Some(client) = slot.owner.client() else { return };
     let present = up.roster.with(client, |outbox| {
         match slot.owner {
+            Owner::Forward(_) if bug("drop_reply") => {}
             Owner::Forward(key) => {
-                if outbox.push(&up.buffers, frame) {
+                if outbox.push_noted(&up.buffers, frame) {
                     state.touched.push(key);
+                }
+                if bug("duplicate_reply") {
+                    outbox.push(&up.buffers, frame);
                 }
             }
             Owner::Call(_) => outbox.deliver(Answer::Reply(frame.to_vec())),
@@ -216,8 +225,8 @@ fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), Anoma
     let carried: Bytes = state.carry.split().freeze();
     if let Owner::Forward(client) = owner {
         let touched = up.roster.with(client, |outbox| {
-            let first = outbox.push(&up.buffers, &carried);
-            outbox.push(&up.buffers, piece) || first
+            let first = outbox.push_noted(&up.buffers, &carried);
+            outbox.push_noted(&up.buffers, piece) || first
         });
         if touched == Some(true) {
             state.touched.push(client);
@@ -241,7 +250,8 @@ fn check_audit(key: &RouteKey, frame: &[u8]) -> Result<(), AnomalyReason> {
     let field = |name: &str| text.split_ascii_whitespace().find_map(|pair| pair.strip_prefix(name));
     let resp = if key.resp == Resp::Three { "3" } else { "2" };
     let db = key.db.to_string();
-    let expected = [("db=", db.as_str()), ("sub=", "0"), ("psub=", "0"), ("ssub=", "0"), ("watch=", "0"), ("resp=", resp)];
+    let expected =
+        [("db=", db.as_str()), ("sub=", "0"), ("psub=", "0"), ("ssub=", "0"), ("watch=", "0"), ("resp=", resp)];
     for (name, wanted) in expected {
         if field(name).is_some_and(|found| found != wanted) {
             return Err(AnomalyReason::UnexpectedReply);

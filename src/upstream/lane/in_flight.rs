@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::command::CommandId;
+use crate::link::bug;
 use crate::upstream::roster::ClientKey;
 
 /// Who gets a reply.
@@ -34,7 +35,7 @@ impl Owner {
 
 /// One request on a lane.
 #[derive(Clone, Copy, Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     pub owner: Owner,
     pub command: CommandId,
     /// Length of the request, bytes.
@@ -47,7 +48,7 @@ pub struct Slot {
 
 /// The slots of one lane, oldest first, and how far the socket has taken their bytes.
 #[derive(Default)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     slots: VecDeque<Slot>,
     submitted: u64,
     written: u64,
@@ -57,7 +58,7 @@ pub struct InFlight {
 impl InFlight {
     /// A request was appended to the lane's output. Must happen with the bytes, in one step: nothing may come
     /// between them.
-    pub fn push(&mut self, owner: Owner, command: CommandId, bytes: usize, at: u64) {
+    pub(crate) fn push(&mut self, owner: Owner, command: CommandId, bytes: usize, at: u64) {
         let length = u32::try_from(bytes).expect("requests on lanes are bounded far below 4 GiB");
         self.slots.push_back(Slot { owner, command, bytes: length, at, start: self.submitted });
         self.submitted += u64::from(length);
@@ -65,35 +66,43 @@ impl InFlight {
     }
 
     /// The socket took `n` more bytes.
-    pub fn on_written(&mut self, n: usize) {
+    pub(crate) fn on_written(&mut self, n: usize) {
         self.written += n as u64;
     }
 
     /// The request that the reply now being read belongs to; `None` for a reply to nothing, and for one to a
     /// request of which not a byte was sent.
     #[must_use]
-    pub fn head(&self) -> Option<&Slot> {
+    pub(crate) fn head(&self) -> Option<&Slot> {
         self.slots.front().filter(|slot| slot.start < self.written)
     }
 
     /// The head's reply is complete.
-    pub fn pop(&mut self) -> Option<Slot> {
+    pub(crate) fn pop(&mut self) -> Option<Slot> {
         self.head()?;
+        if self.slots.len() > 1 && bug("swap_replies") {
+            self.slots.swap(0, 1);
+        }
         let slot = self.slots.pop_front()?;
         self.bytes -= slot.bytes as usize;
         Some(slot)
     }
 
+    /// Only for the proof that the storm sees it: a slot that went with its client.
+    pub(crate) fn forget_head(&mut self) {
+        self.slots.pop_front();
+    }
+
     /// The connection is gone: takes every slot, and says of each whether its request was written, even partly.
     /// "Not executed" may be said of the others only.
-    pub fn take_all(&mut self) -> (Vec<Slot>, Vec<Slot>) {
+    pub(crate) fn take_all(&mut self) -> (Vec<Slot>, Vec<Slot>) {
         let written = self.written;
         let (sent, unsent) = std::mem::take(self).slots.into_iter().partition(|slot| slot.start < written);
         (sent, unsent)
     }
 
     /// Takes the oldest slot if none of its bytes was written and it was submitted before `at`.
-    pub fn pop_unsent_before(&mut self, at: u64) -> Option<Slot> {
+    pub(crate) fn pop_unsent_before(&mut self, at: u64) -> Option<Slot> {
         let slot = *self.slots.front()?;
         if slot.start < self.written || slot.at >= at {
             return None;
@@ -110,25 +119,25 @@ impl InFlight {
 
     /// Requests without a reply.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// No request is without a reply.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
     /// Bytes of the requests without a reply.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// When the oldest request was submitted.
     #[must_use]
-    pub fn oldest(&self) -> Option<u64> {
+    pub(crate) fn oldest(&self) -> Option<u64> {
         self.slots.front().map(|slot| slot.at)
     }
 }

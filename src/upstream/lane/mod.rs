@@ -21,19 +21,20 @@ use std::task::Waker;
 
 use bytes::{Buf, BytesMut};
 
-pub use in_flight::{InFlight, Owner, Slot};
-pub use task::run;
+pub(crate) use in_flight::{InFlight, Owner, Slot};
+pub(crate) use task::run;
 
 use super::Upstreams;
 use super::outbox::Answer;
 use super::roster::ClientKey;
 use crate::command::CommandId;
+use crate::link::bug;
 use crate::resp::{ReplyScanner, encode};
 use crate::session::RouteKey;
 use crate::telemetry::CloseReason;
 
 /// Requests from which bytes are never written when the upstream is away are answered with this.
-pub const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
+pub(crate) const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
 /// The answer to a written request whose connection was lost, when the configuration prefers it to a close.
 const UNKNOWN_OUTCOME: &[u8] = b"-ERR upstream connection lost, the command may have been executed\r\n";
 
@@ -53,6 +54,10 @@ pub struct Lane {
     accepting: Cell<bool>,
     phase: Cell<Phase>,
     condemned: Cell<Option<&'static str>>,
+    /// The next poll writes.
+    deferred: Cell<bool>,
+    /// The socket takes nothing more; its readiness wakes the task.
+    full: Cell<bool>,
     state: RefCell<State>,
     waker: RefCell<Option<Waker>>,
 }
@@ -102,6 +107,8 @@ impl Lane {
             accepting: Cell::new(true),
             phase: Cell::new(Phase::Opening),
             condemned: Cell::new(None),
+            deferred: Cell::new(false),
+            full: Cell::new(false),
             state: RefCell::new(state),
             waker: RefCell::new(None),
         })
@@ -153,6 +160,11 @@ impl Lane {
         let mut state = self.state.borrow_mut();
         state.out.extend_from_slice(request);
         state.in_flight.push(owner, command, request.len(), now);
+        if let (true, Owner::Forward(key)) = (bug("double_write"), owner) {
+            state.out.extend_from_slice(request);
+            state.in_flight.push(Owner::Discard(key), command, request.len(), now);
+            up.roster.with(key, |outbox| outbox.on_submitted(request.len()));
+        }
         state.last_used = now;
         state.since_canary += 1;
         state.audited = false;
@@ -256,7 +268,7 @@ impl Lane {
                 Owner::Forward(key) => {
                     let mut line = BytesMut::with_capacity(error.len() + 3);
                     encode::error(&mut line, error);
-                    if outbox.push(&up.buffers, &line) {
+                    if outbox.push_noted(&up.buffers, &line) {
                         self.state.borrow_mut().touched.push(key);
                     }
                 }
@@ -291,8 +303,8 @@ impl Lane {
     }
 
     fn wake(&self) {
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
         }
     }
 }

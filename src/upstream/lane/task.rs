@@ -25,11 +25,13 @@ enum End {
 }
 
 /// Runs a lane to its end: until it is retired, idle and drained, or cannot be opened.
-pub async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
+pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
     let mut permit = None;
     while let Some(link) = open(&lane, &up, &mut permit).await {
         let mut link = link;
         lane.phase.set(Phase::Ready);
+        lane.deferred.set(false);
+        lane.full.set(false);
         let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
         lane.phase.set(Phase::Opening);
         match &end {
@@ -124,16 +126,21 @@ impl Lane {
         !self.accepting.get() && self.state.borrow().in_flight.is_empty()
     }
 
-    /// One turn: write everything that clients appended, read everything that is there, send it on.
+    /// One turn: read everything that is there and send it on, then write what clients appended.
+    ///
+    /// The write waits for one more poll. A lane that is woken by its socket stands in the middle of the run queue:
+    /// clients behind it have requests for the same write. Polled again, it stands behind all of them.
     fn poll_turn(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
-        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        self.remember(cx);
+        if let Some(reason) = self.condemned.take() {
+            return Poll::Ready(End::Lost(reason.to_owned()));
+        }
+        if (self.deferred.take() || self.full.get())
+            && let Err(e) = self.write_out(up, link, cx)
+        {
+            return Poll::Ready(End::Lost(e.to_string()));
+        }
         loop {
-            if let Some(reason) = self.condemned.take() {
-                return Poll::Ready(End::Lost(reason.to_owned()));
-            }
-            if let Err(e) = self.write_out(up, link, cx) {
-                return Poll::Ready(End::Lost(e.to_string()));
-            }
             match self.read_in(up, link, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => {
@@ -144,19 +151,41 @@ impl Lane {
             }
         }
         self.flush_touched(up);
-        if self.idle_and_unwanted() { Poll::Ready(End::Done) } else { Poll::Pending }
+        if self.idle_and_unwanted() {
+            return Poll::Ready(End::Done);
+        }
+        if self.wants_to_write() && !self.deferred.replace(true) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn remember(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// There are bytes to write, and the socket has not said that it is full.
+    fn wants_to_write(&self) -> bool {
+        !self.full.get() && !self.state.borrow().out.is_empty()
     }
 
     /// Writes what is there; when the socket is full its readiness wakes the task.
     fn write_out(&self, up: &Upstreams, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
+        self.full.set(false);
         while !state.out.is_empty() {
             let n = link.try_write(&state.out)?;
             if n == 0 {
                 match link.poll_writable(cx) {
                     Poll::Ready(result) => result?,
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        self.full.set(true);
+                        break;
+                    }
                 }
             }
             state.out.advance(n);

@@ -17,7 +17,7 @@
 //! | `@pause 1100ms` | lets time pass that the product may take |
 //!
 //! Holes in what is received: `<int>`, `<int=n>` (captured as `n`), `<line:glob>` (to the line's end), `<bulk:glob>`,
-//! `<verb:glob>`, `<frame>`, `<frame*14>`, `<$n>`.
+//! `<verb:glob>`, `<frame>`, `<frame*14>`, `<skip:glob>` (lines up to one like this), `<$n>`.
 //!
 //! A step may start with a condition: `[7.0]`, `[!7.0]`, `[8.2 valkey9]`, `[direct]`, `[proxy]`. A `[proxy]` step beside
 //! a `[direct]` one is a documented deviation.

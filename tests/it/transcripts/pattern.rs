@@ -32,6 +32,8 @@ pub(super) enum Piece {
     Bulk(u8, Vec<u8>, Option<String>),
     /// `<frame>`, `<frame*3>`: so many whole frames of any kind.
     Frames(usize),
+    /// `<skip:glob>`: lines of any kind up to one like this, which is taken too.
+    Skip(Vec<u8>),
     /// `<$name>`: what was captured before.
     Captured(String),
 }
@@ -59,7 +61,7 @@ pub(super) fn parse(text: &str) -> Result<Pattern, String> {
                 pieces.push(Piece::Literal(std::mem::take(&mut literal)));
             }
             let piece = hole(inner)?;
-            let whole = matches!(piece, Piece::Bulk(..) | Piece::Frames(_));
+            let whole = matches!(piece, Piece::Bulk(..) | Piece::Frames(_) | Piece::Skip(_));
             rest = if whole { after.trim_start() } else { after };
             pieces.push(piece);
         } else {
@@ -95,6 +97,7 @@ fn hole(inner: &str) -> Result<Piece, String> {
     }
     match kind.split_once('*').unwrap_or((kind, "1")) {
         ("int", _) => Ok(Piece::Int(name)),
+        ("skip", _) => Ok(Piece::Skip(bytes)),
         ("line", _) => Ok(Piece::Line(bytes, name)),
         ("bulk", _) => Ok(Piece::Bulk(b'$', bytes, name)),
         ("verb", _) => Ok(Piece::Bulk(b'=', bytes, name)),
@@ -175,6 +178,7 @@ pub(super) fn lay(pattern: &Pattern, received: &[u8], captured: &Captured) -> Ou
             Piece::Line(pattern, _) => lay_line(pattern, rest),
             Piece::Bulk(kind, pattern, _) => lay_bulk(*kind, pattern, rest),
             Piece::Frames(count) => lay_frames(*count, rest),
+            Piece::Skip(pattern) => lay_skip(pattern, rest),
         };
         let (used, value) = match step {
             Step::Took(used, value) => (used, value),
@@ -218,6 +222,18 @@ fn lay_line(pattern: &[u8], rest: &[u8]) -> Step {
         return Step::NeedMore;
     };
     if glob::matches(pattern, &rest[..end]) { Step::Took(end, rest[..end].to_vec()) } else { Step::Mismatch(0) }
+}
+
+fn lay_skip(pattern: &[u8], rest: &[u8]) -> Step {
+    let mut at = 0;
+    while let Some(end) = rest[at..].windows(2).position(|pair| pair == b"\r\n") {
+        let line = &rest[at..at + end];
+        at += end + 2;
+        if glob::matches(pattern, line) {
+            return Step::Took(at, Vec::new());
+        }
+    }
+    Step::NeedMore
 }
 
 fn lay_bulk(kind: u8, pattern: &[u8], rest: &[u8]) -> Step {
@@ -266,6 +282,8 @@ mod tests {
         assert_eq!(lay_text("+OK/ +PONG/", b"+OK\r\n+PA"), Outcome::Mismatch(7));
         assert_eq!(lay_text(":<int>/", b":x\r\n"), Outcome::Mismatch(1));
         assert_eq!(lay_text("<bulk:a*>", b"+abc\r\n"), Outcome::Mismatch(0));
+        assert_eq!(lay_text("<skip:+c*> :1/", b"+a\r\n+b\r\n+cd\r\n:1\r\n"), Outcome::Match(17, Vec::new()));
+        assert_eq!(lay_text("<skip:+c*>", b"+a\r\n+b\r\n"), Outcome::NeedMore);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use super::reasons::{AnomalyReason, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState};
-use super::{Shard, unix_millis};
 use crate::command::{CommandId, Kind};
 use crate::link::Use;
 use crate::router;
+use crate::telemetry::reasons::{
+    AnomalyReason, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+};
+use crate::telemetry::{Shard, unix_millis};
 
 impl Shard {
     /// A connection of this kind is being opened.

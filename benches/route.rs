@@ -1,0 +1,44 @@
+//! What the decision costs: the command's name looked up, and the route.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use respmux::command::CommandTable;
+use respmux::router::{Args, Facts, Held, route};
+use respmux::session::Guard;
+
+struct Words(Vec<&'static [u8]>);
+
+impl Args for Words {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+    fn nth(&self, index: usize) -> &[u8] {
+        self.0[index]
+    }
+}
+
+fn decide(c: &mut Criterion) {
+    let table = CommandTable::new();
+    let facts = Facts { authenticated: true, guard: Guard::Intact, held: Held::None };
+    let requests: [(&str, &[&'static [u8]]); 5] = [
+        ("GET", &[b"GET", b"key"]),
+        ("hset (lower case)", &[b"hset", b"key", b"field", b"value"]),
+        ("CLIENT SETNAME", &[b"CLIENT", b"SETNAME", b"x"]),
+        ("XREADGROUP", &[b"XREADGROUP", b"GROUP", b"g", b"c", b"COUNT", b"10", b"STREAMS", b"s", b">"]),
+        ("unknown", &[b"NOSUCHCOMMAND", b"x"]),
+    ];
+    for (name, words) in requests {
+        let words = Words(words.to_vec());
+        c.bench_function(&format!("route/{name}"), |b| {
+            b.iter(|| {
+                let words = black_box(&words);
+                let lookup = table.lookup(words.nth(0), Some(words.nth(1)));
+                route(&table, lookup, facts, words)
+            });
+        });
+    }
+}
+
+criterion_group!(benches, decide);
+criterion_main!(benches);

@@ -1,0 +1,175 @@
+//! Real client libraries through respmux, on RESP2 and RESP3, against Redis 7.0, Redis 8.2 and Valkey 9.
+//!
+//! Each script of `tests/clients` runs straight against the server first (the control: what fails there is not the
+//! proxy's fault) and then through the proxy. Meanwhile the proxy's connections are counted at the server.
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests report and pace themselves")]
+
+#[path = "clients/redis_rs.rs"]
+mod redis_rs;
+#[allow(dead_code, unused_imports, reason = "shared with the token storm, which uses all of it")]
+#[path = "storm/support/mod.rs"]
+mod support;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use support::{Flavour, Proxy, ProxyOptions, Server, path_of};
+
+/// Upstream connections the proxy may have. Until subscriptions and blocking commands are folded, each subscriber
+/// and each blocked client of a script needs one.
+const CAP: u32 = 64;
+/// No script takes a tenth of this on an idle machine.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// One script with what runs it.
+#[derive(Clone, Copy, Debug)]
+struct Script {
+    file: &'static str,
+    interpreter: &'static str,
+    protocol: u8,
+    /// Which client library, where the script does not say.
+    name: &'static str,
+}
+
+const fn script(name: &'static str, file: &'static str, interpreter: &'static str, protocol: u8) -> Script {
+    Script { file, interpreter, protocol, name }
+}
+
+const SCRIPTS: [Script; 12] = [
+    script("redis-py 5.2", "redis_py.py", "PYTHON_REDIS5", 2),
+    script("redis-py 5.2", "redis_py.py", "PYTHON_REDIS5", 3),
+    script("redis-py", "redis_py.py", "PYTHON", 2),
+    script("redis-py", "redis_py.py", "PYTHON", 3),
+    script("redis-py 5.2 asyncio", "redis_py_async.py", "PYTHON_REDIS5", 2),
+    script("redis-py 5.2 asyncio", "redis_py_async.py", "PYTHON_REDIS5", 3),
+    script("redis-py asyncio", "redis_py_async.py", "PYTHON", 2),
+    script("redis-py asyncio", "redis_py_async.py", "PYTHON", 3),
+    script("node-redis", "node_redis.mjs", "NODE", 2),
+    script("node-redis", "node_redis.mjs", "NODE", 3),
+    script("ioredis", "ioredis.mjs", "NODE", 2),
+    script("ioredis", "ioredis.mjs", "NODE", 3),
+];
+
+/// Runs `script` against `target` and gives its line of JSON; the reason, if it failed.
+fn run(script: Script, target: SocketAddr, server: &Server, level: &str) -> Result<String, String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let mut command = Command::new(path_of(script.interpreter));
+    command.arg(folder.join(script.file));
+    command.args(["--host", &target.ip().to_string(), "--port", &target.port().to_string()]);
+    let direct = server.direct();
+    command.args(["--direct-host", &direct.ip().to_string(), "--direct-port", &direct.port().to_string()]);
+    command.args(["--protocol", &script.protocol.to_string(), "--level", level]);
+    if let Ok(only) = std::env::var("CLIENTS_ONLY") {
+        command.args(["--only", &only]);
+    }
+    command.env("NODE_PATH", path_of("NODE_PATH")).env("PYTHONDONTWRITEBYTECODE", "1");
+    let outputs = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str| outputs.path().join(name);
+    let create = |path: PathBuf| std::fs::File::create(path).expect("an output file");
+    command.stdin(Stdio::null()).stdout(create(file("out"))).stderr(create(file("err")));
+    let mut child = command.spawn().expect("the interpreter starts");
+    let end = Instant::now() + DEADLINE;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("the child can be asked") {
+            break status;
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            break child.wait().expect("the child ends");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let read = |name| std::fs::read_to_string(file(name)).unwrap_or_default();
+    let line = read("out").trim().to_owned();
+    if status.success() && line.starts_with('{') {
+        return Ok(line);
+    }
+    let said = read("err");
+    let tail = said.char_indices().rev().nth(6000).map_or(&said[..], |(at, _)| &said[at..]);
+    Err(format!("{} on RESP{}: {status}\n{line}\n{tail}", script.name, script.protocol))
+}
+
+/// Counts the proxy's connections at the server until told to stop; gives the highest count.
+fn count_upstream<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    server: &Server,
+    stop: &'scope AtomicBool,
+) -> ScopedJoinHandle<'scope, usize> {
+    let client = redis::Client::open(format!("redis://{}", server.direct())).expect("a URL");
+    let address = format!(" laddr={} ", server.address());
+    scope.spawn(move || {
+        let mut direct = client.get_connection().expect("the server is there");
+        let mut most = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut direct).expect("CLIENT LIST");
+            most = most.max(list.lines().filter(|line| line.contains(&address)).count());
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        most
+    })
+}
+
+/// Both arms of one server of the matrix. `level`: how much the proxied arm does; the control is always short.
+fn matrix(flavour: Flavour, level: &str, wanted: impl Fn(&Script) -> bool) {
+    let server = Server::start(flavour);
+    let mut proxy = Proxy::start(&server, &ProxyOptions::sized(2, CAP));
+    let chosen = std::env::var("CLIENTS_NAME").unwrap_or_default();
+    let scripts: Vec<_> =
+        SCRIPTS.into_iter().filter(|script| wanted(script) && script.name.contains(&chosen)).collect();
+    let mut failures = Vec::new();
+    for script in &scripts {
+        match run(*script, server.direct(), &server, "short") {
+            Ok(line) => println!("{flavour:?} direct  {line}"),
+            Err(failure) => panic!("the control arm fails, so nothing can be said: {flavour:?}, {failure}"),
+        }
+    }
+    let stop = AtomicBool::new(false);
+    let most = std::thread::scope(|scope| {
+        let counting = count_upstream(scope, &server, &stop);
+        for script in &scripts {
+            match run(*script, proxy.address(), &server, level) {
+                Ok(line) => println!("{flavour:?} respmux {line}"),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        counting.join().expect("the counting thread ends")
+    });
+    println!("{flavour:?}: at most {most} upstream connections of {CAP}");
+    assert!(failures.is_empty(), "{flavour:?}, through respmux:\n{}", failures.join("\n\n"));
+    assert!((1..=CAP as usize).contains(&most), "{most} upstream connections, {CAP} are allowed");
+    assert!(proxy.runs(), "respmux ended");
+}
+
+#[test]
+fn libraries_on_redis_70() {
+    matrix(Flavour::Redis70, "full", |_| true);
+}
+
+#[test]
+fn libraries_on_redis_82() {
+    matrix(Flavour::Redis82, "short", |script| script.interpreter != "PYTHON_REDIS5");
+}
+
+#[test]
+fn libraries_on_valkey_9() {
+    matrix(Flavour::Valkey9, "short", |script| script.interpreter != "PYTHON_REDIS5");
+}
+
+/// redis-rs is of our own language: it runs in this process.
+#[test]
+fn redis_rs_on_all_servers() {
+    for flavour in [Flavour::Redis70, Flavour::Redis82, Flavour::Valkey9] {
+        let server = Server::start(flavour);
+        let mut proxy = Proxy::start(&server, &ProxyOptions::sized(2, CAP));
+        for protocol in [2, 3] {
+            redis_rs::run(server.direct(), server.direct(), protocol);
+            redis_rs::run(proxy.address(), server.direct(), protocol);
+        }
+        assert!(proxy.runs(), "respmux ended");
+    }
+}

@@ -1,0 +1,254 @@
+//! Judges the replies of one connection: each against the model, the writes for the ledger.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use crate::ledger::{Fate, Ledger};
+use crate::model::{Effects, Expected, Model};
+use crate::op::{Names, Op};
+use crate::resp::Value;
+use crate::storm::Shared;
+use crate::token::{COUNTER_STRIDE, Token};
+use crate::verdict::Verdict;
+use crate::wire::{NoFrame, Reader};
+
+/// Why a connection is over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// By this client's own will.
+    Own,
+    /// The other side closed it.
+    Lost,
+    /// A finding: nothing more can be said about this connection.
+    Wrong,
+    /// A change of state was refused, or a helping connection failed: what follows is not known.
+    Unclear,
+}
+
+/// What is known about the connection, and what was sent and not yet answered.
+pub(crate) struct Judge {
+    shared: Rc<Shared>,
+    pub(crate) names: Names,
+    pub(crate) model: Model,
+    pub(crate) ledger: Ledger,
+    pub(crate) pending: VecDeque<Op>,
+    pub(crate) refusals: u64,
+    /// The last commands that were answered, for the story of a finding.
+    answered: VecDeque<Op>,
+}
+
+/// How many commands before a finding are told.
+const STORY: usize = 12;
+
+impl Judge {
+    pub(crate) fn new(shared: Rc<Shared>, names: Names) -> Self {
+        Self {
+            shared,
+            names,
+            model: Model::new(names),
+            ledger: Ledger::default(),
+            pending: VecDeque::new(),
+            refusals: 0,
+            answered: VecDeque::with_capacity(STORY + 1),
+        }
+    }
+
+    fn remember(&mut self, op: Op) {
+        if self.answered.len() == STORY {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(op);
+    }
+
+    pub(crate) fn found(&self, verdict: Verdict, what: impl FnOnce() -> String) {
+        let (names, answered, pending) = (&self.names, &self.answered, self.pending.iter().take(STORY));
+        let story =
+            || format!("{names:?}: {}\n    after {answered:?}\n    pending {:?}", what(), pending.collect::<Vec<_>>());
+        self.shared.tally.borrow_mut().found(verdict, story);
+    }
+
+    /// Reads until nothing is pending.
+    pub(crate) async fn read(&mut self, reader: &mut Reader) -> Result<(), End> {
+        loop {
+            while self.pending.front().is_some_and(|op| self.model.runs_silently(op)) {
+                self.pending.pop_front();
+            }
+            let Some(op) = self.pending.front() else { return Ok(()) };
+            match reader.frame().await {
+                Ok(reply) => {
+                    let op = op.clone();
+                    self.judge(&op, &reply)?;
+                    self.pending.pop_front();
+                    self.remember(op);
+                }
+                Err(NoFrame::Broken(broken)) => {
+                    self.found(Verdict::Torn, || format!("{broken:?} in the reply of {op:?}"));
+                    return Err(End::Wrong);
+                }
+                Err(NoFrame::End(partial)) => return Err(self.ended_in(&partial)),
+            }
+        }
+    }
+
+    /// The connection ended; what came of the next reply must be the beginning of it.
+    fn ended_in(&mut self, partial: &[u8]) -> End {
+        let Some(op) = self.pending.front().filter(|_| !partial.is_empty()).cloned() else { return End::Lost };
+        let mut whole = Vec::new();
+        match self.model.execute(&op) {
+            Expected::Exact(value) => value.encode(&mut whole),
+            _ => return End::Lost,
+        }
+        self.model.effects = Effects::default();
+        let refusal = partial.starts_with(b"-");
+        if whole.starts_with(partial) || refusal {
+            return End::Lost;
+        }
+        self.found(Verdict::Torn, || format!("{} instead of {op:?}", partial[..partial.len().min(200)].escape_ascii()));
+        End::Wrong
+    }
+
+    fn judge(&mut self, op: &Op, reply: &Value) -> Result<(), End> {
+        self.shared.tally.borrow_mut().replies += 1;
+        if is_refusal(reply) {
+            self.shared.tally.borrow_mut().refused += 1;
+            self.refusals += 1;
+            let clear = self.model.refuse(op);
+            self.take_effects(true);
+            return if clear { Ok(()) } else { Err(End::Unclear) };
+        }
+        let expected = self.model.execute(op);
+        if !self.fits(&expected, reply) {
+            let verdict = self.classify(&expected, reply);
+            self.found(verdict, || format!("{op:?} wants {expected:?}, got {reply:?}"));
+            self.model.effects = Effects::default();
+            return Err(End::Wrong);
+        }
+        self.take_effects(true);
+        Ok(())
+    }
+
+    fn fits(&mut self, expected: &Expected, reply: &Value) -> bool {
+        match expected {
+            Expected::Exact(value) => value == reply,
+            Expected::OneReceiver => *reply == Value::Int(1) || (*reply == Value::Int(0) && !self.shared.certain.get()),
+            Expected::AnyError => matches!(reply, Value::Error(_)),
+            Expected::ClientId => {
+                if let Value::Int(id) = reply {
+                    self.is_my_id(*id)
+                } else {
+                    false
+                }
+            }
+            Expected::Hello(version) => match (reply, version) {
+                (Value::Array(items), 2) | (Value::Map(items), 3) => {
+                    let field = |name: &str| {
+                        items.chunks(2).find(|pair| pair[0] == Value::text(name)).map(|pair| pair[1].clone())
+                    };
+                    let Some(Value::Int(id)) = field("id") else { return false };
+                    field("proto") == Some(Value::Int(i64::from(*version))) && self.is_my_id(id)
+                }
+                _ => false,
+            },
+            Expected::ClientInfo => match (reply, self.model.protocol) {
+                (Value::Bulk(text), 2) | (Value::Verbatim(text), 3) => self.is_my_info(text),
+                _ => false,
+            },
+        }
+    }
+
+    /// The same id on each question, and one that no other connection ever had.
+    fn is_my_id(&mut self, id: i64) -> bool {
+        let known = *self.model.id.get_or_insert(id);
+        let mine = (self.names.who, self.names.life);
+        known == id && *self.shared.ids.borrow_mut().entry(id).or_insert(mine) == mine
+    }
+
+    fn is_my_info(&self, text: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(text);
+        let text = text.strip_prefix("txt:").unwrap_or(&text);
+        let field = |name: &str| {
+            text.split_whitespace()
+                .filter_map(|pair| pair.split_once('='))
+                .find(|(key, _)| *key == name)
+                .map(|(_, v)| v)
+        };
+        let name = self.model.name.map(|name| name.text(self.names.seed)).unwrap_or_default();
+        let id = self.model.id.is_none_or(|id| field("id") == Some(&id.to_string()));
+        id && field("name") == Some(&name)
+            && field("db") == Some(&self.model.db.to_string())
+            && field("resp") == Some(&self.model.protocol.to_string())
+            && field("user") == Some(self.model.user.name())
+    }
+
+    /// Which kind of wrong a reply is: by whose tokens are in it.
+    fn classify(&self, expected: &Expected, reply: &Value) -> Verdict {
+        let seed = self.names.seed;
+        let (mut foreign, mut own) = (false, false);
+        reply.each_text(&mut |text| {
+            foreign |= Token::any_in(text, seed, |token| token.who != self.names.who);
+            own |= Token::any_in(text, seed, |token| token.who == self.names.who);
+        });
+        let stranger =
+            |number: i64| number >= COUNTER_STRIDE && number / COUNTER_STRIDE != i64::from(self.names.who) + 1;
+        match (reply, expected) {
+            _ if foreign => Verdict::Misdelivered,
+            (Value::Int(number), Expected::Exact(Value::Int(_) | Value::Bulk(_))) if stranger(*number) => {
+                Verdict::Misdelivered
+            }
+            (Value::Int(_), Expected::ClientId) => Verdict::Misdelivered,
+            (Value::Bulk(got), Expected::Exact(Value::Bulk(wanted)))
+                if own && got.len() >= 40 && wanted.starts_with(&got[..40]) =>
+            {
+                Verdict::Torn
+            }
+            (Value::Push(_), _) => Verdict::Surplus,
+            _ => Verdict::Misordered,
+        }
+    }
+
+    pub(crate) fn surplus(&self, bytes: &[u8]) -> End {
+        self.found(Verdict::Surplus, || bytes[..bytes.len().min(200)].escape_ascii().to_string());
+        End::Wrong
+    }
+
+    /// The deadline has passed; `partial` is what came of the reply.
+    pub(crate) fn missing(&self, partial: &[u8]) -> End {
+        let verdict = if partial.is_empty() { Verdict::Missing } else { Verdict::Torn };
+        self.found(verdict, || format!("{} bytes of the reply to {:?}", partial.len(), self.pending.front()));
+        End::Wrong
+    }
+
+    /// Writes that were never sent whole must not be there.
+    pub(crate) fn refuse_unsent<'a>(&mut self, ops: impl Iterator<Item = &'a Op>) {
+        for op in ops {
+            if let Op::Push { at, .. } = op {
+                self.ledger.set(*at, Fate::Refused);
+            }
+        }
+    }
+
+    /// Notes in the ledger what the last reply told. `answered`: there was one.
+    pub(crate) fn take_effects(&mut self, answered: bool) {
+        let effects = std::mem::take(&mut self.model.effects);
+        effects.executed.into_iter().for_each(|at| self.ledger.set(at, Fate::Executed));
+        effects.refused.into_iter().for_each(|at| self.ledger.set(at, Fate::Refused));
+        if answered {
+            // A refusal is suppressed like any other reply, so only a server that never refuses must have it.
+            let must = self.shared.config.direct_arm && self.shared.certain.get();
+            let fate = if must { Fate::Executed } else { Fate::Silent };
+            effects.silent.into_iter().for_each(|at| self.ledger.set(at, fate));
+        }
+    }
+}
+
+/// What the proxy answers when it did not execute a command (semantics 10.2).
+pub(crate) fn is_refusal(reply: &Value) -> bool {
+    const TEXTS: [&[u8]; 5] = [
+        b"LOADING upstream is not available, command was not executed",
+        b"ERR no transaction connection available, try again",
+        b"ERR no blocking connection available, try again",
+        b"ERR no dedicated connection available, try again",
+        b"ERR respmux could not log in to the upstream, command was not executed",
+    ];
+    matches!(reply, Value::Error(text) if TEXTS.contains(&text.as_slice()))
+}

@@ -1,0 +1,240 @@
+//! The token storm: many clients with tokens of their own, and an exact model of what each must be answered.
+//!
+//! `cargo test --test storm` runs a short one, the control arm (the same seed straight to the server) and the
+//! self-test of the checker. A long one: `cargo test --release --test storm -- --ignored --nocapture`, with
+//! `STORM_SECONDS`, `STORM_REPLIES`, `STORM_SEED`, `STORM_CLIENTS`, `STORM_WORKERS`, `STORM_CONNECTIONS`.
+#![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests report and pace themselves")]
+
+mod chaos;
+mod client;
+mod judge;
+mod ledger;
+mod mate;
+mod middle;
+mod model;
+mod op;
+mod plan;
+mod resp;
+mod shim;
+mod storm;
+mod support;
+mod token;
+mod verdict;
+mod wire;
+
+use std::time::Duration;
+
+use middle::{Fault, Middle};
+use plan::Mix;
+use shim::Shim;
+use storm::Config;
+use support::{Flavour, Proxy, ProxyOptions, Server};
+use verdict::{Tally, Verdict};
+
+/// A number from the environment.
+fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn config(server: &Server, target: std::net::SocketAddr, seconds: u64) -> Config {
+    let config = Config {
+        seed: setting("STORM_SEED", 20_240_611),
+        clients: setting("STORM_CLIENTS", 300),
+        target,
+        direct: server.direct(),
+        upstream: server.address(),
+        calm: Duration::ZERO,
+        chaos: Duration::ZERO,
+        replies: setting("STORM_REPLIES", u64::MAX),
+        mix: Mix::Everything,
+        patience: wire::PATIENCE,
+        stop_on_red: false,
+        direct_arm: target == server.address(),
+    };
+    lasting(config, setting("STORM_SECONDS", seconds))
+}
+
+/// So many seconds, of which the first part is calm.
+fn lasting(config: Config, seconds: u64) -> Config {
+    let time = Duration::from_secs(seconds);
+    Config { calm: time.mul_f64(0.4), chaos: time.mul_f64(0.6), ..config }
+}
+
+/// Runs a storm and prints its line.
+fn report(arm: &str, config: Config) -> Tally {
+    let (seed, clients) = (config.seed, config.clients as usize);
+    let (tally, took) = storm::run(config);
+    println!("{}", tally.json(arm, seed, clients, took));
+    for finding in &tally.told {
+        eprintln!("{arm}: {finding}");
+    }
+    tally
+}
+
+fn assert_green(tally: &Tally) {
+    assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
+    assert!(tally.replies > 10_000, "only {} replies were checked", tally.replies);
+    // Allowed by the rules, but a proxy that refuses much serves nobody.
+    assert!(tally.refused * 50 <= tally.replies, "{} of {} were refused", tally.refused, tally.replies);
+}
+
+/// The control arm: what is red here is a fault of the checker (or of the server).
+#[test]
+fn straight_to_the_server() {
+    let server = Server::start(Flavour::Redis70);
+    let config = config(&server, server.address(), 6);
+    assert_green(&report("direct", config));
+}
+
+/// Through the proxy, first in peace, then with upstream connections killed at random.
+#[test]
+fn through_the_proxy() {
+    let server = Server::start(Flavour::Redis70);
+    let most = setting("STORM_CONNECTIONS", 24);
+    let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
+    let tally = report("respmux", config(&server, proxy.address(), 20));
+    assert_green(&tally);
+    assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
+    assert!(proxy.runs(), "respmux ended");
+}
+
+/// The smallest configuration that must work, with more clients, databases and users than it has connections:
+/// everything changes hands all the time.
+#[test]
+fn through_six_connections() {
+    let server = Server::start(Flavour::Valkey9);
+    let mut proxy = Proxy::start(&server, &ProxyOptions::sized(1, 6));
+    let mut config = config(&server, proxy.address(), 10);
+    config.clients = config.clients.min(40);
+    let tally = report("respmux, 6 connections", config);
+    assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
+    assert!(tally.max_upstream <= 6, "{} upstream connections", tally.max_upstream);
+    assert!(proxy.runs(), "respmux ended");
+}
+
+/// Upstream connections come in pieces and end at any byte, also in the middle of a reply or a request.
+#[test]
+fn through_a_bad_network() {
+    let server = Server::start(Flavour::Redis82);
+    let shim = Shim::start(server.address(), setting("STORM_SEED", 7));
+    let mut options = ProxyOptions::sized(2, 40);
+    options.upstream = Some(shim.address);
+    let mut proxy = Proxy::start(&server, &options);
+    let mut config = config(&server, proxy.address(), 12);
+    config.clients = config.clients.min(100);
+    config.chaos += std::mem::take(&mut config.calm);
+    let tally = report("respmux, bad network", config);
+    eprintln!("{} connections were cut", shim.cuts());
+    assert!(shim.cuts() > 20, "only {} cuts", shim.cuts());
+    assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
+    assert!(tally.replies > 1000, "only {} replies were checked", tally.replies);
+    assert!(proxy.runs(), "respmux ended");
+}
+
+/// The long one, for `make storm`: three servers and three sizes of proxy, a third of the time each.
+#[test]
+#[ignore = "minutes to hours: STORM_SECONDS, STORM_REPLIES"]
+fn long() {
+    let time = setting("STORM_SECONDS", 300) / 3;
+    let sizes = [(Flavour::Redis70, 2, 24), (Flavour::Redis82, 4, 64), (Flavour::Valkey9, 1, 16)];
+    for (flavour, workers, most) in sizes {
+        let (workers, most) = (setting("STORM_WORKERS", workers), setting("STORM_CONNECTIONS", most));
+        let server = Server::start(flavour);
+        let mut proxy = Proxy::start(&server, &ProxyOptions::sized(workers, most));
+        let arm = format!("{flavour:?}, {workers} workers, {most} connections");
+        let tally = report(&arm, lasting(config(&server, proxy.address(), 100), time));
+        eprintln!("{arm}: respmux used at most {} KiB", proxy.peak_rss_kib());
+        assert_green(&tally);
+        assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
+        assert!(proxy.runs(), "respmux ended");
+    }
+}
+
+/// A storm of small, separate commands, over at the first finding.
+fn self_test(server: &Server, fault: Fault) -> (Tally, bool) {
+    let middle = Middle::start(server.address(), fault);
+    let mut config = config(server, middle.address, 6);
+    config.clients = 20;
+    config.calm = Duration::from_secs(6);
+    config.chaos = Duration::ZERO;
+    config.replies = 4000;
+    config.mix = Mix::Simple;
+    config.patience = Duration::from_secs(4);
+    config.stop_on_red = true;
+    let tally = report(&format!("self-test {fault:?}"), config);
+    (tally, middle.done())
+}
+
+/// A checker that cannot go red proves nothing: each fault must be found under its own name, and no fault must be
+/// found where there is none.
+#[test]
+fn the_checker_sees_each_fault() {
+    let server = Server::start(Flavour::Redis70);
+    let (tally, _) = self_test(&server, Fault::None);
+    assert_eq!(tally.wrong(), 0, "without a fault:\n{}", tally.told.join("\n"));
+    assert!(tally.replies >= 4000, "only {} replies", tally.replies);
+    let faults = [
+        (Fault::Swap, Verdict::Misdelivered),
+        (Fault::Stale, Verdict::Misordered),
+        (Fault::Drop, Verdict::Missing),
+        (Fault::Duplicate, Verdict::Surplus),
+        (Fault::Shorten, Verdict::Torn),
+        (Fault::Flip, Verdict::Torn),
+        (Fault::Close, Verdict::Dropped),
+        (Fault::WriteTwice, Verdict::Duplicated),
+        (Fault::WriteElse, Verdict::Lost),
+        (Fault::Deny, Verdict::Phantom),
+        (Fault::WrongDatabase, Verdict::Stray),
+    ];
+    for (fault, verdict) in faults {
+        let (tally, done) = self_test(&server, fault);
+        assert!(done, "{fault:?} never happened");
+        assert!(tally.count(verdict) > 0, "{fault:?} is not found as {verdict:?}:\n{}", tally.told.join("\n"));
+    }
+}
+
+/// What the build with `--features seeded-bugs` can be told to do wrong, by `SEEDED_BUG`; it does so once in
+/// `SEEDED_EVERY` chances.
+#[cfg(feature = "seeded-bugs")]
+const SEEDED: [&str; 7] = [
+    // Two consecutive replies of a lane go to each other's slot.
+    "swap_replies",
+    // A client that goes away takes its slots with it instead of leaving tombstones.
+    "drop_tombstone",
+    // A command is written twice; the second reply is swallowed by an internal slot.
+    "double_write",
+    // A reply takes its slot and is not delivered.
+    "drop_reply",
+    // A reply is delivered twice to its client.
+    "duplicate_reply",
+    // A lane of another database is opened without its SELECT.
+    "skip_select",
+    // A connection goes back to the pool as it is, with its MULTI or WATCH.
+    "skip_hygiene",
+];
+
+/// The storm goes red on each bug that the product itself can have. Built and run by
+/// `cargo test --features seeded-bugs --test storm seeded`.
+#[cfg(feature = "seeded-bugs")]
+#[test]
+fn seeded_bugs_are_found() {
+    let chosen = std::env::var("STORM_BUG").unwrap_or_default();
+    // The control: the same build without a bug is green, so what is red below is red because of its bug.
+    for bug in ["none"].into_iter().chain(SEEDED.into_iter().filter(|bug| bug.contains(&chosen))) {
+        let server = Server::start(Flavour::Redis70);
+        let mut options = ProxyOptions::sized(2, setting("STORM_CONNECTIONS", 24));
+        options.environment.push(("SEEDED_BUG".into(), bug.into()));
+        // Tombstones, losses and returns are rare; replies are not.
+        let rare = matches!(bug, "drop_tombstone" | "skip_select" | "skip_hygiene");
+        let every = if rare { 2 } else { 500 };
+        options.environment.push(("SEEDED_EVERY".into(), setting("SEEDED_EVERY", every).to_string()));
+        let proxy = Proxy::start(&server, &options);
+        let mut config = config(&server, proxy.address(), if bug == "none" { 6 } else { 40 });
+        config.clients = 100;
+        config.patience = Duration::from_secs(10);
+        config.stop_on_red = true;
+        let tally = report(&format!("seeded {bug}"), config);
+        let found = tally.wrong() > 0;
+        assert_eq!(found, bug != "none", "{bug}: found {found} in {} replies", tally.replies);
+    }
+}
