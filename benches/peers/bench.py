@@ -61,10 +61,10 @@ class Scenario:
         return Scenario(**{**self.__dict__, "requests": int(self.requests * SCALE)})
 
 
-MANY_CLIENTS = Scenario("500 clients, no pipelining, 32 B", 500, tuple(ALL), 300_000)
-PIPELINED = Scenario("100 clients, pipelines of 16, 32 B", 100, tuple(MANY), 1_600_000, pipeline=16)
-CROWD = Scenario("4,000 clients, no pipelining, 32 B", 4000, tuple(MANY), 200_000)
-LARGE = Scenario("500 clients, no pipelining, 4 KiB", 500, tuple(MANY), 150_000, size=4096)
+MANY_CLIENTS = Scenario("500 clients, no pipelining, 32 B", 500, tuple(ALL), 240_000)
+PIPELINED = Scenario("100 clients, pipelines of 16, 32 B", 100, tuple(MANY), 1_280_000, pipeline=16)
+CROWD = Scenario("4,000 clients, no pipelining, 32 B", 4000, tuple(MANY), 160_000)
+LARGE = Scenario("500 clients, no pipelining, 4 KiB", 500, tuple(MANY), 120_000, size=4096)
 ALONE = Scenario("1 client, 32 B", 1, tuple(ALL), 20_000)
 IDLE = Scenario("10,000 idle clients", 10_000, ("direct", "respmux", "nutcracker", "envoy", "haproxy"))
 SCENARIOS = [MANY_CLIENTS, PIPELINED, CROWD, LARGE, ALONE, IDLE]
