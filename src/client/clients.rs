@@ -101,7 +101,7 @@ impl Client {
     pub(super) async fn client_kill(&mut self, request: &Request) -> Result<(), Closed> {
         let mut twin = BytesMut::new();
         encode::command(&mut twin, &["CLIENT", "KILL", "ID", NOBODY]);
-        if !self.permitted(&twin).await? {
+        if !self.may_administer(&twin).await? {
             return Ok(());
         }
         if request.count() == 3 {
@@ -190,7 +190,7 @@ impl Client {
         words.extend(request.args_from(3));
         let mut twin = BytesMut::new();
         encode::command(&mut twin, &words);
-        if !self.permitted(&twin).await? {
+        if !self.may_administer(&twin).await? {
             return Ok(());
         }
         let shared = Rc::clone(&self.shared);

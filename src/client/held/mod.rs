@@ -261,6 +261,9 @@ impl Held {
             return Poll::Pending;
         }
         let patience = self.up.config.pool.idle_transaction_timeout;
+        if patience.is_zero() {
+            return Poll::Pending; // never
+        }
         let timer = self.idle.get_or_insert_with(|| Box::pin(sleep(patience)));
         timer.as_mut().poll(cx).map(|()| Event::Idle)
     }

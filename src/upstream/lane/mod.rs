@@ -228,8 +228,12 @@ impl Lane {
 
     fn check(&self, up: &Upstreams, now: u64, healthy: bool) {
         let interval = nanos(up.config.lane.canary_interval);
+        let keepalive = nanos(up.config.upstream.keepalive);
         let mut state = self.state.borrow_mut();
-        if state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval {
+        let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));
+        let kept_alive = state.in_flight.is_empty() && keepalive > 0 && quiet >= keepalive;
+        let due = state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval;
+        if kept_alive || due {
             Self::push_canary(self.id, &mut state, up, now);
         } else if state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval {
             state.audited = true;
