@@ -90,7 +90,7 @@ fn straight_to_the_server() {
 #[test]
 fn through_the_proxy() {
     let server = Server::start(Flavour::Redis70);
-    let most = setting("STORM_CONNECTIONS", 24);
+    let most = setting("STORM_CONNECTIONS", 64);
     let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
     let tally = report("respmux", config(&server, proxy.address(), 20));
     assert_green(&tally);
@@ -222,7 +222,7 @@ fn seeded_bugs_are_found() {
     // The control: the same build without a bug is green, so what is red below is red because of its bug.
     for bug in ["none"].into_iter().chain(SEEDED.into_iter().filter(|bug| bug.contains(&chosen))) {
         let server = Server::start(Flavour::Redis70);
-        let mut options = ProxyOptions::sized(2, setting("STORM_CONNECTIONS", 64));
+        let mut options = ProxyOptions::sized(2, setting("STORM_CONNECTIONS", 24));
         options.environment.push(("SEEDED_BUG".into(), bug.into()));
         // Tombstones, losses and returns are rare; replies are not.
         let rare = matches!(bug, "drop_tombstone" | "skip_select" | "skip_hygiene");
