@@ -25,6 +25,7 @@ impl Client {
         match route {
             Route::Lane => self.carry_over(request).await,
             Route::Pin(reason) => self.pin(request, reason).await,
+            Route::Fold => self.pin(request, PinReason::Blocking).await,
             Route::Switch(switch) => self.switch(request, switch).await,
             Route::Login(login) => self.login(request, login).await,
             Route::Local(local) => self.answer(&request, local).await,
@@ -55,7 +56,13 @@ impl Client {
                 Err(Closed(CloseReason::Quit))
             }
             Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
-            Route::Lane | Route::Relay(_) | Route::Pin(_) | Route::Switch(_) | Route::Login(_) | Route::Ask => {
+            Route::Lane
+            | Route::Relay(_)
+            | Route::Pin(_)
+            | Route::Fold
+            | Route::Switch(_)
+            | Route::Login(_)
+            | Route::Ask => {
                 unreachable!("the router sends what a held connection can carry to it ({:?})", request.nth(0))
             }
         }

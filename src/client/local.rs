@@ -46,6 +46,7 @@ impl Client {
             Local::Kill => self.client_kill(request).await,
             Local::Unblock => self.client_unblock(request).await,
             Local::Reset => self.reset().await,
+            Local::Proxy => self.proxy(request).await,
             Local::Ok => {
                 self.reply_ok();
                 Ok(())

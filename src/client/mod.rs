@@ -21,6 +21,7 @@ mod local;
 mod login;
 mod peers;
 mod pin;
+mod proxy;
 mod request;
 
 use std::cell::{Cell, RefCell};

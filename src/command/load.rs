@@ -47,6 +47,7 @@ const OPS: &[(&str, Op)] = &[
     ("MONITOR", Op::Monitor),
     ("MULTI", Op::Multi),
     ("POST", Op::CrossProtocol),
+    ("PROXY", Op::Proxy),
     ("PSUBSCRIBE", Op::Subscribe),
     ("PUNSUBSCRIBE", Op::Unsubscribe),
     ("QUIT", Op::Quit),
@@ -109,7 +110,7 @@ fn op(name: &str, class: &str) -> Op {
     }
     match class {
         "shared" | "rewritten" => Op::Plain,
-        "folded-blocking" => Op::Blocking,
+        "folded-blocking" => Op::BlockingPop,
         "refused" => Op::NotSupported,
         _ => Op::Isolated,
     }

@@ -32,6 +32,8 @@ pub enum Op {
     StreamRead,
     /// Waits on the server, then answers once.
     Blocking,
+    /// Waits for an element, and has a twin that does not wait: BLPOP and its relatives.
+    BlockingPop,
     /// WAIT and WAITAOF: blocking, and counts this connection's writes.
     Wait,
     Multi,
@@ -76,6 +78,8 @@ pub enum Op {
     ClientUnknown,
     /// SYNC and its relatives.
     NotSupported,
+    /// Questions to respmux itself.
+    Proxy,
     Debug,
     Module,
     ScriptDebug,

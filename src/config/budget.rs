@@ -11,6 +11,8 @@ const SCRATCH: usize = 1;
 const LANES_MINIMUM: usize = 2;
 /// Two, so that a blocking command does not keep a transaction waiting.
 const POOL_MINIMUM: usize = 2;
+/// One subscriber for so many connections: most applications subscribe as one user.
+const CONNECTIONS_PER_HUB: usize = 7;
 
 /// The upstream connections of one worker, by kind. Each number is a limit, not a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,21 +23,26 @@ pub struct WorkerShare {
     pub scratch: usize,
     /// Shared, pipelined connections.
     pub lanes: usize,
-    /// Connections lent to one client at a time.
+    /// Connections lent to one client at a time, and those on which blocked clients wait.
     pub pool: usize,
+    /// Subscribers, one for each user with subscriptions; what exceeds them is lent from the pool. None below seven
+    /// connections a worker.
+    pub hubs: usize,
 }
 
 impl WorkerShare {
     /// Divides `total` connections, which are at least [`WORKER_MINIMUM`].
     fn of(total: usize) -> Self {
         let rest = total - CONTROL - SCRATCH;
-        let pool = (rest / 2).max(POOL_MINIMUM);
-        Self { control: CONTROL, scratch: SCRATCH, lanes: rest - pool, pool }
+        let spare = rest - LANES_MINIMUM - POOL_MINIMUM;
+        let hubs = spare.min((rest / CONNECTIONS_PER_HUB).max(1));
+        let pool = ((rest - hubs) / 2).max(POOL_MINIMUM);
+        Self { control: CONTROL, scratch: SCRATCH, lanes: rest - hubs - pool, pool, hubs }
     }
 
     /// Every connection this worker may hold at one time.
     pub fn total(&self) -> usize {
-        self.control + self.scratch + self.lanes + self.pool
+        self.control + self.scratch + self.lanes + self.pool + self.hubs
     }
 }
 
@@ -103,20 +110,20 @@ impl fmt::Display for Division {
         let sum = |part: fn(&WorkerShare) -> usize| self.shares.iter().map(part).sum();
         writeln!(f, "Upstream connections: at most {}, over all workers and kinds (a hard cap)", self.total())?;
         writeln!(f)?;
-        writeln!(f, "  worker  control  scratch  lanes   pool  total")?;
+        writeln!(f, "  worker  control  scratch  lanes   pool   hubs  total")?;
         for (index, share) in self.shares.iter().enumerate() {
-            let cells = [share.control, share.scratch, share.lanes, share.pool, share.total()];
+            let cells = [share.control, share.scratch, share.lanes, share.pool, share.hubs, share.total()];
             row(f, &index.to_string(), cells)?;
         }
-        let totals = [sum(|s| s.control), sum(|s| s.scratch), sum(|s| s.lanes), sum(|s| s.pool)];
-        let [control, scratch, lanes, pool] = totals;
-        row(f, "all", [control, scratch, lanes, pool, self.total()])
+        let totals = [sum(|s| s.control), sum(|s| s.scratch), sum(|s| s.lanes), sum(|s| s.pool), sum(|s| s.hubs)];
+        let [control, scratch, lanes, pool, hubs] = totals;
+        row(f, "all", [control, scratch, lanes, pool, hubs, self.total()])
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, name: &str, cells: [usize; 5]) -> fmt::Result {
-    let [control, scratch, lanes, pool, total] = cells;
-    writeln!(f, "  {name:>6}  {control:>7}  {scratch:>7}  {lanes:>5}  {pool:>5}  {total:>5}")
+fn row(f: &mut fmt::Formatter<'_>, name: &str, cells: [usize; 6]) -> fmt::Result {
+    let [control, scratch, lanes, pool, hubs, total] = cells;
+    writeln!(f, "  {name:>6}  {control:>7}  {scratch:>7}  {lanes:>5}  {pool:>5}  {hubs:>5}  {total:>5}")
 }
 
 #[cfg(test)]
@@ -127,14 +134,14 @@ mod tests {
     #[test]
     fn one_worker_works_with_six() {
         let division = Division::of(6, 1).unwrap();
-        let share = WorkerShare { control: 1, scratch: 1, lanes: 2, pool: 2 };
+        let share = WorkerShare { control: 1, scratch: 1, lanes: 2, pool: 2, hubs: 0 };
         assert_eq!(division.shares(), [share]);
     }
 
     #[test]
-    fn an_odd_connection_becomes_a_lane() {
+    fn the_seventh_connection_is_a_subscriber() {
         let share = Division::of(7, 1).unwrap().worker(0);
-        assert_eq!((share.lanes, share.pool), (3, 2));
+        assert_eq!((share.lanes, share.pool, share.hubs), (2, 2, 1));
     }
 
     #[test]
@@ -165,10 +172,10 @@ mod tests {
         let expected = "\
 Upstream connections: at most 14, over all workers and kinds (a hard cap)
 
-  worker  control  scratch  lanes   pool  total
-       0        1        1      3      2      7
-       1        1        1      3      2      7
-     all        2        2      6      4     14
+  worker  control  scratch  lanes   pool   hubs  total
+       0        1        1      2      2      1      7
+       1        1        1      2      2      1      7
+     all        2        2      4      4      2     14
 ";
         assert_eq!(table, expected);
     }
@@ -184,6 +191,7 @@ Upstream connections: at most 14, over all workers and kinds (a hard cap)
                         prop_assert_eq!((share.control, share.scratch), (1, 1));
                         prop_assert!(share.lanes >= 2 && share.pool >= 2);
                         prop_assert!(share.lanes - share.pool <= 1);
+                        prop_assert_eq!(share.hubs > 0, share.total() > WORKER_MINIMUM);
                     }
                 }
                 Err(_) => prop_assert!(max < workers * WORKER_MINIMUM),

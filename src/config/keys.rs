@@ -300,6 +300,61 @@ pub(crate) static KEYS: &[Key] = &[
         "A client that says nothing inside MULTI or WATCH for this long is closed. 0s is never.",
     ),
     key(
+        "blocking.max_connections",
+        "auto",
+        Kind::CountOr { word: "auto", min: 1, max: 100_000 },
+        "Connections of the pool on which blocked clients may wait (BLPOP and relatives, XREAD BLOCK, WAIT), over all \
+         workers. \"auto\" leaves one of each worker's pool to transactions. Beyond them the proxy asks in turns.",
+    ),
+    key(
+        "blocking.fold_width",
+        "1",
+        count(1, 1024),
+        "Connections on which clients that wait with the same command may wait together. More than one gives them a \
+         fairer share against clients that are connected to the upstream directly.",
+    ),
+    key(
+        "blocking.poll_min",
+        "5ms",
+        time(1),
+        "Shortest time between two questions for clients that wait without a connection.",
+    ),
+    key(
+        "blocking.poll_max",
+        "50ms",
+        time(1),
+        "Longest time between two such questions; more waiting clients make it longer still, so that the questions \
+         stay below some thousands a second.",
+    ),
+    key(
+        "blocking.give_back",
+        "true",
+        Kind::Switch,
+        "An element that was popped for a client which has left goes back to the end it came from. \"false\" drops \
+         it, as a server does that has written it to a dead connection.",
+    ),
+    key(
+        "pubsub.mode",
+        "shared",
+        Kind::Word(&["shared", "pinned"]),
+        "\"shared\": one upstream connection per worker and user carries all subscriptions. \"pinned\": each \
+         subscriber has one of its own from the pool, so that PUBLISH and NUMSUB count exactly over several instances.",
+    ),
+    key(
+        "pubsub.resp3",
+        "shared",
+        Kind::Word(&["shared", "exact"]),
+        "\"exact\" gives each RESP3 client with subscriptions a connection of its own, so that messages and replies \
+         keep the upstream's order between them.",
+    ),
+    key(
+        "pubsub.output_soft",
+        "8MiB",
+        size(KIB, 64 * GIB),
+        "Messages waiting for one subscriber above which it is closed after pubsub.output_soft_time.",
+    ),
+    key("pubsub.output_soft_time", "60s", time(1), "How long a subscriber may stay above pubsub.output_soft."),
+    key(
         "client.max_connections",
         "10000",
         count(1, 10_000_000),
@@ -330,6 +385,13 @@ pub(crate) static KEYS: &[Key] = &[
         "1GiB",
         size(MIB, 64 * GIB),
         "Size of one unfinished request above which the client is closed.",
+    ),
+    key(
+        "client.proxy_commands",
+        "true",
+        Kind::Switch,
+        "Answer PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. Never for clients that have not logged in where \
+         the upstream wants a login.",
     ),
     key("client.tcp_keepalive", "300s", time(0), "TCP keepalive towards clients. 0s is none."),
     key(
@@ -410,7 +472,7 @@ mod tests {
         }
         let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
         tables.dedup();
-        assert_eq!(tables, ["", "upstream", "lane", "pool", "client", "drain", "log"]);
+        assert_eq!(tables, ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "drain", "log"]);
     }
 
     #[test]
@@ -420,7 +482,10 @@ mod tests {
         assert_eq!(suggestions("wait_timout"), ["pool.wait_timeout"]);
         assert_eq!(suggestions("upstream.max_conections"), ["upstream.max_connections"]);
         assert_eq!(suggestions("worker"), ["workers"]);
-        assert_eq!(suggestions("max_connections"), ["upstream.max_connections", "client.max_connections"]);
+        assert_eq!(
+            suggestions("max_connections"),
+            ["upstream.max_connections", "blocking.max_connections", "client.max_connections"]
+        );
         assert_eq!(suggestions("bananas"), Vec::<&str>::new());
     }
 }

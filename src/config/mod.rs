@@ -57,6 +57,10 @@ pub struct Config {
     pub lane: Lane,
     /// Lent connections.
     pub pool: Pool,
+    /// Clients that wait on the server.
+    pub blocking: Blocking,
+    /// Clients with subscriptions.
+    pub pubsub: Pubsub,
     /// Clients and their limits.
     pub client: Client,
     /// The end of the process.
@@ -139,6 +143,35 @@ pub struct Pool {
     pub idle_transaction_timeout: Duration,
 }
 
+/// Clients that wait for an element, an entry or a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocking {
+    /// Connections for it over all workers; `None` is all of each worker's pool but one.
+    /// [`Config::blocking_share`] divides it.
+    pub max_connections: Option<usize>,
+    /// Connections for waiters with the same command.
+    pub fold_width: usize,
+    /// Shortest time between two polls for those without a connection.
+    pub poll_min: Duration,
+    /// Longest, as long as they are few.
+    pub poll_max: Duration,
+    /// Elements popped for a client that left go back.
+    pub give_back: bool,
+}
+
+/// Subscriptions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pubsub {
+    /// One upstream connection per worker and user; otherwise each subscriber is lent one.
+    pub shared: bool,
+    /// RESP3 subscribers are lent one all the same.
+    pub exact_resp3: bool,
+    /// Bytes of waiting messages above which a subscriber is closed after `output_soft_time`.
+    pub output_soft: usize,
+    /// How long that may last.
+    pub output_soft_time: Duration,
+}
+
 /// Limits of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -156,6 +189,8 @@ pub struct Client {
     pub pubsub_output_limit: usize,
     /// Bytes of one unfinished request above which the client is closed.
     pub query_buffer_limit: usize,
+    /// Answer PROXY.
+    pub proxy_commands: bool,
     /// TCP keepalive; zero is none.
     pub tcp_keepalive: Duration,
     /// Run twins of privileged CLIENT commands on the upstream (rule C1).
@@ -217,6 +252,21 @@ impl Config {
     /// When `workers` or `upstream.max_connections` was changed by hand to what cannot work.
     pub fn division(&self) -> Division {
         Division::of(self.upstream.max_connections, self.workers).expect("a checked configuration can be divided")
+    }
+}
+
+impl Config {
+    /// How many connections of the pool of worker `index` blocked clients may use: at least one, and where the pool
+    /// allows it one fewer than it has, so that they never keep transactions waiting.
+    ///
+    /// # Panics
+    /// As [`Config::division`], and when there is no such worker.
+    #[must_use]
+    pub fn blocking_share(&self, index: usize) -> usize {
+        let most = self.division().worker(index).pool.saturating_sub(1).max(1);
+        let asked =
+            self.blocking.max_connections.map(|all| all / self.workers + usize::from(index < all % self.workers));
+        asked.map_or(most, |share| share.clamp(1, most))
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         upstream: check.upstream(embedded),
         lane: values.lane(),
         pool: values.pool(),
+        blocking: values.blocking(),
+        pubsub: values.pubsub(),
         client: values.client(),
         drain: values.drain(),
         log: values.log(),
@@ -214,6 +216,12 @@ impl Check<'_> {
         let pairs = [
             (upstream.backoff_min > upstream.backoff_max, "upstream.backoff_min", "upstream.backoff_max"),
             (lane.max_command_bytes > lane.max_inflight_bytes, "lane.max_command_bytes", "lane.max_inflight_bytes"),
+            (config.blocking.poll_min > config.blocking.poll_max, "blocking.poll_min", "blocking.poll_max"),
+            (
+                config.pubsub.output_soft > client.pubsub_output_limit,
+                "pubsub.output_soft",
+                "client.pubsub_output_limit",
+            ),
             (client.output_soft > client.output_limit, "client.output_soft", "client.output_limit"),
         ];
         for (is_wrong, low, high) in pairs {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::address::{Listen, UpstreamUrl};
 use super::settings::{Entry, Settings};
 use super::value::Setting;
-use super::{Client, Drain, Lane, Log, LogFormat, Pool};
+use super::{Blocking, Client, Drain, Lane, Log, LogFormat, Pool, Pubsub};
 
 /// Typed access to settings. The kind in the table and the type asked for here belong together; a
 /// mismatch is caught by the first test that loads anything.
@@ -86,6 +86,25 @@ impl Values<'_> {
         }
     }
 
+    pub(super) fn blocking(&self) -> Blocking {
+        Blocking {
+            max_connections: self.maybe_count("blocking.max_connections"),
+            fold_width: self.count("blocking.fold_width"),
+            poll_min: self.time("blocking.poll_min"),
+            poll_max: self.time("blocking.poll_max"),
+            give_back: self.switch("blocking.give_back"),
+        }
+    }
+
+    pub(super) fn pubsub(&self) -> Pubsub {
+        Pubsub {
+            shared: self.is_word("pubsub.mode", "shared"),
+            exact_resp3: self.is_word("pubsub.resp3", "exact"),
+            output_soft: self.count("pubsub.output_soft"),
+            output_soft_time: self.time("pubsub.output_soft_time"),
+        }
+    }
+
     pub(super) fn client(&self) -> Client {
         Client {
             max_connections: self.count("client.max_connections"),
@@ -94,6 +113,7 @@ impl Values<'_> {
             output_soft: self.count("client.output_soft"),
             output_limit: self.count("client.output_limit"),
             pubsub_output_limit: self.count("client.pubsub_output_limit"),
+            proxy_commands: self.switch("client.proxy_commands"),
             query_buffer_limit: self.count("client.query_buffer_limit"),
             tcp_keepalive: self.time("client.tcp_keepalive"),
             verify_privileged: self.switch("client.verify_privileged"),

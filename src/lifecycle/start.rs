@@ -54,7 +54,7 @@ impl Workers {
                     shard: Arc::clone(&telemetry.shards[index]),
                     process: Arc::clone(&facts),
                     table: Arc::clone(&table),
-                    budget: Budget::new(share.lanes, share.pool, share.scratch, share.control),
+                    budget: Budget::new(share),
                     owned: owned.clone(),
                 },
                 ids: Arc::clone(&ids),
@@ -135,6 +135,7 @@ fn facts(config: &Config) -> ProcessFacts {
         (UpstreamKind::Pool, sum(|s| s.pool)),
         (UpstreamKind::Scratch, sum(|s| s.scratch)),
         (UpstreamKind::Control, sum(|s| s.control)),
+        (UpstreamKind::Hub, sum(|s| s.hubs)),
     ];
     facts.set_upstream_max(config.upstream.max_connections as u64, &by_kind);
     facts

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::config::WorkerShare;
+
 /// What a connection is for; each use has its share of the worker's budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
@@ -10,20 +12,23 @@ pub enum Use {
     Pool,
     Scratch,
     Control,
+    /// A subscriber: carries the subscriptions of many clients.
+    Hub,
 }
 
 /// One worker's part of the process-wide cap. The shares of all workers add up to it, so no worker can break it.
 #[derive(Debug)]
 pub struct Budget {
-    limits: [usize; 4],
-    used: [AtomicUsize; 4],
+    limits: [usize; 5],
+    used: [AtomicUsize; 5],
 }
 
 impl Budget {
-    /// A budget of this many connections of each use.
+    /// The budget of a worker with this share of the cap.
     #[must_use]
-    pub fn new(lanes: usize, pool: usize, scratch: usize, control: usize) -> Arc<Self> {
-        Arc::new(Self { limits: [lanes, pool, scratch, control], used: Default::default() })
+    pub fn new(share: WorkerShare) -> Arc<Self> {
+        let WorkerShare { control, scratch, lanes, pool, hubs } = share;
+        Arc::new(Self { limits: [lanes, pool, scratch, control, hubs], used: Default::default() })
     }
 
     /// A permit for one connection, or `None` when the share is used up.
@@ -72,11 +77,11 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Use};
+    use super::{Budget, Use, WorkerShare};
 
     #[test]
     fn a_permit_comes_back_when_dropped_and_never_before() {
-        let budget = Budget::new(1, 0, 1, 1);
+        let budget = Budget::new(WorkerShare { control: 1, scratch: 1, lanes: 1, pool: 0, hubs: 0 });
         let first = budget.permit(Use::Lane);
         assert!(first.is_some() && budget.permit(Use::Lane).is_none() && budget.permit(Use::Pool).is_none());
         drop(first);

@@ -124,6 +124,7 @@ fn free(op: Op, args: &impl Args) -> Route {
         Op::Plain | Op::Exec | Op::Discard | Op::Unwatch => Route::Lane,
         Op::StreamRead if stream_reads_at_once(args) => Route::Lane,
         Op::StreamRead | Op::Blocking => Route::Pin(PinReason::Blocking),
+        Op::BlockingPop => Route::Fold,
         Op::Wait => Route::Pin(PinReason::Wait),
         Op::Multi => Route::Pin(PinReason::Transaction),
         Op::Watch => Route::Pin(PinReason::Watch),
@@ -147,7 +148,7 @@ fn held(op: Op, args: &impl Args) -> Route {
     match op {
         Op::Plain => Route::Relay(Relay::Plain),
         Op::StreamRead if stream_reads_at_once(args) => Route::Relay(Relay::Plain),
-        Op::StreamRead | Op::Blocking => Route::Relay(Relay::Blocking),
+        Op::StreamRead | Op::Blocking | Op::BlockingPop => Route::Relay(Relay::Blocking),
         Op::Wait => Route::Relay(Relay::Wait),
         Op::Exec => Route::Relay(Relay::Exec),
         Op::Discard => Route::Relay(Relay::Discard),
@@ -187,7 +188,9 @@ fn queueing(op: Op, args: &impl Args) -> Route {
         Op::Reset => Route::Local(Local::Reset),
         Op::Debug | Op::Module | Op::ScriptDebug | Op::NotSupported | Op::ClientUnknown => refused(op, args),
         // CLIENT LIST, KILL and the like would show or hit the wrong connections.
-        Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo => Route::Refuse(Refusal::InTransaction),
+        Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo | Op::Proxy => {
+            Route::Refuse(Refusal::InTransaction)
+        }
         Op::Isolated => Route::Relay(Relay::Isolated),
         _ => Route::Relay(Relay::Plain),
     }
@@ -200,7 +203,7 @@ fn subscribed(op: Op) -> Route {
         Op::Unsubscribe => Route::Relay(Relay::Unsubscribe),
         Op::Reset => Route::Local(Local::Reset),
         // The server never gets to executing these here, but they must not slip through either.
-        Op::NotSupported => Route::Refuse(Refusal::NotSupported),
+        Op::NotSupported | Op::Proxy => Route::Refuse(Refusal::NotSupported),
         _ => Route::Relay(Relay::Plain),
     }
 }
@@ -231,6 +234,7 @@ fn local(op: Op, args: &impl Args) -> Route {
         Op::ClientKill => Local::Kill,
         Op::ClientUnblock => Local::Unblock,
         Op::Reset => Local::Reset,
+        Op::Proxy => Local::Proxy,
         Op::Asking => Local::Asking,
         _ => return refused(op, args),
     };

@@ -11,6 +11,8 @@ pub enum Route {
     Relay(Relay),
     /// Borrow a connection, then relay.
     Pin(PinReason),
+    /// Waits together with the other clients that wait for the same (semantics.md 7.2).
+    Fold,
     /// The command moves the client to another lane; its twin runs there.
     Switch(Switch),
     /// The upstream proves the identity on a connection of its own.
@@ -114,6 +116,8 @@ pub enum Local {
     Kill,
     Unblock,
     Reset,
+    /// PROXY.
+    Proxy,
     /// SCRIPT DEBUG NO: `+OK`.
     Ok,
     /// ASKING: the server's answer.

@@ -161,7 +161,7 @@ const CLIENT_STATES: &[&str] = &["active", "blocked", "subscribed", "idle"];
 
 /// The kinds of [`UpstreamKind`], and the budget they share. The only metric with a total among
 /// its values: the parts are limits of their own and need not add up.
-const BUDGETS: &[&str] = &["lane", "pool", "scratch", "control", "total"];
+const BUDGETS: &[&str] = &["lane", "pool", "scratch", "control", "hub", "total"];
 
 const PIN: &[Axis] = &[("reason", PinReason::LABELS)];
 const CLASS: &[Axis] = &[("class", LatencyClass::LABELS)];

@@ -270,6 +270,8 @@ labels! {
         Scratch = "scratch",
         /// Health, COMMAND, out-of-band commands.
         Control = "control",
+        /// Carries the subscriptions of many clients.
+        Hub = "hub",
     }
 }
 

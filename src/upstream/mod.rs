@@ -2,6 +2,7 @@
 //! the outboxes through which answers go. Never names a client's task.
 
 mod control;
+mod inquiries;
 mod lane;
 mod lanes;
 mod observe;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use control::Control;
+pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::Lane;
 pub(crate) use lane::{NOT_EXECUTED, Owner};
 pub use lanes::{Full, Lanes};
@@ -56,6 +58,7 @@ pub struct Upstreams {
     pub scratch: Scratch,
     pub control: Control,
     pub unknowns: Unknowns,
+    pub inquiries: Inquiries,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
@@ -80,7 +83,7 @@ impl Upstreams {
     pub fn new(parts: Parts) -> Rc<Self> {
         let Parts { worker, config, shard, process, table, budget, owned } = parts;
         let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone());
-        let pool = Pool::new(budget.limit(crate::link::Use::Pool));
+        let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         Rc::new(Self {
             worker,
             config,
@@ -97,6 +100,7 @@ impl Upstreams {
             scratch: Scratch::default(),
             control: Control::default(),
             unknowns: Unknowns::default(),
+            inquiries: Inquiries::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),

@@ -101,6 +101,7 @@ impl From<Use> for UpstreamKind {
             Use::Pool => Self::Pool,
             Use::Scratch => Self::Scratch,
             Use::Control => Self::Control,
+            Use::Hub => Self::Hub,
         }
     }
 }

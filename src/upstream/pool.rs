@@ -54,6 +54,8 @@ struct Idle {
 /// The pool of one worker.
 pub struct Pool {
     places: Arc<Semaphore>,
+    /// How many of them blocked clients may have: transactions never wait for those.
+    for_blocked: Arc<Semaphore>,
     idle: RefCell<Vec<Idle>>,
     waiters: Cell<usize>,
 }
@@ -61,15 +63,22 @@ pub struct Pool {
 /// One connection, lent.
 pub struct Lease {
     link: Option<Link>,
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     up: Rc<Upstreams>,
 }
 
+/// The right to one lent connection.
+struct Place {
+    _any: OwnedSemaphorePermit,
+    _for_blocked: Option<OwnedSemaphorePermit>,
+}
+
 impl Pool {
-    /// A pool of `size` places.
+    /// A pool of `size` places, `for_blocked` of which clients may have that wait on the server.
     #[must_use]
-    pub fn new(size: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(size)), idle: RefCell::default(), waiters: Cell::new(0) }
+    pub fn new(size: usize, for_blocked: usize) -> Self {
+        let for_blocked = Arc::new(Semaphore::new(for_blocked));
+        Self { places: Arc::new(Semaphore::new(size)), for_blocked, idle: RefCell::default(), waiters: Cell::new(0) }
     }
 
     /// Lends a connection in the state `key`, first come first served, within `pool.wait_timeout`.
@@ -77,7 +86,28 @@ impl Pool {
     /// # Errors
     /// See [`LendError`].
     pub async fn lend(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Lease, LendError> {
-        let place = self.place(up).await?;
+        let place = Place { _any: self.place(up).await?, _for_blocked: None };
+        self.open(up, key, place).await
+    }
+
+    /// Lends a connection to wait on, if there is a place for that now; nobody stands in line for one.
+    ///
+    /// # Errors
+    /// [`LendError::Exhausted`] at once when there is no place, otherwise as [`Pool::lend`].
+    pub async fn lend_for_blocked(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Lease, LendError> {
+        let for_blocked = Arc::clone(&self.for_blocked).try_acquire_owned().map_err(|_| LendError::Exhausted)?;
+        let any = Arc::clone(&self.places).try_acquire_owned().map_err(|_| LendError::Exhausted)?;
+        self.open(up, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
+    }
+
+    /// Whether a blocked client would get a place now.
+    #[must_use]
+    pub fn has_place_for_blocked(&self) -> bool {
+        self.for_blocked.available_permits() > 0 && self.has_place()
+    }
+
+    /// The connection for a place: an idle one, made to fit, or a new one.
+    async fn open(&self, up: &Rc<Upstreams>, key: &RouteKey, place: Place) -> Result<Lease, LendError> {
         let deadline = Instant::now() + up.config.upstream.connect_wait;
         loop {
             let attempt = match self.take_idle(key) {

@@ -77,6 +77,10 @@ impl Lane {
         }
         match slot.owner {
             Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, &slot, frame, now),
+            Owner::Inner(number) => {
+                up.inquiries.answer(number, Answer::Reply(frame.to_vec()));
+                up.answered(slot.command, now.saturating_sub(slot.at));
+            }
             Owner::Canary(number) => self.check_canary(up, number, frame, kind)?,
             Owner::Audit => check_audit(&self.key, frame)?,
         }
@@ -141,14 +145,26 @@ impl Lane {
         state.carry = BytesMut::new();
         let reason = if anomaly { CloseReason::UpstreamAnomaly } else { CloseReason::UpstreamLost };
         for (position, slot) in sent.iter().enumerate() {
+            if let Owner::Inner(number) = slot.owner {
+                up.inquiries.lose(number);
+                continue;
+            }
             let torn = position == 0 && cut;
             let tell = up.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
             if tell { tell_unknown(up, state, slot) } else { close(up, slot, reason) }
         }
         for slot in unsent {
             let request = waiting.split_to(slot.bytes as usize);
-            let alive =
-                slot.owner.client().is_some_and(|client| up.roster.with(client, |o| o.fate().is_none()) == Some(true));
+            let alive = match slot.owner {
+                Owner::Inner(number) if anomaly => {
+                    up.inquiries.lose(number);
+                    false
+                }
+                Owner::Inner(_) => true,
+                owner => {
+                    owner.client().is_some_and(|client| up.roster.with(client, |o| o.fate().is_none()) == Some(true))
+                }
+            };
             if anomaly {
                 close(up, &slot, reason);
             } else if alive {
@@ -178,7 +194,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
                     state.touched.push(key);
                 }
             }
-            Owner::Discard(_) | Owner::Canary(_) | Owner::Audit => {}
+            Owner::Discard(_) | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
         outbox.on_answered(slot.bytes as usize);
     });
@@ -199,7 +215,7 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], now: u64
                 }
             }
             Owner::Call(_) => outbox.deliver(Answer::Reply(frame.to_vec())),
-            Owner::Discard(_) | Owner::Canary(_) | Owner::Audit => {}
+            Owner::Discard(_) | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
         outbox.on_answered(slot.bytes as usize);
     });

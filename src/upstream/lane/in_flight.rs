@@ -16,6 +16,8 @@ pub enum Owner {
     Discard(ClientKey),
     /// Goes whole to the client's task, which waits for it.
     Call(ClientKey),
+    /// respmux' own question ([`Inquiries`](crate::upstream::Inquiries)), by its number.
+    Inner(u64),
     /// Must echo this number: proves that the lane is in step (rule L7).
     Canary(u64),
     /// CLIENT INFO of an idle lane: must show an untouched connection (rule L7).
@@ -28,7 +30,7 @@ impl Owner {
     pub fn client(self) -> Option<ClientKey> {
         match self {
             Self::Forward(key) | Self::Discard(key) | Self::Call(key) => Some(key),
-            Self::Canary(_) | Self::Audit => None,
+            Self::Inner(_) | Self::Canary(_) | Self::Audit => None,
         }
     }
 }

@@ -268,6 +268,9 @@ impl Lane {
 
     /// Answers a request that was never written with an error line.
     fn refuse_slot(&self, up: &Upstreams, slot: Slot, error: &[u8]) {
+        if let Owner::Inner(number) = slot.owner {
+            up.inquiries.answer(number, Answer::NotExecuted(error.to_vec()));
+        }
         let Some(client) = slot.owner.client() else { return };
         up.roster.with(client, |outbox| {
             match slot.owner {
@@ -280,7 +283,7 @@ impl Lane {
                         self.state.borrow_mut().touched.push(key);
                     }
                 }
-                Owner::Canary(_) | Owner::Audit => {}
+                Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
             }
             outbox.on_answered(slot.bytes as usize);
         });
@@ -299,8 +302,11 @@ impl Lane {
     /// Every client that waits is closed: its identity does not exist any more.
     pub(super) fn close_all(&self, up: &Upstreams, reason: CloseReason) {
         let (sent, unsent) = self.take_slots();
-        for client in sent.iter().chain(&unsent).filter_map(|slot| slot.owner.client()) {
-            up.roster.with(client, |outbox| outbox.close(reason));
+        for slot in sent.iter().chain(&unsent) {
+            match slot.owner {
+                Owner::Inner(number) => up.inquiries.lose(number),
+                owner => drop(owner.client().map(|client| up.roster.with(client, |outbox| outbox.close(reason)))),
+            }
         }
     }
 
