@@ -217,11 +217,6 @@ impl Check<'_> {
             (upstream.backoff_min > upstream.backoff_max, "upstream.backoff_min", "upstream.backoff_max"),
             (lane.max_command_bytes > lane.max_inflight_bytes, "lane.max_command_bytes", "lane.max_inflight_bytes"),
             (config.blocking.poll_min > config.blocking.poll_max, "blocking.poll_min", "blocking.poll_max"),
-            (
-                config.pubsub.output_soft > client.pubsub_output_limit,
-                "pubsub.output_soft",
-                "client.pubsub_output_limit",
-            ),
             (client.output_soft > client.output_limit, "client.output_soft", "client.output_limit"),
         ];
         for (is_wrong, low, high) in pairs {
