@@ -14,9 +14,9 @@ use super::directory::Profile;
 use super::request::{Request, Scanned};
 use crate::command::{CommandId, Lookup};
 use crate::link::ReadHalf;
-use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
-use crate::router::{Args, Facts, Held, Route, route};
-use crate::session::Resp;
+use crate::resp::{ProtocolError, RequestLimits, RequestScanner, Resume, Scan, encode};
+use crate::router::{Args, Facts, Held, PinReason, Route, route};
+use crate::session::{Guard, Resp};
 use crate::telemetry::{CloseReason, StallReason};
 use crate::upstream::{Lane, Outbox, Owner, Standing, Upstreams, Wants};
 
@@ -54,6 +54,23 @@ enum Flow {
     Step(Step),
 }
 
+/// Why a request did not ride.
+enum Halt {
+    Stalled(Wants),
+    Step(Step),
+    /// MULTI: what follows may ride with it.
+    Multi(Multi),
+}
+
+/// MULTI as it was scanned.
+#[derive(Clone, Copy)]
+pub(super) struct Multi {
+    pub id: CommandId,
+    /// Bytes of input.
+    pub len: usize,
+    pub canonical: bool,
+}
+
 /// One client's task.
 pub(crate) struct Client {
     pub(super) shared: Rc<Shared>,
@@ -71,7 +88,7 @@ pub(crate) struct Client {
     pub(super) exhausted: bool,
     /// When the client was last read, nanoseconds of the worker's clock: one look at the clock serves all requests of
     /// a read.
-    now: u64,
+    pub(super) now: u64,
 }
 
 impl Client {
@@ -262,8 +279,12 @@ impl Client {
                     let scanned = Scanned { scanner: &scanner, buf };
                     match self.on_request(&scanned, len, canonical) {
                         Ok(()) => at += len,
-                        Err(Flow::Step(step)) => return (at + len, Flow::Step(step)),
-                        Err(flow) => return (at, flow),
+                        Err(Halt::Step(step)) => return (at + len, Flow::Step(step)),
+                        Err(Halt::Stalled(wants)) => return (at, Flow::Stalled(wants)),
+                        Err(Halt::Multi(multi)) => match self.on_multi(&mut scanner, buf, multi) {
+                            Ok(len) => at += len,
+                            Err((len, flow)) => return (at + len, flow),
+                        },
                     }
                 }
             }
@@ -275,7 +296,7 @@ impl Client {
     }
 
     /// Routes one request; rides the lane if that is the route.
-    fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Flow> {
+    fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Halt> {
         let up = Rc::clone(self.up());
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
         let lookup = up.table.lookup(scanned.nth(0), second);
@@ -286,19 +307,43 @@ impl Client {
         {
             match self.ride(id, scanned, len, canonical) {
                 Ok(()) => return Ok(()),
-                Err(Hold::Wait(wants)) => return Err(Flow::Stalled(wants)),
+                Err(Hold::Wait(wants)) => return Err(Halt::Stalled(wants)),
                 Err(Hold::NoLane) => {}
             }
         }
+        if let (Route::Pin(PinReason::Transaction), Lookup::Known(id)) = (route, lookup)
+            && self.admission == Admission::Admitted
+            && self.profile.session.borrow().guard == Guard::Intact
+        {
+            return Err(Halt::Multi(Multi { id, len, canonical }));
+        }
         self.profile.command.set(if let Lookup::Known(id) = lookup { id } else { CommandId::OTHER });
-        Err(Flow::Step(Step::Command(Request::take(scanned, len, canonical, lookup), route)))
+        Err(Halt::Step(Step::Command(Request::take(scanned, len, canonical, lookup), route)))
+    }
+
+    /// MULTI: with its whole transaction behind it, it rides; otherwise the client is lent a connection.
+    fn on_multi(&mut self, scanner: &mut RequestScanner, buf: &[u8], multi: Multi) -> Result<usize, (usize, Flow)> {
+        let shared = Rc::clone(&self.shared);
+        let mut parts = shared.parts.borrow_mut();
+        if let Some(unit) = self.look_ahead(scanner, buf, multi, &mut parts) {
+            match self.ride_unit(scanner, buf, &unit, &mut parts) {
+                Ok(len) => return Ok(len),
+                Err(Hold::Wait(wants)) => return Err((0, Flow::Stalled(wants))),
+                Err(Hold::NoLane) => {}
+            }
+        }
+        let Multi { id, len, canonical } = multi;
+        scanner.scan(buf, &mut None, &self.limits()); // the look ahead has left MULTI behind
+        self.profile.command.set(id);
+        let request = Request::take(&Scanned { scanner, buf }, len, canonical, Lookup::Known(id));
+        Err((len, Flow::Step(Step::Command(request, Route::Pin(PinReason::Transaction)))))
     }
 
     /// Puts one request on the client's lane.
     fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Hold> {
         let lane = self.current_lane()?;
         let up = self.up();
-        if !lane.has_room(up, len) {
+        if !lane.has_room(up, 1, len) {
             up.shard.client_stalls[StallReason::LaneFull].inc();
             lane.wait_for_room(self.outbox().key());
             return Err(Hold::Wait(Wants::Nothing));

@@ -80,7 +80,7 @@ impl Client {
                     return self.pin(request, PinReason::Overflow).await;
                 }
                 Err(Hold::Wait(_)) => self.drained().await?,
-                Ok(lane) if lane.has_room(self.up(), request.raw().len()) => {
+                Ok(lane) if lane.has_room(self.up(), 1, request.raw().len()) => {
                     self.submit(&lane, &request);
                     return Ok(());
                 }
@@ -92,7 +92,7 @@ impl Client {
     async fn wait_for_room(&mut self, lane: &Rc<crate::upstream::Lane>, bytes: usize) -> Result<(), Closed> {
         let (up, key) = (Rc::clone(self.up()), self.outbox().key());
         self.wait_for(Wants::Nothing, |_: &Outbox| {
-            if lane.has_room(&up, bytes) || !lane.accepting() {
+            if lane.has_room(&up, 1, bytes) || !lane.accepting() {
                 return Some(());
             }
             lane.wait_for_room(key);

@@ -23,6 +23,7 @@ mod peers;
 mod pin;
 mod proxy;
 mod request;
+mod unit;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -40,7 +41,7 @@ use crate::command::CommandId;
 use crate::link::Socket;
 use crate::resp::RequestScanner;
 use crate::session::Session;
-use crate::upstream::{Outbox, Upstreams};
+use crate::upstream::{Outbox, Part, Upstreams};
 
 /// Distance between the virtual client ids of two instances (semantics.md 5.1).
 const IDS_PER_INSTANCE: u64 = 1_000_000_000_000;
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub draining: Cell<bool>,
     directory: Directory,
     scanner: RefCell<RequestScanner>,
+    /// The parts of the transaction that is being looked at; kept for its memory.
+    parts: RefCell<Vec<Part>>,
 }
 
 /// A socket that was accepted, and what is known about it.
@@ -97,6 +100,7 @@ impl Shared {
             draining: Cell::new(false),
             directory: Directory::default(),
             scanner: RefCell::new(RequestScanner::new()),
+            parts: RefCell::default(),
         })
     }
 

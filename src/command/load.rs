@@ -72,8 +72,15 @@ const OPS: &[(&str, Op)] = &[
 
 /// Every row of the table, row 0 standing for what it does not list.
 pub(super) fn specs() -> Vec<Spec> {
-    let other =
-        Spec { name: "OTHER".into(), op: Op::Isolated, kind: Kind::Other, arity: 0, write: true, container: false };
+    let other = Spec {
+        name: "OTHER".into(),
+        op: Op::Isolated,
+        kind: Kind::Other,
+        arity: 0,
+        write: true,
+        in_unit: false,
+        container: false,
+    };
     let mut rows: Vec<Spec> = std::iter::once(other).chain(TABLE.lines().filter_map(row)).collect();
     let containers: Vec<String> =
         rows.iter().filter_map(|s| s.name.split_once(' ').map(|(head, _)| head.to_owned())).collect();
@@ -91,7 +98,10 @@ fn row(line: &str) -> Option<Spec> {
         return None;
     }
     let class = columns.next()?;
-    let arity = columns.nth(3).and_then(|a| a.parse().ok()).unwrap_or(0);
+    // After the condition.
+    let in_unit = columns.nth(1).is_some_and(|allowed| allowed == "yes" || name.starts_with("XREAD"));
+    // After what may be sent again.
+    let arity = columns.nth(1).and_then(|a| a.parse().ok()).unwrap_or(0);
     let flags = columns.next().unwrap_or_default();
     let has = |flag: &str| flags.split(' ').any(|f| f == flag);
     Some(Spec {
@@ -99,6 +109,7 @@ fn row(line: &str) -> Option<Spec> {
         op: op(name, class),
         kind: kind(name, class, &has),
         arity,
+        in_unit,
         write: has("write") || has("may_replicate") || !has("readonly"),
         container: false,
     })

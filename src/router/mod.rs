@@ -73,6 +73,30 @@ pub fn route(table: &CommandTable, lookup: Lookup, facts: Facts, args: &impl Arg
     }
 }
 
+/// What a command is to a transaction that is to ride a lane whole (rule M1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitPart {
+    /// One reply whatever happens, and no state: also where MULTI is refused and it runs by itself.
+    Body(CommandId),
+    /// The end.
+    Exec(CommandId),
+    /// The transaction needs a connection of its own.
+    Unfit,
+}
+
+/// Decides whether a command behind MULTI may ride with it. Wrong arguments are no obstacle: the server refuses the
+/// command with one reply, queued or not.
+pub fn unit_part(table: &CommandTable, lookup: Lookup, args: &impl Args) -> UnitPart {
+    let Lookup::Known(id) = lookup else { return UnitPart::Unfit };
+    let spec = table.spec(id);
+    match spec.op {
+        Op::Exec if args.count() == 1 => UnitPart::Exec(id),
+        Op::Plain if spec.in_unit => UnitPart::Body(id),
+        Op::StreamRead if spec.in_unit && stream_reads_at_once(args) => UnitPart::Body(id),
+        _ => UnitPart::Unfit,
+    }
+}
+
 /// A request with too few or too many arguments changes nothing: the server says so in its own words, from the
 /// place where the command is harmless in any form.
 fn wrong_arity(op: Op, id: CommandId, facts: Facts) -> Route {

@@ -278,6 +278,9 @@ pub static METRICS: &[Metric] = {
     row("respmux_lane_overflow_total", Upstream, &[], Count(|s, _| s.lane_overflow.value()),
         "Commands for a lane that went over the pool because no lane was free"),
 
+    row("respmux_lane_transactions_total", Upstream, &[], Count(|s, _| s.units.value()),
+        "Transactions that went over a lane as one unit"),
+
     row("respmux_log_messages_total", Process, &[("level", LogLevel::LABELS)],
         FactCount(|f, [l, ..]| f.log_messages(l)),
         "Log events, suppressed ones included"),

@@ -93,6 +93,8 @@ pub struct Shard {
     pub lane_anomalies: Each<AnomalyReason, Count>,
     /// Commands for a lane that went over the pool because no lane was to be had.
     pub lane_overflow: Count,
+    /// Transactions that rode a lane whole.
+    pub units: Count,
 
     /// Time the thread was busy, in seconds: from tokio's RuntimeMetrics.
     pub worker_busy_seconds: Real,
@@ -141,6 +143,7 @@ impl Shard {
             lane_canary_failures: Count::default(),
             lane_anomalies: Each::default(),
             lane_overflow: Count::default(),
+            units: Count::default(),
             worker_busy_seconds: Real::default(),
             heartbeat: AtomicU64::new(0),
         }

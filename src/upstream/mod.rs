@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::Lane;
-pub(crate) use lane::{NOT_EXECUTED, Owner};
+pub(crate) use lane::{NOT_EXECUTED, Owner, Part};
 pub use lanes::{Full, Lanes};
 pub use outbox::{Answer, Buffers, Outbox, Wants};
 pub use pool::{Lease, LendError, Pool, Return};

@@ -169,7 +169,7 @@ impl Lane {
                 close(up, &slot, reason);
             } else if alive {
                 state.out.extend_from_slice(&request);
-                state.in_flight.push(slot.owner, slot.command, request.len(), slot.at);
+                state.in_flight.append(slot.owner, slot.command, request.len(), slot.at, slot.joined);
             }
         }
     }

@@ -46,6 +46,8 @@ pub(crate) struct Slot {
     pub at: u64,
     /// Offset of its first byte in everything that was ever submitted to this connection.
     start: u64,
+    /// Part of the same transaction as the slot before it: both were written, or neither counts as written.
+    pub joined: bool,
 }
 
 /// The slots of one lane, oldest first, and how far the socket has taken their bytes.
@@ -61,8 +63,14 @@ impl InFlight {
     /// A request was appended to the lane's output. Must happen with the bytes, in one step: nothing may come
     /// between them.
     pub(crate) fn push(&mut self, owner: Owner, command: CommandId, bytes: usize, at: u64) {
+        self.append(owner, command, bytes, at, false);
+    }
+
+    /// As [`InFlight::push`]; `joined` to the slot before it. A transaction is pushed in one step with its bytes: what
+    /// came between its parts would run inside it.
+    pub(crate) fn append(&mut self, owner: Owner, command: CommandId, bytes: usize, at: u64, joined: bool) {
         let length = u32::try_from(bytes).expect("requests on lanes are bounded far below 4 GiB");
-        self.slots.push_back(Slot { owner, command, bytes: length, at, start: self.submitted });
+        self.slots.push_back(Slot { owner, command, bytes: length, at, start: self.submitted, joined });
         self.submitted += u64::from(length);
         self.bytes += bytes;
     }
@@ -96,11 +104,16 @@ impl InFlight {
     }
 
     /// The connection is gone: takes every slot, and says of each whether its request was written, even partly.
-    /// "Not executed" may be said of the others only.
+    /// "Not executed" may be said of the others only. A transaction of which a part was written counts as written to
+    /// its end: its rest must never run by itself.
     pub(crate) fn take_all(&mut self) -> (Vec<Slot>, Vec<Slot>) {
         let written = self.written;
-        let (sent, unsent) = std::mem::take(self).slots.into_iter().partition(|slot| slot.start < written);
-        (sent, unsent)
+        let mut begun = false;
+        let slots = std::mem::take(self).slots.into_iter();
+        slots.partition(|slot| {
+            begun = slot.start < written || (slot.joined && begun);
+            begun
+        })
     }
 
     /// Takes the oldest slot if none of its bytes was written and it was submitted before `at`.
@@ -172,6 +185,18 @@ mod tests {
         let (sent, unsent) = in_flight.take_all();
         assert_eq!((sent.len(), unsent.len()), (2, 1));
         assert!(in_flight.is_empty() && in_flight.bytes() == 0);
+    }
+
+    #[test]
+    fn a_transaction_is_written_whole_or_not_at_all() {
+        let mut in_flight = filled(&[10]);
+        for joined in [false, true, true] {
+            in_flight.append(Owner::Canary(9), CommandId::OTHER, 10, 0, joined);
+        }
+        in_flight.push(Owner::Canary(9), CommandId::OTHER, 10, 0);
+        in_flight.on_written(11);
+        let (sent, unsent) = in_flight.take_all();
+        assert_eq!((sent.len(), unsent.len()), (4, 1), "one byte of MULTI was written");
     }
 
     #[test]

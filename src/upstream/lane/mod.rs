@@ -47,6 +47,15 @@ pub enum Phase {
     Closed,
 }
 
+/// One command of a transaction that rides whole.
+pub(crate) struct Part {
+    pub command: CommandId,
+    /// Length in the unit, bytes.
+    pub bytes: usize,
+    /// Who gets its reply; set before it is submitted.
+    pub owner: Option<Owner>,
+}
+
 /// A shared upstream connection.
 pub struct Lane {
     id: u64,
@@ -142,12 +151,13 @@ impl Lane {
         self.state.borrow().in_flight.oldest()
     }
 
-    /// Room for one more request of `bytes`.
-    pub fn has_room(&self, up: &Upstreams, bytes: usize) -> bool {
+    /// Room for `commands` more of `bytes` together.
+    pub fn has_room(&self, up: &Upstreams, commands: usize, bytes: usize) -> bool {
         let state = self.state.borrow();
         let limits = &up.config.lane;
-        state.in_flight.len() < limits.max_inflight_commands
-            && (state.in_flight.is_empty() || state.in_flight.bytes() + bytes <= limits.max_inflight_bytes)
+        state.in_flight.is_empty()
+            || (state.in_flight.len() + commands <= limits.max_inflight_commands
+                && state.in_flight.bytes() + bytes <= limits.max_inflight_bytes)
     }
 
     /// The client found no room: it is woken when there is some again.
@@ -168,15 +178,33 @@ impl Lane {
             state.in_flight.push(Owner::Discard(key), command, request.len(), now);
             up.roster.with(key, |outbox| outbox.on_submitted(request.len()));
         }
-        state.last_used = now;
-        state.unwritten += 1;
-        state.since_canary += 1;
-        state.audited = false;
-        if state.since_canary >= up.config.lane.canary_commands {
-            Self::push_canary(self.id, &mut state, up, now);
-        }
+        self.on_submitted(&mut state, up, 1, now);
         drop(state);
         self.wake();
+    }
+
+    /// Appends a whole transaction, its parts in `unit` one behind the other: not even a canary may come between them.
+    pub(crate) fn submit_unit(&self, up: &Upstreams, parts: &[Part], unit: &[u8], now: u64) {
+        let mut state = self.state.borrow_mut();
+        state.out.extend_from_slice(unit);
+        for (position, part) in parts.iter().enumerate() {
+            let owner = part.owner.expect("the client has said who gets the replies");
+            state.in_flight.append(owner, part.command, part.bytes, now, position > 0);
+        }
+        self.on_submitted(&mut state, up, parts.len(), now);
+        drop(state);
+        self.wake();
+    }
+
+    /// Counts what was appended, and sends a canary behind it when one is due.
+    fn on_submitted(&self, state: &mut State, up: &Upstreams, commands: usize, now: u64) {
+        state.last_used = now;
+        state.unwritten += commands;
+        state.since_canary += commands;
+        state.audited = false;
+        if state.since_canary >= up.config.lane.canary_commands {
+            Self::push_canary(self.id, state, up, now);
+        }
     }
 
     /// A PING whose echo proves the position of every reply around it.
