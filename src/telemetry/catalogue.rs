@@ -281,6 +281,13 @@ pub static METRICS: &[Metric] = {
     row("respmux_lane_transactions_total", Upstream, &[], Count(|s, _| s.units.value()),
         "Transactions that went over a lane as one unit"),
 
+    row("respmux_pubsub_channels", Upstream, &[], Level(|s, _| s.pubsub_channels.value()),
+        "Channels and patterns that shared upstream connections are subscribed to"),
+    row("respmux_pubsub_subscribers", Upstream, &[], Level(|s, _| s.pubsub_subscribers.value()),
+        "Clients that subscribe through a shared upstream connection"),
+    row("respmux_pubsub_messages_total", Upstream, &[], Count(|s, _| s.pubsub_messages.value()),
+        "Messages given to those clients"),
+
     row("respmux_log_messages_total", Process, &[("level", LogLevel::LABELS)],
         FactCount(|f, [l, ..]| f.log_messages(l)),
         "Log events, suppressed ones included"),

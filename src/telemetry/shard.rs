@@ -96,6 +96,13 @@ pub struct Shard {
     /// Transactions that rode a lane whole.
     pub units: Count,
 
+    /// Channels and patterns that the hubs are subscribed to.
+    pub pubsub_channels: Level,
+    /// Clients that subscribe through them.
+    pub pubsub_subscribers: Level,
+    /// Messages given to those clients.
+    pub pubsub_messages: Count,
+
     /// Time the thread was busy, in seconds: from tokio's RuntimeMetrics.
     pub worker_busy_seconds: Real,
     /// Unix time in milliseconds of the last sign of life; 0 before the first.
@@ -144,6 +151,9 @@ impl Shard {
             lane_anomalies: Each::default(),
             lane_overflow: Count::default(),
             units: Count::default(),
+            pubsub_channels: Level::default(),
+            pubsub_subscribers: Level::default(),
+            pubsub_messages: Count::default(),
             worker_busy_seconds: Real::default(),
             heartbeat: AtomicU64::new(0),
         }
