@@ -17,6 +17,7 @@ mod client_commands;
 mod drain;
 mod ordering;
 mod protocol_errors;
+mod pubsub;
 mod support;
 mod telemetry;
 mod transactions;

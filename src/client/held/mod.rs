@@ -133,7 +133,10 @@ impl Held {
             }
             match self.relay_input(client) {
                 Ok(relayed) => progress |= relayed,
-                Err(event) => return Poll::Ready(event),
+                Err(event) => {
+                    self.show(client); // what runs aside may be CLIENT INFO
+                    return Poll::Ready(event);
+                }
             }
             self.show(client);
             if let Some(event) = self.settled(client, flushed) {
