@@ -18,6 +18,8 @@ mod frame;
 mod hub;
 mod registry;
 mod subscriber;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
