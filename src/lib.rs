@@ -5,14 +5,15 @@
 //!
 //! *client*: an application's connection to us. *upstream*: Redis or Valkey. *worker*: one thread with its runtime,
 //! its share of the clients and its own upstream connections. *link*: one authenticated upstream connection, before
-//! anyone decides what it is for. *lane*: a link shared by many clients, pipelined, first-in first-out, fixed to one
-//! [`RouteKey`](session::RouteKey) (identity, protocol, database). *slot*: a lane's record for one request: who gets
-//! the reply. *tombstone*: the slot of a client that left; it swallows its reply. *in flight*: on a lane, reply not
-//! read. *route*: the decision for one command. *pool*, *lease*: links lent to one client at a time. *held*: the
-//! lent link as its client sees it. *scratch*: the link on which the upstream proves logins. *control*: the link for
-//! respmux's own questions. *twin*: a command that runs where it changes nothing, so that the answer is the server's.
-//! *canary*: a PING whose echo proves that a lane is in step. *outbox*: where a client's answers go. *budget*,
-//! *permit*: the cap on upstream connections, and the right to have one.
+//! anyone decides what it is for. *lane*: a link shared by many clients, pipelined, first-in first-out, fixed to
+//! one [`RouteKey`](session::RouteKey) (identity, protocol, database). *slot*: a lane's record for one request: who
+//! gets the reply. *tombstone*: the slot of a client that left; it swallows its reply. *in flight*: on a lane,
+//! reply not read. *route*: the decision for one command. *pool*, *lease*: links lent to one client at a time.
+//! *held*: the lent link as its client sees it. *scratch*: the link on which the upstream proves logins. *control*:
+//! the link for respmux's own questions. *hub*: the link that carries the subscriptions of all clients of one
+//! identity. *twin*: a command that runs where it changes nothing, so that the answer is the server's. *canary*: a
+//! PING whose echo proves that a lane is in step. *outbox*: where a client's answers go. *budget*, *permit*: the
+//! cap on upstream connections, and the right to have one.
 //!
 //! # The rooms, in the order a command meets them
 //!
@@ -20,6 +21,7 @@
 //!             ┌──────────────────────────── worker (one thread, nothing shared) ───────────────────────────┐
 //!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ──▶ link ──▶ upstream      │
 //!  (main)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::held ─▶ link    │
+//!             │   │                                   ├─ Hub ───▶ upstream::pubsub ───────────────▶ link    │
 //!             │   │                                   ├─ Login ─▶ upstream::scratch ──────────────▶ link    │
 //!             │   └──── upstream::outbox ◀────────────┴─ Local, Refuse: answered here                       │
 //!             └────────────────────────────────────────────────────────────────────────────────────────────┘
@@ -58,7 +60,8 @@
 //! 6. A connection that is used after a surprise: it is killed, and every client with a slot on it is closed.
 //! 7. `tokio`, a clock, metrics or logs in `resp`, `command`, `session` or `router`.
 //! 8. A lock, or anything else shared between threads, on the data path. CLIENT LIST and KILL ask other workers by
-//!    message.
+//!    message. The one exception is [`link::Interest`], which PUBLISH asks while clients share a subscription: its
+//!    count must not lag behind a confirmation of another worker.
 
 pub mod admin;
 pub mod cli;

@@ -1,6 +1,6 @@
 //! Subscriptions where a transcript is not enough: who is slow, what is lost, what comes in between (semantics 9).
 
-use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{PATIENCE, ReadEnd, encode};
@@ -141,40 +141,46 @@ impl TestClient {
 /// What a client saw of one channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
-    Joined,
-    Left,
+    /// Confirmed. From these numbers on, one for each publisher, everything was sent later: it must be heard.
+    Joined([u64; 2]),
+    /// Confirmed. Everything below these numbers was published before the UNSUBSCRIBE was sent: it must be heard.
+    Left([u64; 2]),
     /// A message: its publisher and its number there.
-    Message(u32, u64),
+    Message(usize, u64),
 }
 
 /// Judges one client's history of one channel: messages only between a confirmation and the next end, none missing and
-/// none twice in between, each publisher in its order. `bounds` are, for each time it was joined, the numbers that every
-/// publisher had certainly sent before the SUBSCRIBE and certainly sent after the confirmation (exclusive).
+/// none twice in between, each publisher in its order, and all that must be heard. How many were heard.
 fn judge(history: &[Seen]) -> Result<u64, String> {
-    let mut joined = false;
-    let mut next: HashMap<u32, u64> = HashMap::new();
-    let mut last: HashMap<u32, u64> = HashMap::new();
+    let mut joined = None;
+    let mut first = [None; 2];
+    let mut next = [0; 2];
     let mut heard = 0;
     for (at, seen) in history.iter().enumerate() {
-        match seen {
-            Seen::Joined if !joined => {
-                joined = true;
-                next.clear();
+        match *seen {
+            Seen::Joined(from) if joined.is_none() => (joined, first) = (Some(from), [None; 2]),
+            Seen::Joined(_) => {} // a second SUBSCRIBE is confirmed again
+            Seen::Left(below) => {
+                let Some(from) = joined.take() else { continue };
+                for publisher in 0..2 {
+                    let (from, below) = (from[publisher], below[publisher]);
+                    let begins = first[publisher].unwrap_or(u64::MAX);
+                    if from < below && (begins > from || next[publisher] < below) {
+                        return Err(format!("{from}..{below} of {publisher} must be heard before {at}"));
+                    }
+                }
             }
-            Seen::Joined => {} // a second SUBSCRIBE is confirmed again
-            Seen::Left => joined = false,
-            Seen::Message(..) if !joined => return Err(format!("{seen:?} at {at}, not subscribed")),
             Seen::Message(publisher, number) => {
+                if joined.is_none() {
+                    return Err(format!("{seen:?} at {at}, not subscribed"));
+                }
                 heard += 1;
-                if let Some(wanted) = next.get(publisher)
-                    && wanted != number
-                {
-                    return Err(format!("{seen:?} at {at} instead of {wanted}"));
+                let expected = first[publisher].is_none() && number >= next[publisher] || number == next[publisher];
+                if !expected {
+                    return Err(format!("{seen:?} at {at} instead of {}", next[publisher]));
                 }
-                if last.insert(*publisher, *number).is_some_and(|last| last >= *number) {
-                    return Err(format!("{seen:?} at {at} goes back"));
-                }
-                next.insert(*publisher, number + 1);
+                first[publisher].get_or_insert(number);
+                next[publisher] = number + 1;
             }
         }
     }
@@ -184,17 +190,45 @@ fn judge(history: &[Seen]) -> Result<u64, String> {
 #[test]
 fn the_judge_sees_what_is_wrong() {
     use Seen::{Joined, Left, Message};
-    assert_eq!(judge(&[Joined, Message(1, 5), Message(2, 1), Message(1, 6), Left, Joined, Message(1, 9)]), Ok(4));
+    let good = [
+        Joined([5, 2]),
+        Message(1, 1),
+        Message(0, 5),
+        Message(1, 2),
+        Message(0, 6),
+        Left([7, 2]),
+        Joined([9, 9]),
+        Message(0, 9),
+        Left([9, 9]),
+        Left([10, 9]),
+    ];
+    assert_eq!(judge(&good), Ok(5));
     for wrong in [
         &[Message(1, 1)][..],
-        &[Joined, Left, Message(1, 1)],
-        &[Joined, Message(1, 1), Message(1, 3)],
-        &[Joined, Message(1, 1), Message(1, 1)],
-        &[Joined, Message(1, 2), Message(1, 1)],
-        &[Joined, Message(1, 2), Left, Joined, Message(1, 2)],
+        &[Joined([0, 0]), Left([0, 0]), Message(1, 1)],
+        &[Joined([0, 0]), Message(1, 1), Message(1, 3)],
+        &[Joined([0, 0]), Message(1, 1), Message(1, 1)],
+        &[Joined([0, 0]), Message(1, 2), Message(1, 1)],
+        &[Joined([0, 0]), Message(1, 0), Message(1, 1), Left([0, 2]), Joined([0, 2]), Message(1, 1)],
+        &[Joined([3, 0]), Left([4, 0])],
+        &[Joined([3, 0]), Message(0, 4), Left([4, 0])],
+        &[Joined([3, 0]), Message(0, 3), Left([5, 0])],
     ] {
         assert!(judge(wrong).is_err(), "{wrong:?}");
     }
+}
+
+const CHURN_CHANNELS: usize = 3;
+
+/// How far the publishers are, for each channel and publisher: numbers that are sent (or about to be), and answered.
+#[derive(Default)]
+struct Progress {
+    sent: [[AtomicU64; 2]; CHURN_CHANNELS],
+    answered: [[AtomicU64; 2]; CHURN_CHANNELS],
+}
+
+fn read_both(numbers: &[AtomicU64; 2]) -> [u64; 2] {
+    [numbers[0].load(Ordering::SeqCst), numbers[1].load(Ordering::SeqCst)]
 }
 
 /// Clients come and go while two publishers run: what each hears is an unbroken piece of what was published.
@@ -204,27 +238,30 @@ fn nothing_is_lost_and_nothing_reordered_under_churn() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
     let proxy = Proxy::start(&redis, &ProxyOptions::sized(2, 20));
     let stop = Instant::now() + Duration::from_secs(4);
+    let progress = Progress::default();
     let heard: u64 = std::thread::scope(|scope| {
-        for publisher in 0..2_u32 {
+        let (progress, proxy) = (&progress, &proxy);
+        for publisher in 0..2 {
             // One past the proxy, one through it.
             let mut client = if publisher == 0 { redis.connect() } else { proxy.connect() };
             scope.spawn(move || {
                 for number in 0_u64.. {
-                    if Instant::now() > stop {
-                        break;
+                    for channel in 0..CHURN_CHANNELS {
+                        if Instant::now() > stop {
+                            return;
+                        }
+                        progress.sent[channel][publisher].store(number + 1, Ordering::SeqCst);
+                        client.call(&["PUBLISH", &format!("c{channel}"), &format!("{publisher} {number}")]);
+                        progress.answered[channel][publisher].store(number + 1, Ordering::SeqCst);
                     }
-                    let channel = format!("c{}", number % 3);
-                    let counted = client.call(&["PUBLISH", &channel, &format!("{publisher} {}", number / 3)]);
-                    assert!(counted.as_int() >= 0);
                 }
             });
         }
-        let proxy = &proxy;
         let groups: Vec<_> = (0..4)
             .map(|group| {
                 scope.spawn(move || {
-                    let mut churners: Vec<_> =
-                        (0..CLIENTS / 4).map(|n| Churner::new(proxy, group * 1000 + n)).collect();
+                    let new = |n| Churner::new(proxy, progress, group * 1000 + n);
+                    let mut churners: Vec<_> = (0..CLIENTS / 4).map(new).collect();
                     while Instant::now() < stop {
                         churners.iter_mut().for_each(Churner::step);
                     }
@@ -238,20 +275,23 @@ fn nothing_is_lost_and_nothing_reordered_under_churn() {
 }
 
 /// A client that subscribes and unsubscribes at random.
-struct Churner {
+struct Churner<'a> {
     client: TestClient,
+    progress: &'a Progress,
     random: u64,
-    history: HashMap<String, Vec<Seen>>,
-    waiting: bool,
+    history: [Vec<Seen>; CHURN_CHANNELS],
+    /// A command is not confirmed; for UNSUBSCRIBE, what was answered before it was sent.
+    waiting: Option<[u64; 2]>,
 }
 
-impl Churner {
-    fn new(proxy: &Proxy, seed: u64) -> Self {
+impl<'a> Churner<'a> {
+    fn new(proxy: &Proxy, progress: &'a Progress, seed: u64) -> Self {
         let mut client = proxy.connect();
         if seed.is_multiple_of(2) {
             client.ask("HELLO 3");
         }
-        Self { client, random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, history: HashMap::new(), waiting: false }
+        let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        Self { client, progress, random, history: Default::default(), waiting: None }
     }
 
     fn next(&mut self, below: u64) -> u64 {
@@ -262,11 +302,11 @@ impl Churner {
     }
 
     fn step(&mut self) {
-        if !self.waiting {
+        if self.waiting.is_none() {
             let word = if self.next(2) == 0 { "SUBSCRIBE" } else { "UNSUBSCRIBE" };
-            let channel = format!("c{}", self.next(3));
-            self.client.send_command(&[word, &channel]);
-            self.waiting = true;
+            let channel = self.next(CHURN_CHANNELS as u64) as usize;
+            self.waiting = Some(read_both(&self.progress.answered[channel]));
+            self.client.send_command(&[word, &format!("c{channel}")]);
         }
         self.take(Duration::from_micros(300));
     }
@@ -283,9 +323,13 @@ impl Churner {
 
     fn on_frame(&mut self, frame: &Frame) {
         let text = |index: usize| String::from_utf8_lossy(&frame.items[index].text).into_owned();
+        let channel: usize = text(1)[1..].parse().expect("a channel");
         let seen = match text(0).as_str() {
-            "subscribe" => Seen::Joined,
-            "unsubscribe" => Seen::Left,
+            "subscribe" => {
+                self.waiting.take().expect("a command was sent");
+                Seen::Joined(read_both(&self.progress.sent[channel]))
+            }
+            "unsubscribe" => Seen::Left(self.waiting.take().expect("a command was sent")),
             "message" => {
                 let body = text(2);
                 let (publisher, number) = body.split_once(' ').expect("two numbers");
@@ -293,20 +337,17 @@ impl Churner {
             }
             other => panic!("{other}: {frame:?}"),
         };
-        self.waiting &= !matches!(seen, Seen::Joined | Seen::Left);
-        self.history.entry(text(1)).or_default().push(seen);
+        self.history[channel].push(seen);
     }
 
     fn finish(mut self) -> u64 {
         let end = Instant::now() + PATIENCE;
-        while self.waiting && Instant::now() < end {
+        while self.waiting.is_some() && Instant::now() < end {
             self.take(Duration::from_millis(5));
         }
-        assert!(!self.waiting, "the last command was never confirmed");
-        self.history
-            .iter()
-            .map(|(channel, history)| judge(history).unwrap_or_else(|error| panic!("{channel}: {error}")))
-            .sum()
+        assert!(self.waiting.is_none(), "the last command was never confirmed");
+        let judged = self.history.iter().enumerate();
+        judged.map(|(channel, seen)| judge(seen).unwrap_or_else(|error| panic!("c{channel}: {error}"))).sum()
     }
 }
 
