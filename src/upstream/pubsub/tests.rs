@@ -92,7 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
     let names = prop::collection::vec(prop::sample::select(CHANNELS), 1..4);
     let client = 0..4_u8;
     prop_oneof![
-        4 => (client.clone(), names.clone()).prop_map(|(client, names)| Step::Subscribe(client, names)),
+        4 => (client.clone(), names).prop_map(|(client, names)| Step::Subscribe(client, names)),
         3 => (client.clone(), prop::collection::vec(prop::sample::select(CHANNELS), 0..4))
             .prop_map(|(client, names)| Step::Unsubscribe(client, names)),
         1 => client.prop_map(Step::Leave),
@@ -152,7 +152,7 @@ impl World {
         let mut raw = bytes::BytesMut::new();
         let word: &[u8] = if joins { b"SUBSCRIBE" } else { b"UNSUBSCRIBE" };
         encode::command(&mut raw, &std::iter::once(word).chain(names.iter().copied()).collect::<Vec<_>>());
-        let resp = if client % 2 == 0 { Resp::Two } else { Resp::Three };
+        let resp = if client.is_multiple_of(2) { Resp::Two } else { Resp::Three };
         let order = Order { client, resp, family: Family::Channel, suppressed: false, now: 0, raw: &raw };
         if joins { self.core.subscribe(&order, &names) } else { self.core.unsubscribe(&order, &names) }
     }
@@ -184,7 +184,7 @@ impl World {
             match action {
                 Action::Count { name, by, .. } => *self.differences.entry(name.to_vec()).or_default() += by,
                 Action::Confirm { client, joined, name, counts, resp, .. } => {
-                    assert_eq!(resp == Resp::Two, client % 2 == 0);
+                    assert_eq!(resp == Resp::Two, client.is_multiple_of(2));
                     let believes = &mut self.believes[usize::from(client)];
                     match name {
                         Some(name) if joined => drop(believes.insert(name.to_vec())),
