@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use super::connection::{Admission, Client, Closed, Hold};
+use super::admission::Admission;
+use super::connection::{Client, Closed, Hold};
 use super::error_reply;
 use super::held::Held;
 use super::request::Request;

@@ -9,12 +9,14 @@
 //!
 //! A client has unanswered requests on one route only; every other route waits until they are answered (I2).
 
+mod admission;
 mod clients;
 mod connection;
 mod directory;
 mod dispatch;
 mod error_reply;
 mod exchange;
+mod explain;
 mod held;
 mod hello;
 mod local;

@@ -4,6 +4,7 @@
 //! the client holds (its transaction first), then the command's own class.
 
 mod route;
+mod words;
 
 pub use route::{Effect, Local, Login, PinReason, Refusal, Relay, Route, Switch};
 
