@@ -373,7 +373,7 @@ impl Client {
 
     pub(super) fn limits(&self) -> RequestLimits {
         RequestLimits {
-            max_bulk: 512 << 20,
+            max_bulk: self.up().process.upstream_max_bulk(),
             max_args: 2_147_483_647,
             authenticated: !matches!(self.admission, Admission::Unauthenticated),
         }

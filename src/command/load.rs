@@ -78,6 +78,7 @@ pub(super) fn specs() -> Vec<Spec> {
         kind: Kind::Other,
         arity: 0,
         write: true,
+        reconfigures: false,
         in_unit: false,
         container: false,
     };
@@ -110,6 +111,7 @@ fn row(line: &str) -> Option<Spec> {
         kind: kind(name, class, &has),
         arity,
         in_unit,
+        reconfigures: name == "CONFIG SET",
         write: has("write") || has("may_replicate") || !has("readonly"),
         container: false,
     })

@@ -95,6 +95,8 @@ pub struct Spec {
     /// As the server counts it: negative is a minimum, the name included. 0 when unknown.
     pub arity: i16,
     pub write: bool,
+    /// Changes limits of the server that respmux must know.
+    pub reconfigures: bool,
     /// May stand in a transaction that rides a lane whole (semantics.md M1).
     pub in_unit: bool,
     /// Has subcommands of its own in the table.

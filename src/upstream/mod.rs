@@ -150,7 +150,11 @@ impl Upstreams {
 
     /// One command was answered, `nanos` after it was taken.
     pub fn answered(&self, id: CommandId, nanos: u64) {
-        self.shard.answered(id, self.table.spec(id).kind, nanos);
+        let spec = self.table.spec(id);
+        self.shard.answered(id, spec.kind, nanos);
+        if spec.reconfigures {
+            self.control.on_reconfigured();
+        }
     }
 
     /// What time alone makes happen. Called by the worker a few times a second.
