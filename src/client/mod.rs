@@ -9,6 +9,7 @@
 //!
 //! A client has unanswered requests on one route only; every other route waits until they are answered (I2).
 
+mod blocking;
 mod clients;
 mod connection;
 mod directory;
@@ -126,6 +127,7 @@ impl Shared {
             laddr,
             session: RefCell::new(Session::new(self.up.config.upstream.db)),
             holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
+            waiting: RefCell::default(),
             command: Cell::new(CommandId::OTHER),
             connected: now,
             active: Cell::new(self.up.now()),
