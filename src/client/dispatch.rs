@@ -25,8 +25,9 @@ impl Client {
         }
         match route {
             Route::Lane => self.carry_over(request).await,
+            Route::Pin(PinReason::Blocking) => self.block(request).await,
             Route::Pin(reason) => self.pin(request, reason).await,
-            Route::Fold => self.pin(request, PinReason::Blocking).await,
+            Route::Fold => self.fold(request).await,
             Route::Switch(switch) => self.switch(request, switch).await,
             Route::Login(login) => self.login(request, login).await,
             Route::Local(local) => self.answer(&request, local).await,
@@ -90,7 +91,7 @@ impl Client {
         }
     }
 
-    async fn wait_for_room(&mut self, lane: &Rc<crate::upstream::Lane>, bytes: usize) -> Result<(), Closed> {
+    pub(super) async fn wait_for_room(&mut self, lane: &Rc<crate::upstream::Lane>, bytes: usize) -> Result<(), Closed> {
         let (up, key) = (Rc::clone(self.up()), self.outbox().key());
         self.wait_for(Wants::Nothing, |_: &Outbox| {
             if lane.has_room(&up, 1, bytes) || !lane.accepting() {

@@ -20,6 +20,9 @@ pub(crate) enum Question {
     Report(oneshot::Sender<Report>),
     /// On which upstream connection is this client blocked?
     Blocked(u64, oneshot::Sender<Option<i64>>),
+    /// Unblock this client, which holds no connection; with `true` it gets an error instead of nil. Answers whether
+    /// it left empty-handed, and nothing if it does not wait here.
+    Unblock(u64, bool, oneshot::Sender<bool>),
 }
 
 /// Ways to all workers, the asking one included.
@@ -72,6 +75,11 @@ impl Peers {
     pub(super) async fn blocked_on(&self, id: u64) -> Option<i64> {
         self.ask(|answer| Question::Blocked(id, answer)).await.into_iter().flatten().next()
     }
+
+    /// Unblocks client `id` if it waits without a connection; whether it left empty-handed.
+    pub(super) async fn unblock(&self, id: u64, with_error: bool) -> bool {
+        self.ask(|answer| Question::Unblock(id, with_error, answer)).await.contains(&true)
+    }
 }
 
 /// Answers one question from this worker's clients.
@@ -92,6 +100,12 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
         }
         Question::Blocked(id, reply) => {
             let _ = reply.send(shared.directory.find(id).and_then(|profile| profile.holding.get().blocked_on));
+        }
+        Question::Unblock(id, with_error, reply) => {
+            let wait = shared.directory.find(id).and_then(|profile| profile.waiting.borrow().clone());
+            if let Some(wait) = wait {
+                wait.ask_to_leave(with_error, reply);
+            }
         }
     }
 }

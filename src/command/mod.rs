@@ -4,12 +4,14 @@
 //! and option tokens as C strings, that is cut at the first NUL byte (semantics.md 3.3).
 
 mod load;
+mod pop;
 mod spec;
 mod tokens;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
 pub use spec::{CommandId, Kind, Op, Spec};
 pub use tokens::{cut_at_nul, stream_read_blocks, token_is};
 

@@ -7,6 +7,8 @@ pub struct CommandId(pub u16);
 impl CommandId {
     /// Stands for every command that the table does not list.
     pub const OTHER: Self = Self(0);
+    /// A question of respmux' own: no row, and not counted as a client's command.
+    pub const OURS: Self = Self(u16::MAX);
 }
 
 /// Latency class: the label of the duration histograms (operations.md section 2).

@@ -109,10 +109,30 @@ impl Pool {
         self.open(up, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
     }
 
+    /// As [`Pool::lend_for_blocked`], but stands in line, within `pool.wait_timeout`: for commands that can only wait on
+    /// the server. Folds give way to them.
+    ///
+    /// # Errors
+    /// See [`LendError`].
+    pub async fn lend_for_blocked_in_line(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Lease, LendError> {
+        if !self.has_place_for_blocked() {
+            super::Folds::give_way(up);
+        }
+        let for_blocked = self.in_line(up, &self.for_blocked).await?;
+        let any = self.place(up).await?;
+        self.open(up, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
+    }
+
     /// Whether a blocked client would get a place now.
     #[must_use]
     pub fn has_place_for_blocked(&self) -> bool {
-        self.for_blocked.available_permits() > 0 && self.has_place()
+        self.places_for_blocked() > 0
+    }
+
+    /// How many blocked clients would get a place now.
+    #[must_use]
+    pub fn places_for_blocked(&self) -> usize {
+        self.for_blocked.available_permits().min(self.places.available_permits())
     }
 
     /// The connection for a place: an idle one, made to fit, or a new one.
@@ -161,7 +181,11 @@ impl Pool {
 
     /// Waits in line for a place.
     async fn place(&self, up: &Upstreams) -> Result<OwnedSemaphorePermit, LendError> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+        self.in_line(up, &self.places).await
+    }
+
+    async fn in_line(&self, up: &Upstreams, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, LendError> {
+        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Ok(place);
         }
         if self.waiting() >= up.config.pool.max_waiters {
@@ -169,7 +193,7 @@ impl Pool {
             return Err(LendError::Exhausted);
         }
         let waiting = Waiting::new(self, up);
-        let place = timeout(up.config.pool.wait_timeout, Arc::clone(&self.places).acquire_owned()).await;
+        let place = timeout(up.config.pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
         drop(waiting);
         match place {
             Ok(Ok(place)) => Ok(place),
