@@ -61,7 +61,9 @@ class System:
 
 CELERY = [PYTHON, "-m", "celery", "-A", "celery_app", "worker", "-n", "{name}@%h", "-l", "WARNING"]
 SYSTEMS = [
-    System("rq", [PYTHON, "rq_app.py", "enqueue"], [PYTHON, "rq_app.py", "work", "{name}"], [PYTHON, "rq_app.py", "repair"]),
+    System(
+        "rq", [PYTHON, "rq_app.py", "enqueue"], [PYTHON, "rq_app.py", "work", "{name}"], [PYTHON, "rq_app.py", "repair"]
+    ),
     System("celery-solo", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "solo"]),
     System("celery-prefork", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "prefork", "-c", "2"]),
     System("bullmq", ["node", "bullmq_app.mjs", "enqueue"], ["node", "bullmq_app.mjs", "work", "{name}"]),

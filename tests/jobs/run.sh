@@ -8,7 +8,7 @@ BULLMQ=6.7.0
 IOREDIS=6.0.0
 
 .ci/need redis-server=redis-server python3=python3 node=nodejs npm=npm
-.ci/venv "$target/jobs-venv" rq==3.0.0 celery==5.7.0 kombu==5.7.0 redis==8.1.0
+.ci/venv "$target/jobs-venv" rq==3.0.0 celery==5.7.0 kombu==5.7.0 redis==8.1.0 packaging==26.3
 if [ "$(cat "$target/jobs-node/wanted" 2>/dev/null)" != "bullmq@$BULLMQ ioredis@$IOREDIS" ]; then
     mkdir -p "$target/jobs-node"
     # Without the optional native parts: nothing is compiled.
