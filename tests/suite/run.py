@@ -29,12 +29,22 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "benches"))
-from harness import RESPMUX, TARGET, Failure, Respmux, Server, connect, free_port, info, say  # noqa: E402
+from harness import (  # noqa: E402
+    RESPMUX,
+    TARGET,
+    Failure,
+    Respmux,
+    Server,
+    connect,
+    free_port,
+    info,
+    say,
+)
 
 SOURCE = os.environ.get("REDIS_SOURCE", "")
 UNITS = os.environ.get("SUITE_UNITS", "")
@@ -136,10 +146,8 @@ def run_once(unit, arm, skip, log):
             except subprocess.TimeoutExpired:
                 ended = False
             finally:
-                try:
+                with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
                 child.wait()
     return log.read_text(errors="replace"), ended
 
@@ -148,8 +156,8 @@ def parse(text):
     """The outcome of each test, as (name, outcome, what was said), and the test that hung."""
     found, hung = [], None
     parts = re.split(r"^\[(ok|err|exception|skip|ignore|TIMEOUT|\d+/\d+ done)\]: ", text, flags=re.MULTILINE)
-    for kind, body in zip(parts[1::2], parts[2::2], strict=True):
-        body = body.split("\n                   The End\n")[0].rstrip()
+    for kind, rest in zip(parts[1::2], parts[2::2], strict=True):
+        body = rest.split("\n                   The End\n")[0].rstrip()
         if kind == "ok":
             found.append((re.sub(r" \(\d+ ms\)$", "", body.split("\n")[0]), "ok", ""))
         elif kind in ("err", "exception"):
