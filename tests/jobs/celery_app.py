@@ -15,8 +15,15 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=4,
-    # Unacknowledged jobs of a killed worker come back after this; the scan for them is every tenth poll.
-    broker_transport_options={"visibility_timeout": 8, "unacked_restore_limit": 1000},
+    # Unacknowledged jobs of a killed worker come back after the first of these; by default the scan for them is
+    # made every hundred seconds, and a worker killed during a scan would keep others from it for five minutes.
+    broker_transport_options={
+        "visibility_timeout": 8,
+        "unacked_restore_limit": 1000,
+        "unacked_restore_interval": 2,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 5,
+    },
     broker_connection_retry_on_startup=True,
     result_expires=3600,
 )
