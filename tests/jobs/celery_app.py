@@ -1,6 +1,5 @@
-"""Celery with Redis as broker and result backend; `python celery_app.py enqueue FIRST LAST | repair`, or as `-A celery_app`."""
+"""Celery with Redis as broker and result backend; `python celery_app.py enqueue FIRST LAST`, or as `-A celery_app`."""
 
-import json
 import os
 import sys
 import time
@@ -45,27 +44,8 @@ def enqueue(first, last):
         result = work.apply_async((number,), task_id=f"task-{number}")
         if number % 100 == 0:
             waited.append(result)
-    store.set("sent", last)
     print(sum(1 for result in waited if result.get(timeout=600) is not None))
 
 
-def repair():
-    """What a careful sender does: jobs that are neither waiting, unacknowledged nor done are sent again.
-
-    A worker that is killed with a popped message it has not noted yet takes it along; no broker
-    command brings it back. The ids stay, so that whoever waits for the result gets it.
-    """
-    last, resent = int(store.get("sent") or 0), 0
-    if not store.llen("celery") and not store.hlen("unacked"):
-        done = {int(number) for number in store.smembers("done")}
-        for number in set(range(last)) - done:
-            work.apply_async((number,), task_id=f"task-{number}")
-            resent += 1
-    print(json.dumps({"requeued": resent}))
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "enqueue":
-        enqueue(*map(int, sys.argv[2:]))
-    else:
-        repair()
+    enqueue(*map(int, sys.argv[2:]))

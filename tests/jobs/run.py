@@ -4,12 +4,9 @@
 RQ, Celery and BullMQ each carry JOBS jobs; every job adds its number to a set in
 Redis. Meanwhile workers get SIGKILL in the middle of their jobs and are started
 again. In the end every number must be there: each system's own recovery brings
-jobs of killed workers back, so jobs may run twice, and none may be lost. Two
-need a hand (`repair` in their programs, counted as `requeued_by_hand`): RQ moves
-such jobs among the failed ones, where an operator requeues them. Celery pops with
-BRPOP and notes the job as unacknowledged in a command of its own, so a worker
-killed between the two loses it on any Redis, and the sender sends it again:
-compare the count with that of the direct run.
+jobs of killed workers back, so jobs may run twice, and none may be lost. RQ moves
+such jobs among the failed ones, where an operator requeues them: `repair` in
+rq_app.py does, counted as `requeued_by_hand`.
 
 One JSON line a run on standard output. Exit code 1: a job was lost, or respmux
 opened more connections at a time than it was given.
@@ -74,13 +71,12 @@ class System:
 
 
 CELERY = [PYTHON, "-m", "celery", "-A", "celery_app", "worker", "-n", "{name}@%h", "-l", "WARNING"]
-RESEND = [PYTHON, "celery_app.py", "repair"]
 SYSTEMS = [
     System(
         "rq", [PYTHON, "rq_app.py", "enqueue"], [PYTHON, "rq_app.py", "work", "{name}"], [PYTHON, "rq_app.py", "repair"]
     ),
-    System("celery-solo", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "solo"], RESEND),
-    System("celery-prefork", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "prefork", "-c", "2"], RESEND),
+    System("celery-solo", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "solo"]),
+    System("celery-prefork", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "prefork", "-c", "2"]),
     System("bullmq", ["node", "bullmq_app.mjs", "enqueue"], ["node", "bullmq_app.mjs", "work", "{name}"]),
 ]
 
