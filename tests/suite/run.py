@@ -66,11 +66,11 @@ HOW_TO = """REDIS_SOURCE is not a checkout of Redis 7.0.15. To get one:
 
 def check_source():
     """The suite belongs to one version; its tests are no oracle for another."""
-    helper = Path(SOURCE or "/nonexistent") / "tests" / "test_helper.tcl"
+    starter = Path(SOURCE or "/nonexistent") / "tests" / "test_helper.tcl"
     version = Path(SOURCE or "/nonexistent") / "src" / "version.h"
-    if not helper.is_file() or (version.is_file() and '"7.0.15"' not in version.read_text()):
+    if not starter.is_file() or (version.is_file() and '"7.0.15"' not in version.read_text()):
         raise Failure(HOW_TO)
-    return helper
+    return starter
 
 
 def server_binary():
@@ -83,9 +83,9 @@ def server_binary():
     return found
 
 
-def all_units(helper):
+def all_units(starter):
     """The names in the suite's own list."""
-    listed = re.search(r"set ::all_tests \{(.*?)\}", helper.read_text(), re.DOTALL).group(1).split()
+    listed = re.search(r"set ::all_tests \{(.*?)\}", starter.read_text(), re.DOTALL).group(1).split()
     return [unit for unit in listed if re.search(UNITS, unit)]
 
 
@@ -99,9 +99,9 @@ def tree(directory, arm):
         if shutil.which(name):
             (top / "src" / name).symlink_to(shutil.which(name))
     if arm == "respmux":
-        helper = top / "tests" / "test_helper.tcl"
-        library, start, rest = helper.read_text().rpartition("\nif {$::client} {\n")
-        helper.write_text(f"{library}\nsource {{{HERE / 'past.tcl'}}}\n{start}{rest}")
+        starter = top / "tests" / "test_helper.tcl"
+        library, start, rest = starter.read_text().rpartition("\nif {$::client} {\n")
+        starter.write_text(f"{library}\nsource {{{HERE / 'past.tcl'}}}\n{start}{rest}")
     return top
 
 
@@ -255,8 +255,8 @@ def report(results, units):
 
 
 def main():
-    helper = check_source()
-    units, saved = all_units(helper), OUT / "results.json"
+    starter = check_source()
+    units, saved = all_units(starter), OUT / "results.json"
     OUT.mkdir(parents=True, exist_ok=True)
     results = {arm: {} for arm in ARMS}
     if KEEP and saved.is_file():
