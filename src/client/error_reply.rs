@@ -80,6 +80,7 @@ pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
         | PinReason::Tracking
         | PinReason::Session
         | PinReason::Isolated
+        | PinReason::OutOfBand
         | PinReason::Large
         | PinReason::Overflow => b"ERR no dedicated connection available, try again",
     }

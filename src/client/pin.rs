@@ -52,7 +52,10 @@ impl Client {
     /// commands do not block (rule F7).
     async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
         let up = Rc::clone(self.up());
-        let key = self.profile.session.borrow().key.clone();
+        let mut key = self.profile.session.borrow().key.clone();
+        if reason == PinReason::OutOfBand {
+            key.db = 0;
+        }
         let dies_with_eof =
             matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
         let lend = async {

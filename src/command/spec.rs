@@ -48,6 +48,9 @@ pub enum Op {
     Monitor,
     /// Must not sit behind other commands of a lane, or leaves unknown state: own connection, then reset.
     Isolated,
+    /// Must get through while a script or a pause stops everybody else, and knows no database: own connection, in
+    /// database 0, because the way to another is a SELECT, which is refused then.
+    OutOfBand,
     /// Leaves state that only RESET or close removes (HIMPORT, CLIENT CAPA, CLIENT IMPORT-SOURCE).
     Session,
     /// CLIENT TRACKING.

@@ -158,6 +158,7 @@ fn free(op: Op, args: &impl Args) -> Route {
         Op::Tracking => Route::Pin(PinReason::Tracking),
         Op::Session => Route::Pin(PinReason::Session),
         Op::Isolated => Route::Pin(PinReason::Isolated),
+        Op::OutOfBand => Route::Pin(PinReason::OutOfBand),
         Op::Select => Route::Switch(Switch::Select),
         Op::Readonly => Route::Switch(Switch::Readonly(true)),
         Op::Readwrite => Route::Switch(Switch::Readonly(false)),
@@ -186,7 +187,7 @@ fn held(op: Op, args: &impl Args) -> Route {
         Op::Tracking => Route::Relay(Relay::Tracking),
         Op::ClientCaching | Op::ClientGetRedir | Op::ClientTrackingInfo => Route::Relay(Relay::Plain),
         Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
-        Op::Isolated => Route::Relay(Relay::Isolated),
+        Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
         Op::Select => Route::Relay(Relay::Select),
         Op::Hello => Route::Relay(Relay::Login(Login::Hello)),
         Op::Auth => Route::Relay(Relay::Login(Login::Auth)),
@@ -216,7 +217,7 @@ fn queueing(op: Op, args: &impl Args) -> Route {
         Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo | Op::Proxy => {
             Route::Refuse(Refusal::InTransaction)
         }
-        Op::Isolated => Route::Relay(Relay::Isolated),
+        Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
         _ => Route::Relay(Relay::Plain),
     }
 }

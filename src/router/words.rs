@@ -52,6 +52,9 @@ fn pin_why(reason: PinReason) -> &'static str {
         }
         PinReason::Session => "it leaves state that only RESET or the end of the connection removes: lent until then",
         PinReason::Isolated => "it may leave state or must not wait behind others: lent for this command, then reset",
+        PinReason::OutOfBand => {
+            "it must get through while everybody else is stopped: lent for this command, then reset"
+        }
         PinReason::Large => "too large to let others wait behind it: lent for this command",
         PinReason::Overflow => "no lane is free for this user, protocol and database: lent for a few commands",
     }

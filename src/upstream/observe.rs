@@ -133,7 +133,7 @@ impl From<router::PinReason> for PinReason {
             router::PinReason::Monitor => Self::Monitor,
             router::PinReason::Tracking => Self::Tracking,
             router::PinReason::Session => Self::Session,
-            router::PinReason::Isolated => Self::Isolated,
+            router::PinReason::Isolated | router::PinReason::OutOfBand => Self::Isolated,
             router::PinReason::Large => Self::Large,
             router::PinReason::Overflow => Self::Overflow,
         }

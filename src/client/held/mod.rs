@@ -100,7 +100,7 @@ impl Held {
             monitor: false,
             tracking: false,
             session: false,
-            unproved: reason == PinReason::Isolated,
+            unproved: matches!(reason, PinReason::Isolated | PinReason::OutOfBand),
             relayed: 0,
             incomplete: false,
             idle: None,
