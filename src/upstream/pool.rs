@@ -115,10 +115,13 @@ impl Pool {
     /// # Errors
     /// See [`LendError`].
     pub async fn lend_for_blocked_in_line(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Lease, LendError> {
-        if !self.has_place_for_blocked() {
-            super::Folds::give_way(up);
-        }
-        let for_blocked = self.in_line(up, &self.for_blocked).await?;
+        let for_blocked = match Arc::clone(&self.for_blocked).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                super::Folds::give_way(up);
+                self.in_line(up, &self.for_blocked).await?
+            }
+        };
         let any = self.place(up).await?;
         self.open(up, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
     }

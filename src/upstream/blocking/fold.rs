@@ -46,6 +46,8 @@ pub(super) enum Reply<E> {
     Unblocked(E),
     /// Any other error; with `true` the server closes the connection behind it.
     Error(E, bool),
+    /// A key has become one of another type. Clients that are blocked already do not notice that.
+    Difficult,
 }
 
 /// What an UNBLOCK was answered.
@@ -167,9 +169,9 @@ impl<E> Fold<E> {
         !self.waiters.is_empty() && self.sources.is_empty() && self.opening == 0
     }
 
-    /// A connection waits for its clients.
+    /// A connection waits for its clients, or soon will.
     pub(super) fn is_armed(&self) -> bool {
-        !self.sources.is_empty()
+        !self.sources.is_empty() || self.opening > 0
     }
 
     /// Nothing is left of it.
@@ -281,8 +283,9 @@ impl<E> Fold<E> {
                 }
             }
             Reply::Error(error, closes) if ask.armed => self.fail(&error, closes),
+            Reply::Difficult if ask.armed => self.yielding = true,
             // The waiting command behind a burst says the same, if it still holds.
-            Reply::Nil | Reply::Unblocked(_) | Reply::Error(..) => {}
+            Reply::Nil | Reply::Unblocked(_) | Reply::Error(..) | Reply::Difficult => {}
         }
         self.settle();
         Ok(())
@@ -332,7 +335,7 @@ impl<E> Fold<E> {
         match reply {
             Some(Reply::Elements(elements)) => self.hand_out(elements, Way::Poll),
             Some(Reply::Error(error, closes)) => self.fail(&error, closes),
-            Some(Reply::Nil | Reply::Unblocked(_)) => {}
+            Some(Reply::Nil | Reply::Unblocked(_) | Reply::Difficult) => {}
             None => self.close_all(),
         }
         self.settle();

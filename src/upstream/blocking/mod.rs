@@ -304,6 +304,11 @@ impl Fold {
 
     /// A reply of the waiting command itself.
     fn own_reply(&self, frame: &[u8]) -> Option<fold::Reply<Element>> {
+        if frame.starts_with(b"-WRONGTYPE") {
+            // It was armed a moment after a key changed its type. Asked in turns, its clients stay blocked.
+            self.difficult.set(true);
+            return Some(fold::Reply::Difficult);
+        }
         if is_nil(frame) || frame.starts_with(b"-") || frame.starts_with(b"!") {
             return self.twin_reply(frame);
         }

@@ -68,7 +68,7 @@ fn waiting(up: &Upstreams) -> Vec<Rc<Fold>> {
 fn offer_places(up: &Rc<Upstreams>) {
     let free = up.pool.places_for_blocked();
     if free > 0 {
-        for fold in waiting(up).into_iter().take(free) {
+        for fold in waiting(up).into_iter().filter(|fold| !fold.difficult.get()).take(free) {
             fold.act(up, super::fold::Fold::offer);
         }
     }
@@ -201,13 +201,13 @@ async fn ask_one(up: &Rc<Upstreams>, fold: &Rc<Fold>) -> bool {
             // A reply that makes no sense is as good as a lost one.
             Said::Reply(frame) => match fold.twin_reply(&frame) {
                 Some(Reply::Error(error, _)) => Some(judge(up, fold, error).await),
-                other => other,
+                other => {
+                    fold.difficult.set(false);
+                    other
+                }
             },
         };
         let more = matches!(reply, Some(Reply::Elements(_)));
-        if more {
-            fold.difficult.set(false);
-        }
         fold.act(up, |machine| machine.poll_ended(most, reply));
         hit |= more;
         if !more {
