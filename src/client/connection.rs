@@ -16,10 +16,10 @@ use super::request::{Request, Scanned};
 use crate::command::{CommandId, Lookup};
 use crate::link::ReadHalf;
 use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
-use crate::router::{Args, Facts, Held, PinReason, Route, route};
+use crate::router::{Args, Held, PinReason, Route, route};
 use crate::session::{Guard, Resp};
 use crate::telemetry::{CloseReason, StallReason};
-use crate::upstream::{Lane, Outbox, Owner, Upstreams, Wants};
+use crate::upstream::{Lane, Outbox, Upstreams, Wants};
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -149,8 +149,9 @@ impl Client {
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
-            if !flushed && self.outbox().unsent() > self.up().config.client.output_soft {
-                // I8: a slow reader sends no more requests; the lane does not wait for it.
+            if !flushed && self.outbox().unsent() > self.up().config.client.output_soft && self.outbox().hub().is_none()
+            {
+                // I8 (but a subscriber must be able to unsubscribe): a slow reader sends no more requests; the lane does not wait for it.
                 self.up().shard.client_stalls[StallReason::Output].inc();
                 self.outbox().await_with(cx, Wants::Nothing);
                 return Poll::Pending;
@@ -290,8 +291,8 @@ impl Client {
         let up = Rc::clone(self.up());
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
         let lookup = up.table.lookup(scanned.nth(0), second);
-        let route = route(&up.table, lookup, self.facts(Held::None), scanned);
-        if let (Route::Lane, Lookup::Known(id)) = (route, lookup)
+        let route = route(&up.table, lookup, self.facts(Held::None, false), scanned);
+        if let (true, Lookup::Known(id)) = (route.rides(), lookup)
             && len <= up.config.lane.max_command_bytes
             && self.admission == Admission::Admitted
         {
@@ -321,18 +322,14 @@ impl Client {
             return Err(Hold::Wait(Wants::Nothing));
         }
         self.profile.command.set(id);
-        let suppressed = self.profile.session.borrow_mut().take_suppressed();
-        let key = self.outbox().key();
-        let owner = if suppressed { Owner::Discard(key) } else { Owner::Forward(key) };
         if canonical {
-            self.outbox().on_submitted(len);
-            lane.submit(up, owner, id, &scanned.buf[..len], self.now);
+            self.put_on_lane(&lane, id, &scanned.buf[..len], scanned, self.now);
         } else {
             let mut encoded = BytesMut::new();
             encode::request(&mut encoded, scanned.scanner, scanned.buf);
-            self.outbox().on_submitted(encoded.len());
-            lane.submit(up, owner, id, &encoded, self.now);
+            self.put_on_lane(&lane, id, &encoded, scanned, self.now);
         }
+        let up = self.up();
         if up.table.spec(id).write {
             self.write_epoch = Some(up.epoch());
         }
@@ -377,11 +374,6 @@ impl Client {
             max_args: 2_147_483_647,
             authenticated: !matches!(self.admission, Admission::Unauthenticated),
         }
-    }
-
-    pub(super) fn facts(&self, held: Held) -> Facts {
-        let authenticated = !matches!(self.admission, Admission::Unauthenticated);
-        Facts { authenticated, guard: self.profile.session.borrow().guard, held }
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) const CACHING_WITHOUT_TRACKING: &[u8] =
 pub(super) const EXEC_ABORT: &[u8] = b"EXECABORT Transaction discarded because of previous errors.";
 pub(super) const WAIT_UNSOUND: &[u8] =
     b"ERR WAIT cannot be answered truthfully through this proxy: the upstream refused SPUBLISH to this user";
+pub(super) const SUBSCRIBED_AS_ANOTHER: &[u8] =
+    b"ERR this connection has subscriptions as another user, unsubscribe first";
 const NOAUTH: &str = "NOAUTH Authentication required.";
 const NO_TRANSACTION: &str = "ERR no transaction connection available, try again";
 const DEBUG: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
@@ -39,6 +41,11 @@ pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal,
             NOAUTH.into()
         }
         Refusal::WrongArity(id) => wrong_arity(&table.spec(id).full_name()),
+        Refusal::Subscribed(id) => format!(
+            "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+            table.spec(id).full_name()
+        )
+        .into(),
         Refusal::NotSupported | Refusal::ScriptDebug => {
             let name = match request.lookup() {
                 Lookup::Known(id) => table.spec(id).name.clone(),

@@ -160,11 +160,15 @@ impl Client {
                 session.labels_mut().name.clone_from(name);
             }
         }
+        if let Some(hub) = self.outbox().hub() {
+            hub.speaks(self.outbox().key(), self.resp());
+        }
         self.lane = None;
     }
 
     /// RESET: a new connection in all but its socket; the default user is asked for again (rule A8).
     pub(super) async fn reset(&mut self) -> Result<(), Closed> {
+        self.leave_hub();
         {
             let mut session = self.profile.session.borrow_mut();
             session.on_reset(self.up().config.upstream.db);

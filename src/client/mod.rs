@@ -26,6 +26,7 @@ mod peers;
 mod pin;
 mod proxy;
 mod request;
+mod subscribe;
 mod unit;
 
 use std::cell::{Cell, RefCell};
@@ -137,6 +138,9 @@ impl Shared {
         self.directory.enter(&profile);
         self.up.shard.client_began();
         let reason = Client::new(Rc::clone(&self), profile, read).run().await;
+        if let Some(hub) = outbox.take_hub() {
+            hub.leave(&self.up, outbox.key());
+        }
         self.directory.leave(id);
         self.up.roster.leave(outbox.key());
         self.up.shard.client_ended(reason);

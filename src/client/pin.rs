@@ -43,7 +43,9 @@ impl Client {
         let result = self.hold(lease, first, reason).await;
         up.shard.pin_ended(label, up.now().saturating_sub(started));
         self.profile.holding.set(Holding { multi: -1, ..Holding::default() });
-        self.outbox().limit_output(up.config.client.output_limit);
+        if self.outbox().hub().is_none() {
+            self.outbox().limit_output(up.config.client.output_limit);
+        }
         self.lane = None;
         result
     }
@@ -72,7 +74,7 @@ impl Client {
     }
 
     /// Ends when the client is closed, or has closed if that ends its command.
-    async fn watch(&mut self, dies_with_eof: bool) -> Closed {
+    pub(super) async fn watch(&mut self, dies_with_eof: bool) -> Closed {
         poll_fn(|cx| {
             loop {
                 if let Some(reason) = self.outbox().fate() {

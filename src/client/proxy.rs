@@ -110,7 +110,7 @@ impl Client {
         let second = (command.count() > 1).then(|| command.nth(1));
         let table = &self.up().table;
         let lookup = table.lookup(command.nth(0), second);
-        let route = route(table, lookup, self.facts(Held::None), &command);
+        let route = route(table, lookup, self.facts(Held::None, false), &command);
         let session = self.profile.session.borrow();
         let key = &session.key;
         let mut lines = explain(table, lookup, route, &command);

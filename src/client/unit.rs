@@ -84,6 +84,8 @@ impl Client {
             }
             match part {
                 UnitPart::Unfit => return None,
+                // Their counts are put right in the replies of a connection of its own.
+                UnitPart::Body(id) if self.must_recount(id) => return None,
                 UnitPart::Body(id) => parts.push(Part { command: id, bytes: len, owner: None }),
                 UnitPart::Exec(id) => {
                     parts.push(Part { command: id, bytes: len, owner: None });

@@ -45,6 +45,10 @@ pub enum Op {
     Unwatch,
     Subscribe,
     Unsubscribe,
+    /// PUBLISH and SPUBLISH: plain, but their counts are put right.
+    Publish,
+    /// PUBSUB NUMSUB and SHARDNUMSUB: the same.
+    Numsub,
     Monitor,
     /// Must not sit behind other commands of a lane, or leaves unknown state: own connection, then reset.
     Isolated,

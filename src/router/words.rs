@@ -8,6 +8,11 @@ impl Route {
     pub fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::Lane => ("lane", "it leaves no state behind and never waits: shared with other clients, pipelined"),
+            Self::Publish => (
+                "lane",
+                "clients of this process subscribe through shared connections: the count in the reply is corrected for them",
+            ),
+            Self::Hub => ("hub", "all subscribers of this user on this worker share one connection"),
             Self::Relay(_) => ("held connection", "this client holds a connection of its own, and it runs there"),
             Self::Pin(reason) => (pin_way(reason), pin_why(reason)),
             Self::Fold => (
@@ -78,6 +83,7 @@ fn refusal_why(refusal: Refusal) -> &'static str {
         Refusal::ScriptDebug => "it would stop the server for everybody, and its dialogue is no RESP",
         Refusal::UnknownSubcommand => "respmux answers CLIENT itself and does not know this subcommand",
         Refusal::WrongArity(_) => "wrong number of arguments",
+        Refusal::Subscribed(_) => "a RESP2 client with subscriptions may only change them, and PING, RESET and QUIT",
         Refusal::InTransaction => "it cannot be queued in a transaction through respmux",
         Refusal::Poisoned => "the transaction before it was lost; send DISCARD or EXEC first",
     }

@@ -78,7 +78,8 @@ impl Shard {
         self.clients_by_state[ClientState::Active].set(active);
         let blocked = self.pinned[PinReason::Blocking].value() + self.pinned[PinReason::Wait].value() + folded;
         self.clients_by_state[ClientState::Blocked].set(blocked);
-        self.clients_by_state[ClientState::Subscribed].set(self.pinned[PinReason::Pubsub].value());
+        let subscribed = self.pinned[PinReason::Pubsub].value() + self.pubsub_subscribers.value();
+        self.clients_by_state[ClientState::Subscribed].set(subscribed);
         self.client_output_buffer_bytes.set(unsent);
         self.client_sent_bytes.add(sent);
     }
