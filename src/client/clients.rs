@@ -195,7 +195,9 @@ impl Client {
         }
         let shared = Rc::clone(&self.shared);
         let Some(real) = shared.peers.blocked_on(id).await else {
-            self.reply(b":0\r\n");
+            let with_error = request.count() > 3 && token_is(request.nth(3), "ERROR");
+            let left = shared.peers.unblock(id, with_error).await;
+            self.reply(if left { b":1\r\n" } else { b":0\r\n" });
             return Ok(());
         };
         let real = real.to_string();

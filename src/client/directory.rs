@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::command::CommandId;
 use crate::session::{Family, Resp, Session};
-use crate::upstream::Outbox;
+use crate::upstream::{Outbox, Wait};
 
 /// What a held connection adds to a client's line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) struct Profile {
     pub laddr: String,
     pub session: RefCell<Session>,
     pub holding: Cell<Holding>,
+    /// It is blocked without a connection of its own.
+    pub waiting: RefCell<Option<Rc<Wait>>>,
     pub command: Cell<CommandId>,
     pub connected: Instant,
     /// When it was last read, nanoseconds of the worker's clock.
@@ -82,7 +84,7 @@ impl Profile {
             shards: holding.shards + shared.of(Family::Shard),
             multi: holding.multi,
             monitor: holding.monitor,
-            blocked: holding.blocked_on.is_some(),
+            blocked: holding.blocked_on.is_some() || self.waiting.borrow().is_some(),
             command: self.command.get(),
         }
     }

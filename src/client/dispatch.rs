@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use super::connection::{Admission, Client, Closed, Hold};
+use super::admission::Admission;
+use super::connection::{Client, Closed, Hold};
 use super::error_reply;
 use super::held::Held;
 use super::request::Request;
@@ -25,8 +26,9 @@ impl Client {
         match route {
             Route::Lane | Route::Publish => self.carry_over(request).await,
             Route::Hub => self.subscribe(request).await,
+            Route::Pin(PinReason::Blocking) => self.block(request).await,
             Route::Pin(reason) => self.pin(request, reason).await,
-            Route::Fold => self.pin(request, PinReason::Blocking).await,
+            Route::Fold => self.fold(request).await,
             Route::Switch(switch) => self.switch(request, switch).await,
             Route::Login(login) => self.login(request, login).await,
             Route::Local(local) => self.answer(&request, local).await,
@@ -92,7 +94,7 @@ impl Client {
         }
     }
 
-    async fn wait_for_room(&mut self, lane: &Rc<crate::upstream::Lane>, bytes: usize) -> Result<(), Closed> {
+    pub(super) async fn wait_for_room(&mut self, lane: &Rc<crate::upstream::Lane>, bytes: usize) -> Result<(), Closed> {
         let (up, key) = (Rc::clone(self.up()), self.outbox().key());
         self.wait_for(Wants::Nothing, |_: &Outbox| {
             if lane.has_room(&up, 1, bytes) || !lane.accepting() {

@@ -11,6 +11,7 @@ use crate::router::Args;
 pub(super) use crate::upstream::NOT_EXECUTED;
 
 pub(super) const SYNTAX: &[u8] = b"ERR syntax error";
+pub(super) const PROXY_OFF: &[u8] = b"ERR PROXY is switched off (client.proxy_commands = false)";
 pub(super) const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
 pub(super) const NOT_AN_INT: &[u8] = b"ERR value is out of range, value must between -2147483648 and 2147483647";
 pub(super) const DB_OUT_OF_RANGE: &[u8] = b"ERR DB index is out of range";
@@ -86,6 +87,7 @@ pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
         | PinReason::Tracking
         | PinReason::Session
         | PinReason::Isolated
+        | PinReason::OutOfBand
         | PinReason::Large
         | PinReason::Overflow => b"ERR no dedicated connection available, try again",
     }

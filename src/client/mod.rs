@@ -9,12 +9,15 @@
 //!
 //! A client has unanswered requests on one route only; every other route waits until they are answered (I2).
 
+mod admission;
+mod blocking;
 mod clients;
 mod connection;
 mod directory;
 mod dispatch;
 mod error_reply;
 mod exchange;
+mod explain;
 mod held;
 mod hello;
 mod local;
@@ -127,6 +130,7 @@ impl Shared {
             laddr,
             session: RefCell::new(Session::new(self.up.config.upstream.db)),
             holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
+            waiting: RefCell::default(),
             command: Cell::new(CommandId::OTHER),
             connected: now,
             active: Cell::new(self.up.now()),

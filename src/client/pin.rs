@@ -16,7 +16,7 @@ use crate::telemetry::CloseReason;
 use crate::upstream::{Lease, LendError, Return, Wants};
 
 /// Input that is kept while a client waits for a connection or is blocked, bytes (rule F9).
-const WAITING_INPUT: usize = 64 << 10;
+pub(super) const WAITING_INPUT: usize = 64 << 10;
 
 impl Client {
     /// Borrows a connection, runs `first` on it, and everything after it for as long as the connection's state is
@@ -54,12 +54,21 @@ impl Client {
     /// commands do not block (rule F7).
     async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
         let up = Rc::clone(self.up());
-        let key = self.profile.session.borrow().key.clone();
+        let mut key = self.profile.session.borrow().key.clone();
+        if reason == PinReason::OutOfBand {
+            key.db = 0;
+        }
         let dies_with_eof =
             matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
+        let lend = async {
+            match reason {
+                PinReason::Blocking | PinReason::Wait => up.pool.lend_for_blocked_in_line(&up, &key).await,
+                _ => up.pool.lend(&up, &key).await,
+            }
+        };
         tokio::select! {
             biased;
-            lease = up.pool.lend(&up, &key) => Ok(lease),
+            lease = lend => Ok(lease),
             closed = self.watch(dies_with_eof) => Err(closed),
         }
     }

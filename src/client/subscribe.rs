@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::connection::{Admission, Client, Closed};
+use super::admission::Admission;
+use super::connection::{Client, Closed};
 use super::error_reply;
 use super::held::Held;
 use super::request::Request;

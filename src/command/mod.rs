@@ -5,6 +5,7 @@
 
 mod glob;
 mod load;
+mod pop;
 mod spec;
 mod tokens;
 
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 pub use glob::glob_matches;
+pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
 pub use spec::{CommandId, Kind, Op, Spec};
 pub use tokens::{cut_at_nul, stream_read_blocks, token_is};
 

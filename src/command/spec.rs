@@ -7,6 +7,8 @@ pub struct CommandId(pub u16);
 impl CommandId {
     /// Stands for every command that the table does not list.
     pub const OTHER: Self = Self(0);
+    /// A question of respmux' own: no row, and not counted as a client's command.
+    pub const OURS: Self = Self(u16::MAX);
 }
 
 /// Latency class: the label of the duration histograms (operations.md section 2).
@@ -50,6 +52,9 @@ pub enum Op {
     Monitor,
     /// Must not sit behind other commands of a lane, or leaves unknown state: own connection, then reset.
     Isolated,
+    /// Must get through while a script or a pause stops everybody else, and knows no database: own connection, in
+    /// database 0, because the way to another is a SELECT, which is refused then.
+    OutOfBand,
     /// Leaves state that only RESET or close removes (HIMPORT, CLIENT CAPA, CLIENT IMPORT-SOURCE).
     Session,
     /// CLIENT TRACKING.
@@ -99,6 +104,8 @@ pub struct Spec {
     /// As the server counts it: negative is a minimum, the name included. 0 when unknown.
     pub arity: i16,
     pub write: bool,
+    /// Changes limits of the server that respmux must know.
+    pub reconfigures: bool,
     /// May stand in a transaction that rides a lane whole (semantics.md M1).
     pub in_unit: bool,
     /// Has subcommands of its own in the table.

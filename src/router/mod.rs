@@ -4,6 +4,7 @@
 //! the client holds (its transaction first), then the command's own class.
 
 mod route;
+mod words;
 
 pub use route::{Effect, Local, Login, PinReason, Refusal, Relay, Route, Switch};
 
@@ -181,6 +182,7 @@ fn free(op: Op, args: &impl Args) -> Route {
         Op::Tracking => Route::Pin(PinReason::Tracking),
         Op::Session => Route::Pin(PinReason::Session),
         Op::Isolated => Route::Pin(PinReason::Isolated),
+        Op::OutOfBand => Route::Pin(PinReason::OutOfBand),
         Op::Select => Route::Switch(Switch::Select),
         Op::Readonly => Route::Switch(Switch::Readonly(true)),
         Op::Readwrite => Route::Switch(Switch::Readonly(false)),
@@ -209,7 +211,7 @@ fn held(op: Op, args: &impl Args) -> Route {
         Op::Tracking => Route::Relay(Relay::Tracking),
         Op::ClientCaching | Op::ClientGetRedir | Op::ClientTrackingInfo => Route::Relay(Relay::Plain),
         Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
-        Op::Isolated => Route::Relay(Relay::Isolated),
+        Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
         Op::Select => Route::Relay(Relay::Select),
         Op::Hello => Route::Relay(Relay::Login(Login::Hello)),
         Op::Auth => Route::Relay(Relay::Login(Login::Auth)),
@@ -244,7 +246,7 @@ fn queueing(table: &CommandTable, lookup: Lookup, op: Op, args: &impl Args) -> R
         Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo | Op::Proxy => {
             Route::Refuse(Refusal::InTransaction)
         }
-        Op::Isolated => Route::Relay(Relay::Isolated),
+        Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
         _ => Route::Relay(Relay::Plain),
     }
 }

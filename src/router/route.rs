@@ -53,6 +53,8 @@ pub enum PinReason {
     Tracking,
     Session,
     Isolated,
+    /// Must get through whatever stops the others; runs in database 0, and alone.
+    OutOfBand,
     Large,
     /// No lane was free for the client's database or identity.
     Overflow,

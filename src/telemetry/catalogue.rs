@@ -10,8 +10,8 @@ use metrics_process::collector::Metrics as Process;
 use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
-    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, LatencyClass, LogLevel, Origin, PinReason,
-    RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass, LogLevel,
+    Origin, PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 use super::shard::Shard;
 
@@ -281,6 +281,20 @@ pub static METRICS: &[Metric] = {
     row("respmux_lane_transactions_total", Upstream, &[], Count(|s, _| s.units.value()),
         "Transactions that went over a lane as one unit"),
 
+    row("respmux_blocking_waiters", Upstream, &[("state", FoldState::LABELS)],
+        Level(|s, [st, ..]| s.fold_waiters.at(st).value()),
+        "Blocked clients that hold no connection of their own"),
+    row("respmux_blocking_folds", Upstream, &[], Level(|s, _| s.folds.value()),
+        "Sets of blocked clients that wait for the same"),
+    row("respmux_blocking_elements_total", Upstream, &[("way", FoldWay::LABELS)],
+        Count(|s, [w, ..]| s.fold_elements.at(w).value()),
+        "Elements that went to clients blocked together with others"),
+    row("respmux_blocking_given_back_total", Upstream, &[], Count(|s, _| s.fold_given_back.value()),
+        "Elements put back because their client had left"),
+    row("respmux_blocking_polls_total", Upstream, &[], Count(|s, _| s.fold_polls.value()),
+        "Questions for blocked clients without a connection"),
+    row("respmux_blocking_unblock_races_total", Upstream, &[], Count(|s, _| s.fold_unblock_races.value()),
+        "Unblocks that came too late because an element won"),
     row("respmux_pubsub_channels", Upstream, &[], Level(|s, _| s.pubsub_channels.value()),
         "Channels and patterns that shared upstream connections are subscribed to"),
     row("respmux_pubsub_subscribers", Upstream, &[], Level(|s, _| s.pubsub_subscribers.value()),

@@ -352,6 +352,30 @@ labels! {
 }
 
 labels! {
+    /// How a blocked client that holds no connection of its own is waited for.
+    FoldState {
+        /// A connection that it shares waits on the server.
+        Armed = "armed",
+        /// The proxy asks in turns.
+        Polling = "polling",
+    }
+}
+
+labels! {
+    /// How an element came to a client that was blocked together with others.
+    FoldWay {
+        /// Another client's first question won it.
+        Probe = "probe",
+        /// From the command that waits.
+        Armed = "armed",
+        /// From the question for all that wait.
+        Burst = "burst",
+        /// From a question in turns.
+        Poll = "poll",
+    }
+}
+
+labels! {
     /// The level of a log event.
     LogLevel {
         /// Error.
@@ -398,6 +422,8 @@ mod tests {
         check::<UpstreamCloseReason>();
         check::<ConnectError>();
         check::<AnomalyReason>();
+        check::<FoldState>();
+        check::<FoldWay>();
         check::<LogLevel>();
     }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
-    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, LatencyClass, Origin, PinReason, RefuseReason,
-    RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass, Origin,
+    PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 
 /// The counters of one worker: written by its thread only, read by the admin thread.
@@ -96,6 +96,18 @@ pub struct Shard {
     /// Transactions that rode a lane whole.
     pub units: Count,
 
+    /// Blocked clients without a connection of their own.
+    pub fold_waiters: Each<FoldState, Level>,
+    /// Sets of blocked clients that wait for the same.
+    pub folds: Level,
+    /// Elements that went to such clients.
+    pub fold_elements: Each<FoldWay, Count>,
+    /// Elements put back because their client had left.
+    pub fold_given_back: Count,
+    /// Questions for blocked clients without a connection.
+    pub fold_polls: Count,
+    /// UNBLOCKs that came too late: an element won.
+    pub fold_unblock_races: Count,
     /// Channels and patterns that the hubs are subscribed to.
     pub pubsub_channels: Level,
     /// Clients that subscribe through them.
@@ -151,6 +163,12 @@ impl Shard {
             lane_anomalies: Each::default(),
             lane_overflow: Count::default(),
             units: Count::default(),
+            fold_waiters: Each::default(),
+            folds: Level::default(),
+            fold_elements: Each::default(),
+            fold_given_back: Count::default(),
+            fold_polls: Count::default(),
+            fold_unblock_races: Count::default(),
             pubsub_channels: Level::default(),
             pubsub_subscribers: Level::default(),
             pubsub_messages: Count::default(),

@@ -1,6 +1,7 @@
 //! The side that faces the upstream: lanes, the pool, the scratch and the control connection of one worker, and
 //! the outboxes through which answers go. Never names a client's task.
 
+mod blocking;
 mod control;
 mod inquiries;
 mod lane;
@@ -9,6 +10,7 @@ mod observe;
 mod outbox;
 mod pool;
 mod pubsub;
+mod report;
 mod roster;
 mod scratch;
 mod unknown;
@@ -18,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::Lane;
@@ -26,6 +29,7 @@ pub use lanes::{Full, Lanes};
 pub use outbox::{Answer, Buffers, Outbox, Wants};
 pub use pool::{Lease, LendError, Pool, Return};
 pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
+pub(crate) use report::Report;
 pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
@@ -64,6 +68,7 @@ pub struct Upstreams {
     pub control: Control,
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
+    pub folds: Folds,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
@@ -109,6 +114,7 @@ impl Upstreams {
             control: Control::default(),
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
+            folds: Folds::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),
@@ -152,11 +158,19 @@ impl Upstreams {
         self.first_bad_db.set(u32::MAX);
         self.scratch.forget_probe();
         self.unknowns.forget();
+        self.folds.forget();
     }
 
-    /// One command was answered, `nanos` after it was taken.
+    /// One command of a client was answered, `nanos` after it was taken.
     pub fn answered(&self, id: CommandId, nanos: u64) {
-        self.shard.answered(id, self.table.spec(id).kind, nanos);
+        if id == CommandId::OURS {
+            return;
+        }
+        let spec = self.table.spec(id);
+        self.shard.answered(id, spec.kind, nanos);
+        if spec.reconfigures {
+            self.control.on_reconfigured();
+        }
     }
 
     /// What time alone makes happen. Called by the worker a few times a second.
@@ -173,8 +187,9 @@ impl Upstreams {
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
             let (active, unsent) = self.roster.survey();
+            self.folds.observe(self);
+            self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
             self.hubs.survey(self, self.now());
-            self.shard.clients_observed(active, unsent, self.buffers.take_sent());
         }
     }
 }

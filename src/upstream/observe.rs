@@ -72,10 +72,11 @@ impl Shard {
         self.oldest_inflight_start.set(oldest.map_or(0.0, |age| now - age.as_secs_f64()));
     }
 
-    /// Clients at work, and what was and is to be sent to them. Who holds a connection is in `pinned`.
-    pub fn clients_observed(&self, active: u64, unsent: u64, sent: u64) {
+    /// Clients at work, those that wait without a connection of their own, and what was and is to be sent to all. Who
+    /// holds a connection is in `pinned`.
+    pub fn clients_observed(&self, active: u64, folded: u64, unsent: u64, sent: u64) {
         self.clients_by_state[ClientState::Active].set(active);
-        let blocked = self.pinned[PinReason::Blocking].value() + self.pinned[PinReason::Wait].value();
+        let blocked = self.pinned[PinReason::Blocking].value() + self.pinned[PinReason::Wait].value() + folded;
         self.clients_by_state[ClientState::Blocked].set(blocked);
         let subscribed = self.pinned[PinReason::Pubsub].value() + self.pubsub_subscribers.value();
         self.clients_by_state[ClientState::Subscribed].set(subscribed);
@@ -133,7 +134,7 @@ impl From<router::PinReason> for PinReason {
             router::PinReason::Monitor => Self::Monitor,
             router::PinReason::Tracking => Self::Tracking,
             router::PinReason::Session => Self::Session,
-            router::PinReason::Isolated => Self::Isolated,
+            router::PinReason::Isolated | router::PinReason::OutOfBand => Self::Isolated,
             router::PinReason::Large => Self::Large,
             router::PinReason::Overflow => Self::Overflow,
         }

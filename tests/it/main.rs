@@ -12,6 +12,7 @@
 
 mod adversary;
 mod architecture;
+mod blocking;
 mod cap;
 mod client_commands;
 mod drain;

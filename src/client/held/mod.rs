@@ -102,7 +102,7 @@ impl Held {
             monitor: false,
             tracking: false,
             session: false,
-            unproved: reason == PinReason::Isolated,
+            unproved: matches!(reason, PinReason::Isolated | PinReason::OutOfBand),
             subscribes: reason == PinReason::Subscribe,
             relayed: 0,
             incomplete: false,

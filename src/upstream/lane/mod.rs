@@ -49,6 +49,18 @@ pub enum Phase {
     Closed,
 }
 
+impl Phase {
+    /// For people.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Ready => "ready",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 /// One command of a transaction that rides whole.
 pub(crate) struct Part {
     pub command: CommandId,

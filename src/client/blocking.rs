@@ -1,0 +1,286 @@
+//! Blocked clients that hold no connection: pops wait in a fold, stream reads ask in turns (semantics.md section 7).
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::connection::{Client, Closed, Hold};
+use super::pin::WAITING_INPUT;
+use super::request::Request;
+use crate::command::{CommandId, Op, Pop, StreamWait, is_nil};
+use crate::resp::encode;
+use crate::router::{Args, PinReason};
+use crate::telemetry::{CloseReason, Origin};
+use crate::upstream::{Answer, Folds, Lane, Turn, Wait, Waiter, Wants};
+
+/// What a client is told that CLIENT UNBLOCK … ERROR has freed.
+const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBLOCK";
+
+/// A client's blocking command: when it began, when its time is over.
+struct Command {
+    id: CommandId,
+    began: u64,
+    deadline: Option<Instant>,
+}
+
+impl Command {
+    fn begin(client: &Client, request: &Request, timeout: Option<Duration>) -> Self {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Self { id: request.id(), began: client.up().now(), deadline }
+    }
+}
+
+impl Client {
+    /// A blocking pop: asks once without waiting, then waits together with others. What is not surely understood
+    /// waits on a connection of its own, verbatim.
+    pub(super) async fn fold(&mut self, request: Request) -> Result<(), Closed> {
+        let parsed = Pop::parse(&(0..request.count()).map(|i| request.nth(i)).collect::<Vec<_>>());
+        let Some(pop) = parsed else { return self.pin(request, PinReason::Blocking).await };
+        let command = Command::begin(self, &request, pop.timeout());
+        let Some(lane) = self.lane_with_room(request.raw().len()).await? else {
+            return self.pin(request, PinReason::Blocking).await;
+        };
+        let up = Rc::clone(self.up());
+        let key = self.profile.session.borrow().key.clone();
+        let won = match self.call(&lane, CommandId::OURS, &pop.twin()).await? {
+            Answer::NotExecuted(line) => {
+                self.reply_error(&line);
+                return Ok(());
+            }
+            Answer::Reply(frame) if is_nil(&frame) => Vec::new(),
+            // The user may have a right to this command and not to its twin.
+            Answer::Reply(frame) if frame.starts_with(b"-NOPERM") || frame.starts_with(b"-ERR unknown command") => {
+                return self.pin(request, PinReason::Blocking).await;
+            }
+            Answer::Reply(frame) if frame.starts_with(b"-") || frame.starts_with(b"!") => {
+                self.finish(&command, &frame);
+                return Ok(());
+            }
+            Answer::Reply(frame) => {
+                self.note_write(command.id);
+                let Some(won) = pop.elements(&frame) else { return Err(Closed(CloseReason::UpstreamAnomaly)) };
+                if !up.folds.has_waiters(&key, &pop) {
+                    self.finish(&command, &won.concat());
+                    return Ok(());
+                }
+                won
+            }
+        };
+        let waiter = Folds::join(&up, &key, pop, self.outbox(), won);
+        let turn = self.wait_in_fold(&waiter, command.deadline).await?;
+        let with_error = waiter.wait().left(matches!(turn, Turn::Nil));
+        drop(waiter);
+        match turn {
+            Turn::Element(frame) => {
+                self.note_write(command.id);
+                self.finish(&command, &frame);
+            }
+            Turn::Nil => self.finish_empty(&command, with_error),
+            Turn::Error(frame, closes) => {
+                self.up().shard.error(Origin::Upstream, &frame);
+                self.finish(&command, &frame);
+                if closes {
+                    return Err(Closed(CloseReason::UpstreamLost));
+                }
+            }
+            Turn::Close(reason) => return Err(Closed(reason)),
+        }
+        Ok(())
+    }
+
+    /// The end of a client's place in a fold. Its input is read meanwhile, so that a close is noticed: then the
+    /// command ends, and everything behind it is dropped (rule F7).
+    async fn wait_in_fold(&mut self, waiter: &Waiter, deadline: Option<Instant>) -> Result<Turn, Closed> {
+        *self.profile.waiting.borrow_mut() = Some(Rc::clone(waiter.wait()));
+        let mut timer = timer(deadline);
+        let mut leaving = false;
+        let end = poll_fn(|cx| {
+            if let Poll::Ready(closed) = self.poll_presence(cx) {
+                return Poll::Ready(Err(closed));
+            }
+            let over = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+            if (over || waiter.wait().is_asked_to_leave()) && !leaving {
+                leaving = true;
+                timer = None;
+                waiter.leave();
+            }
+            waiter.take().map_or(Poll::Pending, |turn| Poll::Ready(Ok(turn)))
+        })
+        .await;
+        self.profile.waiting.borrow_mut().take();
+        if end.is_err() {
+            waiter.wait().left(false);
+        }
+        end
+    }
+
+    /// Ready when the client is closed or has closed; reads and sends meanwhile.
+    fn poll_presence(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Closed> {
+        self.exhausted = false;
+        loop {
+            if let Some(reason) = self.outbox().fate() {
+                return Poll::Ready(Closed(reason));
+            }
+            if let Poll::Ready(Err(_)) = self.outbox().poll_flush(cx, &self.up().buffers) {
+                return Poll::Ready(Closed(CloseReason::IoError));
+            }
+            self.outbox().await_with(cx, Wants::Nothing);
+            match self.poll_more(cx, WAITING_INPUT) {
+                Poll::Ready(Ok(())) if self.eof => return Poll::Ready(Closed(CloseReason::Client)),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(closed)) => return Poll::Ready(closed),
+                Poll::Pending if self.eof => return Poll::Ready(Closed(CloseReason::Client)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// The client's lane, when it has room; nothing when no lane is to be had.
+    async fn lane_with_room(&mut self, bytes: usize) -> Result<Option<Rc<Lane>>, Closed> {
+        if bytes > self.up().config.lane.max_command_bytes {
+            return Ok(None);
+        }
+        loop {
+            match self.current_lane() {
+                Err(Hold::NoLane) => return Ok(None),
+                Err(Hold::Wait(_)) => self.drained().await?,
+                Ok(lane) if lane.has_room(self.up(), 1, bytes) => return Ok(Some(lane)),
+                Ok(lane) => self.wait_for_room(&lane, bytes).await?,
+            }
+        }
+    }
+
+    /// XREAD and XREADGROUP with BLOCK: on a connection of its own if there is one now, otherwise asked in turns; and
+    /// every other command that can only wait on the server, in line.
+    pub(super) async fn block(&mut self, request: Request) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        let stream = up.table.spec(request.id()).op == Op::StreamRead;
+        if !stream || up.pool.has_place_for_blocked() {
+            return self.pin(request, PinReason::Blocking).await;
+        }
+        let parsed = StreamWait::parse(&(0..request.count()).map(|i| request.nth(i)).collect::<Vec<_>>());
+        let Some(mut read) = parsed else { return self.pin(request, PinReason::Blocking).await };
+        let command = Command::begin(self, &request, read.timeout());
+        let Some(lane) = self.lane_with_room(request.raw().len()).await? else {
+            return self.pin(request, PinReason::Blocking).await;
+        };
+        // The end of a stream is where it is now, not where it will be when a connection is free (rule B13).
+        for (place, key) in read.from_their_end() {
+            match self.call(&lane, CommandId::OURS, &StreamWait::last_entry(&key)).await? {
+                Answer::Reply(frame) if read.set_id(place, &frame) => {}
+                Answer::Reply(frame) if frame.starts_with(b"-WRONGTYPE") => {
+                    self.finish(&command, &frame);
+                    return Ok(());
+                }
+                Answer::Reply(_) => return self.pin(request, PinReason::Blocking).await,
+                Answer::NotExecuted(line) => {
+                    self.reply_error(&line);
+                    return Ok(());
+                }
+            }
+        }
+        up.folds.count_alone(true);
+        let wait = Wait::new(self.outbox());
+        let result = self.ask_in_turns(&command, &read, &wait).await;
+        up.folds.count_alone(false);
+        self.profile.waiting.borrow_mut().take();
+        wait.left(false); // whoever asked for it meanwhile
+        result
+    }
+
+    /// Asks until there is something, the time is over, or the client leaves.
+    async fn ask_in_turns(&mut self, command: &Command, read: &StreamWait, wait: &Rc<Wait>) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        let question = read.question();
+        let mut pause = up.config.blocking.poll_min;
+        let mut first = true;
+        loop {
+            let Some(lane) = self.lane_with_room(question.len()).await? else {
+                if self.pause(wait, up.config.blocking.poll_max, command.deadline).await? {
+                    let with_error = wait.left(true);
+                    self.finish_empty(command, with_error);
+                    return Ok(());
+                }
+                continue;
+            };
+            up.shard.fold_polls.inc();
+            let answer = self.call(&lane, CommandId::OURS, &question).await?;
+            match answer {
+                Answer::Reply(frame) if is_nil(&frame) => {}
+                Answer::Reply(frame) if !first && passes(&frame, up.table.spec(command.id).write) => {}
+                Answer::Reply(frame) => {
+                    self.note_write(command.id);
+                    self.finish(command, &frame);
+                    return Ok(());
+                }
+                Answer::NotExecuted(_) if !first => {}
+                Answer::NotExecuted(line) => {
+                    self.reply_error(&line);
+                    return Ok(());
+                }
+            }
+            first = false;
+            let over = self.pause(wait, pause.max(up.folds.pause_alone()), command.deadline).await?;
+            if over {
+                let with_error = wait.left(true);
+                self.finish_empty(command, with_error);
+                return Ok(());
+            }
+            pause = (pause * 3 / 2).min(up.config.blocking.poll_max.max(pause));
+        }
+    }
+
+    /// Waits between two questions; whether the wait as a whole is over.
+    async fn pause(&mut self, wait: &Rc<Wait>, pause: Duration, deadline: Option<Instant>) -> Result<bool, Closed> {
+        let until = Instant::now() + pause;
+        let mut timer = timer(Some(deadline.map_or(until, |deadline| deadline.min(until))));
+        *self.profile.waiting.borrow_mut() = Some(Rc::clone(wait));
+        poll_fn(|cx| {
+            if let Poll::Ready(closed) = self.poll_presence(cx) {
+                return Poll::Ready(Err(closed));
+            }
+            if wait.is_asked_to_leave() {
+                return Poll::Ready(Ok(true));
+            }
+            let rung = timer.as_mut().is_none_or(|timer| timer.as_mut().poll(cx).is_ready());
+            if rung {
+                Poll::Ready(Ok(deadline.is_some_and(|deadline| Instant::now() >= deadline)))
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// The answer to the client's command, and its place in the counts.
+    fn finish(&self, command: &Command, frame: &[u8]) {
+        self.reply(frame);
+        let up = self.up();
+        up.answered(command.id, up.now().saturating_sub(command.began));
+    }
+
+    fn finish_empty(&self, command: &Command, with_error: bool) {
+        let mut frame = BytesMut::new();
+        if with_error {
+            encode::error(&mut frame, UNBLOCKED);
+        } else {
+            encode::null_array(&mut frame, self.resp().number());
+        }
+        self.finish(command, &frame);
+    }
+}
+
+fn timer(deadline: Option<Instant>) -> Option<Pin<Box<Sleep>>> {
+    deadline.map(|deadline| Box::pin(sleep_until(deadline)))
+}
+
+/// Errors that a client blocked in XREAD would not notice; XREADGROUP passes its own on.
+fn passes(error: &[u8], group: bool) -> bool {
+    let busy: [&[u8]; 4] = [b"-BUSY ", b"-LOADING", b"-MASTERDOWN", b"-TRYAGAIN"];
+    busy.iter().any(|code| error.starts_with(code)) || (!group && error.starts_with(b"-WRONGTYPE"))
+}

@@ -1,0 +1,352 @@
+//! Blocked clients, folded: all clients of a worker that wait for the same share a few connections, or are asked for
+//! in turns when no connection is to be had (semantics.md 7.2, 7.3).
+//!
+//! ```text
+//!  client ── join ──▶ Fold (who waits, whose turn) ◀── replies ── task: one lent connection, waiting on the server
+//!     ▲                  │                         ◀── replies ── poll: one for all folds without a connection
+//!     └──── Wait ◀───────┘
+//! ```
+
+mod fold;
+mod poll;
+mod task;
+mod waiting;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use fold::{Action, Burst, Outcome, SourceId, WaiterId, Way};
+use task::Io;
+pub use waiting::{Turn, Wait, Waiter};
+
+use super::{Answer, Outbox, Upstreams};
+use crate::command::{CommandId, Pop, PopKind, is_nil};
+use crate::session::RouteKey;
+use crate::telemetry::{CloseReason, FoldState, FoldWay};
+
+/// An UNBLOCK that hit nothing is sent again after this: the command may not have arrived yet.
+const ASK_AGAIN: Duration = Duration::from_millis(2);
+/// The same when the server could not be asked.
+const ASK_LATER: Duration = Duration::from_millis(50);
+/// How often an element is offered back to an upstream that is away.
+const GIVE_BACK_TRIES: u32 = 3;
+
+/// Equal for clients that one reply could serve: the connection's state, and the command without its timeout.
+type FoldKey = (RouteKey, Vec<u8>);
+
+/// An element as its client will see it.
+type Element = Vec<u8>;
+
+/// The folds of one worker.
+#[derive(Default)]
+pub struct Folds {
+    by_key: RefCell<HashMap<FoldKey, Rc<Fold>>>,
+    last: Cell<u64>,
+    /// The task that asks in turns runs.
+    polling: Cell<bool>,
+    /// Clients that ask in turns by themselves (streams).
+    alone: Cell<usize>,
+    /// Whether the upstream lets us unblock connections, once it was asked.
+    unblocks: Cell<Option<bool>>,
+}
+
+/// One fold.
+struct Fold {
+    key: FoldKey,
+    pop: Pop,
+    number: u64,
+    machine: RefCell<fold::Fold<Element>>,
+    waits: RefCell<HashMap<WaiterId, Rc<Wait>>>,
+    links: RefCell<HashMap<SourceId, Io>>,
+    /// A question for several keys fails because of this one.
+    difficult: Cell<bool>,
+}
+
+impl Folds {
+    /// Older clients wait for the same: an element won now is theirs.
+    #[must_use]
+    pub fn has_waiters(&self, key: &RouteKey, pop: &Pop) -> bool {
+        let key = (key.clone(), pop.armed().to_vec());
+        self.by_key.borrow().get(&key).is_some_and(|fold| fold.machine.borrow().len() > 0)
+    }
+
+    /// A client begins to wait; `won` are elements that its own question brought while others were waiting.
+    #[must_use]
+    pub fn join(up: &Rc<Upstreams>, key: &RouteKey, pop: Pop, outbox: &Rc<Outbox>, won: Vec<Vec<u8>>) -> Waiter {
+        let folds = &up.folds;
+        let key = (key.clone(), pop.armed().to_vec());
+        let id = folds.next();
+        let fold =
+            Rc::clone(folds.by_key.borrow_mut().entry(key.clone()).or_insert_with(|| Fold::new(up, key, pop, id)));
+        let wait = Wait::new(outbox);
+        fold.waits.borrow_mut().insert(id, Rc::clone(&wait));
+        fold.act(up, |machine| if won.is_empty() { machine.join(id) } else { machine.probed(id, won) });
+        Waiter::new(up, fold, id, wait)
+    }
+
+    /// The upstream may be another one now, with other rights for us.
+    pub(super) fn forget(&self) {
+        self.unblocks.set(None);
+    }
+
+    fn next(&self) -> u64 {
+        self.last.set(self.last.get() + 1);
+        self.last.get()
+    }
+
+    fn all(&self) -> Vec<Rc<Fold>> {
+        self.by_key.borrow().values().cloned().collect()
+    }
+
+    /// Somebody who cannot be asked in turns stands in line for a connection: one fold goes over to being asked.
+    pub(super) fn give_way(up: &Rc<Upstreams>) {
+        let armed = |fold: &Rc<Fold>| fold.machine.borrow().is_armed() && !fold.machine.borrow().gives_way();
+        let youngest = up.folds.all().into_iter().filter(armed).max_by_key(|fold| fold.number);
+        if let Some(fold) = youngest {
+            fold.act(up, fold::Fold::give_way);
+        }
+    }
+
+    /// How long a client that asks by itself pauses so that all together stay below the limit.
+    #[must_use]
+    pub fn pause_alone(&self) -> Duration {
+        poll::pause_for(self.alone.get())
+    }
+
+    /// One more client asks by itself, or (`false`) one fewer.
+    pub fn count_alone(&self, more: bool) {
+        let now = self.alone.get();
+        self.alone.set(if more { now + 1 } else { now.saturating_sub(1) });
+    }
+
+    /// Clients that wait without holding a connection.
+    #[must_use]
+    pub fn waiters(&self) -> usize {
+        self.by_key.borrow().values().map(|fold| fold.machine.borrow().len()).sum::<usize>() + self.alone.get()
+    }
+
+    /// Shows who waits how.
+    pub(super) fn observe(&self, up: &Upstreams) {
+        let (mut armed, mut polled) = (0, self.alone.get());
+        for fold in self.by_key.borrow().values() {
+            let machine = fold.machine.borrow();
+            *if machine.is_armed() { &mut armed } else { &mut polled } += machine.len();
+        }
+        up.shard.fold_waiters[FoldState::Armed].set(armed as u64);
+        up.shard.fold_waiters[FoldState::Polling].set(polled as u64);
+        up.shard.folds.set(self.by_key.borrow().len() as u64);
+    }
+}
+
+impl Fold {
+    fn new(up: &Upstreams, key: FoldKey, pop: Pop, number: u64) -> Rc<Self> {
+        let burst = match pop.kind() {
+            PopKind::List(_) | PopKind::Scores(_) => Burst::Count,
+            PopKind::Move => Burst::Copies,
+            PopKind::ManyOfList(_) | PopKind::ManyOfScores => Burst::Never,
+        };
+        let machine = fold::Fold::new(up.config.blocking.fold_width, burst);
+        Rc::new(Self {
+            key,
+            pop,
+            number,
+            machine: RefCell::new(machine),
+            waits: RefCell::default(),
+            links: RefCell::default(),
+            difficult: Cell::new(false),
+        })
+    }
+
+    /// Tells the machine what has happened and carries out what follows.
+    fn act<R>(self: &Rc<Self>, up: &Rc<Upstreams>, event: impl FnOnce(&mut fold::Fold<Element>) -> R) -> R {
+        let (result, actions) = {
+            let mut machine = self.machine.borrow_mut();
+            let result = event(&mut machine);
+            (result, machine.take_actions())
+        };
+        for action in actions {
+            self.carry_out(up, action);
+        }
+        let machine = self.machine.borrow();
+        if machine.needs_polls() {
+            poll::keep_running(up);
+        } else if machine.is_over() {
+            let mut all = up.folds.by_key.borrow_mut();
+            if all.get(&self.key).is_some_and(|fold| Rc::ptr_eq(fold, self)) {
+                all.remove(&self.key);
+            }
+        }
+        result
+    }
+
+    fn carry_out(self: &Rc<Self>, up: &Rc<Upstreams>, action: Action<Element>) {
+        match action {
+            Action::Deliver(waiter, element, way) => {
+                up.shard.fold_elements[label(way)].inc();
+                self.tell(waiter, Turn::Element(element));
+            }
+            Action::Nil(waiter) => self.tell(waiter, Turn::Nil),
+            Action::Error(waiter, error, closes) => self.tell(waiter, Turn::Error(error, closes)),
+            Action::Close(waiter) => self.tell(waiter, Turn::Close(CloseReason::UpstreamLost)),
+            Action::GiveBack(elements) => self.give_back(up, elements),
+            Action::Arm(source, burst) => self.arm(source, burst),
+            Action::Release(source) => {
+                if let Some(io) = self.links.borrow_mut().get_mut(&source) {
+                    io.release();
+                }
+            }
+            Action::Unblock(source) => self.unblock(up, source),
+            Action::UnblockLater(source) => self.unblock_later(up, source, ASK_AGAIN),
+            Action::Want => {
+                if up.pool.has_place_for_blocked() {
+                    self.machine.borrow_mut().opening();
+                    spawn_local(task::run(Rc::clone(up), Rc::clone(self), up.folds.next()));
+                }
+            }
+        }
+    }
+
+    fn tell(&self, waiter: WaiterId, turn: Turn) {
+        if let Some(wait) = self.waits.borrow_mut().remove(&waiter) {
+            wait.put(turn);
+        }
+    }
+
+    /// Writes the waiting command, behind a question for those who wait already.
+    fn arm(&self, source: SourceId, burst: usize) {
+        let mut links = self.links.borrow_mut();
+        let Some(io) = links.get_mut(&source) else { return };
+        let mut bytes = BytesMut::new();
+        if burst > 0
+            && let Some((question, _)) = self.pop.burst(burst)
+        {
+            bytes.extend_from_slice(&question);
+        }
+        bytes.extend_from_slice(&if io.sliced { self.pop.sliced() } else { self.pop.armed() });
+        io.send(&bytes);
+    }
+
+    fn unblock(self: &Rc<Self>, up: &Rc<Upstreams>, source: SourceId) {
+        let Some(id) = self.links.borrow().get(&source).map(|io| io.id.to_string()) else { return };
+        let (fold, up) = (Rc::clone(self), Rc::clone(up));
+        spawn_local(async move {
+            let outcome = match up.control.ask(&[b"CLIENT", b"UNBLOCK", id.as_bytes()]).await {
+                Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
+                Ok(reply) if reply == b":0\r\n" => {
+                    up.shard.fold_unblock_races.inc();
+                    Outcome::NotBlocked
+                }
+                Ok(_) | Err(_) => {
+                    sleep(ASK_LATER).await;
+                    Outcome::Failed
+                }
+            };
+            fold.act(&up, |machine| machine.on_unblock(source, outcome));
+        });
+    }
+
+    fn unblock_later(self: &Rc<Self>, up: &Rc<Upstreams>, source: SourceId, pause: Duration) {
+        let (fold, up) = (Rc::clone(self), Rc::clone(up));
+        spawn_local(async move {
+            sleep(pause).await;
+            fold.act(&up, |machine| machine.retry(source));
+        });
+    }
+
+    /// Nobody is there for `elements`: back to where they were (rule B6), the last one first.
+    fn give_back(self: &Rc<Self>, up: &Rc<Upstreams>, elements: Vec<Element>) {
+        let commands: Vec<BytesMut> = elements.iter().rev().filter_map(|element| self.pop.give_back(element)).collect();
+        if !up.config.blocking.give_back || commands.is_empty() {
+            return; // a move has lost nothing but its reply
+        }
+        let (fold, up) = (Rc::clone(self), Rc::clone(up));
+        spawn_local(async move {
+            for command in commands {
+                up.shard.fold_given_back.inc();
+                let outcome = put_back(&up, &fold.key.0, &command).await;
+                match outcome {
+                    Ok(()) => {
+                        tracing::info!(worker = up.worker, "an element popped for a client that left was put back")
+                    }
+                    Err(reason) => {
+                        tracing::error!(worker = up.worker, reason, "an element popped for a client that left is lost");
+                    }
+                }
+            }
+        });
+    }
+
+    /// What the machine should know of an error.
+    fn error(frame: &[u8]) -> fold::Reply<Element> {
+        if frame.starts_with(b"-UNBLOCKED client unblocked") {
+            fold::Reply::Unblocked(frame.to_vec())
+        } else {
+            fold::Reply::Error(frame.to_vec(), frame.starts_with(b"-UNBLOCKED force"))
+        }
+    }
+
+    /// A reply of the twin. `None` when it makes no sense.
+    fn twin_reply(&self, frame: &[u8]) -> Option<fold::Reply<Element>> {
+        if is_nil(frame) {
+            return Some(fold::Reply::Nil);
+        }
+        if frame.starts_with(b"-") || frame.starts_with(b"!") {
+            return Some(Self::error(frame));
+        }
+        self.pop.elements(frame).map(fold::Reply::Elements)
+    }
+
+    /// A reply of the waiting command itself.
+    fn own_reply(&self, frame: &[u8]) -> Option<fold::Reply<Element>> {
+        if frame.starts_with(b"-WRONGTYPE") {
+            // It was armed a moment after a key changed its type. Asked in turns, its clients stay blocked.
+            self.difficult.set(true);
+            return Some(fold::Reply::Difficult);
+        }
+        if is_nil(frame) || frame.starts_with(b"-") || frame.starts_with(b"!") {
+            return self.twin_reply(frame);
+        }
+        self.pop.fits(frame).then(|| fold::Reply::Elements(vec![frame.to_vec()]))
+    }
+}
+
+async fn put_back(up: &Rc<Upstreams>, key: &RouteKey, command: &[u8]) -> Result<(), String> {
+    for _ in 0..GIVE_BACK_TRIES {
+        let reply = match up.lanes.obtain(up, key) {
+            Ok(lane) => match up.inquiries.ask(up, &lane, CommandId::OURS, command).await {
+                Ok(Answer::Reply(reply)) => reply,
+                Ok(Answer::NotExecuted(_)) => continue,
+                Err(_) => return Err("the connection broke".to_owned()),
+            },
+            Err(_) => match up.pool.lend(up, key).await {
+                Ok(mut lease) => {
+                    let mut replies = lease.link().call(command, 1).await.map_err(|e| e.to_string())?;
+                    lease.give_back(super::Return::Clean);
+                    replies.swap_remove(0)
+                }
+                Err(_) => continue,
+            },
+        };
+        return if reply.starts_with(b":") {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&reply).trim_end().to_owned())
+        };
+    }
+    Err("the upstream is away".to_owned())
+}
+
+fn label(way: Way) -> FoldWay {
+    match way {
+        Way::Probe => FoldWay::Probe,
+        Way::Armed => FoldWay::Armed,
+        Way::Burst => FoldWay::Burst,
+        Way::Poll => FoldWay::Poll,
+    }
+}

@@ -1,0 +1,120 @@
+//! One blocked client, as its own task and its fold see it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::sync::oneshot;
+
+use super::fold::{WaiterId, Way};
+use super::{Fold, Outbox, Upstreams};
+use crate::telemetry::CloseReason;
+
+/// How a wait ends.
+#[derive(Debug)]
+pub enum Turn {
+    /// The reply to the client's command.
+    Element(Vec<u8>),
+    Nil,
+    /// This error; with `true` the client is closed behind it.
+    Error(Vec<u8>, bool),
+    Close(CloseReason),
+}
+
+/// CLIENT UNBLOCK for this client.
+struct Asked {
+    with_error: bool,
+    answer: oneshot::Sender<bool>,
+}
+
+/// What a blocked client waits for. Its task is woken by everything that happens to it.
+pub struct Wait {
+    outbox: Rc<Outbox>,
+    turn: RefCell<Option<Turn>>,
+    asked: RefCell<Option<Asked>>,
+}
+
+impl Wait {
+    /// For the client of `outbox`.
+    #[must_use]
+    pub fn new(outbox: &Rc<Outbox>) -> Rc<Self> {
+        Rc::new(Self { outbox: Rc::clone(outbox), turn: RefCell::default(), asked: RefCell::default() })
+    }
+
+    pub(super) fn put(&self, turn: Turn) {
+        *self.turn.borrow_mut() = Some(turn);
+        self.outbox.wake();
+    }
+
+    fn take(&self) -> Option<Turn> {
+        self.turn.borrow_mut().take()
+    }
+
+    /// Somebody wants this client unblocked; `answer` gets whether it was.
+    pub fn ask_to_leave(&self, with_error: bool, answer: oneshot::Sender<bool>) {
+        let mut asked = self.asked.borrow_mut();
+        if asked.is_some() {
+            let _ = answer.send(false); // somebody else is first
+            return;
+        }
+        *asked = Some(Asked { with_error, answer });
+        drop(asked);
+        self.outbox.wake();
+    }
+
+    /// Whether somebody wants it to leave.
+    #[must_use]
+    pub fn is_asked_to_leave(&self) -> bool {
+        self.asked.borrow().is_some()
+    }
+
+    /// The client has left without an element, or not; whoever asked learns it. Whether it leaves with an error.
+    pub fn left(&self, empty_handed: bool) -> bool {
+        let Some(asked) = self.asked.borrow_mut().take() else { return false };
+        // Whoever asked may have gone.
+        let _ = asked.answer.send(empty_handed);
+        asked.with_error && empty_handed
+    }
+}
+
+/// A client's place in a fold. Dropping it gives the place up, and an element that was not taken with it.
+pub struct Waiter {
+    up: Rc<Upstreams>,
+    fold: Rc<Fold>,
+    id: WaiterId,
+    wait: Rc<Wait>,
+}
+
+impl Waiter {
+    pub(super) fn new(up: &Rc<Upstreams>, fold: Rc<Fold>, id: WaiterId, wait: Rc<Wait>) -> Self {
+        Self { up: Rc::clone(up), fold, id, wait }
+    }
+
+    /// What others may ask of it.
+    #[must_use]
+    pub fn wait(&self) -> &Rc<Wait> {
+        &self.wait
+    }
+
+    /// The end of the wait, when it has come.
+    #[must_use]
+    pub fn take(&self) -> Option<Turn> {
+        self.wait.take()
+    }
+
+    /// Time is over: the wait ends with nil as soon as no element can be on its way.
+    pub fn leave(&self) {
+        self.fold.act(&self.up, |machine| machine.leave(self.id));
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.fold.waits.borrow_mut().remove(&self.id);
+        let (id, untaken) = (self.id, self.wait.take());
+        self.fold.act(&self.up, |machine| match untaken {
+            Some(Turn::Element(element)) => machine.returned(element, Way::Armed),
+            Some(_) => {}
+            None => machine.gone(id),
+        });
+    }
+}
