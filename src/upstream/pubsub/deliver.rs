@@ -11,6 +11,9 @@ use crate::telemetry::{AnomalyReason, Origin};
 use crate::upstream::outbox::Answer;
 use crate::upstream::{ClientKey, Upstreams};
 
+/// The copy for RESP2 clients keeps no more memory than this, bytes.
+const KEPT_BYTES: usize = 1 << 20;
+
 impl Hub {
     /// Delivers `chunk`, just read.
     pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), AnomalyReason> {
@@ -117,6 +120,9 @@ fn fan_out(up: &Upstreams, state: &mut State, family: Family, name: &[u8], frame
         }
     }
     up.shard.pubsub_messages.add(listeners.len() as u64);
+    if two.capacity() > KEPT_BYTES {
+        *two = Vec::new();
+    }
 }
 
 fn tell(up: &Upstreams, state: &mut State, client: ClientKey, frame: &[u8]) {
