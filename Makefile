@@ -6,6 +6,8 @@
 #   make lint     formatting, clippy, documentation, scripts, deployment files
 #   make bench    Redis alone, respmux and its peers, measured side by side
 #   make storm    the token storm, for longer than `make test` does
+#   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
+#   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -27,7 +29,14 @@ export STORM_SECONDS ?= 120
 export STORM_CLIENTS ?= 300
 STORM_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm static clean
+# make suite: a checkout of Redis' repository at tag 7.0.15; tests/suite/run.py names further settings.
+export REDIS_SOURCE ?=
+
+# make jobs: how many jobs each system carries, and respmux' cap; tests/jobs/run.py names further settings.
+export JOBS ?= 10000
+export JOBS_CAP ?= 32
+
+.PHONY: run build demo test lint bench micro storm suite jobs static clean
 
 build:
 	$(CARGO) build --release --locked
@@ -62,6 +71,13 @@ micro:
 storm:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test storm -- --ignored --nocapture $(STORM_ARGS)
+
+suite: build
+	.ci/need redis-server=redis-server redis-cli=redis-tools tclsh=tcl python3=python3
+	tests/suite/run.py
+
+jobs: build
+	tests/jobs/run.sh
 
 static:
 	deploy/static.sh

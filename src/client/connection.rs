@@ -10,15 +10,16 @@ use tokio::io::ReadBuf;
 use tokio::time::timeout;
 
 use super::Shared;
+use super::admission::Admission;
 use super::directory::Profile;
 use super::request::{Request, Scanned};
 use crate::command::{CommandId, Lookup};
 use crate::link::ReadHalf;
-use crate::resp::{ProtocolError, RequestLimits, RequestScanner, Resume, Scan, encode};
-use crate::router::{Args, Facts, Held, PinReason, Route, route};
+use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
+use crate::router::{Args, Held, PinReason, Route, route};
 use crate::session::{Guard, Resp};
 use crate::telemetry::{CloseReason, StallReason};
-use crate::upstream::{Lane, Outbox, Owner, Standing, Upstreams, Wants};
+use crate::upstream::{Lane, Outbox, Upstreams, Wants};
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -27,19 +28,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Closed(pub CloseReason);
 
-/// What is known of a client's right to use the upstream (rule A4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// Nothing asked yet: the client has sent nothing.
-    Unasked,
-    /// The upstream could not be asked; what is in the buffer is answered "not executed".
-    Unreachable,
-    Unauthenticated,
-    Admitted,
-}
-
 /// What the loop cannot do by itself.
-enum Step {
+pub(super) enum Step {
     Admit,
     Command(Request, Route),
     Invalid(ProtocolError),
@@ -47,7 +37,7 @@ enum Step {
 }
 
 /// How far the scanner came.
-enum Flow {
+pub(super) enum Flow {
     NeedMore,
     /// The next request must wait.
     Stalled(Wants),
@@ -159,8 +149,9 @@ impl Client {
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
-            if !flushed && self.outbox().unsent() > self.up().config.client.output_soft {
-                // I8: a slow reader sends no more requests; the lane does not wait for it.
+            if !flushed && self.outbox().unsent() > self.up().config.client.output_soft && self.outbox().hub().is_none()
+            {
+                // I8 (but a subscriber must be able to unsubscribe): a slow reader sends no more requests; the lane does not wait for it.
                 self.up().shard.client_stalls[StallReason::Output].inc();
                 self.outbox().await_with(cx, Wants::Nothing);
                 return Poll::Pending;
@@ -300,8 +291,8 @@ impl Client {
         let up = Rc::clone(self.up());
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
         let lookup = up.table.lookup(scanned.nth(0), second);
-        let route = route(&up.table, lookup, self.facts(Held::None), scanned);
-        if let (Route::Lane, Lookup::Known(id)) = (route, lookup)
+        let route = route(&up.table, lookup, self.facts(Held::None, false), scanned);
+        if let (true, Lookup::Known(id)) = (route.rides(), lookup)
             && len <= up.config.lane.max_command_bytes
             && self.admission == Admission::Admitted
         {
@@ -321,24 +312,6 @@ impl Client {
         Err(Halt::Step(Step::Command(Request::take(scanned, len, canonical, lookup), route)))
     }
 
-    /// MULTI: with its whole transaction behind it, it rides; otherwise the client is lent a connection.
-    fn on_multi(&mut self, scanner: &mut RequestScanner, buf: &[u8], multi: Multi) -> Result<usize, (usize, Flow)> {
-        let shared = Rc::clone(&self.shared);
-        let mut parts = shared.parts.borrow_mut();
-        if let Some(unit) = self.look_ahead(scanner, buf, multi, &mut parts) {
-            match self.ride_unit(scanner, buf, &unit, &mut parts) {
-                Ok(len) => return Ok(len),
-                Err(Hold::Wait(wants)) => return Err((0, Flow::Stalled(wants))),
-                Err(Hold::NoLane) => {}
-            }
-        }
-        let Multi { id, len, canonical } = multi;
-        scanner.scan(buf, &mut None, &self.limits()); // the look ahead has left MULTI behind
-        self.profile.command.set(id);
-        let request = Request::take(&Scanned { scanner, buf }, len, canonical, Lookup::Known(id));
-        Err((len, Flow::Step(Step::Command(request, Route::Pin(PinReason::Transaction)))))
-    }
-
     /// Puts one request on the client's lane.
     fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Hold> {
         let lane = self.current_lane()?;
@@ -349,18 +322,14 @@ impl Client {
             return Err(Hold::Wait(Wants::Nothing));
         }
         self.profile.command.set(id);
-        let suppressed = self.profile.session.borrow_mut().take_suppressed();
-        let key = self.outbox().key();
-        let owner = if suppressed { Owner::Discard(key) } else { Owner::Forward(key) };
         if canonical {
-            self.outbox().on_submitted(len);
-            lane.submit(up, owner, id, &scanned.buf[..len], self.now);
+            self.put_on_lane(&lane, id, &scanned.buf[..len], scanned, self.now);
         } else {
             let mut encoded = BytesMut::new();
             encode::request(&mut encoded, scanned.scanner, scanned.buf);
-            self.outbox().on_submitted(encoded.len());
-            lane.submit(up, owner, id, &encoded, self.now);
+            self.put_on_lane(&lane, id, &encoded, scanned, self.now);
         }
+        let up = self.up();
         if up.table.spec(id).write {
             self.write_epoch = Some(up.epoch());
         }
@@ -401,46 +370,10 @@ impl Client {
 
     pub(super) fn limits(&self) -> RequestLimits {
         RequestLimits {
-            max_bulk: 512 << 20,
+            max_bulk: self.up().process.upstream_max_bulk(),
             max_args: 2_147_483_647,
             authenticated: !matches!(self.admission, Admission::Unauthenticated),
         }
-    }
-
-    pub(super) fn facts(&self, held: Held) -> Facts {
-        let authenticated = !matches!(self.admission, Admission::Unauthenticated);
-        Facts { authenticated, guard: self.profile.session.borrow().guard, held }
-    }
-
-    /// The answer of a fresh probe serves without a wait.
-    fn admit_if_known(&mut self) -> bool {
-        let up = self.up();
-        let standing =
-            if up.config.upstream.password.is_some() { Some(Standing::Implicit) } else { up.scratch.known() };
-        match standing {
-            Some(standing) => {
-                self.on_standing(standing);
-                true
-            }
-            None => false,
-        }
-    }
-
-    pub(super) fn on_standing(&mut self, standing: Standing) {
-        self.admission = match standing {
-            Standing::Implicit => Admission::Admitted,
-            Standing::Unauthenticated => Admission::Unauthenticated,
-        };
-    }
-
-    async fn admit(&mut self) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
-        match up.scratch.standing(&up).await {
-            Ok(standing) => self.on_standing(standing),
-            Err(_) => self.admission = Admission::Unreachable,
-        }
-        self.exhausted = false;
-        Ok(())
     }
 }
 

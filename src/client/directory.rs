@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::command::CommandId;
-use crate::session::{Resp, Session};
+use crate::session::{Family, Resp, Session};
 use crate::upstream::{Outbox, Wait};
 
 /// What a held connection adds to a client's line.
@@ -66,6 +66,7 @@ impl Profile {
         let session = self.session.borrow();
         let labels = session.labels.as_deref().cloned().unwrap_or_default();
         let holding = self.holding.get();
+        let shared = self.outbox.subscribed();
         Line {
             id: self.outbox.id(),
             addr: self.addr.clone(),
@@ -78,9 +79,9 @@ impl Profile {
             idle: now.saturating_sub(self.active.get()) / 1_000_000_000,
             db: session.key.db,
             resp: if session.key.resp == Resp::Three { 3 } else { 2 },
-            channels: holding.channels,
-            patterns: holding.patterns,
-            shards: holding.shards,
+            channels: holding.channels + shared.of(Family::Channel),
+            patterns: holding.patterns + shared.of(Family::Pattern),
+            shards: holding.shards + shared.of(Family::Shard),
             multi: holding.multi,
             monitor: holding.monitor,
             blocked: holding.blocked_on.is_some() || self.waiting.borrow().is_some(),

@@ -3,16 +3,17 @@
 
 use std::rc::Rc;
 
-use super::connection::{Admission, Client, Closed, Hold};
+use super::admission::Admission;
+use super::connection::{Client, Closed, Hold};
 use super::error_reply;
 use super::held::Held;
 use super::request::Request;
 use crate::command::{CommandId, Op};
 use crate::resp::decode;
-use crate::router::{Args, PinReason, Refusal, Route, Switch};
+use crate::router::{Args, PinReason, Refusal, Route, Switch, is_sharded};
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, RefuseReason};
-use crate::upstream::{Answer, LendError, Outbox, Owner, Return, Verdict, Wants};
+use crate::upstream::{Answer, LendError, Outbox, Owner, Publish, Return, Verdict, Wants};
 
 impl Client {
     /// Everything that is not a ride on the client's own lane.
@@ -23,7 +24,8 @@ impl Client {
             return Ok(());
         }
         match route {
-            Route::Lane => self.carry_over(request).await,
+            Route::Lane | Route::Publish => self.carry_over(request).await,
+            Route::Hub => self.subscribe(request).await,
             Route::Pin(PinReason::Blocking) => self.block(request).await,
             Route::Pin(reason) => self.pin(request, reason).await,
             Route::Fold => self.fold(request).await,
@@ -45,6 +47,7 @@ impl Client {
     pub(super) async fn aside(&mut self, held: &mut Held, request: Request, route: Route) -> Result<(), Closed> {
         match route {
             Route::Local(local) => self.answer(&request, local).await,
+            Route::Hub => self.subscribe_aside(held, request).await,
             Route::Refuse(refusal) => {
                 if refusal == Refusal::InTransaction || held.queueing() {
                     held.on_refused();
@@ -58,6 +61,7 @@ impl Client {
             }
             Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
             Route::Lane
+            | Route::Publish
             | Route::Relay(_)
             | Route::Pin(_)
             | Route::Fold
@@ -103,13 +107,30 @@ impl Client {
     }
 
     fn submit(&mut self, lane: &crate::upstream::Lane, request: &Request) {
-        let up = Rc::clone(self.up());
-        let suppressed = self.profile.session.borrow_mut().take_suppressed();
-        let key = self.outbox().key();
-        let owner = if suppressed { Owner::Discard(key) } else { Owner::Forward(key) };
-        self.outbox().on_submitted(request.raw().len());
-        lane.submit(&up, owner, request.id(), request.raw(), up.now());
+        let now = self.up().now();
+        self.put_on_lane(lane, request.id(), request.raw(), request, now);
         self.note_write(request.id());
+    }
+
+    /// Appends one request to the lane; says there who gets the reply, and what is to be done with it.
+    pub(super) fn put_on_lane(
+        &self,
+        lane: &crate::upstream::Lane,
+        id: CommandId,
+        bytes: &[u8],
+        args: &impl Args,
+        now: u64,
+    ) {
+        let (up, key) = (self.up(), self.outbox().key());
+        self.outbox().on_submitted(bytes.len());
+        if self.profile.session.borrow_mut().take_suppressed() {
+            lane.submit(up, Owner::Discard(key), id, bytes, now);
+        } else if self.must_recount(id) && args.count() == 3 {
+            let sharded = is_sharded(&up.table.spec(id).name);
+            lane.submit_publish(up, key, id, bytes, Publish { channel: args.nth(1).into(), sharded }, now);
+        } else {
+            lane.submit(up, Owner::Forward(key), id, bytes, now);
+        }
     }
 
     /// Remembers in which history the client wrote last (rule W4).
@@ -142,7 +163,7 @@ impl Client {
             Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => {
                 RefuseReason::Unsupported
             }
-            Refusal::InTransaction | Refusal::Poisoned => RefuseReason::State,
+            Refusal::InTransaction | Refusal::Poisoned | Refusal::Subscribed(_) => RefuseReason::State,
         };
         up.shard.commands_rejected[reason].inc();
         let line = error_reply::refusal(&up.table, request, refusal, up.scratch.login_first());

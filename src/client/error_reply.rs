@@ -11,6 +11,7 @@ use crate::router::Args;
 pub(super) use crate::upstream::NOT_EXECUTED;
 
 pub(super) const SYNTAX: &[u8] = b"ERR syntax error";
+pub(super) const PROXY_OFF: &[u8] = b"ERR PROXY is switched off (client.proxy_commands = false)";
 pub(super) const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
 pub(super) const NOT_AN_INT: &[u8] = b"ERR value is out of range, value must between -2147483648 and 2147483647";
 pub(super) const DB_OUT_OF_RANGE: &[u8] = b"ERR DB index is out of range";
@@ -22,6 +23,8 @@ pub(super) const CACHING_WITHOUT_TRACKING: &[u8] =
 pub(super) const EXEC_ABORT: &[u8] = b"EXECABORT Transaction discarded because of previous errors.";
 pub(super) const WAIT_UNSOUND: &[u8] =
     b"ERR WAIT cannot be answered truthfully through this proxy: the upstream refused SPUBLISH to this user";
+pub(super) const SUBSCRIBED_AS_ANOTHER: &[u8] =
+    b"ERR this connection has subscriptions as another user, unsubscribe first";
 const NOAUTH: &str = "NOAUTH Authentication required.";
 const NO_TRANSACTION: &str = "ERR no transaction connection available, try again";
 const DEBUG: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
@@ -38,6 +41,11 @@ pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal,
             NOAUTH.into()
         }
         Refusal::WrongArity(id) => wrong_arity(&table.spec(id).full_name()),
+        Refusal::Subscribed(id) => format!(
+            "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+            table.spec(id).full_name()
+        )
+        .into(),
         Refusal::NotSupported | Refusal::ScriptDebug => {
             let name = match request.lookup() {
                 Lookup::Known(id) => table.spec(id).name.clone(),
@@ -79,6 +87,7 @@ pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
         | PinReason::Tracking
         | PinReason::Session
         | PinReason::Isolated
+        | PinReason::OutOfBand
         | PinReason::Large
         | PinReason::Overflow => b"ERR no dedicated connection available, try again",
     }

@@ -45,6 +45,8 @@ impl Client {
             Local::List => self.client_list(request).await,
             Local::Kill => self.client_kill(request).await,
             Local::Unblock => self.client_unblock(request).await,
+            Local::Numsub => self.numsub(request).await,
+            Local::Pong => self.pong(request).await,
             Local::Reset => self.reset().await,
             Local::Proxy => self.proxy(request).await,
             Local::Ok => {

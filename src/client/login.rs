@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::connection::{Admission, Client, Closed};
+use super::admission::Admission;
+use super::connection::{Client, Closed};
 use super::dispatch::strict_integer;
 use super::error_reply;
 use super::hello::{Hello, patch_id};
@@ -159,11 +160,15 @@ impl Client {
                 session.labels_mut().name.clone_from(name);
             }
         }
+        if let Some(hub) = self.outbox().hub() {
+            hub.speaks(self.outbox().key(), self.resp());
+        }
         self.lane = None;
     }
 
     /// RESET: a new connection in all but its socket; the default user is asked for again (rule A8).
     pub(super) async fn reset(&mut self) -> Result<(), Closed> {
+        self.leave_hub();
         {
             let mut session = self.profile.session.borrow_mut();
             session.on_reset(self.up().config.upstream.db);

@@ -9,6 +9,7 @@
 //!
 //! A client has unanswered requests on one route only; every other route waits until they are answered (I2).
 
+mod admission;
 mod blocking;
 mod clients;
 mod connection;
@@ -16,6 +17,7 @@ mod directory;
 mod dispatch;
 mod error_reply;
 mod exchange;
+mod explain;
 mod held;
 mod hello;
 mod local;
@@ -24,6 +26,7 @@ mod peers;
 mod pin;
 mod proxy;
 mod request;
+mod subscribe;
 mod unit;
 
 use std::cell::{Cell, RefCell};
@@ -135,6 +138,9 @@ impl Shared {
         self.directory.enter(&profile);
         self.up.shard.client_began();
         let reason = Client::new(Rc::clone(&self), profile, read).run().await;
+        if let Some(hub) = outbox.take_hub() {
+            hub.leave(&self.up, outbox.key());
+        }
         self.directory.leave(id);
         self.up.roster.leave(outbox.key());
         self.up.shard.client_ended(reason);

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shared;
 use super::directory::Line;
 use crate::telemetry::CloseReason;
+use crate::upstream::Report;
 
 /// Questions that may wait for one worker.
 pub(crate) const MAX_QUESTIONS: usize = 1024;
@@ -15,6 +16,8 @@ pub(crate) enum Question {
     List(oneshot::Sender<Vec<Line>>),
     /// Close the clients of these virtual ids; answers how many there were.
     Kill(Vec<u64>, oneshot::Sender<u64>),
+    /// What the worker's upstream side looks like.
+    Report(oneshot::Sender<Report>),
     /// On which upstream connection is this client blocked?
     Blocked(u64, oneshot::Sender<Option<i64>>),
     /// Unblock this client, which holds no connection; with `true` it gets an error instead of nil. Answers whether
@@ -58,6 +61,11 @@ impl Peers {
         lines
     }
 
+    /// The upstream side of every worker, in their order.
+    pub(super) async fn reports(&self) -> Vec<Report> {
+        self.ask(Question::Report).await
+    }
+
     /// Closes these clients; how many there were.
     pub(super) async fn kill(&self, ids: &[u64]) -> u64 {
         self.ask(|answer| Question::Kill(ids.to_vec(), answer)).await.into_iter().sum()
@@ -82,6 +90,7 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
             let now = shared.up.now();
             let _ = reply.send(shared.directory.all().iter().map(|profile| profile.line(now)).collect());
         }
+        Question::Report(reply) => drop(reply.send(shared.up.report())),
         Question::Kill(ids, reply) => {
             let here: Vec<_> = ids.iter().filter_map(|id| shared.directory.find(*id)).collect();
             for profile in &here {

@@ -44,7 +44,9 @@ impl Client {
         let result = self.hold(lease, first, reason).await;
         up.shard.pin_ended(label, up.now().saturating_sub(started));
         self.profile.holding.set(Holding { multi: -1, ..Holding::default() });
-        self.outbox().limit_output(up.config.client.output_limit);
+        if self.outbox().hub().is_none() {
+            self.outbox().limit_output(up.config.client.output_limit);
+        }
         self.lane = None;
         result
     }
@@ -53,7 +55,10 @@ impl Client {
     /// commands do not block (rule F7).
     async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
         let up = Rc::clone(self.up());
-        let key = self.profile.session.borrow().key.clone();
+        let mut key = self.profile.session.borrow().key.clone();
+        if reason == PinReason::OutOfBand {
+            key.db = 0;
+        }
         let dies_with_eof =
             matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
         let lend = async {
@@ -70,7 +75,7 @@ impl Client {
     }
 
     /// Ends when the client is closed, or has closed if that ends its command.
-    async fn watch(&mut self, dies_with_eof: bool) -> Closed {
+    pub(super) async fn watch(&mut self, dies_with_eof: bool) -> Closed {
         poll_fn(|cx| {
             loop {
                 if let Some(reason) = self.outbox().fate() {

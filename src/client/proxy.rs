@@ -1,12 +1,211 @@
-//! PROXY: what respmux tells about itself over the protocol.
+//! PROXY: what respmux tells about itself over the protocol. Every answer is a list of text lines, so that redis-cli
+//! shows it readably in either protocol.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
 
 use super::connection::{Client, Closed};
+use super::directory::Line;
+use super::error_reply;
+use super::explain::{Tail, explain};
 use super::request::Request;
+use crate::command::token_is;
+use crate::resp::encode;
+use crate::router::{Args, Held, route};
+use crate::session::Resp;
+use crate::upstream::Report;
+
+const HELP: &[&str] = &[
+    "PROXY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "CLIENTS",
+    "    Return one line for each client of this process and what it is doing.",
+    "EXPLAIN <command> [<arg> ...]",
+    "    Return which way the command would take from this connection now, and why. It is not executed.",
+    "INFO",
+    "    Return version, cap, and numbers of clients and upstream connections.",
+    "POOLS",
+    "    Return for each worker and kind of upstream connection how many there may be and are, and who waits.",
+    "WHOAMI",
+    "    Return what respmux knows of this connection.",
+    "HELP",
+    "    Print this help.",
+];
 
 impl Client {
-    /// PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN.
-    pub(super) async fn proxy(&mut self, _request: &Request) -> Result<(), Closed> {
-        self.reply_error(b"ERR not yet");
+    /// PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. What shows others needs the right that shows the same of
+    /// a server: CLIENT LIST, or INFO.
+    pub(super) async fn proxy(&mut self, request: &Request) -> Result<(), Closed> {
+        if !self.up().config.client.proxy_commands {
+            self.reply_error(error_reply::PROXY_OFF);
+            return Ok(());
+        }
+        let word = request.nth(1);
+        let is = |name: &str, count: usize| token_is(word, name) && request.count() == count;
+        let lines = if is("HELP", 2) {
+            HELP.iter().map(|line| (*line).to_owned()).collect()
+        } else if is("WHOAMI", 2) {
+            self.whoami()
+        } else if token_is(word, "EXPLAIN") && request.count() > 2 {
+            self.explained(request)
+        } else if is("CLIENTS", 2) {
+            if !self.allowed(&["CLIENT", "LIST", "ID", "0"]).await? {
+                return Ok(());
+            }
+            let shared = Rc::clone(&self.shared);
+            shared.peers.lines().await.iter().map(client_line).collect()
+        } else if is("INFO", 2) || is("POOLS", 2) {
+            if !self.allowed(&["INFO", "server"]).await? {
+                return Ok(());
+            }
+            let shared = Rc::clone(&self.shared);
+            let reports = shared.peers.reports().await;
+            if is("INFO", 2) { self.info_lines(&reports) } else { pool_lines(&reports) }
+        } else {
+            let line = if request.count() == 1 {
+                error_reply::wrong_arity("proxy")
+            } else {
+                error_reply::unknown_subcommand("PROXY", request)
+            };
+            self.reply_error(&line);
+            return Ok(());
+        };
+        self.reply_lines(&lines);
         Ok(())
+    }
+
+    /// Asks the server whether the client may know this; passes its refusal on.
+    async fn allowed(&mut self, twin: &[&str]) -> Result<bool, Closed> {
+        let mut command = BytesMut::new();
+        encode::command(&mut command, twin);
+        self.permitted(&command).await
+    }
+
+    fn reply_lines(&self, lines: &[String]) {
+        let mut frame = BytesMut::new();
+        encode::array_header(&mut frame, lines.len());
+        for line in lines {
+            encode::bulk(&mut frame, line.as_bytes());
+        }
+        self.reply(&frame);
+    }
+
+    fn whoami(&self) -> Vec<String> {
+        let line = self.profile.line(self.up().now());
+        vec![
+            format!("id:{}", line.id),
+            format!("user:{}", String::from_utf8_lossy(&line.user)),
+            format!("name:{}", String::from_utf8_lossy(&line.name)),
+            format!("addr:{}", line.addr),
+            format!("resp:{}", line.resp),
+            format!("db:{}", line.db),
+            format!("worker:{}", self.up().worker),
+            format!("state:{}", state(&line)),
+            format!("lane:{}", self.lane.as_ref().map_or("none yet", |lane| lane.phase().label())),
+        ]
+    }
+
+    fn explained(&self, request: &Request) -> Vec<String> {
+        let command = Tail::new(request, 2);
+        let second = (command.count() > 1).then(|| command.nth(1));
+        let table = &self.up().table;
+        let lookup = table.lookup(command.nth(0), second);
+        let route = route(table, lookup, self.facts(Held::None, false), &command);
+        let session = self.profile.session.borrow();
+        let key = &session.key;
+        let mut lines = explain(table, lookup, route, &command);
+        lines.push(format!(
+            "as: user {} in RESP{} and database {}",
+            String::from_utf8_lossy(key.identity.name()),
+            if key.resp == Resp::Three { 3 } else { 2 },
+            key.db
+        ));
+        lines
+    }
+
+    fn info_lines(&self, reports: &[Report]) -> Vec<String> {
+        let up = self.up();
+        let sum = |pick: &dyn Fn(&Report) -> usize| reports.iter().map(pick).sum::<usize>();
+        let mut lines = vec![
+            format!("respmux_version:{}", env!("CARGO_PKG_VERSION")),
+            format!("instance:{}", up.config.instance),
+            format!("workers:{}", reports.len()),
+            format!("upstream:{}", up.process.endpoint()),
+            format!("upstream_up:{}", u8::from(up.process.upstream_up())),
+            format!("draining:{}", u8::from(up.process.draining())),
+            format!("clients:{}", sum(&|report| report.clients)),
+            format!("clients_max:{}", up.config.client.max_connections),
+            format!("upstream_connections_max:{}", up.config.upstream.max_connections),
+            format!("upstream_connections:{}", sum(&|report| report.kinds.iter().map(|(_, _, used)| used).sum())),
+            format!("commands_in_flight:{}", sum(&|report| report.lanes.iter().map(|lane| lane.in_flight).sum())),
+            format!("pool_waiting:{}", sum(&|report| report.waiting)),
+        ];
+        let Some(first) = reports.first() else { return lines };
+        for (position, (reason, _)) in first.pinned.iter().enumerate() {
+            let held: u64 = reports.iter().map(|report| report.pinned[position].1).sum();
+            lines.push(format!("lent_{reason}:{held}"));
+        }
+        lines
+    }
+}
+
+/// Lines of `key=value` pairs: one for each worker and kind, then one for each lane.
+fn pool_lines(reports: &[Report]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for report in reports {
+        let worker = report.worker;
+        for (kind, limit, used) in &report.kinds {
+            let mut line = format!("worker={worker} kind={kind} limit={limit} used={used}");
+            if *kind == "pool" {
+                line.push_str(&format!(
+                    " idle={} waiting={} longest_wait_ms={}",
+                    report.idle,
+                    report.waiting,
+                    report.longest_wait.as_millis()
+                ));
+            }
+            lines.push(line);
+        }
+        for lane in &report.lanes {
+            lines.push(format!(
+                "worker={worker} lane user={} resp={} db={} phase={} in_flight={}",
+                String::from_utf8_lossy(&lane.user),
+                lane.resp,
+                lane.db,
+                lane.phase,
+                lane.in_flight
+            ));
+        }
+    }
+    lines
+}
+
+fn client_line(line: &Line) -> String {
+    format!(
+        "id={} addr={} name={} user={} db={} resp={} age={} idle={} state={}",
+        line.id,
+        line.addr,
+        String::from_utf8_lossy(&line.name),
+        String::from_utf8_lossy(&line.user),
+        line.db,
+        line.resp,
+        line.age,
+        line.idle,
+        state(line)
+    )
+}
+
+/// What a client is doing, in one word.
+fn state(line: &Line) -> &'static str {
+    if line.monitor {
+        "monitor"
+    } else if line.blocked {
+        "blocked"
+    } else if line.multi >= 0 {
+        "transaction"
+    } else if line.kind() == "pubsub" {
+        "subscribed"
+    } else {
+        "open"
     }
 }

@@ -7,10 +7,11 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::connection::{Client, Hold, Multi};
-use super::request::Scanned;
+use super::connection::{Client, Flow, Hold, Multi, Step};
+use super::request::{Request, Scanned};
+use crate::command::Lookup;
 use crate::resp::{RequestScanner, Scan, encode};
-use crate::router::{Args, UnitPart, unit_part};
+use crate::router::{Args, PinReason, Route, UnitPart, unit_part};
 use crate::telemetry::StallReason;
 use crate::upstream::{Owner, Part, Wants};
 
@@ -18,7 +19,7 @@ use crate::upstream::{Owner, Part, Wants};
 const MAX_UNIT: usize = 64 << 10;
 
 /// What was found behind a MULTI.
-pub(super) struct Unit {
+struct Unit {
     /// Bytes of input, MULTI and EXEC included.
     len: usize,
     /// The input is what goes upstream.
@@ -26,9 +27,32 @@ pub(super) struct Unit {
 }
 
 impl Client {
+    /// MULTI: with its whole transaction behind it, it rides; otherwise the client is lent a connection.
+    pub(super) fn on_multi(
+        &mut self,
+        scanner: &mut RequestScanner,
+        buf: &[u8],
+        multi: Multi,
+    ) -> Result<usize, (usize, Flow)> {
+        let shared = Rc::clone(&self.shared);
+        let mut parts = shared.parts.borrow_mut();
+        if let Some(unit) = self.look_ahead(scanner, buf, multi, &mut parts) {
+            match self.ride_unit(scanner, buf, &unit, &mut parts) {
+                Ok(len) => return Ok(len),
+                Err(Hold::Wait(wants)) => return Err((0, Flow::Stalled(wants))),
+                Err(Hold::NoLane) => {}
+            }
+        }
+        let Multi { id, len, canonical } = multi;
+        scanner.scan(buf, &mut None, &self.limits()); // the look ahead has left MULTI behind
+        self.profile.command.set(id);
+        let request = Request::take(&Scanned { scanner, buf }, len, canonical, Lookup::Known(id));
+        Err((len, Flow::Step(Step::Command(request, Route::Pin(PinReason::Transaction)))))
+    }
+
     /// Looks ahead of the MULTI at the start of `buf`. `None` when its EXEC is not there yet, or when something in
     /// between needs a connection of its own.
-    pub(super) fn look_ahead(
+    fn look_ahead(
         &self,
         scanner: &mut RequestScanner,
         buf: &[u8],
@@ -60,6 +84,8 @@ impl Client {
             }
             match part {
                 UnitPart::Unfit => return None,
+                // Their counts are put right in the replies of a connection of its own.
+                UnitPart::Body(id) if self.must_recount(id) => return None,
                 UnitPart::Body(id) => parts.push(Part { command: id, bytes: len, owner: None }),
                 UnitPart::Exec(id) => {
                     parts.push(Part { command: id, bytes: len, owner: None });
@@ -70,7 +96,7 @@ impl Client {
     }
 
     /// Puts a whole transaction on the client's lane, in one step. Gives the bytes of input that are done with.
-    pub(super) fn ride_unit(
+    fn ride_unit(
         &mut self,
         scanner: &mut RequestScanner,
         buf: &[u8],

@@ -3,6 +3,7 @@
 //! Names are compared the way servers do: the command name with its full length, the subcommand of a container
 //! and option tokens as C strings, that is cut at the first NUL byte (semantics.md 3.3).
 
+mod glob;
 mod load;
 mod pop;
 mod spec;
@@ -11,6 +12,7 @@ mod tokens;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+pub use glob::glob_matches;
 pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
 pub use spec::{CommandId, Kind, Op, Spec};
 pub use tokens::{cut_at_nul, stream_read_blocks, token_is};

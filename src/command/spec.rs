@@ -45,9 +45,16 @@ pub enum Op {
     Unwatch,
     Subscribe,
     Unsubscribe,
+    /// PUBLISH and SPUBLISH: plain, but their counts are put right.
+    Publish,
+    /// PUBSUB NUMSUB and SHARDNUMSUB: the same.
+    Numsub,
     Monitor,
     /// Must not sit behind other commands of a lane, or leaves unknown state: own connection, then reset.
     Isolated,
+    /// Must get through while a script or a pause stops everybody else, and knows no database: own connection, in
+    /// database 0, because the way to another is a SELECT, which is refused then.
+    OutOfBand,
     /// Leaves state that only RESET or close removes (HIMPORT, CLIENT CAPA, CLIENT IMPORT-SOURCE).
     Session,
     /// CLIENT TRACKING.
@@ -97,6 +104,8 @@ pub struct Spec {
     /// As the server counts it: negative is a minimum, the name included. 0 when unknown.
     pub arity: i16,
     pub write: bool,
+    /// Changes limits of the server that respmux must know.
+    pub reconfigures: bool,
     /// May stand in a transaction that rides a lane whole (semantics.md M1).
     pub in_unit: bool,
     /// Has subcommands of its own in the table.

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client::{Ids, MAX_QUESTIONS, Peers};
 use crate::command::CommandTable;
 use crate::config::{Config, Endpoint};
-use crate::link::{Budget, Owned};
+use crate::link::{Budget, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Telemetry, UpstreamKind};
 use crate::upstream::Parts;
 use crate::worker::{self, Blueprint, MAX_ORDERS, Order};
@@ -42,6 +42,7 @@ impl Workers {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(MAX_QUESTIONS)).unzip();
         let peers = Peers::new(senders);
         let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
+        let interest = Interest::default();
         let mut seats = Vec::with_capacity(config.workers);
         for (index, questions) in receivers.into_iter().enumerate() {
             let share = division.worker(index);
@@ -56,6 +57,7 @@ impl Workers {
                     table: Arc::clone(&table),
                     budget: Budget::new(share),
                     owned: owned.clone(),
+                    interest: interest.clone(),
                 },
                 ids: Arc::clone(&ids),
                 peers: peers.clone(),

@@ -35,6 +35,8 @@ pub enum DialError {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Fresh,
+    /// Fresh, and the identity may not run SELECT itself.
+    SelectFirst,
     Used,
     Bare,
 }
@@ -102,7 +104,25 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, permit: Permit, key: &RouteKey) -> Dialed {
-        self.open(permit, key, Stage::Fresh).await
+        let dialed = self.open(permit, key, Stage::Fresh).await;
+        self.or_select_first(dialed, key).await
+    }
+
+    /// A user without the right to SELECT is in another database than 0 because it selected that before it logged in;
+    /// its connections have to come there in the same way.
+    async fn or_select_first(&self, dialed: Dialed, key: &RouteKey) -> Dialed {
+        match dialed {
+            Err((DialError::State(text), permit))
+                if text.starts_with(b"NOPERM") && key.db != 0 && key.identity != Identity::Implicit =>
+            {
+                self.open(permit, key, Stage::SelectFirst).await.map_err(|(error, permit)| match error {
+                    // Nor may those who do not log in: the user's own refusal is the answer.
+                    DialError::State(_) => (DialError::State(text), permit),
+                    error => (error, permit),
+                })
+            }
+            dialed => dialed,
+        }
     }
 
     /// Opens a link that has not said who it is: the scratch connection, whose every use starts with RESET.
@@ -121,7 +141,10 @@ impl Dialer {
         link.unread.clear();
         match self.shake_in_time(&mut link, key, Stage::Used).await {
             Ok(()) => Ok(link),
-            Err(error) => Err((error, link.close().await)),
+            Err(error) => {
+                let failed = Err((error, link.close().await));
+                self.or_select_first(failed, key).await
+            }
         }
     }
 
@@ -174,7 +197,7 @@ impl Dialer {
         let name = format!("respmux:{}:{}:{}", self.config.instance, self.worker, self.serial.get());
         let handshake = match stage {
             Stage::Bare => Handshake::bare(&name),
-            Stage::Fresh | Stage::Used => {
+            Stage::Fresh | Stage::SelectFirst | Stage::Used => {
                 let credentials = self.credentials(&key.identity).map_err(unavailable)?;
                 let nonce = format!("{name}:{:x}", fastrand::u64(..));
                 if stage == Stage::Used {
@@ -182,7 +205,13 @@ impl Dialer {
                     // a RESET before it.
                     link.silence().await.map_err(unavailable)?;
                 }
-                Handshake::new(&Login { key, credentials: credentials.as_ref(), name: &name, nonce: &nonce })
+                let implicit = match stage {
+                    Stage::SelectFirst => Some(self.credentials(&Identity::Implicit).map_err(unavailable)?),
+                    Stage::Fresh | Stage::Used | Stage::Bare => None,
+                };
+                let select_as = implicit.as_ref().map(Option::as_ref);
+                let credentials = credentials.as_ref();
+                Handshake::new(&Login { key, credentials, select_as, name: &name, nonce: &nonce })
             }
         };
         link.open_socket().write_all(handshake.batch()).await.map_err(unavailable)?;

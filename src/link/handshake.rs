@@ -20,6 +20,9 @@ pub struct Credentials {
 pub(super) struct Login<'a> {
     pub key: &'a RouteKey,
     pub credentials: Option<&'a Credentials>,
+    /// The identity may not run SELECT: the database is selected as who is behind clients that do not log in, before
+    /// the login, which leaves it as it is.
+    pub select_as: Option<Option<&'a Credentials>>,
     /// CLIENT SETNAME of the link, so that operators recognise it: `respmux:<instance>:<worker>:<n>`.
     pub name: &'a str,
     /// Echoed by the last PING; proves that the replies are in step.
@@ -42,6 +45,8 @@ pub(super) enum Refused {
 enum Step {
     Reset,
     Hello,
+    /// The login behind a SELECT.
+    Auth,
     /// Not known before a login where one is required.
     Id,
     NoEvict,
@@ -66,7 +71,7 @@ impl Handshake {
         let mut steps = Vec::with_capacity(8);
         let version = login.key.resp.number().to_string();
         let mut hello: Vec<&[u8]> = vec![b"HELLO", version.as_bytes()];
-        if let Some(c) = login.credentials {
+        if let Some(c) = login.select_as.unwrap_or(login.credentials) {
             hello.extend([b"AUTH".as_slice(), &c.user, &c.password]);
         }
         hello.extend([b"SETNAME".as_slice(), login.name.as_bytes()]);
@@ -76,6 +81,10 @@ impl Handshake {
         if login.key.db != 0 && !bug("skip_select") {
             encode::command(&mut batch, &["SELECT", &login.key.db.to_string()]);
             steps.push(Step::State);
+        }
+        if let (Some(_), Some(c)) = (login.select_as, login.credentials) {
+            encode::command(&mut batch, &[b"AUTH".as_slice(), &c.user, &c.password]);
+            steps.push(Step::Auth);
         }
         if login.key.readonly {
             encode::command(&mut batch, &["READONLY"]);
@@ -125,18 +134,18 @@ impl Handshake {
             (Step::Reset, None) if reply == b"+RESET\r\n" => Ok(None),
             (Step::Hello, None) => Ok(hello_id(reply)),
             (Step::Hello, Some(text)) if self.may_lack_hello && text.starts_with(b"NOPERM") => Ok(Some(0)),
-            (Step::Reset | Step::Hello, Some(text)) => Err(Refused::Identity(text)),
+            (Step::Reset | Step::Hello | Step::Auth, Some(text)) => Err(Refused::Identity(text)),
             (Step::Id, None) => Ok(decoded(reply).ok().and_then(|id| id.as_int())),
             (Step::Id, Some(_)) => Ok(None),
             // Optional, and not known to every server.
             (Step::NoEvict, _) => Ok(None),
-            (Step::State, None) if reply == b"+OK\r\n" => Ok(None),
+            (Step::State | Step::Auth, None) if reply == b"+OK\r\n" => Ok(None),
             (Step::State, Some(text)) => Err(Refused::State(text)),
             // The identity may not be allowed PING, or the server is busy or loading: still the right position.
             (Step::Nonce, Some(text)) if tolerable(&text) => Ok(None),
             (Step::Nonce, Some(text)) => Err(Refused::Identity(text)),
             (Step::Nonce, None) if reply == bulk(&self.nonce) => Ok(None),
-            (Step::Reset | Step::State | Step::Nonce, None) => {
+            (Step::Reset | Step::State | Step::Auth | Step::Nonce, None) => {
                 Err(Refused::OutOfStep(format!("unexpected reply to {step:?}")))
             }
         }
@@ -167,7 +176,7 @@ mod tests {
     use super::*;
 
     fn login(key: &RouteKey) -> Handshake {
-        Handshake::new(&Login { key, credentials: None, name: "respmux:1:0:1", nonce: "n-1" })
+        Handshake::new(&Login { key, credentials: None, select_as: None, name: "respmux:1:0:1", nonce: "n-1" })
     }
 
     #[test]

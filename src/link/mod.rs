@@ -7,6 +7,7 @@
 mod budget;
 mod connect;
 mod handshake;
+mod interest;
 mod owned;
 mod seeded;
 mod socket;
@@ -14,6 +15,7 @@ mod socket;
 pub use budget::{Budget, Permit, Use};
 pub use connect::{DialError, Dialed, Dialer};
 pub use handshake::{Credentials, tolerable};
+pub use interest::Interest;
 pub use owned::{Owned, OwnedId};
 pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};

@@ -4,6 +4,7 @@
 //! the client holds (its transaction first), then the command's own class.
 
 mod route;
+mod words;
 
 pub use route::{Effect, Local, Login, PinReason, Refusal, Relay, Route, Switch};
 
@@ -16,6 +17,20 @@ pub struct Facts {
     pub authenticated: bool,
     pub guard: Guard,
     pub held: Held,
+    pub hub: Hub,
+}
+
+/// Where the client's subscriptions are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hub {
+    /// On a connection that it holds, or will be lent.
+    Off,
+    /// Nowhere yet; the next one goes to a hub.
+    Open,
+    /// On a hub, in RESP2: only a few commands are allowed.
+    Two,
+    /// On a hub, in RESP3.
+    Three,
 }
 
 /// The connection that the client holds, if any.
@@ -65,10 +80,19 @@ pub fn route(table: &CommandTable, lookup: Lookup, facts: Facts, args: &impl Arg
         (Guard::WatchBroken, Op::Unwatch) if facts.held == Held::None => return Route::Local(Local::Unwatch),
         (Guard::WatchBroken | Guard::Intact, _) => {}
     }
+    if let (Hub::Two, Lookup::Known(id)) = (facts.hub, lookup) {
+        return subscribed_through_hub(table, op, id);
+    }
+    match (facts.hub, op) {
+        (Hub::Open, Op::Subscribe) | (Hub::Three, Op::Subscribe | Op::Unsubscribe) if facts.held != Held::Queueing => {
+            return Route::Hub;
+        }
+        _ => {}
+    }
     match facts.held {
         Held::None => free(op, args),
         Held::Open => held(op, args),
-        Held::Queueing => queueing(op, args),
+        Held::Queueing => queueing(table, lookup, op, args),
         Held::Subscribed => subscribed(op),
     }
 }
@@ -91,7 +115,7 @@ pub fn unit_part(table: &CommandTable, lookup: Lookup, args: &impl Args) -> Unit
     let spec = table.spec(id);
     match spec.op {
         Op::Exec if args.count() == 1 => UnitPart::Exec(id),
-        Op::Plain if spec.in_unit => UnitPart::Body(id),
+        Op::Plain | Op::Publish | Op::Numsub if spec.in_unit => UnitPart::Body(id),
         Op::StreamRead if spec.in_unit && stream_reads_at_once(args) => UnitPart::Body(id),
         _ => UnitPart::Unfit,
     }
@@ -106,7 +130,7 @@ fn wrong_arity(op: Op, id: CommandId, facts: Facts) -> Route {
     match facts.held {
         Held::None => match op {
             // Arity errors of these are the same on a lane: the server checks before it executes.
-            Op::Plain | Op::StreamRead => Route::Lane,
+            Op::Plain | Op::StreamRead | Op::Publish | Op::Numsub => Route::Lane,
             Op::NotSupported => Route::Refuse(Refusal::NotSupported),
             _ => Route::Pin(PinReason::Isolated),
         },
@@ -147,6 +171,7 @@ fn free(op: Op, args: &impl Args) -> Route {
         // Outside MULTI these are an error or nothing, and a lane never watches.
         Op::Plain | Op::Exec | Op::Discard | Op::Unwatch => Route::Lane,
         Op::StreamRead if stream_reads_at_once(args) => Route::Lane,
+        Op::Publish => Route::Publish,
         Op::StreamRead | Op::Blocking => Route::Pin(PinReason::Blocking),
         Op::BlockingPop => Route::Fold,
         Op::Wait => Route::Pin(PinReason::Wait),
@@ -157,6 +182,7 @@ fn free(op: Op, args: &impl Args) -> Route {
         Op::Tracking => Route::Pin(PinReason::Tracking),
         Op::Session => Route::Pin(PinReason::Session),
         Op::Isolated => Route::Pin(PinReason::Isolated),
+        Op::OutOfBand => Route::Pin(PinReason::OutOfBand),
         Op::Select => Route::Switch(Switch::Select),
         Op::Readonly => Route::Switch(Switch::Readonly(true)),
         Op::Readwrite => Route::Switch(Switch::Readonly(false)),
@@ -170,7 +196,7 @@ fn free(op: Op, args: &impl Args) -> Route {
 /// The client holds a connection, outside MULTI: everything runs there, in order, but for virtual state.
 fn held(op: Op, args: &impl Args) -> Route {
     match op {
-        Op::Plain => Route::Relay(Relay::Plain),
+        Op::Plain | Op::Publish => Route::Relay(Relay::Plain),
         Op::StreamRead if stream_reads_at_once(args) => Route::Relay(Relay::Plain),
         Op::StreamRead | Op::Blocking | Op::BlockingPop => Route::Relay(Relay::Blocking),
         Op::Wait => Route::Relay(Relay::Wait),
@@ -185,7 +211,7 @@ fn held(op: Op, args: &impl Args) -> Route {
         Op::Tracking => Route::Relay(Relay::Tracking),
         Op::ClientCaching | Op::ClientGetRedir | Op::ClientTrackingInfo => Route::Relay(Relay::Plain),
         Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
-        Op::Isolated => Route::Relay(Relay::Isolated),
+        Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
         Op::Select => Route::Relay(Relay::Select),
         Op::Hello => Route::Relay(Relay::Login(Login::Hello)),
         Op::Auth => Route::Relay(Relay::Login(Login::Auth)),
@@ -194,8 +220,13 @@ fn held(op: Op, args: &impl Args) -> Route {
 }
 
 /// Inside MULTI: queued by the server; what it would change in the virtual state is applied with EXEC.
-fn queueing(op: Op, args: &impl Args) -> Route {
+fn queueing(table: &CommandTable, lookup: Lookup, op: Op, args: &impl Args) -> Route {
+    let sharded = matches!(lookup, Lookup::Known(id) if is_sharded(&table.spec(id).name));
     match op {
+        Op::Publish if sharded => Route::Relay(Relay::Queued(Effect::ShardPublish)),
+        Op::Publish => Route::Relay(Relay::Queued(Effect::Publish)),
+        Op::Numsub if sharded => Route::Relay(Relay::Queued(Effect::ShardNumsub)),
+        Op::Numsub => Route::Relay(Relay::Queued(Effect::Numsub)),
         Op::Exec => Route::Relay(Relay::Exec),
         Op::Discard => Route::Relay(Relay::Discard),
         Op::Multi => Route::Relay(Relay::Multi),
@@ -215,7 +246,7 @@ fn queueing(op: Op, args: &impl Args) -> Route {
         Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo | Op::Proxy => {
             Route::Refuse(Refusal::InTransaction)
         }
-        Op::Isolated => Route::Relay(Relay::Isolated),
+        Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
         _ => Route::Relay(Relay::Plain),
     }
 }
@@ -230,6 +261,22 @@ fn subscribed(op: Op) -> Route {
         Op::NotSupported | Op::Proxy => Route::Refuse(Refusal::NotSupported),
         _ => Route::Relay(Relay::Plain),
     }
+}
+
+/// RESP2 with subscriptions on a hub: what a server allows then (semantics.md 9.1).
+fn subscribed_through_hub(table: &CommandTable, op: Op, id: CommandId) -> Route {
+    match op {
+        Op::Subscribe | Op::Unsubscribe => Route::Hub,
+        Op::Reset => Route::Local(Local::Reset),
+        Op::Plain if table.spec(id).name == "PING" => Route::Local(Local::Pong),
+        _ => Route::Refuse(Refusal::Subscribed(id)),
+    }
+}
+
+/// SPUBLISH and PUBSUB SHARDNUMSUB, of the commands that count subscribers.
+#[must_use]
+pub fn is_sharded(name: &str) -> bool {
+    name.starts_with('S') || name.contains(" S")
 }
 
 fn stream_reads_at_once(args: &impl Args) -> bool {
@@ -257,6 +304,7 @@ fn local(op: Op, args: &impl Args) -> Route {
         Op::ClientList => Local::List,
         Op::ClientKill => Local::Kill,
         Op::ClientUnblock => Local::Unblock,
+        Op::Numsub => Local::Numsub,
         Op::Reset => Local::Reset,
         Op::Proxy => Local::Proxy,
         Op::Asking => Local::Asking,

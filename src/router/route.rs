@@ -7,6 +7,10 @@ use crate::command::CommandId;
 pub enum Route {
     /// On the lane of the client's identity, protocol and database.
     Lane,
+    /// PUBLISH: as [`Route::Lane`], with its count put right.
+    Publish,
+    /// Through the hub of the client's identity: a subscription, or the end of one.
+    Hub,
     /// On the connection that the client holds.
     Relay(Relay),
     /// Borrow a connection, then relay.
@@ -29,6 +33,14 @@ pub enum Route {
     Drop,
 }
 
+impl Route {
+    /// Goes on the client's own lane, with what is there already.
+    #[must_use]
+    pub fn rides(self) -> bool {
+        matches!(self, Self::Lane | Self::Publish)
+    }
+}
+
 /// Why a client is lent a connection of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinReason {
@@ -41,6 +53,8 @@ pub enum PinReason {
     Tracking,
     Session,
     Isolated,
+    /// Must get through whatever stops the others; runs in database 0, and alone.
+    OutOfBand,
     Large,
     /// No lane was free for the client's database or identity.
     Overflow,
@@ -80,6 +94,11 @@ pub enum Effect {
     GetName,
     SetName,
     Select,
+    /// PUBLISH, SPUBLISH, PUBSUB NUMSUB and SHARDNUMSUB: counts that are put right.
+    Publish,
+    ShardPublish,
+    Numsub,
+    ShardNumsub,
 }
 
 /// A command whose effect is another lane.
@@ -115,6 +134,10 @@ pub enum Local {
     List,
     Kill,
     Unblock,
+    /// PUBSUB NUMSUB and SHARDNUMSUB.
+    Numsub,
+    /// PING of a RESP2 client with subscriptions.
+    Pong,
     Reset,
     /// PROXY.
     Proxy,
@@ -142,6 +165,8 @@ pub enum Refusal {
     ScriptDebug,
     UnknownSubcommand,
     WrongArity(CommandId),
+    /// RESP2 with subscriptions: only a few commands are allowed.
+    Subscribed(CommandId),
     /// Inside MULTI on a lent connection: the transaction is poisoned (rule M7).
     InTransaction,
     /// A MULTI was lost: the body is not executed (rule M6).
@@ -157,6 +182,7 @@ impl Refusal {
             Self::NotSupported | Self::Debug | Self::Module | Self::ScriptDebug => "unsupported",
             Self::UnknownSubcommand => "unknown_subcommand",
             Self::WrongArity(_) => "arity",
+            Self::Subscribed(_) => "subscribed",
             Self::InTransaction => "in_transaction",
             Self::Poisoned => "poisoned",
         }

@@ -2,10 +2,12 @@
 
 mod identity;
 mod names;
+mod subscription;
 mod transaction;
 
 pub use identity::Identity;
 pub use names::{Flavour, check_info_value, check_name};
+pub use subscription::{Family, Subscribed};
 pub use transaction::{Reply, Tracked, Transaction};
 
 /// Protocol version of a connection.

@@ -295,6 +295,12 @@ pub static METRICS: &[Metric] = {
         "Questions for blocked clients without a connection"),
     row("respmux_blocking_unblock_races_total", Upstream, &[], Count(|s, _| s.fold_unblock_races.value()),
         "Unblocks that came too late because an element won"),
+    row("respmux_pubsub_channels", Upstream, &[], Level(|s, _| s.pubsub_channels.value()),
+        "Channels and patterns that shared upstream connections are subscribed to"),
+    row("respmux_pubsub_subscribers", Upstream, &[], Level(|s, _| s.pubsub_subscribers.value()),
+        "Clients that subscribe through a shared upstream connection"),
+    row("respmux_pubsub_messages_total", Upstream, &[], Count(|s, _| s.pubsub_messages.value()),
+        "Messages given to those clients"),
 
     row("respmux_log_messages_total", Process, &[("level", LogLevel::LABELS)],
         FactCount(|f, [l, ..]| f.log_messages(l)),

@@ -6,6 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::cells::Each;
 use super::reasons::{LogLevel, UpstreamKind};
 
+/// `proto-max-bulk-len` of a server that was not told otherwise, bytes.
+const MAX_BULK: u64 = 512 << 20;
+
 /// Facts of the process: set rarely, from any thread; read by the admin thread.
 ///
 /// It is made after the configuration was loaded, so its existence says that one was.
@@ -16,6 +19,8 @@ pub struct ProcessFacts {
     listening: AtomicBool,
     draining: AtomicBool,
     upstream_up: AtomicBool,
+    upstream_busy_millis: AtomicU64,
+    upstream_max_bulk: AtomicU64,
     client_max: AtomicU64,
     upstream_max: AtomicU64,
     upstream_max_by_kind: Each<UpstreamKind, AtomicU64>,
@@ -35,6 +40,8 @@ impl ProcessFacts {
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             upstream_up: AtomicBool::new(false),
+            upstream_busy_millis: AtomicU64::new(u64::MAX),
+            upstream_max_bulk: AtomicU64::new(MAX_BULK),
             client_max: AtomicU64::new(0),
             upstream_max: AtomicU64::new(0),
             upstream_max_by_kind: Each::default(),
@@ -85,6 +92,27 @@ impl ProcessFacts {
     /// Whether the upstream answered its last health check; false before the first.
     pub fn upstream_up(&self) -> bool {
         self.upstream_up.load(Relaxed)
+    }
+
+    /// What the upstream's configuration says: after how many milliseconds it answers -BUSY to others than the caller of
+    /// a script, and how many bytes an argument may have. What is not told stays as it was. Asked by the workers' control connections.
+    pub fn set_upstream_limits(&self, busy_millis: Option<u64>, max_bulk: Option<u64>) {
+        if let Some(millis) = busy_millis {
+            self.upstream_busy_millis.store(millis, Relaxed);
+        }
+        if let Some(bytes) = max_bulk {
+            self.upstream_max_bulk.store(bytes.min(MAX_BULK), Relaxed);
+        }
+    }
+
+    /// Milliseconds; `u64::MAX` when not known.
+    pub fn upstream_busy_millis(&self) -> u64 {
+        self.upstream_busy_millis.load(Relaxed)
+    }
+
+    /// Bytes; the default of every server when not known, and never more.
+    pub fn upstream_max_bulk(&self) -> u64 {
+        self.upstream_max_bulk.load(Relaxed)
     }
 
     /// The client limit of the whole process.

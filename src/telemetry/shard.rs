@@ -108,6 +108,12 @@ pub struct Shard {
     pub fold_polls: Count,
     /// UNBLOCKs that came too late: an element won.
     pub fold_unblock_races: Count,
+    /// Channels and patterns that the hubs are subscribed to.
+    pub pubsub_channels: Level,
+    /// Clients that subscribe through them.
+    pub pubsub_subscribers: Level,
+    /// Messages given to those clients.
+    pub pubsub_messages: Count,
 
     /// Time the thread was busy, in seconds: from tokio's RuntimeMetrics.
     pub worker_busy_seconds: Real,
@@ -163,6 +169,9 @@ impl Shard {
             fold_given_back: Count::default(),
             fold_polls: Count::default(),
             fold_unblock_races: Count::default(),
+            pubsub_channels: Level::default(),
+            pubsub_subscribers: Level::default(),
+            pubsub_messages: Count::default(),
             worker_busy_seconds: Real::default(),
             heartbeat: AtomicU64::new(0),
         }

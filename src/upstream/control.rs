@@ -20,6 +20,8 @@ use crate::telemetry::UpstreamCloseReason;
 const MAX_JOBS: usize = 1024;
 /// Pause between health checks.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
+/// Health checks between two looks at the server's limits.
+const LIMITS_EVERY: u32 = 30;
 
 struct Job {
     command: BytesMut,
@@ -33,6 +35,8 @@ pub struct Control {
     healthy_at: Cell<Option<Instant>>,
     flavour: Cell<Flavour>,
     run_id: RefCell<Vec<u8>>,
+    /// Rounds of health checks until the server's limits are asked for again.
+    limits_in: Cell<u32>,
 }
 
 impl Default for Control {
@@ -44,6 +48,7 @@ impl Default for Control {
             healthy_at: Cell::new(None),
             flavour: Cell::new(Flavour::default()),
             run_id: RefCell::default(),
+            limits_in: Cell::new(0),
         }
     }
 }
@@ -59,6 +64,16 @@ impl Control {
         let (reply, answer) = oneshot::channel();
         self.jobs.try_send(Job { command, reply }).map_err(|_| io::Error::other("control connection is busy"))?;
         answer.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// The server's configuration was changed by a client: its limits are asked for again at once.
+    pub fn on_reconfigured(&self) {
+        let (reply, _) = oneshot::channel();
+        let mut command = BytesMut::new();
+        encode::command(&mut command, &["PING"]);
+        self.limits_in.set(0);
+        // Only to wake the task; when it is busy it looks anyway.
+        let _ = self.jobs.try_send(Job { command, reply });
     }
 
     /// The upstream answered the control connection within `age`.
@@ -104,8 +119,12 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
                 }
             },
         };
+        let round = job.is_none();
         match serve(&up, &mut link, job).await {
-            true => connection = Some(link),
+            true => {
+                learn_limits(&up, &mut link, round).await;
+                connection = Some(link);
+            }
             false => {
                 up.process.set_upstream_up(false);
                 up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
@@ -150,6 +169,29 @@ async fn open(up: &Upstreams) -> Option<Link> {
     let mut link = up.dialer.dial(permit, &RouteKey::fresh(Identity::Implicit, 0)).await.ok()?;
     learn(up, &mut link).await;
     Some(link)
+}
+
+/// The limits that respmux must know before the server applies them (semantics.md 3.4): now and then, and whenever a
+/// CONFIG SET passes by. A user without the right to ask leaves the defaults.
+async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) {
+    let left = up.control.limits_in.get();
+    if left > 0 {
+        up.control.limits_in.set(left - u32::from(round));
+        return;
+    }
+    up.control.limits_in.set(LIMITS_EVERY);
+    let mut command = BytesMut::new();
+    // By one name each: several in one question came with 7.0 only.
+    encode::command(&mut command, &["CONFIG", "GET", "busy-reply-threshold"]);
+    encode::command(&mut command, &["CONFIG", "GET", "proto-max-bulk-len"]);
+    // A connection that fails here fails its next job, too.
+    let Ok(Ok(replies)) = timeout(up.config.upstream.handshake_timeout, link.call(&command, 2)).await else { return };
+    let number = |reply: &[u8], name: &str| -> Option<u64> {
+        let value = decoded(reply).ok()?;
+        std::str::from_utf8(value.field(name)?.as_text()?).ok()?.parse().ok()
+    };
+    let busy = number(&replies[0], "busy-reply-threshold");
+    up.process.set_upstream_limits(busy, number(&replies[1], "proto-max-bulk-len"));
 }
 
 /// Version and run id: texts differ over versions, and another run id means another history (rule K2).

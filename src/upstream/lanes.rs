@@ -18,6 +18,9 @@ use crate::session::RouteKey;
 /// when more keys are in use than there are lanes.
 const GIVE_WAY_AFTER: Duration = Duration::from_millis(100);
 
+/// However early the server says -BUSY, a lane is not left before it owes a reply for this long.
+const STUCK_AT_LEAST: Duration = Duration::from_millis(20);
+
 /// The budget's lanes are all in use by other keys; the command goes over the pool instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
@@ -101,7 +104,9 @@ impl Lanes {
             lane.on_tick(up, now, healthy);
         }
         let idle = nanos(up.config.upstream.idle_timeout);
-        let busy = nanos(up.config.lane.busy_threshold);
+        // The server says -BUSY from its own threshold on; where that is lower it counts.
+        let servers = Duration::from_millis(up.process.upstream_busy_millis()).max(STUCK_AT_LEAST);
+        let busy = nanos(up.config.lane.busy_threshold.min(servers));
         let mut lanes = self.by_key.borrow_mut();
         let mut room = up.budget.limit(Use::Lane).saturating_sub(lanes.len() + self.leaving.borrow().len());
         let mut leaving = Vec::new();

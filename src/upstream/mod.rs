@@ -9,6 +9,8 @@ mod lanes;
 mod observe;
 mod outbox;
 mod pool;
+mod pubsub;
+mod report;
 mod roster;
 mod scratch;
 mod unknown;
@@ -22,17 +24,19 @@ pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::Lane;
-pub(crate) use lane::{NOT_EXECUTED, Owner, Part};
+pub(crate) use lane::{NOT_EXECUTED, Owner, Part, Publish, recounted};
 pub use lanes::{Full, Lanes};
 pub use outbox::{Answer, Buffers, Outbox, Wants};
 pub use pool::{Lease, LendError, Pool, Return};
+pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
+pub(crate) use report::Report;
 pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
-use crate::link::{Budget, Dialer, Owned};
+use crate::link::{Budget, Dialer, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
@@ -52,11 +56,14 @@ pub struct Upstreams {
     pub table: Arc<CommandTable>,
     pub budget: Arc<Budget>,
     pub owned: Owned,
+    /// How far the upstream's counts of subscribers are off, over all workers.
+    pub interest: Interest,
     pub dialer: Dialer,
     pub roster: Roster,
     pub buffers: Buffers,
     pub lanes: Lanes,
     pub pool: Pool,
+    pub hubs: Hubs,
     pub scratch: Scratch,
     pub control: Control,
     pub unknowns: Unknowns,
@@ -78,13 +85,14 @@ pub struct Parts {
     pub table: Arc<CommandTable>,
     pub budget: Arc<Budget>,
     pub owned: Owned,
+    pub interest: Interest,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned } = parts;
+        let Parts { worker, config, shard, process, table, budget, owned, interest } = parts;
         let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone());
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         Rc::new(Self {
@@ -95,11 +103,13 @@ impl Upstreams {
             table,
             budget,
             owned,
+            interest,
             dialer,
             roster: Roster::default(),
             buffers: Buffers::default(),
             lanes: Lanes::default(),
             pool,
+            hubs: Hubs::default(),
             scratch: Scratch::default(),
             control: Control::default(),
             unknowns: Unknowns::default(),
@@ -153,8 +163,13 @@ impl Upstreams {
 
     /// One command of a client was answered, `nanos` after it was taken.
     pub fn answered(&self, id: CommandId, nanos: u64) {
-        if id != CommandId::OURS {
-            self.shard.answered(id, self.table.spec(id).kind, nanos);
+        if id == CommandId::OURS {
+            return;
+        }
+        let spec = self.table.spec(id);
+        self.shard.answered(id, spec.kind, nanos);
+        if spec.reconfigures {
+            self.control.on_reconfigured();
         }
     }
 
@@ -163,6 +178,7 @@ impl Upstreams {
         let healthy = self.control.healthy_within(HEALTHY_WITHIN);
         self.lanes.on_tick(self, self.now(), healthy);
         self.pool.on_tick(self);
+        self.hubs.on_tick(self, self.now(), healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();
         let age = oldest.map(|at| Duration::from_nanos(self.now().saturating_sub(at)));
         let in_flight = self.lanes.all().iter().map(|lane| lane.in_flight()).sum();
@@ -173,6 +189,7 @@ impl Upstreams {
             let (active, unsent) = self.roster.survey();
             self.folds.observe(self);
             self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
+            self.hubs.survey(self, self.now());
         }
     }
 }

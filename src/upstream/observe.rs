@@ -78,7 +78,8 @@ impl Shard {
         self.clients_by_state[ClientState::Active].set(active);
         let blocked = self.pinned[PinReason::Blocking].value() + self.pinned[PinReason::Wait].value() + folded;
         self.clients_by_state[ClientState::Blocked].set(blocked);
-        self.clients_by_state[ClientState::Subscribed].set(self.pinned[PinReason::Pubsub].value());
+        let subscribed = self.pinned[PinReason::Pubsub].value() + self.pubsub_subscribers.value();
+        self.clients_by_state[ClientState::Subscribed].set(subscribed);
         self.client_output_buffer_bytes.set(unsent);
         self.client_sent_bytes.add(sent);
     }
@@ -133,7 +134,7 @@ impl From<router::PinReason> for PinReason {
             router::PinReason::Monitor => Self::Monitor,
             router::PinReason::Tracking => Self::Tracking,
             router::PinReason::Session => Self::Session,
-            router::PinReason::Isolated => Self::Isolated,
+            router::PinReason::Isolated | router::PinReason::OutOfBand => Self::Isolated,
             router::PinReason::Large => Self::Large,
             router::PinReason::Overflow => Self::Overflow,
         }

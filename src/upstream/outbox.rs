@@ -3,10 +3,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use super::pubsub::{Hub, Subscriber};
 use super::roster::ClientKey;
 use crate::link::WriteHalf;
+use crate::session::Subscribed;
 use crate::telemetry::CloseReason;
 
 /// Buffers kept for reuse by one worker, and the largest one that is kept, bytes.
@@ -75,6 +79,8 @@ pub struct Outbox {
     mailbox: RefCell<Option<Answer>>,
     /// Bytes that may wait for a slow reader before the client is closed; 0 is no limit.
     limit: Cell<usize>,
+    /// Only while the client subscribes through a hub.
+    subscriber: RefCell<Option<Box<Subscriber>>>,
 }
 
 impl Outbox {
@@ -95,6 +101,7 @@ impl Outbox {
             waker: RefCell::new(None),
             mailbox: RefCell::new(None),
             limit: Cell::new(limit),
+            subscriber: RefCell::new(None),
         }
     }
 
@@ -126,6 +133,77 @@ impl Outbox {
     /// Sets the output limit: subscribers have their own.
     pub fn limit_output(&self, bytes: usize) {
         self.limit.set(bytes);
+    }
+
+    /// The client subscribes through `hub` from here on.
+    pub fn enter_hub(&self, hub: &Rc<Hub>) {
+        self.subscriber.borrow_mut().get_or_insert_with(|| Box::new(Subscriber::new(Rc::clone(hub))));
+    }
+
+    /// The hub through which it subscribes.
+    pub fn hub(&self) -> Option<Rc<Hub>> {
+        self.subscriber.borrow().as_ref().map(|subscriber| Rc::clone(&subscriber.hub))
+    }
+
+    /// The client has no subscriptions on a hub any more; gives the hub that it must leave.
+    pub fn take_hub(&self) -> Option<Rc<Hub>> {
+        self.subscriber.take().map(|subscriber| subscriber.hub)
+    }
+
+    /// What it subscribes to through a hub.
+    #[inline]
+    pub fn subscribed(&self) -> Subscribed {
+        self.subscriber.borrow().as_ref().map_or_else(Subscribed::default, |subscriber| subscriber.counts)
+    }
+
+    pub(super) fn count_subscriptions(&self, counts: Subscribed) {
+        if let Some(subscriber) = self.subscriber.borrow_mut().as_mut() {
+            subscriber.counts = counts;
+        }
+    }
+
+    /// Appends a message, between complete replies. As [`Outbox::push_noted`].
+    pub(super) fn push_message(&self, buffers: &Buffers, bytes: &[u8]) -> bool {
+        if let Some(subscriber) = self.subscriber.borrow_mut().as_mut().filter(|subscriber| subscriber.holds()) {
+            let limit = self.limit.get();
+            if limit == 0 || self.unsent() + subscriber.aside.len() + bytes.len() <= limit {
+                subscriber.aside.extend_from_slice(bytes);
+            } else {
+                self.close(CloseReason::OutputLimit);
+            }
+            return false;
+        }
+        self.push_noted(buffers, bytes)
+    }
+
+    /// A reply is passed on in pieces: messages wait until its last one is appended.
+    pub fn on_reply_part(&self, buffers: &Buffers, last: bool) {
+        self.hold(buffers, |subscriber| subscriber.on_reply_part(last));
+    }
+
+    /// The client sends PUBLISH, or has its answer: the message comes behind it (rule P7).
+    pub fn on_own_publish(&self, buffers: &Buffers, answered: bool) {
+        self.hold(buffers, |subscriber| subscriber.on_own(answered));
+    }
+
+    fn hold(&self, buffers: &Buffers, change: impl FnOnce(&mut Subscriber)) {
+        let mut subscriber = self.subscriber.borrow_mut();
+        let Some(subscriber) = subscriber.as_mut() else { return };
+        change(subscriber);
+        if !subscriber.holds() && !subscriber.aside.is_empty() {
+            let waiting = std::mem::take(&mut subscriber.aside);
+            self.push(buffers, &waiting);
+        }
+    }
+
+    /// Closes a subscriber that has been above the soft limit for `patience`.
+    pub(super) fn check_pace(&self, soft: usize, patience: Duration, now: u64) {
+        let mut subscriber = self.subscriber.borrow_mut();
+        let Some(subscriber) = subscriber.as_mut() else { return };
+        let waiting = self.unsent() + subscriber.aside.len();
+        if subscriber.too_slow(waiting, soft, patience, now) {
+            self.close(CloseReason::OutputLimit);
+        }
     }
 
     /// A request was handed to a lane.

@@ -5,6 +5,7 @@
 //! its connection: nobody may inherit a state that was not proved.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,7 +58,9 @@ pub struct Pool {
     /// How many of them blocked clients may have: transactions never wait for those.
     for_blocked: Arc<Semaphore>,
     idle: RefCell<Vec<Idle>>,
-    waiters: Cell<usize>,
+    /// When each client in line began to wait, by its number.
+    line: RefCell<BTreeMap<u64, Instant>>,
+    last_in_line: Cell<u64>,
 }
 
 /// One connection, lent.
@@ -78,7 +81,13 @@ impl Pool {
     #[must_use]
     pub fn new(size: usize, for_blocked: usize) -> Self {
         let for_blocked = Arc::new(Semaphore::new(for_blocked));
-        Self { places: Arc::new(Semaphore::new(size)), for_blocked, idle: RefCell::default(), waiters: Cell::new(0) }
+        Self {
+            places: Arc::new(Semaphore::new(size)),
+            for_blocked,
+            idle: RefCell::default(),
+            line: RefCell::default(),
+            last_in_line: Cell::new(0),
+        }
     }
 
     /// Lends a connection in the state `key`, first come first served, within `pool.wait_timeout`.
@@ -182,7 +191,7 @@ impl Pool {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Ok(place);
         }
-        if self.waiters.get() >= up.config.pool.max_waiters {
+        if self.waiting() >= up.config.pool.max_waiters {
             up.shard.pool_timeouts.inc();
             return Err(LendError::Exhausted);
         }
@@ -196,6 +205,24 @@ impl Pool {
                 Err(LendError::Exhausted)
             }
         }
+    }
+
+    /// Clients in line.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.line.borrow().len()
+    }
+
+    /// How long the first of them has waited.
+    #[must_use]
+    pub fn longest_wait(&self) -> Duration {
+        self.line.borrow().first_key_value().map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
+    /// Open connections that nobody has.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.idle.borrow().len()
     }
 
     /// Nobody would have to wait now.
@@ -303,20 +330,23 @@ impl Lease {
 struct Waiting<'a> {
     pool: &'a Pool,
     up: &'a Upstreams,
+    number: u64,
     started: Instant,
 }
 
 impl<'a> Waiting<'a> {
     fn new(pool: &'a Pool, up: &'a Upstreams) -> Self {
-        pool.waiters.set(pool.waiters.get() + 1);
+        let (number, started) = (pool.last_in_line.get() + 1, Instant::now());
+        pool.last_in_line.set(number);
+        pool.line.borrow_mut().insert(number, started);
         up.shard.pool_waiters.add(1);
-        Self { pool, up, started: Instant::now() }
+        Self { pool, up, number, started }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.pool.waiters.set(self.pool.waiters.get() - 1);
+        self.pool.line.borrow_mut().remove(&self.number);
         self.up.shard.pool_waiters.sub(1);
         self.up.shard.pool_waited(self.started.elapsed());
     }

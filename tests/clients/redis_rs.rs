@@ -30,6 +30,9 @@ pub(crate) fn run(target: SocketAddr, direct: SocketAddr, protocol: u8) {
             scripts(&client, &direct, &prefix).await;
             blocking_pops(&client, &direct, &prefix).await;
             manager(&client, &prefix).await;
+            if protocol == 3 {
+                client_side_cache(&client, &direct, &prefix).await;
+            }
         };
         timeout(PATIENCE * 2, all).await.expect("redis-rs is done in time");
     });
@@ -218,4 +221,27 @@ async fn manager(client: &Client, prefix: &str) {
         }
     };
     assert_eq!(value, "here");
+}
+
+/// CLIENT TRACKING: the second read is a hit, and a write by somebody else takes the entry away.
+async fn client_side_cache(client: &Client, direct: &Client, prefix: &str) {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_response_timeout(Some(PATIENCE))
+        .set_cache_config(redis::caching::CacheConfig::new());
+    let mut cached = client.get_multiplexed_async_connection_with_config(&config).await.expect("a connection");
+    let mut other = connect(direct).await;
+    let key = format!("{prefix}:cached");
+    for round in 0..20 {
+        let _: () = other.set(&key, round).await.expect("SET");
+        loop {
+            let seen: i64 = cached.get(&key).await.expect("GET");
+            if seen == round {
+                break; // an invalidation may still be on its way; an entry that stays wrong never ends this
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(cached.get::<_, i64>(&key).await.expect("GET"), round);
+    }
+    let statistics = cached.get_cache_statistics().expect("a cache");
+    assert!(statistics.hit >= 20 && statistics.invalidate >= 10, "{statistics:?}");
 }

@@ -123,3 +123,33 @@ fn a_blocked_client_can_be_killed() {
     redis.connect().ask("RPUSH q x");
     assert_eq!(killer.ask("LLEN q").as_int(), 1, "nobody is left to take it");
 }
+
+/// What redis-cli shows of the proxy: each kind of connection with its limit, and who waits.
+#[test]
+fn proxy_pools_shows_limits_and_waiters() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::sized(1, 8));
+    let mut client = proxy.connect();
+    let lines = |client: &mut TestClient| -> Vec<String> {
+        client.ask("PROXY POOLS").items.iter().map(super::support::Frame::as_str).collect()
+    };
+    let first = lines(&mut client);
+    let total: usize =
+        first.iter().filter(|line| line.contains("kind=")).map(|l| field(l, "limit").parse::<usize>().unwrap()).sum();
+    assert_eq!(total, 8, "{first:?}");
+    assert!(
+        first.iter().any(|line| line.starts_with("worker=0 lane user=default resp=2 db=0 phase=ready")),
+        "{first:?}"
+    );
+    let mut watchers: Vec<_> = (0..5).map(|_| proxy.connect()).collect();
+    for watcher in &mut watchers {
+        watcher.send_command(&["WATCH", "k"]);
+    }
+    eventually(PATIENCE, || {
+        let lines = lines(&mut client);
+        let pool = lines.iter().find(|line| line.contains("kind=pool")).expect("there is a pool");
+        let (limit, used) = (field(pool, "limit").to_owned(), field(pool, "used").to_owned());
+        let waiting: usize = field(pool, "waiting").parse().unwrap();
+        if limit == used && waiting == 5 - limit.parse::<usize>().unwrap() { Ok(()) } else { Err(pool.clone()) }
+    });
+}

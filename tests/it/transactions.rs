@@ -170,3 +170,117 @@ fn an_element_is_delivered_or_kept() {
         direct.ask("DEL q");
     }
 }
+
+/// M1: transactions that arrive whole need no connection, however many there are and whatever the pool lends.
+#[test]
+fn whole_transactions_cost_no_connection() {
+    for flavour in Flavour::ALL {
+        let redis = RealRedis::start(flavour, &[]);
+        let proxy = Proxy::start(&redis, &ProxyOptions::tight().set("pool.wait_timeout=100ms"));
+        let _holders = take_all_connections(&proxy);
+        let opened = redis.info("total_connections_received");
+        let mut clients: Vec<_> = (0..40).map(|_| proxy.connect()).collect();
+        let unit = ["MULTI", "INCR n", "GET absent", "EXEC"].map(|line| encode(&words(line))).concat();
+        for client in &mut clients {
+            // Two in one packet, commands before, between and behind them.
+            let ping = encode(&["PING"]);
+            client.send(&[&ping[..], &unit, &ping, &unit, &ping].concat());
+        }
+        for client in &mut clients {
+            for _ in 0..2 {
+                client.expect(b"+PONG\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n");
+                assert!(client.read_frame().as_int() <= 80);
+                client.expect(b"$-1\r\n");
+            }
+            client.expect(b"+PONG\r\n");
+        }
+        assert_eq!(redis.connect().ask("GET n").as_str(), "80", "{}", flavour.name());
+        assert_eq!(proxy.metric("respmux_lane_transactions_total", &[]), Some(80.0));
+        assert!(redis.info("total_connections_received") - opened <= 4, "connections were opened");
+    }
+}
+
+/// M1: what MULTI can be followed by that needs a connection takes one, at every cut of the packet.
+#[test]
+fn both_roads_look_alike() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight());
+    let bodies: &[&[&str]] = &[
+        &["MULTI", "SET k 1", "INCR k", "EXEC", "GET k"],
+        &["MULTI", "NOSUCH", "SET k 1", "EXEC", "PING"],
+        &["MULTI", "GET", "SET k 1", "EXEC", "PING"],
+        &["MULTI", "EXEC"],
+        &["MULTI", "SET k 1", "DISCARD", "EXISTS k"],
+        &["MULTI", "MULTI", "EXEC", "PING"],
+        &["MULTI", "BLPOP q 0", "EXEC", "PING"],
+        &["MULTI", "CLIENT GETNAME", "SELECT 1", "SET k 1", "EXEC", "EXISTS k", "SELECT 0"],
+        &["CLIENT REPLY SKIP", "MULTI", "SET k 1", "EXEC", "PING"],
+        &["SET k 5", "MULTI", "GET k", "EXEC x", "EXEC", "PING"],
+        &["MULTI", "EVAL return{1,{2}} 0", "XREAD STREAMS s 0", "EXEC", "PING"],
+    ];
+    let (mut direct, mut proxied) = (redis.connect(), proxy.connect());
+    for body in bodies {
+        let input: Vec<u8> = body.iter().flat_map(|line| encode(&words(line))).collect();
+        direct.ask("DEL k");
+        direct.send(&input);
+        direct.send_command(&["ECHO", "end"]);
+        let wanted = until_end(&mut direct);
+        for cut in 0..input.len() {
+            direct.ask("DEL k");
+            proxied.send(&input[..cut]);
+            proxied.send(&input[cut..]);
+            proxied.send_command(&["ECHO", "end"]);
+            assert_eq!(until_end(&mut proxied), wanted, "{body:?} cut at {cut}");
+        }
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+/// Everything up to the reply of `ECHO end`.
+fn until_end(client: &mut TestClient) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let frame = client.read_frame().to_bytes();
+        if frame == b"$3\r\nend\r\n" {
+            return bytes;
+        }
+        bytes.extend_from_slice(&frame);
+    }
+}
+
+/// I3: a transaction whose first part was written when the connection broke never runs its rest by itself, also
+/// where clients are kept and told.
+#[test]
+fn the_rest_of_a_broken_transaction_does_not_run() {
+    let mut redis = RealRedis::start(Flavour::Redis70, &[]);
+    let options = ProxyOptions::tight().set("upstream.on_loss=error").set("upstream.backoff_max=100ms");
+    let proxy = Proxy::start(&redis, &options);
+    let mut fillers: Vec<_> = (0..200).map(|_| proxy.connect()).collect();
+    let mut client = proxy.connect();
+    assert_eq!(client.ask("PING").as_str(), "PONG");
+    redis.signal("STOP");
+    // The socket to the stopped server fills up; somewhere among the transactions the writing stops.
+    let big = "x".repeat(50_000);
+    let unit = [encode(&["MULTI"]), encode(&["SET", "k", &big]), encode(&["INCR", "n"]), encode(&["EXEC"])].concat();
+    for filler in &mut fillers {
+        filler.send(&unit);
+    }
+    crate::support::pause(Duration::from_millis(300));
+    redis.kill();
+    redis.start_again();
+    let told: usize = fillers
+        .iter_mut()
+        .map(|filler| {
+            let frames: Vec<_> = (0..4).map(|_| filler.read_frame()).collect();
+            let errors = frames.iter().filter(|frame| frame.is_error()).count();
+            assert!(errors == 0 || errors == 4, "a part of a transaction was answered: {frames:?}");
+            usize::from(errors == 4)
+        })
+        .sum();
+    let run = redis.connect().ask("GET n");
+    let run: usize = if run.null { 0 } else { run.as_str().parse().unwrap() };
+    assert_eq!(run + told, 200, "{run} ran, {told} were told that nobody knows");
+}

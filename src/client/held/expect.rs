@@ -14,6 +14,8 @@ pub(super) struct Expect {
     pub payload: Payload,
     /// The client wanted no reply to it.
     pub suppressed: bool,
+    /// The client's own PUBLISH, or an EXEC that may hold one: its messages wait for this reply (rule P7).
+    pub own: bool,
     pub id: CommandId,
     /// When it was sent, nanoseconds of the worker's clock.
     pub at: u64,
@@ -29,6 +31,8 @@ pub(super) enum Payload {
     Abort,
     /// WAIT, sent when the bump before it has been answered.
     Wait(BytesMut),
+    /// PUBLISH: channel, and whether it is SPUBLISH. The count is put right.
+    Publish(Box<[u8]>, bool),
     Select(u32),
     Tracking(bool),
     Auth(Credentials),

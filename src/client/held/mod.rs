@@ -76,6 +76,8 @@ pub(super) struct Held {
     session: bool,
     /// Something ran whose traces only RESET removes.
     unproved: bool,
+    /// Subscriptions are made here, not on a hub.
+    subscribes: bool,
     relayed: u32,
     incomplete: bool,
     idle: Option<Pin<Box<Sleep>>>,
@@ -100,7 +102,8 @@ impl Held {
             monitor: false,
             tracking: false,
             session: false,
-            unproved: reason == PinReason::Isolated,
+            unproved: matches!(reason, PinReason::Isolated | PinReason::OutOfBand),
+            subscribes: reason == PinReason::Subscribe,
             relayed: 0,
             incomplete: false,
             idle: None,
@@ -197,6 +200,16 @@ impl Held {
     /// The mark that an abandoned transaction leaves (rule M6).
     pub(super) fn guard_when_idle(&self) -> Guard {
         if self.transaction.queueing() { Guard::Poisoned } else { Guard::WatchBroken }
+    }
+
+    /// No hub can be had: what the client subscribes to from here on is on this connection.
+    pub(super) fn take_subscriptions(&mut self) {
+        self.subscribes = true;
+    }
+
+    /// The client's subscriptions are on this connection, or are to be.
+    fn has_subscriptions(&self) -> bool {
+        self.subscribes || self.session || self.tracking || self.monitor || self.subscriptions.any()
     }
 
     /// How routing sees this connection.

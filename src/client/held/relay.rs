@@ -11,9 +11,9 @@ use crate::client::dispatch::strict_integer;
 use crate::client::hello::Hello;
 use crate::client::login::auth_credentials;
 use crate::client::request::{Request, Scanned};
-use crate::command::token_is;
+use crate::command::{Op, token_is};
 use crate::resp::{Scan, encode};
-use crate::router::{Args, Local, Login, PinReason, Relay, Route, route};
+use crate::router::{Args, Effect, Local, Login, PinReason, Relay, Route, is_sharded, route};
 use crate::session::Guard;
 use crate::telemetry::CloseReason;
 
@@ -25,7 +25,7 @@ const OUT_AHEAD: usize = 1 << 20;
 impl Held {
     /// Sends the request for which the connection was borrowed.
     pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
-        let facts = client.facts(self.view());
+        let facts = client.facts(self.view(), self.has_subscriptions());
         let route = route(&self.up.table, request.lookup(), facts, &request);
         // In doubt, the connection is reset afterwards.
         let relay = if let Route::Relay(relay) = route { relay } else { Relay::Isolated };
@@ -83,7 +83,8 @@ impl Held {
                     let scanned = Scanned { scanner: &scanner, buf: &client.carry };
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
                     let lookup = self.up.table.lookup(scanned.nth(0), second);
-                    let route = route(&self.up.table, lookup, client.facts(self.view()), &scanned);
+                    let route =
+                        route(&self.up.table, lookup, client.facts(self.view(), self.has_subscriptions()), &scanned);
                     let relay = if let Route::Relay(relay) = route { Some(relay) } else { None };
                     if !self.expect.is_empty() && relay.is_none_or(waits_for_answers) {
                         return Next::Nothing;
@@ -117,20 +118,32 @@ impl Held {
             self.confirmations = if arguments > 0 { arguments } else { self.subscriptions.of_family(name) };
         }
         let payload = self.payload(client, &request, relay);
+        let publishes = relay == Relay::Exec || self.up.table.spec(id).op == Op::Publish;
+        let own = publishes && client.outbox().hub().is_some();
+        if own {
+            client.outbox().on_own_publish(&self.up.buffers, false);
+        }
         match &payload {
             Payload::Nil | Payload::Abort => encode::command(&mut self.out, &["DISCARD"]),
             Payload::Wait(_) => bump(&mut self.out),
             _ if self.out.is_empty() => self.out = request.into_raw(),
             _ => self.out.extend_from_slice(request.raw()),
         }
-        self.expect.push_back(Expect { relay, payload, suppressed, id, at: self.up.now() });
+        self.expect.push_back(Expect { relay, payload, suppressed, own, id, at: self.up.now() });
     }
 
     fn payload(&self, client: &Client, request: &Request, relay: Relay) -> Payload {
         match relay {
             Relay::Exec if self.queueing() => self.exec_payload(client),
             Relay::Wait => Payload::Wait(BytesMut::from(request.raw())),
+            Relay::Queued(effect @ (Effect::Publish | Effect::ShardPublish)) => {
+                Payload::Effect(effect, request.nth(1).to_vec())
+            }
             Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
+            Relay::Plain if request.count() == 3 && client.must_recount(request.id()) => {
+                let sharded = is_sharded(&self.up.table.spec(request.id()).name);
+                Payload::Publish(request.nth(1).into(), sharded)
+            }
             Relay::Select => strict_integer(request.nth(1))
                 .and_then(|db| u32::try_from(db).ok())
                 .map_or(Payload::None, Payload::Select),

@@ -8,10 +8,12 @@ use super::subscriptions::Frame;
 use crate::client::connection::{Client, Closed};
 use crate::client::error_reply;
 use crate::client::hello::patch_id;
+use crate::client::subscribe::renumbered;
 use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
 use crate::router::{Effect, Relay};
 use crate::session::{Guard, Identity, Reply, Resp};
 use crate::telemetry::{CloseReason, Origin};
+use crate::upstream::recounted;
 
 impl Held {
     /// Gives what was read to the client, frame by frame.
@@ -42,6 +44,7 @@ impl Held {
         }
         self.streaming = true;
         if self.expect.front().is_some_and(|expect| !expect.suppressed) {
+            client.outbox().on_reply_part(&self.up.buffers, false);
             client.outbox().push(&self.up.buffers, piece);
         }
     }
@@ -53,7 +56,12 @@ impl Held {
             Payload::None | Payload::Select(_) | Payload::Tracking(_) | Payload::Effect(..) => {
                 matches!(expect.relay, Relay::Exec) && !self.queued.is_empty()
             }
-            Payload::Nil | Payload::Abort | Payload::Wait(_) | Payload::Auth(_) | Payload::Hello(_) => true,
+            Payload::Nil
+            | Payload::Abort
+            | Payload::Publish(..)
+            | Payload::Wait(_)
+            | Payload::Auth(_)
+            | Payload::Hello(_) => true,
         });
         kind == b'>' || head_changes || self.may_be_pubsub(kind) || (self.monitor && kind == b'+')
     }
@@ -81,7 +89,14 @@ impl Held {
             self.up.shard.error(Origin::Upstream, frame);
         }
         self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
+        let own = expect.own;
         self.on_reply(client, expect, frame, kind);
+        if streamed {
+            client.outbox().on_reply_part(&self.up.buffers, true);
+        }
+        if own {
+            client.outbox().on_own_publish(&self.up.buffers, true);
+        }
         Ok(())
     }
 
@@ -149,6 +164,10 @@ impl Held {
                 forward(client, expect.suppressed, &line);
             }
             Payload::Wait(wait) => self.on_bumped(client, wait, frame, &expect.relay, expect.suppressed, expect.id),
+            Payload::Publish(channel, sharded) => {
+                let by = self.up.interest.of_message(&channel, sharded);
+                forward(client, expect.suppressed, &recounted(frame, by));
+            }
             Payload::Auth(credentials) if reply == Reply::Ok => {
                 let identity = Identity::user(&credentials.user);
                 client.on_login(credentials);
@@ -220,7 +239,14 @@ impl Held {
         if !frame.starts_with(b"-") {
             self.out.extend_from_slice(&wait);
             let at = self.up.now();
-            self.expect.push_front(Expect { relay: Relay::Blocking, payload: Payload::None, suppressed, id, at });
+            self.expect.push_front(Expect {
+                relay: Relay::Blocking,
+                payload: Payload::None,
+                suppressed,
+                own: false,
+                id,
+                at,
+            });
             return;
         }
         let refused = frame.starts_with(b"-NOPERM") || frame.starts_with(b"-ERR unknown command");
@@ -245,7 +271,7 @@ impl Held {
             if element.starts_with(b"-") || element.starts_with(b"!") {
                 continue;
             }
-            let Some(replacement) = self.obey(client, entry) else { continue };
+            let Some(replacement) = self.obey(client, entry, element) else { continue };
             patched.extend_from_slice(&frame[copied..range.start]);
             patched.extend_from_slice(&replacement);
             copied = range.end;
@@ -255,13 +281,18 @@ impl Held {
     }
 
     /// One executed command: changes the virtual state, or gives the element that the client must see instead.
-    fn obey(&mut self, client: &Client, entry: &Queued) -> Option<BytesMut> {
+    fn obey(&mut self, client: &Client, entry: &Queued, told: &[u8]) -> Option<BytesMut> {
         let mut element = BytesMut::new();
+        let interest = &self.up.interest;
         let mut session = client.profile.session.borrow_mut();
         match entry.effect {
             Effect::ClientId => encode::integer(&mut element, i64::try_from(client.outbox().id()).unwrap_or(i64::MAX)),
             Effect::GetName if session.name().is_empty() => encode::null(&mut element, session.key.resp.number()),
             Effect::GetName => encode::bulk(&mut element, session.name()),
+            Effect::Publish => return Some(recounted(told, interest.of_message(&entry.text, false))),
+            Effect::ShardPublish => return Some(recounted(told, interest.of_message(&entry.text, true))),
+            Effect::Numsub => return Some(renumbered(interest, told, false)),
+            Effect::ShardNumsub => return Some(renumbered(interest, told, true)),
             Effect::SetName => {
                 session.labels_mut().name.clone_from(&entry.text);
                 return None;

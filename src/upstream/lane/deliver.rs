@@ -7,7 +7,7 @@ use super::in_flight::{Owner, Slot};
 use super::{Lane, State, UNKNOWN_OUTCOME, canary_text};
 use crate::config::OnLoss;
 use crate::link::{bug, decoded, tolerable};
-use crate::resp::{Advance, FrameKind};
+use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
 use crate::telemetry::{AnomalyReason, CloseReason, Origin};
 use crate::upstream::Upstreams;
@@ -76,7 +76,12 @@ impl Lane {
             self.check_identity(frame)?;
         }
         match slot.owner {
-            Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, &slot, frame, now),
+            Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, &slot, frame, streamed, now),
+            Owner::Publish(_) => {
+                let publish = state.publishes.pop_front();
+                let counted = publish.map(|p| recounted(frame, up.interest.of_message(&p.channel, p.sharded)));
+                answer(up, state, &slot, counted.as_deref().unwrap_or(frame), false, now);
+            }
             Owner::Inner(number) => {
                 up.inquiries.answer(number, Answer::Reply(frame.to_vec()));
                 up.answered(slot.command, now.saturating_sub(slot.at));
@@ -138,6 +143,9 @@ impl Lane {
         let state = &mut *guard;
         let cut = std::mem::take(&mut state.streaming);
         let (sent, unsent) = state.in_flight.take_all();
+        let mut publishes = std::mem::take(&mut state.publishes);
+        let sent_publishes = sent.iter().filter(|slot| matches!(slot.owner, Owner::Publish(_))).count();
+        publishes.drain(..sent_publishes.min(publishes.len()));
         let unsent_bytes: usize = unsent.iter().map(|slot| slot.bytes as usize).sum();
         let mut old = state.out.split();
         let mut waiting = old.split_off(old.len() - unsent_bytes);
@@ -155,6 +163,7 @@ impl Lane {
         }
         for slot in unsent {
             let request = waiting.split_to(slot.bytes as usize);
+            let publish = if let Owner::Publish(_) = slot.owner { publishes.pop_front() } else { None };
             let alive = match slot.owner {
                 Owner::Inner(number) if anomaly => {
                     up.inquiries.lose(number);
@@ -170,6 +179,7 @@ impl Lane {
             } else if alive {
                 state.out.extend_from_slice(&request);
                 state.in_flight.append(slot.owner, slot.command, request.len(), slot.at, slot.joined);
+                state.publishes.extend(publish);
             }
         }
     }
@@ -188,7 +198,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
         match slot.owner {
             // The task that waits for this answer has changed nothing yet; closing is the truthful way out.
             Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
-            Owner::Forward(key) => {
+            Owner::Forward(key) | Owner::Publish(key) => {
                 up.shard.error(Origin::Proxy, b"ERR");
                 if outbox.push_noted(&up.buffers, UNKNOWN_OUTCOME) {
                     state.touched.push(key);
@@ -196,19 +206,28 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
             }
             Owner::Discard(_) | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
+        if let Owner::Publish(_) = slot.owner {
+            outbox.on_own_publish(&up.buffers, true);
+        }
         outbox.on_answered(slot.bytes as usize);
     });
 }
 
 /// A whole reply (or the end of a streamed one) for a client, who may have left.
-fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], now: u64) {
+fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed: bool, now: u64) {
     let Some(client) = slot.owner.client() else { return };
     let present = up.roster.with(client, |outbox| {
         match slot.owner {
             Owner::Forward(_) if bug("drop_reply") => {}
-            Owner::Forward(key) => {
+            Owner::Forward(key) | Owner::Publish(key) => {
                 if outbox.push_noted(&up.buffers, frame) {
                     state.touched.push(key);
+                }
+                if streamed {
+                    outbox.on_reply_part(&up.buffers, true);
+                }
+                if let Owner::Publish(_) = slot.owner {
+                    outbox.on_own_publish(&up.buffers, true);
                 }
                 if bug("duplicate_reply") {
                     outbox.push(&up.buffers, frame);
@@ -241,6 +260,7 @@ fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), Anoma
     let carried: Bytes = state.carry.split().freeze();
     if let Owner::Forward(client) = owner {
         let touched = up.roster.with(client, |outbox| {
+            outbox.on_reply_part(&up.buffers, false);
             let first = outbox.push_noted(&up.buffers, &carried);
             outbox.push_noted(&up.buffers, piece) || first
         });
@@ -249,6 +269,17 @@ fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), Anoma
         }
     }
     Ok(())
+}
+
+/// The reply to a PUBLISH with `by` more receivers; an error stays what it is.
+pub(crate) fn recounted(frame: &[u8], by: i64) -> BytesMut {
+    let mut counted = BytesMut::with_capacity(16);
+    match decoded(frame).ok().and_then(|value| value.as_int()) {
+        // Less than none: a subscription that ended upstream and is not confirmed here yet.
+        Some(told) => encode::integer(&mut counted, told.saturating_add(by).max(0)),
+        None => counted.extend_from_slice(frame),
+    }
+    counted
 }
 
 /// The first word of an error reply.

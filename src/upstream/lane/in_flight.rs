@@ -14,6 +14,8 @@ pub enum Owner {
     Forward(ClientKey),
     /// The client wanted no reply (CLIENT REPLY).
     Discard(ClientKey),
+    /// PUBLISH: goes to the client with the count put right; what it needs is at the front of the lane's `publishes`.
+    Publish(ClientKey),
     /// Goes whole to the client's task, which waits for it.
     Call(ClientKey),
     /// respmux' own question ([`Inquiries`](crate::upstream::Inquiries)), by its number.
@@ -29,7 +31,7 @@ impl Owner {
     #[must_use]
     pub fn client(self) -> Option<ClientKey> {
         match self {
-            Self::Forward(key) | Self::Discard(key) | Self::Call(key) => Some(key),
+            Self::Forward(key) | Self::Discard(key) | Self::Publish(key) | Self::Call(key) => Some(key),
             Self::Inner(_) | Self::Canary(_) | Self::Audit => None,
         }
     }

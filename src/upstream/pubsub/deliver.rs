@@ -1,0 +1,138 @@
+//! Frames of a hub, from bytes to outboxes.
+
+use bytes::BytesMut;
+
+use super::core::Action;
+use super::frame::{Push, echo, push};
+use super::hub::{Hub, State};
+use crate::resp::{Advance, FrameKind, encode};
+use crate::session::{Family, Resp, Subscribed};
+use crate::telemetry::{AnomalyReason, Origin};
+use crate::upstream::outbox::Answer;
+use crate::upstream::{ClientKey, Upstreams};
+
+impl Hub {
+    /// Delivers `chunk`, just read.
+    pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), AnomalyReason> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        state.last_progress = now;
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            match state.scanner.advance(rest) {
+                Advance::Complete { len, kind } => {
+                    let (frame, after) = rest.split_at(len);
+                    rest = after;
+                    if state.carry.is_empty() {
+                        self.on_frame(up, state, frame, kind, now)?;
+                    } else {
+                        state.carry.extend_from_slice(frame);
+                        let whole = state.carry.split();
+                        self.on_frame(up, state, &whole, kind, now)?;
+                    }
+                }
+                Advance::Partial => {
+                    state.carry.extend_from_slice(rest);
+                    rest = &[];
+                }
+                Advance::Invalid(_) => return Err(AnomalyReason::ParseError),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_frame(
+        &self,
+        up: &Upstreams,
+        state: &mut State,
+        frame: &[u8],
+        kind: FrameKind,
+        now: u64,
+    ) -> Result<(), AnomalyReason> {
+        let outcome = if kind.is_push() {
+            match push(frame).ok_or(AnomalyReason::UnexpectedReply)? {
+                Push::Message { family, name } => {
+                    fan_out(up, state, family, name, frame);
+                    return Ok(());
+                }
+                Push::Confirmation { joined, family, name } => state.core.on_confirmation(joined, family, name),
+            }
+        } else {
+            if kind.is_error() {
+                up.shard.error(Origin::Upstream, frame);
+            }
+            state.core.on_reply(kind.is_error(), echo(frame), now)
+        };
+        self.carry_out(up, state, frame);
+        outcome.map_err(|_| AnomalyReason::UnexpectedReply)
+    }
+
+    /// Does what the core has decided; `frame` is what it decided about.
+    pub(super) fn carry_out(&self, up: &Upstreams, state: &mut State, frame: &[u8]) {
+        let mut actions = std::mem::take(&mut state.core.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Count { family, name, by } => up.interest.change(family, &name, by),
+                Action::Confirm { client, resp, joined, family, name, counts } => {
+                    up.roster.with(client, |outbox| outbox.count_subscriptions(counts));
+                    tell(up, state, client, &confirmation(resp, joined, family, name.as_deref(), counts));
+                }
+                Action::Refuse { client } => tell(up, state, client, frame),
+                Action::Done { client } => {
+                    up.roster.with(client, |outbox| outbox.deliver(Answer::Reply(Vec::new())));
+                }
+            }
+        }
+        state.core.actions = actions;
+    }
+
+    /// Sends every client that has new messages what its socket takes, one call each.
+    pub(super) fn flush_touched(&self, up: &Upstreams) {
+        let mut touched = std::mem::take(&mut self.state.borrow_mut().touched);
+        for client in touched.drain(..) {
+            up.roster.with(client, |outbox| outbox.flush(&up.buffers));
+        }
+        self.state.borrow_mut().touched = touched;
+    }
+}
+
+/// A message, to everybody who hears its channel. The protocols differ in the first byte only.
+fn fan_out(up: &Upstreams, state: &mut State, family: Family, name: &[u8], frame: &[u8]) {
+    let State { core, touched, two, .. } = state;
+    let listeners = core.registry.listeners(family, name);
+    two.clear();
+    for listener in listeners {
+        let bytes: &[u8] = match listener.resp {
+            Resp::Three => frame,
+            Resp::Two => {
+                if two.is_empty() {
+                    two.extend_from_slice(frame);
+                    two[0] = b'*';
+                }
+                &*two
+            }
+        };
+        if up.roster.with(listener.key, |outbox| outbox.push_message(&up.buffers, bytes)) == Some(true) {
+            touched.push(listener.key);
+        }
+    }
+    up.shard.pubsub_messages.add(listeners.len() as u64);
+}
+
+fn tell(up: &Upstreams, state: &mut State, client: ClientKey, frame: &[u8]) {
+    if up.roster.with(client, |outbox| outbox.push_message(&up.buffers, frame)) == Some(true) {
+        state.touched.push(client);
+    }
+}
+
+fn confirmation(resp: Resp, joined: bool, family: Family, name: Option<&[u8]>, counts: Subscribed) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(64);
+    encode::push_header(&mut frame, 3, resp.number());
+    encode::bulk(&mut frame, family.confirmation(joined).as_bytes());
+    match name {
+        Some(name) => encode::bulk(&mut frame, name),
+        None => encode::null(&mut frame, resp.number()),
+    }
+    encode::integer(&mut frame, i64::try_from(counts.told(family)).unwrap_or(i64::MAX));
+    frame
+}

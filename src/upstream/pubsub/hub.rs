@@ -1,0 +1,386 @@
+//! The I/O of a hub: connects, writes once per turn, reads, and closes every client concerned when the connection dies.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::Instant;
+
+use super::core::{Core, Order};
+use crate::link::{DialError, Link, Permit, Use};
+use crate::resp::ReplyScanner;
+use crate::session::{Family, Identity, Resp, RouteKey};
+use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
+use crate::upstream::lane::nanos;
+use crate::upstream::{ClientKey, Outbox, Upstreams};
+
+/// Where a hub is in its life; `run` moves it, once through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Opening,
+    Ready,
+    Closed,
+}
+
+/// Why a hub was never ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The identity may not, or is gone.
+    Refused,
+    Unavailable,
+}
+
+/// How a hub's connection ended.
+enum End {
+    /// Closed by us: nobody needs it.
+    Idle,
+    Lost(String),
+    Anomaly(AnomalyReason),
+}
+
+/// One upstream connection that carries subscriptions, and those who have them.
+pub struct Hub {
+    id: u64,
+    identity: Identity,
+    phase: Cell<Phase>,
+    failure: Cell<Option<Failure>>,
+    retired: Cell<bool>,
+    condemned: Cell<Option<&'static str>>,
+    /// The next poll writes.
+    deferred: Cell<bool>,
+    /// The socket takes nothing more; its readiness wakes the task.
+    full: Cell<bool>,
+    pub(super) state: RefCell<State>,
+    waker: RefCell<Option<Waker>>,
+    changed: Notify,
+}
+
+pub(super) struct State {
+    pub core: Core<ClientKey>,
+    pub scanner: ReplyScanner,
+    /// The beginning of a frame that is not complete.
+    pub carry: BytesMut,
+    pub touched: Vec<ClientKey>,
+    /// The message in progress as RESP2 clients see it.
+    pub two: Vec<u8>,
+    pub last_progress: u64,
+    last_used: u64,
+}
+
+impl Hub {
+    pub(super) fn new(id: u64, identity: Identity, now: u64) -> Rc<Self> {
+        let state = State {
+            core: Core::default(),
+            scanner: ReplyScanner::new(),
+            carry: BytesMut::new(),
+            touched: Vec::new(),
+            two: Vec::new(),
+            last_progress: now,
+            last_used: now,
+        };
+        Rc::new(Self {
+            id,
+            identity,
+            phase: Cell::new(Phase::Opening),
+            failure: Cell::new(None),
+            retired: Cell::new(false),
+            condemned: Cell::new(None),
+            deferred: Cell::new(false),
+            full: Cell::new(false),
+            state: RefCell::new(state),
+            waker: RefCell::new(None),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Whose subscriptions it carries.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure.get()
+    }
+
+    /// Ready when the phase has changed.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Takes subscriptions, now or when it is connected.
+    pub fn accepting(&self) -> bool {
+        !self.retired.get() && self.phase.get() != Phase::Closed
+    }
+
+    /// Sends a (P|S)(UN)SUBSCRIBE of a client that has nothing else unanswered. When it is answered the client's task
+    /// finds an empty [`Answer`](crate::upstream::Answer) in its outbox; what it is told is in the outbox before. False
+    /// when the connection is not there any more; nothing was done then.
+    pub fn submit(&self, up: &Upstreams, outbox: &Outbox, order: &Subscribe<'_>) -> bool {
+        if self.phase.get() != Phase::Ready || self.retired.get() {
+            return false;
+        }
+        let now = up.now();
+        let mut state = self.state.borrow_mut();
+        state.last_used = now;
+        let Subscribe { resp, family, suppressed, raw, .. } = *order;
+        let core = Order { client: outbox.key(), resp, family, suppressed, now, raw };
+        if order.joins {
+            state.core.subscribe(&core, order.names);
+        } else {
+            state.core.unsubscribe(&core, order.names);
+        }
+        drop(state);
+        self.wake();
+        true
+    }
+
+    /// The client speaks another protocol now.
+    pub fn speaks(&self, client: ClientKey, resp: Resp) {
+        self.state.borrow_mut().core.registry.speaks(client, resp);
+    }
+
+    /// The client is gone or has no subscriptions any more.
+    pub fn leave(&self, up: &Upstreams, client: ClientKey) {
+        let mut state = self.state.borrow_mut();
+        state.last_used = up.now();
+        state.core.leave(client, up.now());
+        self.carry_out(up, &mut state, &[]);
+        drop(state);
+        self.wake();
+    }
+
+    /// Nothing to do and nobody to serve.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.borrow();
+        self.phase.get() == Phase::Ready && state.core.is_idle() && state.core.registry.len() == 0
+    }
+
+    /// Takes nobody any more; its task closes it.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+        self.wake();
+    }
+
+    /// Names that somebody wants.
+    pub(super) fn wanted(&self) -> usize {
+        self.state.borrow().core.registry.wanted()
+    }
+
+    /// Closes clients that were slow for too long; how many subscribers there are.
+    pub(super) fn survey(&self, up: &Upstreams, now: u64) -> u64 {
+        let members: Vec<_> = self.state.borrow().core.registry.members().collect();
+        let limits = &up.config.pubsub;
+        for client in &members {
+            up.roster.with(*client, |outbox| outbox.check_pace(limits.output_soft, limits.output_soft_time, now));
+        }
+        members.len() as u64
+    }
+
+    /// Keepalive, expiry, and the end of a connection that hangs.
+    pub(super) fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
+        if self.phase.get() != Phase::Ready {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        state.core.on_tick(now);
+        let settings = &up.config.upstream;
+        let quiet = now.saturating_sub(state.last_progress);
+        if let Some(oldest) = state.core.oldest() {
+            let silent = now.saturating_sub(oldest.max(state.last_progress));
+            if silent >= nanos(settings.progress_timeout) && !healthy {
+                self.condemned.set(Some("hung"));
+            }
+        } else if state.core.is_idle() && now.saturating_sub(state.last_used) >= nanos(settings.idle_timeout) {
+            self.retired.set(true);
+        } else if !settings.keepalive.is_zero() && quiet >= nanos(settings.keepalive) {
+            state.core.ping(now);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.changed.notify_waiters();
+    }
+
+    fn poll_turn(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
+        self.remember(cx);
+        if let Some(reason) = self.condemned.take() {
+            return Poll::Ready(End::Lost(reason.to_owned()));
+        }
+        if (self.deferred.take() || self.full.get())
+            && let Err(e) = self.write_out(up, link, cx)
+        {
+            return Poll::Ready(End::Lost(e.to_string()));
+        }
+        loop {
+            match self.read_in(up, link, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => {
+                    self.flush_touched(up);
+                    return Poll::Ready(end);
+                }
+                Poll::Pending => break,
+            }
+            // Before the next read: a burst must not pile up in the outboxes of clients that do read.
+            self.flush_touched(up);
+        }
+        let state = self.state.borrow();
+        if self.retired.get() && state.core.is_idle() && state.core.registry.len() == 0 {
+            return Poll::Ready(End::Idle);
+        }
+        if !self.full.get() && !state.core.out.is_empty() && !self.deferred.replace(true) {
+            cx.waker().wake_by_ref(); // behind the clients that are ready now: one write for all of them
+        }
+        Poll::Pending
+    }
+
+    fn remember(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    fn write_out(&self, up: &Upstreams, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        self.full.set(false);
+        while !state.core.out.is_empty() {
+            let n = link.try_write(&state.core.out)?;
+            if n == 0 {
+                match link.poll_writable(cx) {
+                    Poll::Ready(result) => result?,
+                    Poll::Pending => {
+                        self.full.set(true);
+                        break;
+                    }
+                }
+            }
+            state.core.out.advance(n);
+            up.shard.upstream_written(n);
+        }
+        Ok(())
+    }
+
+    fn read_in(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut memory = up.read_buffer.borrow_mut();
+        let mut buf = ReadBuf::new(&mut memory);
+        match link.poll_read(cx, &mut buf) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(End::Lost(e.to_string()))),
+            Poll::Ready(Ok(())) => {}
+        }
+        if buf.filled().is_empty() {
+            return Poll::Ready(Err(End::Lost("closed by the upstream".into())));
+        }
+        up.shard.upstream_read(buf.filled().len());
+        Poll::Ready(self.on_bytes(up, buf.filled(), up.now()).map_err(End::Anomaly))
+    }
+
+    /// The connection is gone: messages may be lost, so everybody with a subscription is closed (rule P4).
+    fn on_lost(&self, up: &Upstreams, reason: CloseReason) {
+        let (clients, differences) = self.state.borrow_mut().core.take_all();
+        for (family, name, by) in differences {
+            up.interest.change(family, &name, -by);
+        }
+        for client in clients {
+            up.roster.with(client, |outbox| outbox.close(reason));
+        }
+    }
+}
+
+/// A (P|S)(UN)SUBSCRIBE.
+#[derive(Clone, Copy)]
+pub struct Subscribe<'a> {
+    /// Not UNSUBSCRIBE.
+    pub joins: bool,
+    pub family: Family,
+    pub names: &'a [&'a [u8]],
+    /// The client's protocol.
+    pub resp: Resp,
+    /// The client wants no error replies.
+    pub suppressed: bool,
+    /// The whole request, canonical.
+    pub raw: &'a [u8],
+}
+
+/// Runs a hub to its end.
+pub(super) async fn run(hub: Rc<Hub>, up: Rc<Upstreams>, permit: Permit) {
+    let Some(mut link) = open(&hub, &up, permit).await else {
+        hub.enter(Phase::Closed);
+        up.hubs.on_closed(&hub);
+        return;
+    };
+    hub.enter(Phase::Ready);
+    let end = poll_fn(|cx| hub.poll_turn(&up, &mut link, cx)).await;
+    hub.enter(Phase::Closed);
+    let reason = match end {
+        End::Idle => {
+            hub.on_lost(&up, CloseReason::UpstreamLost); // nobody; the counts go
+            UpstreamCloseReason::Idle
+        }
+        End::Lost(reason) => {
+            tracing::warn!(hub = hub.id, reason, "subscriber connection lost");
+            hub.on_lost(&up, CloseReason::UpstreamLost);
+            UpstreamCloseReason::Upstream
+        }
+        End::Anomaly(reason) => {
+            tracing::error!(hub = hub.id, %reason, "subscriber connection killed: it cannot be trusted");
+            up.shard.anomaly(reason);
+            hub.on_lost(&up, CloseReason::UpstreamAnomaly);
+            UpstreamCloseReason::Anomaly
+        }
+    };
+    up.shard.upstream_closed(Use::Hub.into(), reason);
+    drop(link.close().await);
+    up.hubs.on_closed(&hub);
+}
+
+/// Waits for the upstream, for at most `upstream.connect_wait`.
+async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
+    let deadline = Instant::now() + up.config.upstream.connect_wait;
+    let key = RouteKey { resp: Resp::Three, ..RouteKey::fresh(hub.identity.clone(), 0) };
+    let mut permit = permit;
+    loop {
+        if let Some(at) = up.dialer.retry_at() {
+            let at = Instant::from_std(at);
+            if at >= deadline {
+                hub.failure.set(Some(Failure::Unavailable));
+                return None;
+            }
+            tokio::time::sleep_until(at).await;
+        }
+        match up.dialer.dial(permit, &key).await {
+            Ok(link) => return Some(link),
+            Err((DialError::Unavailable { .. }, back)) if Instant::now() < deadline => permit = back,
+            Err((DialError::Unavailable { .. }, _)) => {
+                hub.failure.set(Some(Failure::Unavailable));
+                return None;
+            }
+            Err((DialError::Identity(_) | DialError::State(_), _)) => {
+                up.hubs.on_refused(&hub.identity, up.now());
+                hub.failure.set(Some(Failure::Refused));
+                return None;
+            }
+        }
+        // A failure that did not start a back-off must not spin.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

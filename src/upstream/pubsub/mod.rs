@@ -1,0 +1,163 @@
+//! Subscriptions of many clients through one upstream connection, a *hub*: one for each identity in a worker
+//! (semantics.md 9).
+//!
+//! ```text
+//!  client ──SUBSCRIBE──▶ core ──▶ out ──▶ upstream           registry: who wants, who hears
+//!                         │                  │               expect:   what the upstream owes, in order
+//!  outbox ◀── confirm ────┴──◀── push ◀──────┘
+//!  outbox ◀── message, to every listener ◀───┘
+//! ```
+//!
+//! [`core`] decides (pure); [`hub`] is the connection; [`deliver`] takes what it reads to the outboxes. A hub that dies
+//! takes its clients along: messages are lost, and a silent resubscription would hide that (rule P4).
+
+mod core;
+mod deliver;
+mod expect;
+mod frame;
+mod hub;
+mod registry;
+mod subscriber;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+pub use hub::{Hub, Subscribe};
+pub(super) use subscriber::Subscriber;
+
+use super::Upstreams;
+use crate::link::Use;
+use crate::session::Identity;
+use hub::{Failure, Phase};
+
+/// For so long an identity that was refused a hub is not tried again.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// Refusals that are remembered.
+const MAX_REFUSED: usize = 1024;
+
+/// Why a client cannot subscribe through a hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoHub {
+    /// The share of the cap is used up, or the identity may not have one: a lent connection serves.
+    Lend,
+    /// The upstream is away; nothing was written.
+    Unavailable,
+}
+
+/// The hubs of a worker.
+#[derive(Default)]
+pub struct Hubs {
+    by_identity: RefCell<HashMap<Identity, Rc<Hub>>>,
+    refused: RefCell<HashMap<Identity, u64>>,
+    freed: Notify,
+    serial: Cell<u64>,
+}
+
+impl Hubs {
+    /// The hub of `identity`, connected; waits for the upstream up to `upstream.connect_wait`.
+    ///
+    /// # Errors
+    /// See [`NoHub`].
+    pub async fn obtain(&self, up: &Rc<Upstreams>, identity: &Identity) -> Result<Rc<Hub>, NoHub> {
+        loop {
+            let hub = match self.existing(identity) {
+                Some(hub) => hub,
+                None => self.open(up, identity).await?,
+            };
+            let changed = hub.changed();
+            match hub.phase() {
+                Phase::Ready => return Ok(Rc::clone(&hub)),
+                Phase::Opening => changed.await,
+                Phase::Closed => {}
+            }
+            match hub.failure() {
+                Some(Failure::Refused) => return Err(NoHub::Lend),
+                Some(Failure::Unavailable) => return Err(NoHub::Unavailable),
+                None => {}
+            }
+        }
+    }
+
+    fn existing(&self, identity: &Identity) -> Option<Rc<Hub>> {
+        self.by_identity.borrow().get(identity).filter(|hub| hub.accepting()).cloned()
+    }
+
+    async fn open(&self, up: &Rc<Upstreams>, identity: &Identity) -> Result<Rc<Hub>, NoHub> {
+        let refused = self.refused.borrow().get(identity).copied();
+        if refused.is_some_and(|at| u128::from(up.now().saturating_sub(at)) < REFUSED_FOR.as_nanos()) {
+            return Err(NoHub::Lend);
+        }
+        loop {
+            let freed = self.freed.notified();
+            if let Some(permit) = up.budget.permit(Use::Hub) {
+                self.serial.set(self.serial.get() + 1);
+                let hub = Hub::new(self.serial.get(), identity.clone(), up.now());
+                self.by_identity.borrow_mut().insert(identity.clone(), Rc::clone(&hub));
+                spawn_local(hub::run(Rc::clone(&hub), Rc::clone(up), permit));
+                return Ok(hub);
+            }
+            if !self.make_place() || timeout(up.config.upstream.connect_wait, freed).await.is_err() {
+                return Err(NoHub::Lend);
+            }
+            if let Some(hub) = self.existing(identity) {
+                return Ok(hub); // another client of the identity was quicker
+            }
+        }
+    }
+
+    /// A hub that nobody needs gives way to another identity, or is doing so already.
+    fn make_place(&self) -> bool {
+        let hubs = self.by_identity.borrow();
+        if hubs.values().any(|hub| !hub.accepting()) {
+            return true;
+        }
+        let idle = hubs.values().find(|hub| hub.is_idle());
+        idle.inspect(|hub| hub.retire()).is_some()
+    }
+
+    fn on_refused(&self, identity: &Identity, now: u64) {
+        let mut refused = self.refused.borrow_mut();
+        if refused.len() >= MAX_REFUSED {
+            refused.clear();
+        }
+        refused.insert(identity.clone(), now);
+    }
+
+    /// The hub's connection has ended and its permit is back.
+    fn on_closed(&self, hub: &Rc<Hub>) {
+        let mut hubs = self.by_identity.borrow_mut();
+        if hubs.get(hub.identity()).is_some_and(|known| Rc::ptr_eq(known, hub)) {
+            hubs.remove(hub.identity());
+        }
+        drop(hubs);
+        self.freed.notify_waiters();
+    }
+
+    fn all(&self) -> Vec<Rc<Hub>> {
+        self.by_identity.borrow().values().cloned().collect()
+    }
+
+    /// The worker's tick.
+    pub(super) fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
+        for hub in self.all() {
+            hub.on_tick(up, now, healthy);
+        }
+    }
+
+    /// Rarer than the tick: a walk over all subscribers. Closes those that were slow for too long.
+    pub(super) fn survey(&self, up: &Upstreams, now: u64) {
+        let (mut channels, mut subscribers) = (0, 0);
+        for hub in self.all() {
+            channels += hub.wanted() as u64;
+            subscribers += hub.survey(up, now);
+        }
+        up.shard.pubsub_channels.set(channels);
+        up.shard.pubsub_subscribers.set(subscribers);
+    }
+}
