@@ -29,14 +29,15 @@ impl Client {
                 session.guard = Guard::Intact; // a new MULTI is a new attempt
             }
         }
-        if reason == PinReason::Wait && self.write_epoch.is_some_and(|epoch| epoch != up.epoch()) {
-            // W4: another history would answer for the writes of the old one.
-            return Err(Closed(CloseReason::UpstreamLost));
-        }
         let lease = match self.lend(reason).await? {
             Ok(lease) => lease,
             Err(error) => return self.refuse_lease(reason, error),
         };
+        if reason == PinReason::Wait && self.write_epoch.is_some_and(|epoch| epoch != up.epoch()) {
+            // W4: another history would answer for the writes of the old one.
+            lease.give_back(Return::Clean);
+            return Err(Closed(CloseReason::UpstreamLost));
+        }
         let label = reason.into();
         up.shard.pin_began(label);
         let started = up.now();

@@ -288,3 +288,22 @@ fn blocked_clients_are_counted() {
     assert_eq!(proxy.metric("respmux_commands_total", &[("cmd", "blpop")]), Some(3.0));
     assert!(proxy.metric("respmux_commands_total", &[("cmd", "other")]).unwrap_or(0.0) < 1.0);
 }
+
+/// Without the right to CLIENT UNBLOCK connections wait for slices of time; deadlines may be that much late.
+#[test]
+fn without_unblock_nothing_is_lost_but_time() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let mut direct = redis.connect();
+    direct.ask("ACL SETUSER mux on >pw ~* &* +@all -client|unblock");
+    let upstream = format!("redis://mux:pw@127.0.0.1:{}", redis.port());
+    let proxy = Proxy::start(&redis, &ProxyOptions { upstream: Some(upstream), ..ProxyOptions::tight() });
+    let mut client = proxy.connect();
+    let began = Instant::now();
+    assert!(is_nil(&client.ask("BLPOP q 0.1")));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(100) && took < Duration::from_millis(700), "{took:?}");
+    client.send_command(&["BLPOP", "q", "0"]);
+    pause(Duration::from_millis(1000));
+    direct.ask("RPUSH q x");
+    assert_eq!(client.read_frame().items[1].as_str(), "x");
+}

@@ -309,6 +309,10 @@ impl Fold {
             self.difficult.set(true);
             return Some(fold::Reply::Difficult);
         }
+        if frame.starts_with(b"-READONLY") {
+            // It was armed a moment after the server became a replica.
+            return Some(fold::Reply::Error(poll::DEMOTED.to_vec(), true));
+        }
         if is_nil(frame) || frame.starts_with(b"-") || frame.starts_with(b"!") {
             return self.twin_reply(frame);
         }

@@ -23,7 +23,7 @@ const A_SECOND: usize = 4000;
 /// Keys of one question that cost as much as a question.
 const KEYS_A_QUESTION: usize = 32;
 /// What clients of a server that has become a replica are told.
-const DEMOTED: &[u8] =
+pub(super) const DEMOTED: &[u8] =
     b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
 
 /// The shortest pause after so many questions.
@@ -157,8 +157,10 @@ async fn ask_merged(up: &Rc<Upstreams>, mut folds: Vec<Rc<Fold>>) -> bool {
         let owner = elements.first().and_then(|element| popped_key(element)).map(<[u8]>::to_vec);
         let place = owner.and_then(|owner| folds.iter().position(|fold| fold.pop.mergeable() == Some(&owner)));
         let Some(place) = place else {
-            end_all(up, &folds, Some(Reply::Nil));
-            if !is_nil(&frame) && !passes(&frame) {
+            let said = is_nil(&frame) || frame.starts_with(b"-") || frame.starts_with(b"!");
+            // A reply that makes no sense is as good as a lost one.
+            end_all(up, &folds, said.then_some(Reply::Nil));
+            if said && !is_nil(&frame) && !passes(&frame) {
                 // One of the keys, or a right that is missing for it: each is asked for by itself.
                 for fold in &folds {
                     hit |= ask_one(up, fold).await;
