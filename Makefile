@@ -6,6 +6,7 @@
 #   make lint     formatting, clippy, documentation, scripts, deployment files
 #   make bench    Redis alone, respmux and its peers, measured side by side
 #   make storm    the token storm, for longer than `make test` does
+#   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -27,7 +28,10 @@ export STORM_SECONDS ?= 120
 export STORM_CLIENTS ?= 300
 STORM_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm static clean
+# make state: one scenario by its name; tests/state/main.rs names the settings.
+STATE_ARGS ?=
+
+.PHONY: run build demo test lint bench micro storm state static clean
 
 build:
 	$(CARGO) build --release --locked
@@ -62,6 +66,10 @@ micro:
 storm:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test storm -- --ignored --nocapture $(STORM_ARGS)
+
+state:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test state -- --ignored --nocapture --test-threads 1 $(STATE_ARGS)
 
 static:
 	deploy/static.sh

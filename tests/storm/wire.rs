@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use crate::op::request;
 use crate::resp::{Broken, Value, parse};
 
 /// How long anything may take before it counts as missing.
@@ -120,5 +119,15 @@ pub(crate) async fn write_pieces(writer: &mut OwnedWriteHalf, mut pieces: VecDeq
         if !pieces.is_empty() {
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// One command as multibulk.
+pub(crate) fn request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+    out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
+    for argument in arguments {
+        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        out.extend_from_slice(argument);
+        out.extend_from_slice(b"\r\n");
     }
 }
