@@ -8,9 +8,11 @@
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests report and pace themselves")]
 
 mod blocked;
+mod conflict;
 mod delivery;
 mod figures;
 mod keys;
+mod races;
 #[path = "../storm/resp.rs"]
 #[allow(dead_code, reason = "shared with the storm")]
 mod resp;
@@ -69,4 +71,85 @@ fn wakeup_short() {
 #[ignore = "sizes of make state"]
 fn wakeup_full() {
     wakeup::play(&Stage::proxied(Flavour::Redis82, &[]), setting("STATE_ROUNDS", 2000), true);
+}
+
+/// `rounds` of one race on each server, in both arms.
+fn race(race: races::Race, rounds: usize) {
+    for flavour in Flavour::ALL {
+        let mut lost = std::collections::BTreeMap::new();
+        Stage::each(flavour, &[], |stage| {
+            lost.insert(stage.arm(), races::play(stage, race, rounds));
+        });
+        if let (races::Race::Reset, [Some(alone), Some(proxied)]) =
+            (race, ["direct", "respmux"].map(|arm| lost.get(arm)))
+        {
+            let allowed = alone * 3 + rounds as u64 / 50;
+            assert!(
+                *proxied <= allowed,
+                "{flavour:?}: {proxied} elements lost with their client, {alone} without respmux"
+            );
+        }
+    }
+}
+
+#[test]
+fn race_deadline_short() {
+    race(races::Race::Deadline, 100);
+}
+
+#[test]
+#[ignore = "thousands of rounds: make state"]
+fn race_deadline_full() {
+    race(races::Race::Deadline, setting("STATE_ROUNDS", 5000));
+}
+
+#[test]
+fn race_half_close_short() {
+    race(races::Race::HalfClose, 100);
+}
+
+#[test]
+#[ignore = "thousands of rounds: make state"]
+fn race_half_close_full() {
+    race(races::Race::HalfClose, setting("STATE_ROUNDS", 5000));
+}
+
+#[test]
+fn race_reset_short() {
+    race(races::Race::Reset, 100);
+}
+
+#[test]
+#[ignore = "thousands of rounds: make state"]
+fn race_reset_full() {
+    race(races::Race::Reset, setting("STATE_ROUNDS", 5000));
+}
+
+#[test]
+fn race_unblock_short() {
+    race(races::Race::Unblock, 100);
+}
+
+#[test]
+#[ignore = "thousands of rounds: make state"]
+fn race_unblock_full() {
+    race(races::Race::Unblock, setting("STATE_ROUNDS", 5000));
+}
+
+/// `successes` successful transactions on one counter, on each server, in both arms.
+fn conflict(successes: u64) {
+    for flavour in Flavour::ALL {
+        Stage::each(flavour, &[], |stage| conflict::play(stage, successes));
+    }
+}
+
+#[test]
+fn conflict_short() {
+    conflict(100);
+}
+
+#[test]
+#[ignore = "thousands of rounds: make state"]
+fn conflict_full() {
+    conflict(setting("STATE_ROUNDS", 5000));
 }
