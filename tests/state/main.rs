@@ -10,6 +10,7 @@
 mod blocked;
 mod conflict;
 mod delivery;
+mod fanout;
 mod figures;
 mod keys;
 mod races;
@@ -18,9 +19,11 @@ mod races;
 mod resp;
 mod settings;
 mod stage;
+mod subscribers;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the integration tests")]
 mod support;
+mod transactions;
 mod wakeup;
 #[path = "../storm/wire.rs"]
 #[allow(dead_code, reason = "shared with the storm")]
@@ -152,4 +155,68 @@ fn conflict_short() {
 #[ignore = "thousands of rounds: make state"]
 fn conflict_full() {
     conflict(setting("STATE_ROUNDS", 5000));
+}
+
+/// Both forms of transactions at `rate`, in both arms.
+fn transactions(rate: f64, seconds: u64, clients: usize) {
+    for form in [transactions::Form::Whole, transactions::Form::Watched] {
+        Stage::each(Flavour::Redis82, &[], |stage| transactions::play(stage, form, rate, seconds, clients));
+    }
+}
+
+#[test]
+fn transactions_short() {
+    transactions(300.0, 1, 10);
+}
+
+#[test]
+#[ignore = "sizes of make state"]
+fn transactions_full() {
+    let seconds = setting("STATE_SECONDS", 10);
+    for rate in [300.0, 3000.0] {
+        transactions(rate, seconds, setting("STATE_CLIENTS", 50));
+    }
+}
+
+#[test]
+fn pipelined_short() {
+    transactions::pipelined(&Stage::proxied(Flavour::Redis70, &[]), 400, 2, false);
+}
+
+#[test]
+#[ignore = "sizes of make state"]
+fn pipelined_full() {
+    let stage = Stage::proxied(Flavour::Redis82, &[]);
+    transactions::pipelined(&stage, setting("STATE_ROUNDS", 200_000), setting("STATE_DEPTH", 1), true);
+}
+
+#[test]
+fn fanout_short() {
+    fanout::play(&Stage::proxied(Flavour::Redis70, &[]), 20, 100, false);
+}
+
+#[test]
+#[ignore = "sizes of make state"]
+fn fanout_full() {
+    let stage = Stage::proxied(Flavour::Redis82, &[]);
+    fanout::play(&stage, setting("STATE_CLIENTS", 1000), setting("STATE_ROUNDS", 2000), true);
+}
+
+#[test]
+fn subscribers_short() {
+    let size = subscribers::Size { subscribers: 100, channels: 5, seconds: 1, rate: 50.0, big: 1000 };
+    Stage::each(Flavour::Redis70, &["client.pubsub_output_limit=1MiB"], |stage| subscribers::play(stage, size));
+}
+
+#[test]
+#[ignore = "a minute for each arm: make state"]
+fn subscribers_full() {
+    let size = subscribers::Size {
+        subscribers: setting("STATE_CLIENTS", 5000),
+        channels: 50,
+        seconds: setting("STATE_SECONDS", 60),
+        rate: setting("STATE_RATE", 50.0),
+        big: 8000,
+    };
+    Stage::each(Flavour::Redis82, &[], |stage| subscribers::play(stage, size));
 }
