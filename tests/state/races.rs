@@ -158,6 +158,10 @@ impl Player {
         if let Some(wrong) = judge(self.shared.race, outcome) {
             self.shared.findings.borrow_mut().add(wrong, || format!("round {number}: {outcome:?}"));
         }
+        if outcome.element.is_none() {
+            // After a reset nobody can tell who came first: both stay at the same moment.
+            return;
+        }
         let step = if outcome.element == Some(true) { 50 } else { -50 };
         self.shared.balance.set((self.shared.balance.get() + step).clamp(0, 200_000));
     }
