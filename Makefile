@@ -8,6 +8,7 @@
 #   make storm    the token storm, for longer than `make test` does
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
+#   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -36,7 +37,10 @@ export REDIS_SOURCE ?=
 export JOBS ?= 10000
 export JOBS_CAP ?= 32
 
-.PHONY: run build demo test lint bench micro storm suite jobs static clean
+# make state: one scenario by its name; tests/state/main.rs names the settings.
+STATE_ARGS ?=
+
+.PHONY: run build demo test lint bench micro storm state suite jobs static clean
 
 build:
 	$(CARGO) build --release --locked
@@ -78,6 +82,10 @@ suite: build
 
 jobs: build
 	tests/jobs/run.sh
+
+state:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test state -- --ignored --nocapture --test-threads 1 $(STATE_ARGS)
 
 static:
 	deploy/static.sh

@@ -1,6 +1,7 @@
 //! What a storm client can send, and its bytes.
 
 use crate::token::Token;
+use crate::wire::request;
 
 /// A key of one client's private space. The database is part of the name, so that a command which ran in the wrong
 /// database is seen.
@@ -290,14 +291,4 @@ impl Names {
 
 fn words(out: &mut Vec<u8>, arguments: &[&str]) {
     request(out, &arguments.iter().map(|argument| argument.as_bytes()).collect::<Vec<_>>());
-}
-
-/// One command as multibulk.
-pub(crate) fn request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
-    out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
-    for argument in arguments {
-        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-        out.extend_from_slice(argument);
-        out.extend_from_slice(b"\r\n");
-    }
 }

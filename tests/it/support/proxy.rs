@@ -126,9 +126,13 @@ impl Proxy {
         TestClient::connect(&self.address())
     }
 
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by name (`TERM`, `STOP`, …).
     pub(crate) fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
+        signal(self.process_id(), name);
     }
 
     /// Whether the process still runs.
