@@ -89,7 +89,8 @@ fn a_right_history_is_not_complained_about() {
 
 #[test]
 fn each_kind_of_bad_history_is_found() {
-    let bad: [(&str, &[(usize, usize, u64)]); 5] = [
+    type Heard = &'static [(usize, usize, u64)];
+    let bad: [(&str, Heard); 5] = [
         ("lost", &[(1, 0, 0), (1, 0, 2)]),
         ("duplicate", &[(1, 0, 0), (2, 0, 1), (3, 0, 1), (1, 0, 2)]),
         ("misordered", &[(1, 0, 1), (1, 0, 0), (2, 0, 2)]),
