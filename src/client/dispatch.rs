@@ -13,7 +13,7 @@ use crate::resp::decode;
 use crate::router::{Args, PinReason, Refusal, Route, Switch, is_sharded};
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, RefuseReason};
-use crate::upstream::{Answer, LendError, Outbox, Owner, Publish, Return, Verdict, Wants};
+use crate::upstream::{Answer, LendError, Outbox, Owner, Return, Verdict, Wants};
 
 impl Client {
     /// Everything that is not a ride on the client's own lane.
@@ -127,7 +127,9 @@ impl Client {
             lane.submit(up, Owner::Discard(key), id, bytes, now);
         } else if self.must_recount(id) && args.count() == 3 {
             let sharded = is_sharded(&up.table.spec(id).name);
-            lane.submit_publish(up, key, id, bytes, Publish { channel: args.nth(1).into(), sharded }, now);
+            let by = i32::try_from(up.interest.of_message(args.nth(1), sharded)).unwrap_or(i32::MAX);
+            self.outbox().on_own_publish(&up.buffers, false);
+            lane.submit(up, Owner::Publish(key, by), id, bytes, now);
         } else {
             lane.submit(up, Owner::Forward(key), id, bytes, now);
         }

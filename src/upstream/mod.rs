@@ -24,7 +24,7 @@ pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::Lane;
-pub(crate) use lane::{NOT_EXECUTED, Owner, Part, Publish, recounted};
+pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
 pub use lanes::{Full, Lanes};
 pub use outbox::{Answer, Buffers, Outbox, Wants};
 pub use pool::{Lease, LendError, Pool, Return};

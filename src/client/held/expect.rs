@@ -31,8 +31,8 @@ pub(super) enum Payload {
     Abort,
     /// WAIT, sent when the bump before it has been answered.
     Wait(BytesMut),
-    /// PUBLISH: channel, and whether it is SPUBLISH. The count is put right.
-    Publish(Box<[u8]>, bool),
+    /// PUBLISH: this is added to the count.
+    Publish(i64),
     Select(u32),
     Tracking(bool),
     Auth(Credentials),

@@ -142,7 +142,7 @@ impl Held {
             Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
             Relay::Plain if request.count() == 3 && client.must_recount(request.id()) => {
                 let sharded = is_sharded(&self.up.table.spec(request.id()).name);
-                Payload::Publish(request.nth(1).into(), sharded)
+                Payload::Publish(self.up.interest.of_message(request.nth(1), sharded))
             }
             Relay::Select => strict_integer(request.nth(1))
                 .and_then(|db| u32::try_from(db).ok())

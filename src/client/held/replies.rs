@@ -164,10 +164,7 @@ impl Held {
                 forward(client, expect.suppressed, &line);
             }
             Payload::Wait(wait) => self.on_bumped(client, wait, frame, &expect.relay, expect.suppressed, expect.id),
-            Payload::Publish(channel, sharded) => {
-                let by = self.up.interest.of_message(&channel, sharded);
-                forward(client, expect.suppressed, &recounted(frame, by));
-            }
+            Payload::Publish(by) => forward(client, expect.suppressed, &recounted(frame, by)),
             Payload::Auth(credentials) if reply == Reply::Ok => {
                 let identity = Identity::user(&credentials.user);
                 client.on_login(credentials);

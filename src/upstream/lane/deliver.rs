@@ -77,11 +77,7 @@ impl Lane {
         }
         match slot.owner {
             Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, &slot, frame, streamed, now),
-            Owner::Publish(_) => {
-                let publish = state.publishes.pop_front();
-                let counted = publish.map(|p| recounted(frame, up.interest.of_message(&p.channel, p.sharded)));
-                answer(up, state, &slot, counted.as_deref().unwrap_or(frame), false, now);
-            }
+            Owner::Publish(_, by) => answer(up, state, &slot, &recounted(frame, by.into()), false, now),
             Owner::Inner(number) => {
                 up.inquiries.answer(number, Answer::Reply(frame.to_vec()));
                 up.answered(slot.command, now.saturating_sub(slot.at));
@@ -143,9 +139,6 @@ impl Lane {
         let state = &mut *guard;
         let cut = std::mem::take(&mut state.streaming);
         let (sent, unsent) = state.in_flight.take_all();
-        let mut publishes = std::mem::take(&mut state.publishes);
-        let sent_publishes = sent.iter().filter(|slot| matches!(slot.owner, Owner::Publish(_))).count();
-        publishes.drain(..sent_publishes.min(publishes.len()));
         let unsent_bytes: usize = unsent.iter().map(|slot| slot.bytes as usize).sum();
         let mut old = state.out.split();
         let mut waiting = old.split_off(old.len() - unsent_bytes);
@@ -163,7 +156,6 @@ impl Lane {
         }
         for slot in unsent {
             let request = waiting.split_to(slot.bytes as usize);
-            let publish = if let Owner::Publish(_) = slot.owner { publishes.pop_front() } else { None };
             let alive = match slot.owner {
                 Owner::Inner(number) if anomaly => {
                     up.inquiries.lose(number);
@@ -179,7 +171,6 @@ impl Lane {
             } else if alive {
                 state.out.extend_from_slice(&request);
                 state.in_flight.append(slot.owner, slot.command, request.len(), slot.at, slot.joined);
-                state.publishes.extend(publish);
             }
         }
     }
@@ -198,7 +189,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
         match slot.owner {
             // The task that waits for this answer has changed nothing yet; closing is the truthful way out.
             Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
-            Owner::Forward(key) | Owner::Publish(key) => {
+            Owner::Forward(key) | Owner::Publish(key, _) => {
                 up.shard.error(Origin::Proxy, b"ERR");
                 if outbox.push_noted(&up.buffers, UNKNOWN_OUTCOME) {
                     state.touched.push(key);
@@ -206,7 +197,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
             }
             Owner::Discard(_) | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
-        if let Owner::Publish(_) = slot.owner {
+        if let Owner::Publish(..) = slot.owner {
             outbox.on_own_publish(&up.buffers, true);
         }
         outbox.on_answered(slot.bytes as usize);
@@ -219,14 +210,14 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed
     let present = up.roster.with(client, |outbox| {
         match slot.owner {
             Owner::Forward(_) if bug("drop_reply") => {}
-            Owner::Forward(key) | Owner::Publish(key) => {
+            Owner::Forward(key) | Owner::Publish(key, _) => {
                 if outbox.push_noted(&up.buffers, frame) {
                     state.touched.push(key);
                 }
                 if streamed {
                     outbox.on_reply_part(&up.buffers, true);
                 }
-                if let Owner::Publish(_) = slot.owner {
+                if let Owner::Publish(..) = slot.owner {
                     outbox.on_own_publish(&up.buffers, true);
                 }
                 if bug("duplicate_reply") {

@@ -14,8 +14,9 @@ pub enum Owner {
     Forward(ClientKey),
     /// The client wanted no reply (CLIENT REPLY).
     Discard(ClientKey),
-    /// PUBLISH: goes to the client with the count put right; what it needs is at the front of the lane's `publishes`.
-    Publish(ClientKey),
+    /// PUBLISH: goes to the client with this added to the count. It was looked up when the command was submitted: a
+    /// client that hears the message and leaves was still one that heard it.
+    Publish(ClientKey, i32),
     /// Goes whole to the client's task, which waits for it.
     Call(ClientKey),
     /// respmux' own question ([`Inquiries`](crate::upstream::Inquiries)), by its number.
@@ -31,7 +32,7 @@ impl Owner {
     #[must_use]
     pub fn client(self) -> Option<ClientKey> {
         match self {
-            Self::Forward(key) | Self::Discard(key) | Self::Publish(key) | Self::Call(key) => Some(key),
+            Self::Forward(key) | Self::Discard(key) | Self::Publish(key, _) | Self::Call(key) => Some(key),
             Self::Inner(_) | Self::Canary(_) | Self::Audit => None,
         }
     }

@@ -16,7 +16,6 @@ mod in_flight;
 mod task;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -70,13 +69,6 @@ pub(crate) struct Part {
     pub owner: Option<Owner>,
 }
 
-/// What the count in the reply to a PUBLISH depends on.
-pub(crate) struct Publish {
-    pub channel: Box<[u8]>,
-    /// SPUBLISH.
-    pub sharded: bool,
-}
-
 /// A shared upstream connection.
 pub struct Lane {
     id: u64,
@@ -95,8 +87,6 @@ pub struct Lane {
 struct State {
     out: BytesMut,
     in_flight: InFlight,
-    /// One for each slot of [`Owner::Publish`], in their order.
-    publishes: VecDeque<Publish>,
     scanner: ReplyScanner,
     /// The beginning of a reply that is not complete and not streamed.
     carry: BytesMut,
@@ -123,7 +113,6 @@ impl Lane {
         let state = State {
             out: BytesMut::new(),
             in_flight: InFlight::default(),
-            publishes: VecDeque::new(),
             scanner: ReplyScanner::new(),
             carry: BytesMut::new(),
             streaming: false,
@@ -205,21 +194,6 @@ impl Lane {
         self.on_submitted(&mut state, up, 1, now);
         drop(state);
         self.wake();
-    }
-
-    /// Appends a PUBLISH whose count must be put right.
-    pub(crate) fn submit_publish(
-        &self,
-        up: &Upstreams,
-        client: ClientKey,
-        command: CommandId,
-        request: &[u8],
-        publish: Publish,
-        now: u64,
-    ) {
-        self.state.borrow_mut().publishes.push_back(publish);
-        up.roster.with(client, |outbox| outbox.on_own_publish(&up.buffers, false));
-        self.submit(up, Owner::Publish(client), command, request, now);
     }
 
     /// Appends a whole transaction, its parts in `unit` one behind the other: not even a canary may come between them.
@@ -338,15 +312,12 @@ impl Lane {
         if let Owner::Inner(number) = slot.owner {
             up.inquiries.answer(number, Answer::NotExecuted(error.to_vec()));
         }
-        if let Owner::Publish(_) = slot.owner {
-            self.state.borrow_mut().publishes.pop_front();
-        }
         let Some(client) = slot.owner.client() else { return };
         up.roster.with(client, |outbox| {
             match slot.owner {
                 Owner::Call(_) => outbox.deliver(Answer::NotExecuted(error.to_vec())),
                 Owner::Discard(_) => {}
-                Owner::Forward(key) | Owner::Publish(key) => {
+                Owner::Forward(key) | Owner::Publish(key, _) => {
                     let mut line = BytesMut::with_capacity(error.len() + 3);
                     encode::error(&mut line, error);
                     if outbox.push_noted(&up.buffers, &line) {
@@ -355,7 +326,7 @@ impl Lane {
                 }
                 Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
             }
-            if let Owner::Publish(_) = slot.owner {
+            if let Owner::Publish(..) = slot.owner {
                 outbox.on_own_publish(&up.buffers, true);
             }
             outbox.on_answered(slot.bytes as usize);
@@ -386,7 +357,6 @@ impl Lane {
     fn take_slots(&self) -> (Vec<Slot>, Vec<Slot>) {
         let mut state = self.state.borrow_mut();
         state.out.clear();
-        state.publishes.clear();
         state.in_flight.take_all()
     }
 
