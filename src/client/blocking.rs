@@ -15,6 +15,7 @@ use super::request::Request;
 use crate::command::{CommandId, Op, Pop, StreamWait, is_nil};
 use crate::resp::encode;
 use crate::router::{Args, PinReason};
+use crate::session::ReplyMode;
 use crate::telemetry::{CloseReason, Origin};
 use crate::upstream::{Answer, Folds, Lane, Turn, Wait, Waiter, Wants};
 
@@ -71,7 +72,8 @@ impl Client {
                 won
             }
         };
-        let waiter = Folds::join(&up, &key, pop, self.outbox(), won);
+        let wants_reply = self.profile.session.borrow().reply == ReplyMode::On;
+        let waiter = Folds::join(&up, &key, pop, Wait::new(self.outbox(), wants_reply), won);
         let turn = self.wait_in_fold(&waiter, command.deadline).await?;
         let with_error = waiter.wait().left(matches!(turn, Turn::Nil));
         drop(waiter);
@@ -79,6 +81,10 @@ impl Client {
             Turn::Element(frame) => {
                 self.note_write(command.id);
                 self.finish(&command, &frame);
+            }
+            Turn::Served => {
+                self.note_write(command.id);
+                self.count(&command);
             }
             Turn::Nil => self.finish_empty(&command, with_error),
             Turn::Error(frame, closes) => {
@@ -185,7 +191,7 @@ impl Client {
             }
         }
         up.folds.count_alone(true);
-        let wait = Wait::new(self.outbox());
+        let wait = Wait::new(self.outbox(), false);
         let result = self.ask_in_turns(&command, &read, &wait).await;
         up.folds.count_alone(false);
         self.profile.waiting.borrow_mut().take();
@@ -260,6 +266,10 @@ impl Client {
     /// The answer to the client's command, and its place in the counts.
     fn finish(&self, command: &Command, frame: &[u8]) {
         self.reply(frame);
+        self.count(command);
+    }
+
+    fn count(&self, command: &Command) {
         let up = self.up();
         up.answered(command.id, up.now().saturating_sub(command.began));
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
@@ -118,6 +119,20 @@ impl WriteHalf {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+        }
+    }
+
+    /// The peer has closed or reset the connection, and no byte before that is unread.
+    #[must_use]
+    pub fn peer_is_gone(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        let peeked = match self {
+            Self::Tcp(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+            Self::Unix(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+        };
+        match peeked {
+            Ok(bytes) => bytes == 0,
+            Err(e) => e.kind() != io::ErrorKind::WouldBlock,
         }
     }
 

@@ -262,6 +262,11 @@ impl Outbox {
         }
     }
 
+    /// The client has closed its side and sent nothing before, as far as its socket knows. For clients that wait.
+    pub(super) fn peer_is_gone(&self) -> bool {
+        self.writer.peer_is_gone()
+    }
+
     /// Writes until the buffer is empty (`true`) or the socket is full (`false`).
     fn write_out(&self, buffers: &Buffers) -> io::Result<bool> {
         let mut buffer = self.buffer.borrow_mut();

@@ -33,8 +33,13 @@ impl Stage {
     }
 
     pub(crate) fn proxied(flavour: Flavour, settings: &[&str]) -> Self {
+        Self::proxied_by(WORKERS, flavour, settings)
+    }
+
+    /// The same, with so many workers.
+    pub(crate) fn proxied_by(workers: u32, flavour: Flavour, settings: &[&str]) -> Self {
         let mut stage = Self::direct(flavour);
-        let mut options = ProxyOptions::sized(WORKERS, settings::cap());
+        let mut options = ProxyOptions::sized(workers, settings::cap());
         options.settings.extend(settings.iter().map(ToString::to_string));
         options.settings.extend(settings::extra());
         stage.proxy = Some(Proxy::start(&stage.server, &options));

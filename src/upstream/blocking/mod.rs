@@ -78,13 +78,12 @@ impl Folds {
 
     /// A client begins to wait; `won` are elements that its own question brought while others were waiting.
     #[must_use]
-    pub fn join(up: &Rc<Upstreams>, key: &RouteKey, pop: Pop, outbox: &Rc<Outbox>, won: Vec<Vec<u8>>) -> Waiter {
+    pub fn join(up: &Rc<Upstreams>, key: &RouteKey, pop: Pop, wait: Rc<Wait>, won: Vec<Vec<u8>>) -> Waiter {
         let folds = &up.folds;
         let key = (key.clone(), pop.armed().to_vec());
         let id = folds.next();
         let fold =
             Rc::clone(folds.by_key.borrow_mut().entry(key.clone()).or_insert_with(|| Fold::new(up, key, pop, id)));
-        let wait = Wait::new(outbox);
         fold.waits.borrow_mut().insert(id, Rc::clone(&wait));
         fold.act(up, |machine| if won.is_empty() { machine.join(id) } else { machine.probed(id, won) });
         Waiter::new(up, fold, id, wait)
@@ -189,11 +188,11 @@ impl Fold {
         match action {
             Action::Deliver(waiter, element, way) => {
                 up.shard.fold_elements[label(way)].inc();
-                self.tell(waiter, Turn::Element(element));
+                self.tell(up, waiter, Turn::Element(element));
             }
-            Action::Nil(waiter) => self.tell(waiter, Turn::Nil),
-            Action::Error(waiter, error, closes) => self.tell(waiter, Turn::Error(error, closes)),
-            Action::Close(waiter) => self.tell(waiter, Turn::Close(CloseReason::UpstreamLost)),
+            Action::Nil(waiter) => self.tell(up, waiter, Turn::Nil),
+            Action::Error(waiter, error, closes) => self.tell(up, waiter, Turn::Error(error, closes)),
+            Action::Close(waiter) => self.tell(up, waiter, Turn::Close(CloseReason::UpstreamLost)),
             Action::GiveBack(elements) => self.give_back(up, elements),
             Action::Arm(source, burst) => self.arm(source, burst),
             Action::Release(source) => {
@@ -212,9 +211,9 @@ impl Fold {
         }
     }
 
-    fn tell(&self, waiter: WaiterId, turn: Turn) {
+    fn tell(&self, up: &Upstreams, waiter: WaiterId, turn: Turn) {
         if let Some(wait) = self.waits.borrow_mut().remove(&waiter) {
-            wait.put(turn);
+            wait.put(up, turn);
         }
     }
 

@@ -12,8 +12,10 @@ use crate::telemetry::CloseReason;
 /// How a wait ends.
 #[derive(Debug)]
 pub enum Turn {
-    /// The reply to the client's command.
+    /// The reply to the client's command, which its task has to pass on.
     Element(Vec<u8>),
+    /// The reply went to the client's socket already.
+    Served,
     Nil,
     /// This error; with `true` the client is closed behind it.
     Error(Vec<u8>, bool),
@@ -29,20 +31,37 @@ struct Asked {
 /// What a blocked client waits for. Its task is woken by everything that happens to it.
 pub struct Wait {
     outbox: Rc<Outbox>,
+    direct: bool,
     turn: RefCell<Option<Turn>>,
     asked: RefCell<Option<Asked>>,
 }
 
 impl Wait {
-    /// For the client of `outbox`.
+    /// For the client of `outbox`; `direct` says that it wants replies, so that an element may go to its socket without
+    /// its task.
     #[must_use]
-    pub fn new(outbox: &Rc<Outbox>) -> Rc<Self> {
-        Rc::new(Self { outbox: Rc::clone(outbox), turn: RefCell::default(), asked: RefCell::default() })
+    pub fn new(outbox: &Rc<Outbox>, direct: bool) -> Rc<Self> {
+        Rc::new(Self { outbox: Rc::clone(outbox), direct, turn: RefCell::default(), asked: RefCell::default() })
     }
 
-    pub(super) fn put(&self, turn: Turn) {
+    pub(super) fn put(&self, up: &Upstreams, turn: Turn) {
+        let turn = match turn {
+            Turn::Element(frame) if self.serve(up, &frame) => Turn::Served,
+            turn => turn,
+        };
         *self.turn.borrow_mut() = Some(turn);
         self.outbox.wake();
+    }
+
+    /// Sends an element at once: a wake-up should not wait for the tasks of other clients. Not to a client that is
+    /// gone as far as its socket knows: its task finds out, and the element goes back.
+    fn serve(&self, up: &Upstreams, frame: &[u8]) -> bool {
+        if !self.direct || self.outbox.fate().is_some() || self.outbox.peer_is_gone() {
+            return false;
+        }
+        self.outbox.push(&up.buffers, frame);
+        self.outbox.flush(&up.buffers);
+        self.outbox.fate().is_none()
     }
 
     fn take(&self) -> Option<Turn> {
