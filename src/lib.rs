@@ -11,7 +11,8 @@
 //! reply not read. *route*: the decision for one command. *pool*, *lease*: links lent to one client at a time.
 //! *held*: the lent link as its client sees it. *scratch*: the link on which the upstream proves logins. *control*:
 //! the link for respmux's own questions. *hub*: the link that carries the subscriptions of all clients of one
-//! identity. *twin*: a command that runs where it changes nothing, so that the answer is the server's. *canary*: a
+//! identity. *fold*: clients that wait for the same, and the few links on which somebody waits for them. *waiter*: a
+//! client in a fold. *unit*: a transaction that rides a lane whole. *twin*: a command that runs where it changes nothing, so that the answer is the server's. *canary*: a
 //! PING whose echo proves that a lane is in step. *outbox*: where a client's answers go. *budget*, *permit*: the
 //! cap on upstream connections, and the right to have one.
 //!
@@ -22,6 +23,7 @@
 //!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ──▶ link ──▶ upstream      │
 //!  (main)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::held ─▶ link    │
 //!             │   │                                   ├─ Hub ───▶ upstream::pubsub ───────────────▶ link    │
+//!             │   │                                   ├─ Fold ──▶ upstream::blocking ─▶ pool, or lane       │
 //!             │   │                                   ├─ Login ─▶ upstream::scratch ──────────────▶ link    │
 //!             │   └──── upstream::outbox ◀────────────┴─ Local, Refuse: answered here                       │
 //!             └────────────────────────────────────────────────────────────────────────────────────────────┘

@@ -92,7 +92,11 @@ impl Proxy {
         for setting in &options.settings {
             command.args(["--set", setting]);
         }
-        command.args(&options.arguments).env_remove("RUST_LOG").current_dir(directory.path());
+        command
+            .args(&options.arguments)
+            .env_remove("RUST_LOG")
+            .env_remove("RESPMUX_UNDER_TEST")
+            .current_dir(directory.path());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log file can be shared")).stderr(log);
         let child = command.spawn().expect("respmux starts");
         Self { child, address, admin, directory }
