@@ -25,3 +25,4 @@ mod transactions;
 mod transcripts;
 mod unix;
 mod upstream_loss;
+mod wait;
