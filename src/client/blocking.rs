@@ -65,7 +65,8 @@ impl Client {
             Answer::Reply(frame) => {
                 self.note_write(command.id);
                 let Some(won) = pop.elements(&frame) else { return Err(Closed(CloseReason::UpstreamAnomaly)) };
-                if !up.folds.has_waiters(&key, &pop) {
+                // For a client that is gone, the fold gives the element to somebody else, or back.
+                if !up.folds.has_waiters(&key, &pop) && !self.outbox().peer_is_gone() {
                     self.finish(&command, &won.concat());
                     return Ok(());
                 }

@@ -263,7 +263,7 @@ impl Outbox {
     }
 
     /// The client has closed its side and sent nothing before, as far as its socket knows. For clients that wait.
-    pub(super) fn peer_is_gone(&self) -> bool {
+    pub fn peer_is_gone(&self) -> bool {
         self.writer.peer_is_gone()
     }
 

@@ -303,7 +303,8 @@ impl Fold {
 
     /// A reply of the waiting command itself.
     fn own_reply(&self, frame: &[u8]) -> Option<fold::Reply<Element>> {
-        if frame.starts_with(b"-WRONGTYPE") {
+        // A move meets a destination of another type when it is served, and the element stays: its clients are told.
+        if frame.starts_with(b"-WRONGTYPE") && self.pop.kind() != PopKind::Move {
             // It was armed a moment after a key changed its type. Asked in turns, its clients stay blocked.
             self.difficult.set(true);
             return Some(fold::Reply::Difficult);

@@ -244,7 +244,8 @@ async fn judge(up: &Rc<Upstreams>, fold: &Rc<Fold>, error: Vec<u8>) -> Reply<Vec
     let mut question = bytes::BytesMut::new();
     encode::command(&mut question, &[b"LLEN", fold.pop.source()]);
     match ask(up, &fold.key.0, &question).await {
-        Said::Reply(length) if length.starts_with(b":") && length != b":0\r\n" => Reply::Error(error, false),
+        // A list, or by now nothing: it was the destination.
+        Said::Reply(length) if length.starts_with(b":") => Reply::Error(error, false),
         _ => Reply::Nil,
     }
 }
