@@ -12,14 +12,14 @@ use crate::upstream::{Outbox, Wait};
 /// What a held connection adds to a client's line.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Holding {
-    pub channels: u64,
-    pub patterns: u64,
-    pub shards: u64,
+    pub channels: u32,
+    pub patterns: u32,
+    pub shards: u32,
     /// Commands queued in MULTI, -1 outside.
-    pub multi: i64,
+    pub multi: i32,
     pub monitor: bool,
-    /// The upstream's id of the connection on which the client is blocked.
-    pub blocked_on: Option<i64>,
+    /// The upstream's id of the connection on which the client is blocked; 0 for none. Small: every client has one.
+    pub blocked_on: i64,
 }
 
 /// One client.
@@ -79,12 +79,12 @@ impl Profile {
             idle: now.saturating_sub(self.active.get()) / 1_000_000_000,
             db: session.key.db,
             resp: if session.key.resp == Resp::Three { 3 } else { 2 },
-            channels: holding.channels + shared.of(Family::Channel),
-            patterns: holding.patterns + shared.of(Family::Pattern),
-            shards: holding.shards + shared.of(Family::Shard),
-            multi: holding.multi,
+            channels: u64::from(holding.channels) + shared.of(Family::Channel),
+            patterns: u64::from(holding.patterns) + shared.of(Family::Pattern),
+            shards: u64::from(holding.shards) + shared.of(Family::Shard),
+            multi: holding.multi.into(),
             monitor: holding.monitor,
-            blocked: holding.blocked_on.is_some() || self.waiting.borrow().is_some(),
+            blocked: holding.blocked_on != 0 || self.waiting.borrow().is_some(),
             command: self.command.get(),
         }
     }

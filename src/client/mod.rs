@@ -117,8 +117,8 @@ impl Shared {
     }
 
     /// Serves one client until it leaves.
-    pub(crate) async fn serve(self: Rc<Self>, accepted: Accepted) {
-        let Accepted { socket, addr, laddr } = accepted;
+    pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
+        let Accepted { socket, addr, laddr } = *accepted;
         let (read, write) = socket.into_split();
         let limit = self.up.config.client.output_limit;
         let id = self.ids.next();

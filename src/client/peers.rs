@@ -99,7 +99,12 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
             let _ = reply.send(here.len() as u64);
         }
         Question::Blocked(id, reply) => {
-            let _ = reply.send(shared.directory.find(id).and_then(|profile| profile.holding.get().blocked_on));
+            let _ = reply.send(
+                shared
+                    .directory
+                    .find(id)
+                    .and_then(|profile| Some(profile.holding.get().blocked_on).filter(|id| *id != 0)),
+            );
         }
         Question::Unblock(id, with_error, reply) => {
             let wait = shared.directory.find(id).and_then(|profile| profile.waiting.borrow().clone());

@@ -102,8 +102,10 @@ fn serve(shared: &Rc<Shared>, arrival: Arrival, load: &Arc<AtomicUsize>) {
     match socket {
         Ok(socket) => {
             let shared = Rc::clone(shared);
+            // Boxed: what a task is given stays part of its size for as long as the client is connected.
+            let accepted = Box::new(Accepted { socket, addr, laddr });
             spawn_local(async move {
-                shared.serve(Accepted { socket, addr, laddr }).await;
+                shared.serve(accepted).await;
                 drop(leave);
             });
         }

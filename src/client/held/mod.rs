@@ -287,14 +287,14 @@ impl Held {
     /// What CLIENT LIST and UNBLOCK show of this.
     fn show(&mut self, client: &Client) {
         let blocked_on = if self.blocked() { self.lease.as_mut().map(|lease| lease.link().id()) } else { None };
-        let multi = if self.queueing() { i64::from(self.transaction.queued()) } else { -1 };
+        let multi = if self.queueing() { i32::try_from(self.transaction.queued()).unwrap_or(i32::MAX) } else { -1 };
         client.profile.holding.set(Holding {
-            channels: self.subscriptions.channels,
-            patterns: self.subscriptions.patterns,
-            shards: self.subscriptions.shards,
+            channels: small(self.subscriptions.channels),
+            patterns: small(self.subscriptions.patterns),
+            shards: small(self.subscriptions.shards),
             multi,
             monitor: self.monitor,
-            blocked_on: blocked_on.filter(|id| *id != 0),
+            blocked_on: blocked_on.unwrap_or(0),
         });
     }
 
@@ -325,6 +325,11 @@ impl Held {
         self.unproved |= !self.expect.is_empty();
         self.give_back();
     }
+}
+
+/// Nobody subscribes to 2^32 channels.
+fn small(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// What a scan of the client's input found.
