@@ -118,6 +118,7 @@ fn budget(division: &Division) -> Value {
         json!({
             "control": share.control,
             "scratch": share.scratch,
+            "hubs": share.hubs,
             "lanes": share.lanes,
             "pool": share.pool,
             "total": share.total(),
