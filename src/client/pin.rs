@@ -84,15 +84,13 @@ impl Client {
                 if self.eof && dies_with_eof {
                     return Poll::Ready(Closed(CloseReason::Client));
                 }
-                let pending = self.outbox().poll_flush(cx, &self.up().buffers).is_pending();
+                // An error of the socket shows at the next read.
+                let _ = self.outbox().poll_flush(cx, &self.up().buffers);
                 self.outbox().await_with(cx, Wants::Nothing);
                 match self.poll_more(cx, WAITING_INPUT) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(closed)) => return Poll::Ready(closed),
-                    Poll::Pending => {
-                        let _ = pending;
-                        return Poll::Pending;
-                    }
+                    Poll::Pending => return Poll::Pending,
                 }
             }
         })

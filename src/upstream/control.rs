@@ -120,11 +120,8 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
             },
         };
         let round = job.is_none();
-        match serve(&up, &mut link, job).await {
-            true => {
-                learn_limits(&up, &mut link, round).await;
-                connection = Some(link);
-            }
+        match serve(&up, &mut link, job).await && learn_limits(&up, &mut link, round).await {
+            true => connection = Some(link),
             false => {
                 up.process.set_upstream_up(false);
                 up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
@@ -167,39 +164,46 @@ async fn open(up: &Upstreams) -> Option<Link> {
     }
     let permit = up.budget.permit(Use::Control)?;
     let mut link = up.dialer.dial(permit, &RouteKey::fresh(Identity::Implicit, 0)).await.ok()?;
-    learn(up, &mut link).await;
-    Some(link)
+    if learn(up, &mut link).await {
+        return Some(link);
+    }
+    up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
+    drop(link.close().await);
+    None
 }
 
 /// The limits that respmux must know before the server applies them (semantics.md 3.4): now and then, and whenever a
 /// CONFIG SET passes by. A user without the right to ask leaves the defaults.
-async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) {
+/// `false` when there was no answer in time: it may still come, and must not be taken for that of the next question.
+async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
     let left = up.control.limits_in.get();
     if left > 0 {
         up.control.limits_in.set(left - u32::from(round));
-        return;
+        return true;
     }
     up.control.limits_in.set(LIMITS_EVERY);
     let mut command = BytesMut::new();
     // By one name each: several in one question came with 7.0 only.
     encode::command(&mut command, &["CONFIG", "GET", "busy-reply-threshold"]);
     encode::command(&mut command, &["CONFIG", "GET", "proto-max-bulk-len"]);
-    // A connection that fails here fails its next job, too.
-    let Ok(Ok(replies)) = timeout(up.config.upstream.handshake_timeout, link.call(&command, 2)).await else { return };
+    let asked = timeout(up.config.upstream.handshake_timeout, link.call(&command, 2)).await;
+    let Ok(Ok(replies)) = asked else { return false };
     let number = |reply: &[u8], name: &str| -> Option<u64> {
         let value = decoded(reply).ok()?;
         std::str::from_utf8(value.field(name)?.as_text()?).ok()?.parse().ok()
     };
     let busy = number(&replies[0], "busy-reply-threshold");
     up.process.set_upstream_limits(busy, number(&replies[1], "proto-max-bulk-len"));
+    true
 }
 
 /// Version and run id: texts differ over versions, and another run id means another history (rule K2).
-async fn learn(up: &Upstreams, link: &mut Link) {
+async fn learn(up: &Upstreams, link: &mut Link) -> bool {
     let mut command = BytesMut::new();
     encode::command(&mut command, &["INFO", "server"]);
-    let Ok(Ok(replies)) = timeout(up.config.upstream.handshake_timeout, link.call(&command, 1)).await else { return };
-    let Ok(info) = decoded(&replies[0]) else { return };
+    let asked = timeout(up.config.upstream.handshake_timeout, link.call(&command, 1)).await;
+    let Ok(Ok(replies)) = asked else { return false };
+    let Ok(info) = decoded(&replies[0]) else { return true };
     let text = info.as_text().map_or_else(String::new, |text| String::from_utf8_lossy(text).into_owned());
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let valkey = field("valkey_version");
@@ -214,4 +218,5 @@ async fn learn(up: &Upstreams, link: &mut Link) {
         tracing::warn!(worker = up.worker, "the upstream was restarted or replaced (its run_id changed)");
         up.on_upstream_lost();
     }
+    true
 }
