@@ -26,8 +26,9 @@ MICRO ?= scan route
 MICRO_ARGS ?= --warm-up-time 0.5 --measurement-time 2 --noplot
 
 # make storm: for how long, and with how many clients; tests/storm/main.rs names further settings.
-export STORM_SECONDS ?= 120
-export STORM_CLIENTS ?= 300
+# Only for that target: `make test` has short storms of its own.
+storm: export STORM_SECONDS := $(or $(STORM_SECONDS),120)
+storm: export STORM_CLIENTS := $(or $(STORM_CLIENTS),300)
 STORM_ARGS ?=
 
 # make suite: a checkout of Redis' repository at tag 7.0.15; tests/suite/run.py names further settings.

@@ -118,11 +118,12 @@ impl List {
         }
     }
 
-    /// One connection's commands run in its order: a write is not there although a later one is.
+    /// One connection's commands run in its order: a write is not there although a later one is. Not so for a write of
+    /// a transaction, which may have been discarded or met a changed key in a reply that never came.
     fn gaps_and_units(&self, names: &Names, seen: &[u32], tally: &mut Tally) {
         let last_present = seen.iter().rposition(|&times| times > 0).unwrap_or(0);
         for (place, entry) in self.entries.iter().enumerate().take(last_present) {
-            if entry.fate == Fate::Unknown && seen[place] == 0 {
+            if entry.fate == Fate::Unknown && entry.unit == 0 && seen[place] == 0 {
                 tally.found(Verdict::Gap, || {
                     format!("{} is not in {}, a later one is", entry.token.text(names.seed), names.key(self.key))
                 });
@@ -174,6 +175,7 @@ mod tests {
         let fates = [(0, Executed), (0, Refused), (0, Silent), (0, Executed), (0, Unknown), (0, Unknown)];
         let tally = audit(&fates, &[0, 3, 4]);
         assert_eq!(tally.wrong(), 0);
+        assert_eq!(audit(&[(7, Unknown), (0, Unknown)], &[1]).wrong(), 0, "the transaction was discarded");
         assert_eq!((tally.unknown_present, tally.unknown_absent), (1, 2));
     }
 
