@@ -138,7 +138,9 @@ impl Shared {
         self.directory.enter(&profile);
         self.up.shard.client_began();
         let reason = Client::new(Rc::clone(&self), profile, read).run().await;
-        if let Some(hub) = outbox.take_hub() {
+        outbox.keep_input(&self.up.memory, 0);
+        outbox.release(&self.up.buffers);
+        if let Some(hub) = outbox.take_hub(&self.up.buffers) {
             hub.leave(&self.up, outbox.key());
         }
         self.directory.leave(id);

@@ -393,6 +393,20 @@ pub(crate) static KEYS: &[Key] = &[
         "Answer PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. Never for clients that have not logged in where \
          the upstream wants a login.",
     ),
+    optional(
+        "client.max_per_source",
+        "1000",
+        count(1, 10_000_000),
+        "Clients of one IP address at one time; further ones get -ERR max number of clients reached. Not set is no \
+         limit of its own: behind NAT, or in a pod, many applications have one address.",
+    ),
+    key(
+        "client.partial_timeout",
+        "30s",
+        time(0),
+        "A client that has sent the beginning of a request and not its end is closed after this long, unless it sent at \
+         least 1 KiB a second in that time; then it gets as long again. 0s is never.",
+    ),
     key("client.tcp_keepalive", "300s", time(0), "TCP keepalive towards clients. 0s is none."),
     key(
         "client.verify_privileged",
@@ -407,6 +421,16 @@ pub(crate) static KEYS: &[Key] = &[
         Kind::Switch,
         "Ask the upstream also before CLIENT ID, GETNAME, SETNAME and SETINFO are answered here. One \
          more round trip each.",
+    ),
+    key(
+        "memory.limit",
+        "auto",
+        Kind::SizeOr { word: "auto", min: 4 * MIB, max: 1024 * GIB },
+        "Bytes that all buffers for clients and the upstream may have together. \"auto\" is a quarter of the memory that \
+         the process may use (cgroup, else the machine), at most 1GiB. At 75% the clients that hold most are not read, \
+         and when that has lasted 2s those with most unread replies are closed to make room; at 90% new clients are \
+         refused; at 95% the clients with most unread replies are closed until it is 90%. No request may be larger than \
+         75% of it.",
     ),
     key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
         .flag("drain-delay", "TIME"),
@@ -472,7 +496,7 @@ mod tests {
         }
         let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
         tables.dedup();
-        assert_eq!(tables, ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "drain", "log"]);
+        assert_eq!(tables, ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "drain", "log"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod budget;
 mod file;
 mod keys;
 mod load;
+mod machine;
 mod print;
 mod secret;
 mod settings;
@@ -63,6 +64,8 @@ pub struct Config {
     pub pubsub: Pubsub,
     /// Clients and their limits.
     pub client: Client,
+    /// Bytes that all buffers may have together; what "auto" came to.
+    pub memory_limit: usize,
     /// The end of the process.
     pub drain: Drain,
     /// What is written to stderr.
@@ -191,6 +194,10 @@ pub struct Client {
     pub query_buffer_limit: usize,
     /// Answer PROXY.
     pub proxy_commands: bool,
+    /// Clients of one IP address at one time; `None` is no limit.
+    pub max_per_source: Option<usize>,
+    /// How long a begun request may take; zero is for ever.
+    pub partial_timeout: Duration,
     /// TCP keepalive; zero is none.
     pub tcp_keepalive: Duration,
     /// Run twins of privileged CLIENT commands on the upstream (rule C1).

@@ -4,7 +4,7 @@ use super::settings::{Assignment, Layer, Origin, environment};
 use super::validate::{Host, validate};
 use super::*;
 
-const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), random: 41 };
+const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), memory: Some(2 << 30), random: 41 };
 
 /// A file and variables, on a machine of eight cores.
 fn load_both(file: &str, variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), Problems> {
@@ -84,10 +84,13 @@ fn the_defaults_are_those_of_the_design() {
             pubsub_output_limit: 32 << 20,
             proxy_commands: true,
             query_buffer_limit: 1 << 30,
+            max_per_source: None,
+            partial_timeout: Duration::from_secs(30),
             tcp_keepalive: seconds(300),
             verify_privileged: true,
             exact_connection_commands: false,
         },
+        memory_limit: 512 << 20,
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
@@ -132,6 +135,7 @@ fn every_key_reaches_the_configuration() {
             "upstream.username" => continue,
             "upstream.on_loss" => "error".to_owned(),
             "log.format" => "json".to_owned(),
+            "memory.limit" => "9MiB".to_owned(),
             "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),

@@ -14,6 +14,10 @@ use super::{Config, OnLoss, Upstream};
 /// `workers = "auto"` takes no more cores than this: beyond it Redis' one thread is the limit.
 const AUTO_WORKERS: usize = 4;
 
+/// Bounds of `memory.limit = "auto"`, bytes.
+const AUTO_MEMORY_MIN: u64 = 4 << 20;
+const AUTO_MEMORY_MAX: u64 = 1 << 30;
+
 /// Kubernetes' terminationGracePeriodSeconds unless changed.
 const USUAL_GRACE: Duration = Duration::from_secs(30);
 
@@ -27,6 +31,8 @@ pub(crate) struct Host {
     pub(crate) parallelism: usize,
     /// Hard limit on open files, if there is one.
     pub(crate) open_files: Option<u64>,
+    /// Bytes of memory this process may use, if that is known.
+    pub(crate) memory: Option<u64>,
     /// Picks the instance: any number.
     pub(crate) random: u64,
 }
@@ -55,6 +61,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         blocking: values.blocking(),
         pubsub: values.pubsub(),
         client: values.client(),
+        memory_limit: values.maybe_count("memory.limit").unwrap_or_else(|| auto_memory(host.memory)),
         drain: values.drain(),
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
@@ -66,6 +73,13 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         true => Ok((config, check.warnings)),
         false => Err(Problems(check.problems)),
     }
+}
+
+/// `memory.limit = "auto"`: a quarter of what there is leaves room for the copies, the sockets and the tasks that no
+/// count covers.
+fn auto_memory(available: Option<u64>) -> usize {
+    let quarter = available.map_or(AUTO_MEMORY_MAX, |bytes| bytes / 4).clamp(AUTO_MEMORY_MIN, AUTO_MEMORY_MAX);
+    usize::try_from(quarter).unwrap_or(usize::MAX)
 }
 
 struct Check<'a> {

@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     CountOr { word: &'static str, min: usize, max: usize },
     /// Bytes, within bounds.
     Size { min: usize, max: usize },
+    /// The same, or this word.
+    SizeOr { word: &'static str, min: usize, max: usize },
     /// A duration, within bounds in milliseconds.
     Time { min: u64, max: u64 },
     /// Yes or no.
@@ -91,6 +93,10 @@ impl Kind {
                 _ => self.count(raw, min, max),
             },
             Self::Size { min, max } => self.size(raw, min, max),
+            Self::SizeOr { word, min, max } => match raw.text() {
+                Some(text) if text == word => Ok(Setting::Word(word)),
+                _ => self.size(raw, min, max),
+            },
             Self::Time { min, max } => self.time(raw, min, max),
             Self::Switch => match (raw, raw.text()) {
                 (Raw::Boolean(on), _) => Ok(Setting::Switch(*on)),
@@ -170,6 +176,7 @@ impl Kind {
             Self::Count { .. } => "a whole number".to_owned(),
             Self::CountOr { word, .. } => format!("a whole number or \"{word}\""),
             Self::Size { .. } => "a size such as \"64KiB\" or \"8MiB\"".to_owned(),
+            Self::SizeOr { word, .. } => format!("a size such as \"64MiB\", or \"{word}\""),
             Self::Time { .. } => "a duration such as \"250ms\", \"5s\" or \"1m\"".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => format!("one of {}", quoted(words)),

@@ -115,6 +115,8 @@ impl Values<'_> {
             pubsub_output_limit: self.count("client.pubsub_output_limit"),
             proxy_commands: self.switch("client.proxy_commands"),
             query_buffer_limit: self.count("client.query_buffer_limit"),
+            max_per_source: self.maybe_count("client.max_per_source"),
+            partial_timeout: self.time("client.partial_timeout"),
             tcp_keepalive: self.time("client.tcp_keepalive"),
             verify_privileged: self.switch("client.verify_privileged"),
             exact_connection_commands: self.switch("client.exact_connection_commands"),

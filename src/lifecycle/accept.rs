@@ -13,9 +13,10 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::sleep;
 
+use super::sources::Sources;
 use super::start::Workers;
 use crate::config::{Config, Listen};
-use crate::telemetry::RejectReason;
+use crate::telemetry::{Pressure, RejectReason, ShedStep};
 use crate::worker::{Arrival, ArrivalSocket};
 
 /// Connections that may wait for accept(2); the kernel caps it at net.core.somaxconn.
@@ -35,12 +36,18 @@ pub(super) struct Acceptor {
     config: Arc<Config>,
     listeners: Vec<Listener>,
     addresses: Vec<String>,
+    sources: Sources,
 }
 
 impl Acceptor {
     /// Binds every configured address.
     pub(super) async fn bind(config: &Arc<Config>) -> anyhow::Result<Self> {
-        let mut acceptor = Self { config: Arc::clone(config), listeners: Vec::new(), addresses: Vec::new() };
+        let mut acceptor = Self {
+            config: Arc::clone(config),
+            listeners: Vec::new(),
+            addresses: Vec::new(),
+            sources: Sources::default(),
+        };
         for listen in &config.listen {
             let (listener, address) = match listen {
                 Listen::Tcp(addr) => {
@@ -79,16 +86,32 @@ impl Acceptor {
         }
     }
 
-    async fn admit(&self, workers: &Workers, arrival: Arrival) {
-        if workers.clients() < self.config.client.max_connections {
+    async fn admit(&self, workers: &Workers, mut arrival: Arrival) {
+        let Some(reason) = self.objection(workers, &mut arrival) else {
             return workers.seat(arrival).await;
-        }
-        workers.shard().client_rejected[RejectReason::Limit].inc();
+        };
+        workers.shard().client_rejected[reason].inc();
         // The socket is new, so its buffer is empty; a client that is gone already misses nothing.
         let _ = match arrival.socket {
             ArrivalSocket::Tcp(mut stream) => stream.write(TOO_MANY),
             ArrivalSocket::Unix(mut stream) => stream.write(TOO_MANY),
         };
+    }
+
+    /// Why this client cannot be taken.
+    fn objection(&self, workers: &Workers, arrival: &mut Arrival) -> Option<RejectReason> {
+        if workers.clients() >= self.config.client.max_connections {
+            return Some(RejectReason::Limit);
+        }
+        if workers.telemetry.facts.memory().pressure() >= Pressure::Refuse {
+            workers.shard().shed[ShedStep::Refuse].inc();
+            return Some(RejectReason::Memory);
+        }
+        if let (Some(most), Some(source)) = (self.config.client.max_per_source, arrival.source) {
+            arrival.place = self.sources.enter(source, most);
+            return arrival.place.is_none().then_some(RejectReason::Source);
+        }
+        None
     }
 
     /// The next client of any listener.
@@ -120,7 +143,8 @@ impl Acceptor {
             SockRef::from(&stream).set_tcp_keepalive(&probes)?;
         }
         let laddr = stream.local_addr()?.to_string();
-        Ok(Arrival { socket: ArrivalSocket::Tcp(stream), addr: addr.to_string(), laddr })
+        let source = Some(addr.ip());
+        Ok(Arrival { socket: ArrivalSocket::Tcp(stream), addr: addr.to_string(), laddr, source, place: None })
     }
 
     /// Accepts no more; removes unix sockets.
@@ -136,7 +160,8 @@ impl Acceptor {
 fn unix(stream: tokio::net::UnixStream, path: &Path) -> io::Result<Arrival> {
     // Servers show a unix client under the socket's path and port 0.
     let name = format!("{}:0", path.display());
-    Ok(Arrival { socket: ArrivalSocket::Unix(stream.into_std()?), addr: name.clone(), laddr: name })
+    let socket = ArrivalSocket::Unix(stream.into_std()?);
+    Ok(Arrival { socket, addr: name.clone(), laddr: name, source: None, place: None })
 }
 
 fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {

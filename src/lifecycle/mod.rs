@@ -2,6 +2,7 @@
 
 mod accept;
 pub mod embedded;
+mod sources;
 mod start;
 
 use std::sync::Arc;

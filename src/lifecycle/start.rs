@@ -128,7 +128,8 @@ fn facts(config: &Config) -> ProcessFacts {
         Endpoint::Tcp { host, port } => format!("{host}:{port}"),
         Endpoint::Unix(path) => format!("unix:{}", path.display()),
     };
-    let facts = ProcessFacts::new(&endpoint, config.fingerprint());
+    let facts =
+        ProcessFacts::new(&endpoint, config.fingerprint()).with_memory(config.memory_limit as u64, config.workers);
     facts.set_client_max(config.client.max_connections as u64);
     let shares = config.division();
     let sum = |pick: fn(&crate::config::WorkerShare) -> usize| shares.shares().iter().map(pick).sum::<usize>() as u64;
@@ -173,5 +174,5 @@ pub(super) fn announce(config: &Config, addresses: &[String]) {
         text.push_str(&format!("metrics and health on http://{admin}/metrics /readyz /livez /startupz\n"));
     }
     let _ = std::io::stdout().write_all(text.as_bytes());
-    tracing::info!(listen = ?addresses, workers = config.workers, cap = config.upstream.max_connections, "ready");
+    tracing::info!(listen = ?addresses, workers = config.workers, cap = config.upstream.max_connections, memory = config.memory_limit, "ready");
 }

@@ -10,8 +10,9 @@ use metrics_process::collector::Metrics as Process;
 use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
-    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass, LogLevel,
-    Origin, PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AnomalyReason, BufferKind, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass,
+    LogLevel, Origin, PinReason, RefuseReason, RejectReason, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
+    UpstreamState,
 };
 use super::shard::Shard;
 
@@ -212,6 +213,17 @@ pub static METRICS: &[Metric] = {
     row("respmux_client_stalls_total", Process, &[("reason", StallReason::LABELS)],
         Count(|s, [r, ..]| s.client_stalls.at(r).value()),
         "Times the reading of a client was paused"),
+
+    row("respmux_buffered_bytes", Process, &[("kind", BufferKind::LABELS)],
+        Level(|s, [k, ..]| s.buffered.at(k).value()),
+        "Bytes of buffers for clients and the upstream"),
+    row("respmux_buffered_bytes_max", Process, &[], Fact(|f, _| f.memory().limit() as f64),
+        "Limit of all buffers together"),
+    row("respmux_shed_state", Process, &[], Fact(|f, _| f.memory().pressure().number().into()),
+        "0 all is well, 1 large clients are not read, 2 new clients are refused, 3 the largest are closed"),
+    row("respmux_shed_total", Process, &[("step", ShedStep::LABELS)],
+        Count(|s, [st, ..]| s.shed.at(st).value()),
+        "Clients that were not read, refused or closed to keep buffers below their limit"),
 
     row("respmux_commands_total", Upstream, &[], Commands,
         "Commands answered"),

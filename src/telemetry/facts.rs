@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cells::Each;
+use super::memory::Total;
 use super::reasons::{LogLevel, UpstreamKind};
 
 /// `proto-max-bulk-len` of a server that was not told otherwise, bytes.
@@ -25,6 +26,7 @@ pub struct ProcessFacts {
     upstream_max: AtomicU64,
     upstream_max_by_kind: Each<UpstreamKind, AtomicU64>,
     log_messages: Each<LogLevel, AtomicU64>,
+    memory: Total,
 }
 
 impl ProcessFacts {
@@ -46,7 +48,20 @@ impl ProcessFacts {
             upstream_max: AtomicU64::new(0),
             upstream_max_by_kind: Each::default(),
             log_messages: Each::default(),
+            memory: Total::new(u64::MAX, 1),
         }
+    }
+
+    /// With a limit for the buffers of `workers` workers together, bytes.
+    #[must_use]
+    pub fn with_memory(mut self, limit: u64, workers: usize) -> Self {
+        self.memory = Total::new(limit, workers);
+        self
+    }
+
+    /// The buffers of all workers together.
+    pub fn memory(&self) -> &Total {
+        &self.memory
     }
 
     /// The configured upstream address, without credentials.

@@ -17,6 +17,7 @@ pub mod facts;
 pub mod histogram;
 pub mod log;
 pub mod log_count;
+pub mod memory;
 pub mod reasons;
 mod registry;
 pub mod shard;
@@ -25,9 +26,10 @@ use std::sync::Arc;
 
 pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
+pub use memory::{Pressure, Total};
 pub use reasons::{
-    AnomalyReason, CloseReason, ConnectError, FoldState, FoldWay, Origin, PinReason, RefuseReason, RejectReason,
-    StallReason, UpstreamCloseReason, UpstreamKind,
+    AnomalyReason, BufferKind, CloseReason, ConnectError, FoldState, FoldWay, Origin, PinReason, RefuseReason,
+    RejectReason, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

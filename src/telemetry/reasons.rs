@@ -77,6 +77,10 @@ labels! {
         OutputLimit = "output_limit",
         /// Too many unread request bytes (4.1).
         QueryBuffer = "query_buffer",
+        /// A request that was begun and not ended in time.
+        PartialRequest = "partial_request",
+        /// All buffers together were at their limit, and this client held most.
+        Memory = "memory",
         /// The upstream connection that owed a reply was lost (10.1).
         UpstreamLost = "upstream_lost",
         /// The upstream connection that owed a reply was killed by us (I5).
@@ -105,6 +109,10 @@ labels! {
     RejectReason {
         /// The client limit (F10).
         Limit = "limit",
+        /// The client limit of one source.
+        Source = "source",
+        /// All buffers together are near their limit.
+        Memory = "memory",
         /// The proxy is draining.
         Draining = "draining",
         /// The upstream refuses connections, so the client cannot be let in (A4).
@@ -163,6 +171,34 @@ labels! {
         LaneFull = "lane_full",
         /// Too many reply bytes the client has not read.
         Output = "output",
+        /// All buffers together are near their limit, and this client holds much.
+        Memory = "memory",
+    }
+}
+
+labels! {
+    /// What buffered bytes are.
+    BufferKind {
+        /// Read from clients and not sent on.
+        Input = "input",
+        /// To be sent to clients.
+        Output = "output",
+        /// To be sent upstream, and parts of replies that are not complete.
+        Upstream = "upstream",
+        /// Empty, kept for the next use.
+        Spare = "spare",
+    }
+}
+
+labels! {
+    /// What is done to keep all buffers together below their limit.
+    ShedStep {
+        /// A client that holds much is not read.
+        Pause = "pause",
+        /// A new client is refused.
+        Refuse = "refuse",
+        /// A client that holds most is closed.
+        Close = "close",
     }
 }
 
@@ -422,6 +458,8 @@ mod tests {
         check::<UpstreamCloseReason>();
         check::<ConnectError>();
         check::<AnomalyReason>();
+        check::<BufferKind>();
+        check::<ShedStep>();
         check::<FoldState>();
         check::<FoldWay>();
         check::<LogLevel>();

@@ -1,6 +1,7 @@
 //! One thread with its runtime, its share of the clients and its own upstream connections. Shares nothing on the
 //! data path; orders and questions come as messages.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,6 +37,10 @@ pub(crate) struct Arrival {
     pub socket: ArrivalSocket,
     pub addr: String,
     pub laddr: String,
+    /// Where it comes from; nothing for unix sockets.
+    pub source: Option<IpAddr>,
+    /// The clients of that source, this one included, where they are counted.
+    pub place: Option<Arc<AtomicUsize>>,
 }
 
 /// Not tied to any runtime yet.
@@ -93,12 +98,12 @@ async fn work(blueprint: Blueprint) {
 
 /// Starts the task of one client.
 fn serve(shared: &Rc<Shared>, arrival: Arrival, load: &Arc<AtomicUsize>) {
-    let Arrival { socket, addr, laddr } = arrival;
+    let Arrival { socket, addr, laddr, place, .. } = arrival;
     let socket = match socket {
         ArrivalSocket::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
         ArrivalSocket::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
     };
-    let leave = Leave(Arc::clone(load));
+    let leave = Leave(Arc::clone(load), place);
     match socket {
         Ok(socket) => {
             let shared = Rc::clone(shared);
@@ -114,11 +119,14 @@ fn serve(shared: &Rc<Shared>, arrival: Arrival, load: &Arc<AtomicUsize>) {
 }
 
 /// Counts a client out when its task ends, however it ends.
-struct Leave(Arc<AtomicUsize>);
+pub(crate) struct Leave(Arc<AtomicUsize>, Option<Arc<AtomicUsize>>);
 
 impl Drop for Leave {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(source) = &self.1 {
+            source.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
