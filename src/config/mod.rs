@@ -9,6 +9,7 @@
 mod address;
 mod budget;
 mod file;
+mod key;
 mod keys;
 mod load;
 mod machine;
