@@ -112,6 +112,7 @@ impl Values<'_> {
             inflight_bytes: self.count("client.inflight_bytes"),
             output_soft: self.count("client.output_soft"),
             output_limit: self.count("client.output_limit"),
+            output_stall_time: self.time("client.output_stall_time"),
             pubsub_output_limit: self.count("client.pubsub_output_limit"),
             proxy_commands: self.switch("client.proxy_commands"),
             query_buffer_limit: self.count("client.query_buffer_limit"),
