@@ -137,8 +137,41 @@ pub(crate) static KEYS: &[Key] = &[
         "An open, silent upstream connection is sent a PING this often. Keep it below the upstream's \
          `timeout` setting. 0s is never.",
     ),
-    key("upstream.backoff_min", "50ms", time(1), "First pause after a failed connect; doubles, with jitter."),
-    key("upstream.backoff_max", "5s", time(1), "Longest pause between connects."),
+    key(
+        "upstream.suspect_after",
+        "2s",
+        time(1),
+        "A connection that owes replies and is silent this long is suspect: counted, told in the log, and, if the \
+         upstream answers others meanwhile, left to those who wait on it.",
+    ),
+    key(
+        "upstream.backoff_min",
+        "50ms",
+        time(1),
+        "Longest first pause after a failed connect; doubles with each. The pause is drawn between zero and that.",
+    ),
+    key("upstream.backoff_max", "2s", time(1), "Longest pause between connects."),
+    key(
+        "upstream.verified_after",
+        "10s",
+        time(0),
+        "Only after commands have been answered for this long do the pauses start at backoff_min again.",
+    ),
+    key(
+        "upstream.circuit_failures",
+        "5",
+        count(0, 1_000_000),
+        "After so many failed connects in a row, when connect_wait is over too, commands do not wait for the upstream: \
+         they are answered with -LOADING at once, until one attempt at a time finds it again. 0 is never.",
+    ),
+    key(
+        "upstream.auth_backoff_min",
+        "15s",
+        time(1),
+        "First pause after the upstream refused the configured user or password; doubles. A changed secret is \
+         tried at once.",
+    ),
+    key("upstream.auth_backoff_max", "300s", time(1), "Longest such pause."),
     key(
         "upstream.connects_per_second",
         "50",
@@ -270,6 +303,13 @@ pub(crate) static KEYS: &[Key] = &[
         "Commands of one client without a reply; then it is not read until replies come.",
     ),
     key("client.inflight_bytes", "1MiB", size(KIB, GIB), "The same in bytes of commands."),
+    key(
+        "client.request_timeout",
+        "0s",
+        time(0),
+        "A command on a shared connection that has no answer for this long gets an error that says whether it may have \
+         been executed; the client stays. Precise to 0.1s. 0s is never.",
+    ),
     key(
         "client.output_soft",
         "1MiB",

@@ -48,8 +48,13 @@ fn the_defaults_are_those_of_the_design() {
             progress_timeout: seconds(10),
             idle_timeout: seconds(60),
             keepalive: seconds(30),
+            suspect_after: seconds(2),
             backoff_min: Duration::from_millis(50),
-            backoff_max: seconds(5),
+            backoff_max: seconds(2),
+            verified_after: seconds(10),
+            circuit_failures: 5,
+            auth_backoff_min: seconds(15),
+            auth_backoff_max: seconds(300),
             connects_per_second: 50,
             on_loss: OnLoss::Close,
         },
@@ -79,6 +84,7 @@ fn the_defaults_are_those_of_the_design() {
             max_connections: 10_000,
             inflight_commands: 128,
             inflight_bytes: 1 << 20,
+            request_timeout: Duration::ZERO,
             output_soft: 1 << 20,
             output_limit: 256 << 20,
             pubsub_output_limit: 32 << 20,
@@ -237,7 +243,7 @@ fn one_setting_may_bound_another() {
     let file = "[upstream]\nbackoff_min = '6s'\n[lane]\nmax_inflight_bytes = '64KiB'\n\
                 [client]\noutput_limit = '1KiB'";
     let expected = [
-        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"5s\"",
+        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"2s\"",
         "f:4:22: lane.max_command_bytes = \"256KiB\" must not be above lane.max_inflight_bytes = \"64KiB\"",
         "f:6:16: client.output_soft = \"1MiB\" must not be above client.output_limit = \"1KiB\"",
     ];

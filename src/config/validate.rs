@@ -152,8 +152,13 @@ impl Check<'_> {
             progress_timeout: values.time("upstream.progress_timeout"),
             idle_timeout: values.time("upstream.idle_timeout"),
             keepalive: values.time("upstream.keepalive"),
+            suspect_after: values.time("upstream.suspect_after"),
             backoff_min: values.time("upstream.backoff_min"),
             backoff_max: values.time("upstream.backoff_max"),
+            verified_after: values.time("upstream.verified_after"),
+            circuit_failures: values.count("upstream.circuit_failures"),
+            auth_backoff_min: values.time("upstream.auth_backoff_min"),
+            auth_backoff_max: values.time("upstream.auth_backoff_max"),
             connects_per_second: values.count("upstream.connects_per_second"),
             on_loss: if values.is_word("upstream.on_loss", "error") { OnLoss::Error } else { OnLoss::Close },
         };
@@ -229,6 +234,11 @@ impl Check<'_> {
         let (upstream, lane, client) = (&config.upstream, &config.lane, &config.client);
         let pairs = [
             (upstream.backoff_min > upstream.backoff_max, "upstream.backoff_min", "upstream.backoff_max"),
+            (
+                upstream.auth_backoff_min > upstream.auth_backoff_max,
+                "upstream.auth_backoff_min",
+                "upstream.auth_backoff_max",
+            ),
             (lane.max_command_bytes > lane.max_inflight_bytes, "lane.max_command_bytes", "lane.max_inflight_bytes"),
             (config.blocking.poll_min > config.blocking.poll_max, "blocking.poll_min", "blocking.poll_max"),
             (client.output_soft > client.output_limit, "client.output_soft", "client.output_limit"),

@@ -28,8 +28,7 @@ pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use memory::{Pressure, Total};
 pub use reasons::{
-    AnomalyReason, BufferKind, CloseReason, ConnectError, FoldState, FoldWay, Origin, PinReason, RefuseReason,
-    RejectReason, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
+    AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, RequestOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

@@ -348,6 +348,40 @@ labels! {
 }
 
 labels! {
+    /// Whether a worker tries to reach the upstream.
+    CircuitState {
+        /// It does.
+        Closed = "closed",
+        /// Not now; commands are answered without waiting.
+        Open = "open",
+        /// One attempt at a time.
+        HalfOpen = "half_open",
+    }
+}
+
+labels! {
+    /// How a lane was lost that nothing was wrong with.
+    LossVerdict {
+        /// The connection ended.
+        Dead = "dead",
+        /// The connection stands, owes replies and says nothing.
+        Hung = "hung",
+        /// Most of what it owes is for nobody any more.
+        Abandoned = "abandoned",
+    }
+}
+
+labels! {
+    /// What is known of a request that was given up.
+    RequestOutcome {
+        /// Not a byte of it was written.
+        NotExecuted = "not_executed",
+        /// It was written.
+        Unknown = "unknown",
+    }
+}
+
+labels! {
     /// Why an upstream connection could not be opened.
     ConnectError {
         /// Nobody listens.
@@ -456,6 +490,9 @@ mod tests {
         check::<UpstreamKind>();
         check::<UpstreamState>();
         check::<UpstreamCloseReason>();
+        check::<CircuitState>();
+        check::<LossVerdict>();
+        check::<RequestOutcome>();
         check::<ConnectError>();
         check::<AnomalyReason>();
         check::<BufferKind>();

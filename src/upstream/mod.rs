@@ -48,6 +48,9 @@ pub const READ_BUFFER: usize = 64 << 10;
 /// A control answer not older than this says that the upstream is alive.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(6);
 
+/// About the time between two ticks.
+const TICK: Duration = Duration::from_millis(150);
+
 /// Ticks between two surveys of the clients.
 const SURVEY_EVERY: u32 = 5;
 
@@ -79,6 +82,8 @@ pub struct Upstreams {
     epoch: Cell<u64>,
     first_bad_db: Cell<u32>,
     ticks: Cell<u32>,
+    /// When a lane was answered last, nanoseconds of the worker's clock.
+    last_answer: Cell<u64>,
 }
 
 /// What a worker is built from.
@@ -127,6 +132,7 @@ impl Upstreams {
             epoch: Cell::new(0),
             first_bad_db: Cell::new(u32::MAX),
             ticks: Cell::new(0),
+            last_answer: Cell::new(0),
         })
     }
 
@@ -185,6 +191,10 @@ impl Upstreams {
         self.memory_tick();
         let healthy = self.control.healthy_within(HEALTHY_WITHIN);
         self.lanes.on_tick(self, self.now(), healthy);
+        let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
+        if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {
+            self.dialer.on_service();
+        }
         self.pool.on_tick(self);
         self.hubs.on_tick(self, self.now(), healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();
