@@ -28,7 +28,9 @@ pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use memory::{Pressure, Total};
 pub use reasons::{
-    AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, RequestOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
+    HandshakeResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult, RequestOutcome,
+    ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 
