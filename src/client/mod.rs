@@ -26,6 +26,7 @@ mod peers;
 mod pin;
 mod proxy;
 mod request;
+mod seat;
 mod subscribe;
 mod unit;
 

@@ -1,6 +1,7 @@
 //! The side that faces the upstream: lanes, the pool, the scratch and the control connection of one worker, and
 //! the outboxes through which answers go. Never names a client's task.
 
+mod big;
 mod blocking;
 mod buffers;
 mod control;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use big::{BigReplies, Question};
 pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
@@ -77,6 +79,7 @@ pub struct Upstreams {
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
     pub folds: Folds,
+    pub big_replies: BigReplies,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
@@ -129,6 +132,7 @@ impl Upstreams {
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
             folds: Folds::default(),
+            big_replies: BigReplies::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),
@@ -191,6 +195,7 @@ impl Upstreams {
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
+        self.big_replies.on_tick(self.now());
         let healthy = self.control.healthy_within(HEALTHY_WITHIN);
         self.lanes.on_tick(self, self.now(), healthy);
         let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);

@@ -101,6 +101,8 @@ struct State {
     carry: BytesMut,
     /// The head's reply is being passed on piece by piece.
     streaming: bool,
+    /// Bytes of it so far.
+    streamed: usize,
     /// Clients that found the lane full, in order.
     crowd: Vec<ClientKey>,
     touched: Vec<ClientKey>,
@@ -127,6 +129,7 @@ impl Lane {
             scanner: ReplyScanner::new(),
             carry: BytesMut::new(),
             streaming: false,
+            streamed: 0,
             crowd: Vec::new(),
             touched: Vec::new(),
             since_canary: 0,
