@@ -31,9 +31,9 @@ pub(crate) static KEYS: &[Key] = &[
         "listen",
         "127.0.0.1:6380",
         Kind::Listen,
-        "Where clients connect: IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
+        "Where clients connect: IP:PORT, tls:IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
     )
-    .flag("listen", "ADDR|unix:PATH"),
+    .flag("listen", "ADDR|tls:ADDR|unix:PATH"),
     key(
         "workers",
         "auto",
@@ -75,7 +75,7 @@ pub(crate) static KEYS: &[Key] = &[
         "upstream.url",
         "redis://127.0.0.1:6379",
         Kind::Url,
-        "The Redis or Valkey behind: redis://[user[:password]@]host[:port][/db], valkey:// alike, or \
+        "The Redis or Valkey behind: redis://[user[:password]@]host[:port][/db], valkey:// alike, rediss:// or valkeys:// with TLS, or \
          unix:///path[?db=n]. Percent-encode special characters in user and password.",
     )
     .flag("upstream", "URL")
@@ -152,6 +152,37 @@ pub(crate) static KEYS: &[Key] = &[
         "What a client gets whose command was written to an upstream connection that broke before the \
          reply: \"close\" closes the client, as a lost Redis would; \"error\" answers that the outcome \
          is unknown and keeps the client.",
+    ),
+    optional(
+        "upstream.tls_ca_file",
+        "\"/etc/respmux/upstream-ca.pem\"",
+        Kind::Path,
+        "For a rediss:// URL: the authorities that may sign the upstream's certificate, PEM. Without it those of the \
+         system. Like all certificates it is read again when it changes.",
+    ),
+    optional(
+        "upstream.tls_server_name",
+        "\"redis.example\"",
+        Kind::Text,
+        "For a rediss:// URL: the name that the upstream's certificate must have, in place of the URL's host.",
+    ),
+    optional(
+        "upstream.tls_cert_file",
+        "\"/etc/respmux/upstream-client.pem\"",
+        Kind::Path,
+        "For a rediss:// URL: our certificate towards the upstream, PEM. Needs upstream.tls_key_file.",
+    ),
+    optional(
+        "upstream.tls_key_file",
+        "\"/etc/respmux/upstream-client.key\"",
+        Kind::Path,
+        "The key of upstream.tls_cert_file, PEM.",
+    ),
+    key(
+        "upstream.tls_insecure_skip_verify",
+        "false",
+        Kind::Switch,
+        "For a rediss:// URL: accept any certificate. Whoever stands between can then read and change everything.",
     ),
     key(
         "lane.max_command_bytes",
@@ -264,6 +295,24 @@ pub(crate) static KEYS: &[Key] = &[
         "Clients at one time; further ones get -ERR max number of clients reached.",
     ),
     key(
+        "client.accept_rate",
+        "1000",
+        count(0, 1_000_000),
+        "Clients that may be accepted a second; further ones wait in the backlog. 0 is no limit.",
+    ),
+    key(
+        "client.accept_burst",
+        "2000",
+        count(1, 1_000_000),
+        "Clients that may be accepted at once after a quiet time, before client.accept_rate holds.",
+    ),
+    key(
+        "client.backlog",
+        "1024",
+        count(1, 65_535),
+        "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
+    ),
+    key(
         "client.inflight_commands",
         "128",
         count(1, 1_000_000),
@@ -335,6 +384,49 @@ pub(crate) static KEYS: &[Key] = &[
          refused; at 95% the clients with most unread replies are closed until it is 90%. No request may be larger than \
          75% of it.",
     ),
+    optional(
+        "tls.cert_file",
+        "\"/etc/respmux/tls.crt\"",
+        Kind::Path,
+        "Certificate for addresses tls:IP:PORT in `listen`, PEM, with those between it and the authority behind it. \
+         Read again when it changes; a bad one is reported and the old one stays in use.",
+    ),
+    optional("tls.key_file", "\"/etc/respmux/tls.key\"", Kind::Path, "The key of tls.cert_file, PEM."),
+    optional(
+        "tls.client_ca_file",
+        "\"/etc/respmux/clients-ca.pem\"",
+        Kind::Path,
+        "The authorities that sign clients' certificates, PEM. Needed unless tls.client_auth is \"no\".",
+    ),
+    key(
+        "tls.client_auth",
+        "no",
+        Kind::Word(&["no", "optional", "required"]),
+        "Whether clients are asked for a certificate. \"optional\": one that is shown must be good.",
+    ),
+    key("tls.min_version", "1.2", Kind::Word(&["1.2", "1.3"]), "Oldest version of TLS, for clients and the upstream."),
+    key(
+        "tls.handshake_timeout",
+        "5s",
+        time(1),
+        "From accept to the end of a client's handshake, its wait for a turn included; then it is closed.",
+    ),
+    key(
+        "tls.max_handshakes",
+        "512",
+        count(1, 1_000_000),
+        "Clients of one worker in their handshake or in line for it; further ones are closed. At most two a worker \
+         are computed between two looks at everybody else.",
+    ),
+    key("tls.reload_interval", "5s", time(100), "How often certificate files are looked at for a change."),
+    key("unix.mode", "0660", Kind::Mode, "Permissions of the socket files of unix:PATH in `listen`, octal."),
+    optional(
+        "unix.allow_uids",
+        "\"0,1000\"",
+        Kind::Users,
+        "Numbers of the users whose processes may connect to unix sockets; unset is everybody whom the permissions \
+         of the file let in.",
+    ),
     key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
         .flag("drain-delay", "TIME"),
     key(
@@ -400,7 +492,10 @@ mod tests {
         }
         let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
         tables.dedup();
-        assert_eq!(tables, ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "drain", "log"]);
+        assert_eq!(
+            tables,
+            ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain", "log"]
+        );
     }
 
     #[test]

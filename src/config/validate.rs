@@ -9,7 +9,7 @@ use super::secret::SecretSource;
 use super::settings::{Origin, Problem, Problems, Settings};
 use super::value::Setting;
 use super::values::Values;
-use super::{Config, OnLoss, Upstream};
+use super::{Config, OnLoss, Tls, Unix, Upstream, UpstreamTls, tls};
 
 /// `workers = "auto"` takes no more cores than this: beyond it Redis' one thread is the limit.
 const AUTO_WORKERS: usize = 4;
@@ -21,8 +21,9 @@ const AUTO_MEMORY_MAX: u64 = 1 << 30;
 /// Kubernetes' terminationGracePeriodSeconds unless changed.
 const USUAL_GRACE: Duration = Duration::from_secs(30);
 
-/// Descriptors beside those of clients and upstream connections: listeners, runtimes, admin, logs.
-const SPARE_DESCRIPTORS: usize = 64;
+/// Descriptors beside those of clients and upstream connections: listeners, runtimes, logs, and the admin
+/// listener's connections, which may be 64.
+pub(crate) const SPARE_DESCRIPTORS: usize = 128;
 
 /// What the configuration takes from the machine.
 #[derive(Clone, Copy, Debug)]
@@ -62,12 +63,18 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         pubsub: values.pubsub(),
         client: values.client(),
         memory_limit: values.maybe_count("memory.limit").unwrap_or_else(|| auto_memory(host.memory)),
+        tls: Tls::of(&values),
+        unix: Unix::of(&values),
         drain: values.drain(),
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
     };
     check.relations(&config);
     check.remote_passwordless(&config);
+    for (path, reason) in tls::problems(&config) {
+        check.problems.push(Problem::at(check.origin(path).clone(), reason));
+    }
+    check.warnings.extend(tls::warnings(&config));
     check.advice(&config, host.open_files);
     match check.problems.is_empty() {
         true => Ok((config, check.warnings)),
@@ -156,12 +163,14 @@ impl Check<'_> {
             backoff_max: values.time("upstream.backoff_max"),
             connects_per_second: values.count("upstream.connects_per_second"),
             on_loss: if values.is_word("upstream.on_loss", "error") { OnLoss::Error } else { OnLoss::Close },
+            tls: UpstreamTls::of(values),
         };
         if embedded {
             if upstream.username.take().is_some() | upstream.password.take().is_some() {
                 self.warnings.push("embedded = true: user and password are not used".to_owned());
             }
             (upstream.endpoint, upstream.db) = (Endpoint::Unix(PathBuf::new()), 0);
+            upstream.tls.enabled = false;
         } else if upstream.username.is_some() && upstream.password.is_none() {
             self.problems
                 .push(Problem::general("the upstream has a user name but no password: set upstream.password_file"));
@@ -280,7 +289,7 @@ impl Check<'_> {
         if let Some(limit) = open_files.filter(|limit| *limit < needed as u64) {
             self.warnings.push(format!(
                 "client.max_connections = {} needs {needed} open files, the hard limit is {limit} \
-                 (ulimit -Hn): clients will be refused before that",
+                 (ulimit -Hn): it will be lowered to fit",
                 config.client.max_connections
             ));
         }

@@ -113,12 +113,60 @@ labels! {
         Source = "source",
         /// All buffers together are near their limit.
         Memory = "memory",
+        /// A process of a user that may not use the unix socket.
+        User = "user",
+        /// Too many TLS handshakes at once.
+        Handshakes = "handshakes",
         /// The proxy is draining.
         Draining = "draining",
         /// The upstream refuses connections, so the client cannot be let in (A4).
         Upstream = "upstream",
         /// Our own mistake; see the log.
         Internal = "internal",
+    }
+}
+
+labels! {
+    /// Why accept(2) failed.
+    AcceptError {
+        /// No file descriptor was free.
+        Descriptors = "descriptors",
+        /// The kernel had no memory for it.
+        Memory = "memory",
+        /// Anything else, such as a client that left the backlog.
+        Other = "other",
+    }
+}
+
+labels! {
+    /// How a client's TLS handshake ended.
+    HandshakeResult {
+        /// It succeeded.
+        Ok = "ok",
+        /// The client left, broke the protocol, or showed no good certificate.
+        Failed = "failed",
+        /// It took too long.
+        Timeout = "timeout",
+    }
+}
+
+labels! {
+    /// Towards whom a certificate is shown.
+    TlsSide {
+        /// Clients.
+        Client = "client",
+        /// The upstream.
+        Upstream = "upstream",
+    }
+}
+
+labels! {
+    /// What became of changed certificate files.
+    ReloadResult {
+        /// In use.
+        Success = "success",
+        /// Not usable; the old ones stay.
+        Failure = "failure",
     }
 }
 
@@ -360,6 +408,8 @@ labels! {
         Io = "io",
         /// AUTH or HELLO was refused.
         Auth = "auth",
+        /// No TLS, or no certificate that is trusted.
+        Tls = "tls",
         /// The upstream has too many clients.
         MaxClients = "max_clients",
         /// The upstream is loading its data.
@@ -446,6 +496,10 @@ mod tests {
     fn values_texts_and_positions_agree() {
         check::<CloseReason>();
         check::<RejectReason>();
+        check::<AcceptError>();
+        check::<HandshakeResult>();
+        check::<TlsSide>();
+        check::<ReloadResult>();
         check::<ClientState>();
         check::<PinReason>();
         check::<StallReason>();

@@ -40,7 +40,7 @@ pub use unknown::{Unknowns, Verdict};
 
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
-use crate::link::{Budget, Dialer, Interest, Owned};
+use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
@@ -91,14 +91,16 @@ pub struct Parts {
     pub budget: Arc<Budget>,
     pub owned: Owned,
     pub interest: Interest,
+    /// There if the upstream speaks TLS.
+    pub tls: Option<ClientTls>,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned, interest } = parts;
-        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone());
+        let Parts { worker, config, shard, process, table, budget, owned, interest, tls } = parts;
+        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
         Rc::new(Self {
