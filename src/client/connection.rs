@@ -72,6 +72,8 @@ pub(crate) struct Client {
     pub(super) lane: Option<Rc<Lane>>,
     pub(super) admission: Admission,
     pub(super) eof: bool,
+    /// Commands without a login.
+    pub(super) strikes: u32,
     /// The history in which the client wrote last (rule W4).
     pub(super) write_epoch: Option<u64>,
     /// The last look at `carry` found no whole request.
@@ -92,6 +94,7 @@ impl Client {
             lane: None,
             admission: Admission::Unasked,
             eof: false,
+            strikes: 0,
             write_epoch: None,
             exhausted: true,
             now: 0,
@@ -118,7 +121,10 @@ impl Client {
             let result = match step {
                 Step::Close(reason) => Err(Closed(reason)),
                 Step::Admit => Box::pin(self.admit()).await,
-                Step::Command(request, route) => Box::pin(self.dispatch(request, route)).await,
+                Step::Command(request, route) => {
+                    let done = Box::pin(self.dispatch(request, route)).await;
+                    done.and_then(|()| self.on_command_done())
+                }
                 Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
             };
             if let Err(Closed(reason)) = result {
@@ -222,6 +228,9 @@ impl Client {
         if !self.carry.is_empty() {
             self.carry.extend_from_slice(chunk);
             self.exhausted = false;
+            if self.input_over_budget() {
+                return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
+            }
             if self.carry.len() as u64 > up.config.client.query_buffer_limit as u64 {
                 return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
             }
@@ -261,6 +270,9 @@ impl Client {
                 return (at, stall);
             }
             let buf = &data[at..];
+            if is_tls_hello(buf) {
+                return (at, Flow::Step(Step::Close(CloseReason::TlsHello)));
+            }
             let limits = self.limits();
             match scanner.scan(buf, &mut self.resume, &limits) {
                 Scan::Incomplete => break,
@@ -375,6 +387,12 @@ impl Client {
             authenticated: !matches!(self.admission, Admission::Unauthenticated),
         }
     }
+}
+
+/// The first bytes of TLS, where a request should begin: its record type, then version 3.x. No server has a command
+/// that begins so.
+fn is_tls_hello(buf: &[u8]) -> bool {
+    matches!(buf, [0x16, 3, ..])
 }
 
 /// Why a request cannot ride now.

@@ -3,10 +3,11 @@
 //! Loading, printing, the example and the command line are all driven by this table, so that they
 //! cannot disagree. A key without a row does not exist.
 
+use super::auth;
 use super::value::{Kind, Raw, Setting};
 
 /// One row of [`KEYS`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Key {
     /// As in the file, with dots: `upstream.max_connections`.
     pub(crate) path: &'static str,
@@ -67,24 +68,24 @@ impl Key {
     }
 }
 
-const fn key(path: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> Key {
+pub(super) const fn key(path: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> Key {
     Key { path, default: Some(default), example: "", kind, flag: None, short_env: None, doc }
 }
 
-const fn optional(path: &'static str, example: &'static str, kind: Kind, doc: &'static str) -> Key {
+pub(super) const fn optional(path: &'static str, example: &'static str, kind: Kind, doc: &'static str) -> Key {
     Key { path, default: None, example, kind, flag: None, short_env: None, doc }
 }
 
 /// A time up to a day, from `min` milliseconds.
-const fn time(min: u64) -> Kind {
+pub(super) const fn time(min: u64) -> Kind {
     Kind::Time { min, max: 86_400_000 }
 }
 
-const fn size(min: usize, max: usize) -> Kind {
+pub(super) const fn size(min: usize, max: usize) -> Kind {
     Kind::Size { min, max }
 }
 
-const fn count(min: usize, max: usize) -> Kind {
+pub(super) const fn count(min: usize, max: usize) -> Kind {
     Kind::Count { min, max }
 }
 
@@ -123,7 +124,9 @@ pub(crate) fn suggestions(path: &str) -> Vec<&'static str> {
 }
 
 /// In the order of the example: keys without a table first, as TOML wants them.
-pub(crate) static KEYS: &[Key] = &[
+pub(crate) static KEYS: &[Key] = &auth::joined::<{ MAIN.len() + auth::KEYS.len() }>([MAIN, auth::KEYS]);
+
+const MAIN: &[Key] = &[
     key(
         "listen",
         "127.0.0.1:6380",
@@ -472,7 +475,10 @@ mod tests {
         }
         let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
         tables.dedup();
-        assert_eq!(tables, ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "drain", "log"]);
+        assert_eq!(
+            tables,
+            ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "drain", "log", "auth", "commands"]
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! environment and the machine.
 
 mod address;
+mod auth;
 mod budget;
 mod file;
 mod keys;
@@ -23,6 +24,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use address::{Endpoint, Listen};
+pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
@@ -63,6 +65,10 @@ pub struct Config {
     pub pubsub: Pubsub,
     /// Clients and their limits.
     pub client: Client,
+    /// Clients before their login, and logins.
+    pub auth: Auth,
+    /// Commands that are refused.
+    pub commands: Commands,
     /// The end of the process.
     pub drain: Drain,
     /// What is written to stderr.

@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     Text,
     /// Any text, never printed.
     Secret,
+    /// A list of texts, perhaps empty.
+    Texts,
     /// A path.
     Path,
     /// `level` or `target=level`, comma separated.
@@ -71,6 +73,7 @@ pub(crate) enum Setting {
     Text(String),
     Secret(Secret),
     Path(PathBuf),
+    Texts(Vec<String>),
 }
 
 pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -102,6 +105,7 @@ impl Kind {
                 let word = words.iter().find(|word| raw.text() == Some(**word));
                 word.map(|word| Setting::Word(word)).ok_or_else(|| self.expected(raw))
             }
+            Self::Texts => texts(raw).map(Setting::Texts).ok_or_else(|| self.expected(raw)),
             Self::Listen => listen(raw).ok_or_else(|| self.expected(raw))?,
             Self::AddressOrOff => match raw.text() {
                 Some("off") => Ok(Setting::Word("off")),
@@ -173,6 +177,7 @@ impl Kind {
             Self::Time { .. } => "a duration such as \"250ms\", \"5s\" or \"1m\"".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => format!("one of {}", quoted(words)),
+            Self::Texts => "an array of texts".to_owned(),
             Self::Listen => "an address or an array of addresses".to_owned(),
             Self::AddressOrOff => "IP:PORT such as \"127.0.0.1:9380\" or \"off\"".to_owned(),
             Self::Url => "a URL such as \"redis://127.0.0.1:6379\"".to_owned(),
@@ -201,6 +206,17 @@ impl Raw {
             Self::List(_) => "an array".to_owned(),
             Self::Other(kind) => format!("a TOML {kind}"),
         }
+    }
+}
+
+/// Commas part texts where there is no array. An empty text is an empty list.
+fn texts(raw: &Raw) -> Option<Vec<String>> {
+    match raw {
+        Raw::Untyped(text) if text.trim().is_empty() => Some(Vec::new()),
+        Raw::Untyped(text) => Some(text.split(',').map(|part| part.trim().to_owned()).collect()),
+        Raw::Text(text) => Some(vec![text.clone()]),
+        Raw::List(texts) => Some(texts.clone()),
+        _ => None,
     }
 }
 
@@ -258,6 +274,10 @@ impl Setting {
             Self::Switch(on) => return Some(on.to_string()),
             Self::Listen(listen) => {
                 let texts: Vec<String> = listen.iter().map(|l| toml_string(&l.to_string())).collect();
+                return Some(format!("[{}]", texts.join(", ")));
+            }
+            Self::Texts(texts) => {
+                let texts: Vec<String> = texts.iter().map(|text| toml_string(text)).collect();
                 return Some(format!("[{}]", texts.join(", ")));
             }
             Self::Size(size) => show_size(*size),

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::auth::Throttle;
 use crate::client::{Ids, MAX_QUESTIONS, Peers};
-use crate::command::CommandTable;
 use crate::config::{Config, Endpoint};
 use crate::link::{Budget, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Telemetry, UpstreamKind};
@@ -36,13 +36,14 @@ struct Seat {
 impl Workers {
     /// Starts one thread per worker, each with its share of the connection budget.
     pub(super) fn start(config: &Arc<Config>) -> anyhow::Result<Self> {
-        let table = Arc::new(CommandTable::new());
+        let table = Arc::new(crate::auth::table(config)?);
         let facts = Arc::new(facts(config));
         let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(&facts)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(MAX_QUESTIONS)).unzip();
         let peers = Peers::new(senders);
         let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
         let interest = Interest::default();
+        let throttle = Throttle::new(config.auth.failures);
         let mut seats = Vec::with_capacity(config.workers);
         for (index, questions) in receivers.into_iter().enumerate() {
             let share = division.worker(index);
@@ -58,6 +59,7 @@ impl Workers {
                     budget: Budget::new(share),
                     owned: owned.clone(),
                     interest: interest.clone(),
+                    throttle: throttle.clone(),
                 },
                 ids: Arc::clone(&ids),
                 peers: peers.clone(),

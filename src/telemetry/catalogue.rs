@@ -11,7 +11,8 @@ use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
     AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass, LogLevel,
-    Origin, PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    LoginResult, Origin, PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind,
+    UpstreamState,
 };
 use super::shard::Shard;
 
@@ -212,6 +213,12 @@ pub static METRICS: &[Metric] = {
     row("respmux_client_stalls_total", Process, &[("reason", StallReason::LABELS)],
         Count(|s, [r, ..]| s.client_stalls.at(r).value()),
         "Times the reading of a client was paused"),
+
+    row("respmux_client_logins_total", Process, &[("result", LoginResult::LABELS)],
+        Count(|s, [r, ..]| s.logins.at(r).value()),
+        "Logins of clients"),
+    row("respmux_client_logins_delayed_total", Process, &[], Count(|s, _| s.logins_delayed.value()),
+        "Logins that had to wait because of failed ones before"),
 
     row("respmux_commands_total", Upstream, &[], Commands,
         "Commands answered"),

@@ -26,8 +26,8 @@ use std::sync::Arc;
 pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use reasons::{
-    AnomalyReason, CloseReason, ConnectError, FoldState, FoldWay, Origin, PinReason, RefuseReason, RejectReason,
-    StallReason, UpstreamCloseReason, UpstreamKind,
+    AnomalyReason, CloseReason, ConnectError, FoldState, FoldWay, LoginResult, Origin, PinReason, RefuseReason,
+    RejectReason, StallReason, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

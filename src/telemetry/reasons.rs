@@ -85,6 +85,12 @@ labels! {
         Killed = "killed",
         /// At a request boundary of a drain.
         Drain = "drain",
+        /// Did not log in within auth.timeout.
+        AuthTimeout = "auth_timeout",
+        /// Too many commands without a login (auth.max_commands).
+        AuthCommands = "auth_commands",
+        /// Too much input without a login (auth.max_input).
+        AuthInput = "auth_input",
         /// Cut at the end of a drain.
         DrainTimeout = "drain_timeout",
         /// Reading or writing the client's socket failed.
@@ -95,6 +101,8 @@ labels! {
         Pool = "pool",
         /// An HTTP request: `POST` or `Host:` (3.4).
         CrossProtocol = "cross_protocol",
+        /// A TLS ClientHello where no TLS is spoken.
+        TlsHello = "tls_hello",
         /// Our own mistake; see the log.
         Internal = "internal",
     }
@@ -177,10 +185,26 @@ labels! {
         State = "state",
         /// The client is not authenticated (A5).
         Auth = "auth",
+        /// Forbidden by the configuration (commands.deny).
+        Denied = "denied",
         /// No dedicated connection became free in time (M6).
         Pool = "pool",
         /// The upstream is not there; not executed (10.1).
         UpstreamDown = "upstream_down",
+    }
+}
+
+labels! {
+    /// What became of a login: AUTH, or HELLO with AUTH.
+    LoginResult {
+        /// Right.
+        Ok = "ok",
+        /// Wrong, or refused for another reason by who judged it.
+        Failed = "failed",
+        /// Not looked at: too many failures of its address (auth.max_failures).
+        Throttled = "throttled",
+        /// Not looked at: the upstream could not be asked.
+        Unavailable = "unavailable",
     }
 }
 
@@ -414,6 +438,7 @@ mod tests {
         check::<PinReason>();
         check::<StallReason>();
         check::<RefuseReason>();
+        check::<LoginResult>();
         check::<Origin>();
         check::<ErrorCode>();
         check::<LatencyClass>();

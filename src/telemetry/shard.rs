@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
-    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass, Origin,
-    PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass, LoginResult,
+    Origin, PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 
 /// The counters of one worker: written by its thread only, read by the admin thread.
@@ -35,6 +35,10 @@ pub struct Shard {
     pub client_output_buffer_bytes: Level,
     /// Times the reading of a client was paused.
     pub client_stalls: Each<StallReason, Count>,
+    /// Logins of clients.
+    pub logins: Each<LoginResult, Count>,
+    /// Logins that had to wait because of failed ones before.
+    pub logins_delayed: Count,
     /// Times a client was pinned; see [`Shard::pin_began`].
     pub pins: Each<PinReason, Count>,
     /// Clients pinned now.
@@ -135,6 +139,8 @@ impl Shard {
             client_sent_bytes: Count::default(),
             client_output_buffer_bytes: Level::default(),
             client_stalls: Each::default(),
+            logins: Each::default(),
+            logins_delayed: Count::default(),
             pins: Each::default(),
             pinned: Each::default(),
             pin_duration: Each::filled(|| Histogram::new(&HOLD)),

@@ -34,6 +34,7 @@ pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
+use crate::auth::{Policies, Throttle};
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
 use crate::link::{Budget, Dialer, Interest, Owned};
@@ -58,6 +59,9 @@ pub struct Upstreams {
     pub owned: Owned,
     /// How far the upstream's counts of subscribers are off, over all workers.
     pub interest: Interest,
+    /// Failed logins, over all workers.
+    pub throttle: Throttle,
+    pub policies: Policies,
     pub dialer: Dialer,
     pub roster: Roster,
     pub buffers: Buffers,
@@ -86,13 +90,15 @@ pub struct Parts {
     pub budget: Arc<Budget>,
     pub owned: Owned,
     pub interest: Interest,
+    pub throttle: Throttle,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned, interest } = parts;
+        let Parts { worker, config, shard, process, table, budget, owned, interest, throttle } = parts;
+        let policies = Policies::new(&config);
         let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone());
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         Rc::new(Self {
@@ -104,6 +110,8 @@ impl Upstreams {
             budget,
             owned,
             interest,
+            throttle,
+            policies,
             dialer,
             roster: Roster::default(),
             buffers: Buffers::default(),
