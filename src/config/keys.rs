@@ -3,21 +3,22 @@
 //! Loading, printing, the example and the command line are all driven by this table, so that they
 //! cannot disagree. A key without a row does not exist.
 
+use super::auth;
 use super::key::{key, optional};
 use super::value::Kind;
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
 /// A time up to a day, from `min` milliseconds.
-const fn time(min: u64) -> Kind {
+pub(super) const fn time(min: u64) -> Kind {
     Kind::Time { min, max: 86_400_000 }
 }
 
-const fn size(min: usize, max: usize) -> Kind {
+pub(super) const fn size(min: usize, max: usize) -> Kind {
     Kind::Size { min, max }
 }
 
-const fn count(min: usize, max: usize) -> Kind {
+pub(super) const fn count(min: usize, max: usize) -> Kind {
     Kind::Count { min, max }
 }
 
@@ -26,7 +27,9 @@ const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 /// In the order of the example: keys without a table first, as TOML wants them.
-pub(crate) static KEYS: &[Key] = &[
+pub(crate) static KEYS: &[Key] = &auth::joined::<{ MAIN.len() + auth::KEYS.len() }>([MAIN, auth::KEYS]);
+
+const MAIN: &[Key] = &[
     key(
         "listen",
         "127.0.0.1:6380",
@@ -534,7 +537,10 @@ mod tests {
         tables.dedup();
         assert_eq!(
             tables,
-            ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain", "log"]
+            [
+                "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain",
+                "log", "auth", "commands"
+            ]
         );
     }
 

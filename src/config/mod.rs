@@ -7,6 +7,7 @@
 //! environment and the machine.
 
 mod address;
+mod auth;
 mod budget;
 mod file;
 mod key;
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use address::{Endpoint, Listen};
+pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
@@ -75,6 +77,10 @@ pub struct Config {
     pub tls: Tls,
     /// Clients on unix sockets.
     pub unix: Unix,
+    /// Clients before their login, and logins.
+    pub auth: Auth,
+    /// Commands that are refused.
+    pub commands: Commands,
     /// The end of the process.
     pub drain: Drain,
     /// What is written to stderr.

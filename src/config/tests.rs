@@ -26,6 +26,16 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
+fn usual_auth() -> Auth {
+    Auth {
+        timeout: seconds(60),
+        max_commands: 1000,
+        max_input: 256 << 10,
+        max_output: 64 << 10,
+        failures: Failures { delay: Duration::from_millis(100), delay_max: seconds(3), most: 10, window: seconds(60) },
+    }
+}
+
 #[test]
 fn the_defaults_are_those_of_the_design() {
     let (config, warnings) = good("");
@@ -112,6 +122,8 @@ fn the_defaults_are_those_of_the_design() {
             reload_interval: seconds(5),
         },
         unix: Unix { mode: 0o660, allow_uids: None },
+        auth: usual_auth(),
+        commands: Commands { deny: vec![], allow: vec![], exempt: vec![] },
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
@@ -167,6 +179,8 @@ fn every_key_reaches_the_configuration() {
             "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),
+            "auth.failure_delay" => "1s".to_owned(),
+            "commands.deny" | "commands.allow" | "commands.exempt" => "KEYS".to_owned(),
             "pubsub.mode" => "pinned".to_owned(),
             "pubsub.resp3" => "exact".to_owned(),
             path => match key.kind {

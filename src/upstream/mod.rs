@@ -40,6 +40,7 @@ pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
+use crate::auth::{Policies, Throttle};
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
 use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
@@ -67,6 +68,9 @@ pub struct Upstreams {
     pub owned: Owned,
     /// How far the upstream's counts of subscribers are off, over all workers.
     pub interest: Interest,
+    /// Failed logins, over all workers.
+    pub throttle: Throttle,
+    pub policies: Policies,
     pub dialer: Dialer,
     pub roster: Roster,
     pub memory: Rc<Memory>,
@@ -101,13 +105,15 @@ pub struct Parts {
     pub interest: Interest,
     /// There if the upstream speaks TLS.
     pub tls: Option<ClientTls>,
+    pub throttle: Throttle,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned, interest, tls } = parts;
+        let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
+        let policies = Policies::new(&config);
         let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
@@ -120,6 +126,8 @@ impl Upstreams {
             budget,
             owned,
             interest,
+            throttle,
+            policies,
             dialer,
             roster: Roster::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
