@@ -374,6 +374,13 @@ const MAIN: &[Key] = &[
         size(KIB, 64 * GIB),
         "Replies waiting for one client above which it is closed.",
     ),
+    key(
+        "client.output_stall_time",
+        "60s",
+        time(0),
+        "A client for which more than client.output_soft waits, and which takes not one byte for this long, is closed. 0s \
+         is never.",
+    ),
     key("client.pubsub_output_limit", "32MiB", size(KIB, 64 * GIB), "The same for a client with subscriptions."),
     key(
         "client.query_buffer_limit",

@@ -223,6 +223,8 @@ pub struct Client {
     pub output_soft: usize,
     /// Bytes of waiting replies above which the client is closed. Not below `output_soft`.
     pub output_limit: usize,
+    /// How long a client may take nothing while more than `output_soft` waits for it; zero is for ever.
+    pub output_stall_time: Duration,
     /// The same with subscriptions.
     pub pubsub_output_limit: usize,
     /// Bytes of one unfinished request above which the client is closed.

@@ -101,6 +101,7 @@ fn the_defaults_are_those_of_the_design() {
             request_timeout: Duration::ZERO,
             output_soft: 1 << 20,
             output_limit: 256 << 20,
+            output_stall_time: seconds(60),
             pubsub_output_limit: 32 << 20,
             proxy_commands: true,
             query_buffer_limit: 1 << 30,

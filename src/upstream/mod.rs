@@ -11,6 +11,7 @@ mod lanes;
 mod memory;
 mod observe;
 mod outbox;
+mod pace;
 mod pool;
 mod pubsub;
 mod report;
@@ -219,7 +220,7 @@ impl Upstreams {
         // A walk over all clients, so not at every tick.
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
-            let (active, unsent) = self.roster.survey(self.config.client.partial_timeout, self.now());
+            let (active, unsent) = self.roster.survey(&self.config.client, self.now());
             self.folds.observe(self);
             self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
             self.hubs.survey(self, self.now());
