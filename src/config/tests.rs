@@ -112,17 +112,9 @@ fn the_defaults_are_those_of_the_design() {
             exact_connection_commands: false,
         },
         memory_limit: 512 << 20,
-        tls: Tls {
-            cert_file: None,
-            key_file: None,
-            client_ca_file: None,
-            client_auth: ClientAuth::No,
-            min_version: TlsVersion::V1_2,
-            handshake_timeout: seconds(5),
-            max_handshakes: 512,
-            reload_interval: seconds(5),
-        },
-        unix: Unix { mode: 0o660, allow_uids: None },
+        // See the test on TLS and unix sockets.
+        tls: config.tls.clone(),
+        unix: config.unix.clone(),
         auth: usual_auth(),
         commands: Commands { deny: vec![], allow: vec![], exempt: vec![] },
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
@@ -285,6 +277,23 @@ fn one_setting_may_bound_another() {
         "f:6:16: client.output_soft = \"1MiB\" must not be above client.output_limit = \"1KiB\"",
     ];
     assert_eq!(bad(file), expected);
+}
+
+#[test]
+fn the_defaults_of_tls_and_unix_sockets() {
+    let (config, _) = good("");
+    let expected = Tls {
+        cert_file: None,
+        key_file: None,
+        client_ca_file: None,
+        client_auth: ClientAuth::No,
+        min_version: TlsVersion::V1_2,
+        handshake_timeout: seconds(5),
+        max_handshakes: 512,
+        reload_interval: seconds(5),
+    };
+    assert_eq!(config.tls, expected);
+    assert_eq!(config.unix, Unix { mode: 0o660, allow_uids: None });
 }
 
 #[test]

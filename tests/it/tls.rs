@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{PATIENCE, encode};
+use crate::support::setup;
 use crate::support::tls::Pair;
 use crate::support::{Address, Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause, ports};
 
@@ -188,7 +189,7 @@ fn certificates_are_taken_up_without_a_failed_request() {
         assert_ne!(first, second);
         // A key of another certificate, then no certificate at all: the last good one stays.
         let three = pki.issue("three", &["127.0.0.1"], 2033);
-        let torn = Pair { cert: three.cert.clone(), key: pki.issue("other", &["127.0.0.1"], 2033).key };
+        let torn = Pair { cert: three.cert, key: pki.issue("other", &["127.0.0.1"], 2033).key };
         mount(secret.path(), "torn", &torn);
         until("failure", 1.0);
         std::fs::write(&torn.cert, "rubbish").unwrap();
@@ -216,7 +217,6 @@ fn the_upstream_speaks_tls() {
     let upstream = Some(format!("rediss://:s@127.0.0.1:{port}/1"));
     let options = ProxyOptions { upstream, ..ProxyOptions::tight() };
     let mutual = options
-        .clone()
         .set(&format!("upstream.tls_ca_file={}", pki.ca().display()))
         .set(&format!("upstream.tls_cert_file={}", own.cert.display()))
         .set(&format!("upstream.tls_key_file={}", own.key.display()));
@@ -269,12 +269,30 @@ fn an_upstream_that_is_not_who_it_should_be_is_not_used() {
     }
 }
 
+/// A library as applications use it, on both versions of the protocol.
+#[test]
+fn redis_py_over_tls() {
+    let (redis, pki) = (RealRedis::start(Flavour::Redis70, &[]), Pki::new());
+    let proxy = Proxy::start(&redis, &ProxyOptions { tls: Some(pki.clone()), ..ProxyOptions::sized(2, 64) });
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/redis_py.py");
+    // One after the other: its checks kill connections.
+    for protocol in ["2", "3"] {
+        let mut command = std::process::Command::new(setup::path_of("PYTHON"));
+        command.arg(&script).args(["--protocol", protocol, "--level", "short", "--tls-ca"]).arg(pki.ca());
+        command.args(["--port", &proxy.tcp_address().port().to_string()]);
+        command.args(["--direct-port", &redis.port().to_string()]).env("PYTHONDONTWRITEBYTECODE", "1");
+        let run = command.output().unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
+    assert!(proxy.metric("respmux_tls_handshakes_total", &[("result", "ok")]) > Some(20.0));
+}
+
 /// T18, short: clients that begin and never end their handshakes.
 #[test]
 fn a_flood_of_handshakes_leaves_others_alone() {
     const FLOOD: usize = 400;
     let (redis, pki) = (RealRedis::start(Flavour::Redis70, &[]), Pki::new());
-    let options = tls_options(&pki).set("tls.handshake_timeout=2s").set("tls.max_handshakes=300");
+    let options = tls_options(&pki).set("tls.handshake_timeout=4s").set("tls.max_handshakes=300");
     let proxy = Proxy::start(&redis, &options);
     let mut good = proxy.connect();
     good.ask("PING");
@@ -301,7 +319,7 @@ fn a_flood_of_handshakes_leaves_others_alone() {
     assert_eq!(refused, Some((FLOOD - 300) as f64));
     let waiting = || proxy.metric("respmux_tls_handshakes_in_progress", &[]);
     assert!(waiting() <= Some(300.0));
-    eventually(Duration::from_secs(4), || (waiting() == Some(0.0)).then_some(()).ok_or("not reaped"));
+    eventually(Duration::from_secs(8), || (waiting() == Some(0.0)).then_some(()).ok_or("not reaped"));
     let timeouts = proxy.metric("respmux_tls_handshakes_total", &[("result", "timeout")]);
     assert_eq!(timeouts, Some(300.0), "{newcomers} newcomers");
     assert_eq!(proxy.connect().ask("PING").as_str(), "PONG");

@@ -83,7 +83,7 @@ impl Proxy {
         let log = File::create(directory.path().join("stderr")).expect("the log file opens");
         // RESPMUX_UNDER_TEST: another build (a release, one with a seeded bug) instead of the one beside the tests.
         let binary = std::env::var("RESPMUX_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_respmux").to_owned());
-        let mut command = Command::new(&options.wrapper.first().cloned().unwrap_or_else(|| binary.clone()));
+        let mut command = Command::new(options.wrapper.first().unwrap_or(&binary));
         if let [_, arguments @ ..] = &options.wrapper[..] {
             command.args(arguments).arg(binary);
         }
