@@ -114,6 +114,8 @@ pub struct Upstream {
     pub connects_per_second: usize,
     /// What becomes of clients whose command was written and not answered.
     pub on_loss: OnLoss,
+    /// Reads that were written and not answered are sent once more.
+    pub retry_reads: bool,
 }
 
 /// What a client gets when its upstream connection breaks after the command was written.

@@ -11,7 +11,7 @@ use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
     AnomalyReason, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass,
-    LogLevel, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, RequestOutcome, StallReason,
+    LogLevel, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, RequestOutcome, RetryOutcome, StallReason,
     UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 use super::shard::Shard;
@@ -288,6 +288,9 @@ pub static METRICS: &[Metric] = {
         "Lanes lost without an anomaly"),
     row("respmux_lane_detection_duration_seconds", Upstream, &[], Buckets(|s, _| &s.lane_detection),
         "Silence of a lane before it was given up as hung"),
+    row("respmux_retries_total", Upstream, &[("outcome", RetryOutcome::LABELS)],
+        Count(|s, [o, ..]| s.retries.at(o).value()),
+        "Reads sent again because their connection broke"),
     row("respmux_request_timeouts_total", Upstream, &[("outcome", RequestOutcome::LABELS)],
         Count(|s, [o, ..]| s.request_timeouts.at(o).value()),
         "Requests given up because their answer took too long"),

@@ -27,7 +27,7 @@ pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use reasons::{
     AnomalyReason, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, LossVerdict, Origin, PinReason,
-    RefuseReason, RejectReason, RequestOutcome, StallReason, UpstreamCloseReason, UpstreamKind,
+    RefuseReason, RejectReason, RequestOutcome, RetryOutcome, StallReason, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

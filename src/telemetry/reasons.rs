@@ -336,6 +336,20 @@ labels! {
 }
 
 labels! {
+    /// What became of reads whose connection broke.
+    RetryOutcome {
+        /// Sent once more.
+        Resent = "resent",
+        /// And answered.
+        Answered = "answered",
+        /// And lost again.
+        Lost = "lost",
+        /// Not sent again: too many are.
+        OverBudget = "over_budget",
+    }
+}
+
+labels! {
     /// What is known of a request that was given up.
     RequestOutcome {
         /// Not a byte of it was written.
@@ -457,6 +471,7 @@ mod tests {
         check::<CircuitState>();
         check::<LossVerdict>();
         check::<RequestOutcome>();
+        check::<RetryOutcome>();
         check::<ConnectError>();
         check::<AnomalyReason>();
         check::<FoldState>();

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
-pub use lane::Lane;
+pub use lane::{Lane, RetryBudget};
 pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
 pub use lanes::{Full, Lanes};
 pub use outbox::{Answer, Buffers, Outbox, Wants};
@@ -72,6 +72,7 @@ pub struct Upstreams {
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
     pub folds: Folds,
+    pub retries: RetryBudget,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
@@ -120,6 +121,7 @@ impl Upstreams {
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
             folds: Folds::default(),
+            retries: RetryBudget::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),
@@ -181,7 +183,7 @@ impl Upstreams {
 
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
-        let healthy = self.control.healthy_within(HEALTHY_WITHIN);
+        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);
         let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
         if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {

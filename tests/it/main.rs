@@ -16,6 +16,7 @@ mod blocking;
 mod cap;
 mod client_commands;
 mod drain;
+mod failure;
 mod ordering;
 mod protocol_errors;
 mod pubsub;
