@@ -221,6 +221,14 @@ const MAIN: &[Key] = &[
         "For a rediss:// URL: accept any certificate. Whoever stands between can then read and change everything.",
     ),
     key(
+        "upstream.retry_reads",
+        "false",
+        Kind::Switch,
+        "Send reads that were written to a connection that broke once more, if the client waits for nothing else. Only \
+         commands of a list that change nothing; at most a fifth of the requests and 10 a second. Whoever is the \
+         upstream then answers. Costs a copy of every request in flight.",
+    ),
+    key(
         "lane.max_command_bytes",
         "256KiB",
         size(KIB, 512 * MIB),

@@ -134,6 +134,8 @@ pub struct Upstream {
     pub on_loss: OnLoss,
     /// Whether and how it speaks TLS.
     pub tls: UpstreamTls,
+    /// Reads that were written and not answered are sent once more.
+    pub retry_reads: bool,
 }
 
 /// What a client gets when its upstream connection breaks after the command was written.

@@ -29,7 +29,7 @@ pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
-pub use lane::Lane;
+pub use lane::{Lane, RetryBudget};
 pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
 pub use lanes::{Full, Lanes};
 pub use memory::{Charge, Memory};
@@ -85,6 +85,7 @@ pub struct Upstreams {
     pub inquiries: Inquiries,
     pub folds: Folds,
     pub big_replies: BigReplies,
+    pub retries: RetryBudget,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
@@ -142,6 +143,7 @@ impl Upstreams {
             inquiries: Inquiries::default(),
             folds: Folds::default(),
             big_replies: BigReplies::default(),
+            retries: RetryBudget::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),
@@ -205,7 +207,7 @@ impl Upstreams {
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
         self.big_replies.on_tick(self.now());
-        let healthy = self.control.healthy_within(HEALTHY_WITHIN);
+        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);
         let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
         if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {

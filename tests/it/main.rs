@@ -17,6 +17,7 @@ mod blocking;
 mod cap;
 mod client_commands;
 mod drain;
+mod failure;
 mod limits;
 mod login;
 mod ordering;

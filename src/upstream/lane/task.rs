@@ -246,6 +246,9 @@ impl Lane {
                     }
                 }
             }
+            if up.config.upstream.retry_reads {
+                state.kept.on_written(&state.out[..n]);
+            }
             state.out.advance(n);
             state.in_flight.on_written(n);
             up.shard.upstream_written(n);
