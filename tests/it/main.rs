@@ -16,6 +16,7 @@ mod blocking;
 mod cap;
 mod client_commands;
 mod drain;
+mod hostile;
 mod login;
 mod ordering;
 mod policy;
