@@ -6,6 +6,7 @@
 #   make lint     formatting, clippy, documentation, scripts, deployment files
 #   make bench    Redis alone, respmux and its peers, measured side by side
 #   make storm    the token storm, for longer than `make test` does
+#   make hostile  bad inputs, and every command without a login
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
@@ -35,6 +36,10 @@ storm: export STORM_SECONDS := $(or $(STORM_SECONDS),120)
 storm: export STORM_CLIENTS := $(or $(STORM_CLIENTS),300)
 STORM_ARGS ?=
 
+# make hostile: how many inputs, from which seed; `make test` sends fewer.
+hostile: export HOSTILE_INPUTS := $(or $(HOSTILE_INPUTS),50000)
+hostile: export HOSTILE_SEED := $(or $(HOSTILE_SEED),$(shell date +%s))
+
 # make suite: a checkout of Redis' repository at tag 7.0.15; tests/suite/run.py names further settings.
 export REDIS_SOURCE ?=
 
@@ -45,7 +50,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm state suite jobs memory-wall head-of-line static clean faults restarts
+.PHONY: run build demo test lint bench micro storm state suite jobs memory-wall head-of-line static clean faults restarts hostile
 
 build:
 	$(CARGO) build --release --locked
@@ -80,6 +85,10 @@ micro:
 storm:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test storm -- --ignored --nocapture $(STORM_ARGS)
+
+hostile:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test it -- hostile:: --nocapture
 
 suite: build
 	.ci/need redis-server=redis-server redis-cli=redis-tools tclsh=tcl python3=python3
