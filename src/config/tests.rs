@@ -181,6 +181,7 @@ fn every_key_reaches_the_configuration() {
                 Kind::Switch => "true".to_owned(),
                 // Between the bounds of those that bound each other.
                 Kind::Time { .. } if path == "upstream.backoff_min" => "1s".to_owned(),
+                Kind::Time { .. } if path == "upstream.auth_backoff_max" => "1h".to_owned(),
                 Kind::Time { .. } => "4s".to_owned(),
                 Kind::Count { .. } => "1023".to_owned(),
                 Kind::Size { .. } => "2MiB".to_owned(),
