@@ -85,6 +85,7 @@ pub(super) fn specs() -> Vec<Spec> {
         reconfigures: false,
         in_unit: false,
         container: false,
+        denied: 0,
     };
     let mut rows: Vec<Spec> = std::iter::once(other).chain(TABLE.lines().filter_map(row)).collect();
     let containers: Vec<String> =
@@ -118,6 +119,7 @@ fn row(line: &str) -> Option<Spec> {
         reconfigures: name == "CONFIG SET",
         write: has("write") || has("may_replicate") || !has("readonly"),
         container: false,
+        denied: 0,
     })
 }
 

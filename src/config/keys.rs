@@ -5,19 +5,20 @@
 
 use super::key::{key, optional};
 use super::value::Kind;
+use super::{auth, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
 /// A time up to a day, from `min` milliseconds.
-const fn time(min: u64) -> Kind {
+pub(super) const fn time(min: u64) -> Kind {
     Kind::Time { min, max: 86_400_000 }
 }
 
-const fn size(min: usize, max: usize) -> Kind {
+pub(super) const fn size(min: usize, max: usize) -> Kind {
     Kind::Size { min, max }
 }
 
-const fn count(min: usize, max: usize) -> Kind {
+pub(super) const fn count(min: usize, max: usize) -> Kind {
     Kind::Count { min, max }
 }
 
@@ -26,7 +27,9 @@ const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 /// In the order of the example: keys without a table first, as TOML wants them.
-pub(crate) static KEYS: &[Key] = &[
+pub(crate) static KEYS: &[Key] = &auth::joined::<{ MAIN.len() + auth::KEYS.len() }>([MAIN, auth::KEYS]);
+
+const MAIN: &[Key] = &[
     key(
         "listen",
         "127.0.0.1:6380",
@@ -137,8 +140,41 @@ pub(crate) static KEYS: &[Key] = &[
         "An open, silent upstream connection is sent a PING this often. Keep it below the upstream's \
          `timeout` setting. 0s is never.",
     ),
-    key("upstream.backoff_min", "50ms", time(1), "First pause after a failed connect; doubles, with jitter."),
-    key("upstream.backoff_max", "5s", time(1), "Longest pause between connects."),
+    key(
+        "upstream.suspect_after",
+        "2s",
+        time(1),
+        "A connection that owes replies and is silent this long is suspect: counted, told in the log, and, if the \
+         upstream answers others meanwhile, left to those who wait on it.",
+    ),
+    key(
+        "upstream.backoff_min",
+        "50ms",
+        time(1),
+        "Longest first pause after a failed connect; doubles with each. The pause is drawn between zero and that.",
+    ),
+    key("upstream.backoff_max", "2s", time(1), "Longest pause between connects."),
+    key(
+        "upstream.verified_after",
+        "10s",
+        time(0),
+        "Only after commands have been answered for this long do the pauses start at backoff_min again.",
+    ),
+    key(
+        "upstream.circuit_failures",
+        "5",
+        count(0, 1_000_000),
+        "After so many failed connects in a row, when connect_wait is over too, commands do not wait for the upstream: \
+         they are answered with -LOADING at once, until one attempt at a time finds it again. 0 is never.",
+    ),
+    key(
+        "upstream.auth_backoff_min",
+        "15s",
+        time(1),
+        "First pause after the upstream refused the configured user or password; doubles. A changed secret is \
+         tried at once.",
+    ),
+    key("upstream.auth_backoff_max", "300s", time(1), "Longest such pause."),
     key(
         "upstream.connects_per_second",
         "50",
@@ -153,37 +189,11 @@ pub(crate) static KEYS: &[Key] = &[
          reply: \"close\" closes the client, as a lost Redis would; \"error\" answers that the outcome \
          is unknown and keeps the client.",
     ),
-    optional(
-        "upstream.tls_ca_file",
-        "\"/etc/respmux/upstream-ca.pem\"",
-        Kind::Path,
-        "For a rediss:// URL: the authorities that may sign the upstream's certificate, PEM. Without it those of the \
-         system. Like all certificates it is read again when it changes.",
-    ),
-    optional(
-        "upstream.tls_server_name",
-        "\"redis.example\"",
-        Kind::Text,
-        "For a rediss:// URL: the name that the upstream's certificate must have, in place of the URL's host.",
-    ),
-    optional(
-        "upstream.tls_cert_file",
-        "\"/etc/respmux/upstream-client.pem\"",
-        Kind::Path,
-        "For a rediss:// URL: our certificate towards the upstream, PEM. Needs upstream.tls_key_file.",
-    ),
-    optional(
-        "upstream.tls_key_file",
-        "\"/etc/respmux/upstream-client.key\"",
-        Kind::Path,
-        "The key of upstream.tls_cert_file, PEM.",
-    ),
-    key(
-        "upstream.tls_insecure_skip_verify",
-        "false",
-        Kind::Switch,
-        "For a rediss:// URL: accept any certificate. Whoever stands between can then read and change everything.",
-    ),
+    keys_tls::UPSTREAM_CA_FILE,
+    keys_tls::UPSTREAM_SERVER_NAME,
+    keys_tls::UPSTREAM_CERT_FILE,
+    keys_tls::UPSTREAM_KEY_FILE,
+    keys_tls::UPSTREAM_INSECURE_SKIP_VERIFY,
     key(
         "lane.max_command_bytes",
         "256KiB",
@@ -320,6 +330,13 @@ pub(crate) static KEYS: &[Key] = &[
     ),
     key("client.inflight_bytes", "1MiB", size(KIB, GIB), "The same in bytes of commands."),
     key(
+        "client.request_timeout",
+        "0s",
+        time(0),
+        "A command on a shared connection that has no answer for this long gets an error that says whether it may have \
+         been executed; the client stays. Precise to 0.1s. 0s is never.",
+    ),
+    key(
         "client.output_soft",
         "1MiB",
         size(KIB, GIB),
@@ -384,49 +401,16 @@ pub(crate) static KEYS: &[Key] = &[
          refused; at 95% the clients with most unread replies are closed until it is 90%. No request may be larger than \
          75% of it.",
     ),
-    optional(
-        "tls.cert_file",
-        "\"/etc/respmux/tls.crt\"",
-        Kind::Path,
-        "Certificate for addresses tls:IP:PORT in `listen`, PEM, with those between it and the authority behind it. \
-         Read again when it changes; a bad one is reported and the old one stays in use.",
-    ),
-    optional("tls.key_file", "\"/etc/respmux/tls.key\"", Kind::Path, "The key of tls.cert_file, PEM."),
-    optional(
-        "tls.client_ca_file",
-        "\"/etc/respmux/clients-ca.pem\"",
-        Kind::Path,
-        "The authorities that sign clients' certificates, PEM. Needed unless tls.client_auth is \"no\".",
-    ),
-    key(
-        "tls.client_auth",
-        "no",
-        Kind::Word(&["no", "optional", "required"]),
-        "Whether clients are asked for a certificate. \"optional\": one that is shown must be good.",
-    ),
-    key("tls.min_version", "1.2", Kind::Word(&["1.2", "1.3"]), "Oldest version of TLS, for clients and the upstream."),
-    key(
-        "tls.handshake_timeout",
-        "5s",
-        time(1),
-        "From accept to the end of a client's handshake, its wait for a turn included; then it is closed.",
-    ),
-    key(
-        "tls.max_handshakes",
-        "512",
-        count(1, 1_000_000),
-        "Clients of one worker in their handshake or in line for it; further ones are closed. At most two a worker \
-         are computed between two looks at everybody else.",
-    ),
-    key("tls.reload_interval", "5s", time(100), "How often certificate files are looked at for a change."),
-    key("unix.mode", "0660", Kind::Mode, "Permissions of the socket files of unix:PATH in `listen`, octal."),
-    optional(
-        "unix.allow_uids",
-        "\"0,1000\"",
-        Kind::Users,
-        "Numbers of the users whose processes may connect to unix sockets; unset is everybody whom the permissions \
-         of the file let in.",
-    ),
+    keys_tls::CERT_FILE,
+    keys_tls::KEY_FILE,
+    keys_tls::CLIENT_CA_FILE,
+    keys_tls::CLIENT_AUTH,
+    keys_tls::MIN_VERSION,
+    keys_tls::HANDSHAKE_TIMEOUT,
+    keys_tls::MAX_HANDSHAKES,
+    keys_tls::RELOAD_INTERVAL,
+    keys_tls::UNIX_MODE,
+    keys_tls::UNIX_ALLOW_UIDS,
     key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
         .flag("drain-delay", "TIME"),
     key(
@@ -494,7 +478,10 @@ mod tests {
         tables.dedup();
         assert_eq!(
             tables,
-            ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain", "log"]
+            [
+                "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain",
+                "log", "auth", "commands"
+            ]
         );
     }
 

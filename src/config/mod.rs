@@ -7,10 +7,12 @@
 //! environment and the machine.
 
 mod address;
+mod auth;
 mod budget;
 mod file;
 mod key;
 mod keys;
+mod keys_tls;
 mod load;
 mod machine;
 mod print;
@@ -26,6 +28,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use address::{Endpoint, Listen};
+pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
@@ -75,6 +78,10 @@ pub struct Config {
     pub tls: Tls,
     /// Clients on unix sockets.
     pub unix: Unix,
+    /// Clients before their login, and logins.
+    pub auth: Auth,
+    /// Commands that are refused.
+    pub commands: Commands,
     /// The end of the process.
     pub drain: Drain,
     /// What is written to stderr.
@@ -108,10 +115,20 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Time between PINGs on a silent connection; zero is never.
     pub keepalive: Duration,
-    /// First pause after a failed connect.
+    /// A connection that owes replies and is silent this long is suspect.
+    pub suspect_after: Duration,
+    /// Longest first pause after a failed connect.
     pub backoff_min: Duration,
     /// Longest pause; not below `backoff_min`.
     pub backoff_max: Duration,
+    /// Service that makes the pauses short again.
+    pub verified_after: Duration,
+    /// Failures in a row that open the circuit; zero is never.
+    pub circuit_failures: usize,
+    /// First pause after the configured login was refused.
+    pub auth_backoff_min: Duration,
+    /// Longest such pause; not below `auth_backoff_min`.
+    pub auth_backoff_max: Duration,
     /// Connect attempts a second over all workers.
     pub connects_per_second: usize,
     /// What becomes of clients whose command was written and not answered.
@@ -201,6 +218,8 @@ pub struct Client {
     pub inflight_commands: usize,
     /// The same in bytes.
     pub inflight_bytes: usize,
+    /// A command on a lane is given up after this; zero is never.
+    pub request_timeout: Duration,
     /// Bytes of waiting replies above which requests are not read.
     pub output_soft: usize,
     /// Bytes of waiting replies above which the client is closed. Not below `output_soft`.

@@ -26,6 +26,16 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
+fn usual_auth() -> Auth {
+    Auth {
+        timeout: seconds(60),
+        max_commands: 1000,
+        max_input: 256 << 10,
+        max_output: 64 << 10,
+        failures: Failures { delay: Duration::from_millis(100), delay_max: seconds(3), most: 10, window: seconds(60) },
+    }
+}
+
 #[test]
 fn the_defaults_are_those_of_the_design() {
     let (config, warnings) = good("");
@@ -48,8 +58,13 @@ fn the_defaults_are_those_of_the_design() {
             progress_timeout: seconds(10),
             idle_timeout: seconds(60),
             keepalive: seconds(30),
+            suspect_after: seconds(2),
             backoff_min: Duration::from_millis(50),
-            backoff_max: seconds(5),
+            backoff_max: seconds(2),
+            verified_after: seconds(10),
+            circuit_failures: 5,
+            auth_backoff_min: seconds(15),
+            auth_backoff_max: seconds(300),
             connects_per_second: 50,
             on_loss: OnLoss::Close,
             tls: UpstreamTls::default(),
@@ -83,6 +98,7 @@ fn the_defaults_are_those_of_the_design() {
             backlog: 1024,
             inflight_commands: 128,
             inflight_bytes: 1 << 20,
+            request_timeout: Duration::ZERO,
             output_soft: 1 << 20,
             output_limit: 256 << 20,
             pubsub_output_limit: 32 << 20,
@@ -98,6 +114,8 @@ fn the_defaults_are_those_of_the_design() {
         // See the test on TLS and unix sockets.
         tls: config.tls.clone(),
         unix: config.unix.clone(),
+        auth: usual_auth(),
+        commands: Commands { deny: vec![], allow: vec![], exempt: vec![] },
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
@@ -153,6 +171,8 @@ fn every_key_reaches_the_configuration() {
             "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),
+            "auth.failure_delay" => "1s".to_owned(),
+            "commands.deny" | "commands.allow" | "commands.exempt" => "KEYS".to_owned(),
             "pubsub.mode" => "pinned".to_owned(),
             "pubsub.resp3" => "exact".to_owned(),
             path => match key.kind {
@@ -251,7 +271,7 @@ fn one_setting_may_bound_another() {
     let file = "[upstream]\nbackoff_min = '6s'\n[lane]\nmax_inflight_bytes = '64KiB'\n\
                 [client]\noutput_limit = '1KiB'";
     let expected = [
-        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"5s\"",
+        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"2s\"",
         "f:4:22: lane.max_command_bytes = \"256KiB\" must not be above lane.max_inflight_bytes = \"64KiB\"",
         "f:6:16: client.output_soft = \"1MiB\" must not be above client.output_limit = \"1KiB\"",
     ];

@@ -65,6 +65,8 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         memory_limit: values.maybe_count("memory.limit").unwrap_or_else(|| auto_memory(host.memory)),
         tls: Tls::of(&values),
         unix: Unix::of(&values),
+        auth: values.auth(),
+        commands: values.commands(),
         drain: values.drain(),
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
@@ -159,8 +161,13 @@ impl Check<'_> {
             progress_timeout: values.time("upstream.progress_timeout"),
             idle_timeout: values.time("upstream.idle_timeout"),
             keepalive: values.time("upstream.keepalive"),
+            suspect_after: values.time("upstream.suspect_after"),
             backoff_min: values.time("upstream.backoff_min"),
             backoff_max: values.time("upstream.backoff_max"),
+            verified_after: values.time("upstream.verified_after"),
+            circuit_failures: values.count("upstream.circuit_failures"),
+            auth_backoff_min: values.time("upstream.auth_backoff_min"),
+            auth_backoff_max: values.time("upstream.auth_backoff_max"),
             connects_per_second: values.count("upstream.connects_per_second"),
             on_loss: if values.is_word("upstream.on_loss", "error") { OnLoss::Error } else { OnLoss::Close },
             tls: UpstreamTls::of(values),
@@ -238,8 +245,18 @@ impl Check<'_> {
         let (upstream, lane, client) = (&config.upstream, &config.lane, &config.client);
         let pairs = [
             (upstream.backoff_min > upstream.backoff_max, "upstream.backoff_min", "upstream.backoff_max"),
+            (
+                upstream.auth_backoff_min > upstream.auth_backoff_max,
+                "upstream.auth_backoff_min",
+                "upstream.auth_backoff_max",
+            ),
             (lane.max_command_bytes > lane.max_inflight_bytes, "lane.max_command_bytes", "lane.max_inflight_bytes"),
             (config.blocking.poll_min > config.blocking.poll_max, "blocking.poll_min", "blocking.poll_max"),
+            (
+                config.auth.failures.delay > config.auth.failures.delay_max,
+                "auth.failure_delay",
+                "auth.failure_delay_max",
+            ),
             (client.output_soft > client.output_limit, "client.output_soft", "client.output_limit"),
         ];
         for (is_wrong, low, high) in pairs {

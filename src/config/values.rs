@@ -121,6 +121,7 @@ impl Values<'_> {
             backlog: self.count("client.backlog"),
             inflight_commands: self.count("client.inflight_commands"),
             inflight_bytes: self.count("client.inflight_bytes"),
+            request_timeout: self.time("client.request_timeout"),
             output_soft: self.count("client.output_soft"),
             output_limit: self.count("client.output_limit"),
             pubsub_output_limit: self.count("client.pubsub_output_limit"),

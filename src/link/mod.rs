@@ -5,10 +5,12 @@
 //! closed its side too, so that `connected_clients` never counts a connection that the budget has forgotten.
 
 mod budget;
+mod circuit;
 mod connect;
 mod handshake;
 mod interest;
 mod owned;
+mod refusal;
 mod seeded;
 mod socket;
 mod tls;

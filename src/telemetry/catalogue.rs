@@ -10,9 +10,10 @@ use metrics_process::collector::Metrics as Process;
 use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
-    AcceptError, AnomalyReason, BufferKind, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay,
-    HandshakeResult, LatencyClass, LogLevel, Origin, PinReason, RefuseReason, RejectReason, ReloadResult, ShedStep,
-    StallReason, TlsSide, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
+    FoldWay, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, Origin, PinReason, RefuseReason,
+    RejectReason, ReloadResult, RequestOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
+    UpstreamState,
 };
 use super::shard::Shard;
 
@@ -238,6 +239,11 @@ pub static METRICS: &[Metric] = {
     row("respmux_shed_total", Process, &[("step", ShedStep::LABELS)],
         Count(|s, [st, ..]| s.shed.at(st).value()),
         "Clients that were not read, refused or closed to keep buffers below their limit"),
+    row("respmux_client_logins_total", Process, &[("result", LoginResult::LABELS)],
+        Count(|s, [r, ..]| s.logins.at(r).value()),
+        "Logins of clients"),
+    row("respmux_client_logins_delayed_total", Process, &[], Count(|s, _| s.logins_delayed.value()),
+        "Logins that had to wait because of failed ones before"),
 
     row("respmux_commands_total", Upstream, &[], Commands,
         "Commands answered"),
@@ -269,6 +275,11 @@ pub static METRICS: &[Metric] = {
         "Failed upstream connects"),
     row("respmux_upstream_connect_duration_seconds", Upstream, &[], Buckets(|s, _| &s.upstream_connect_duration),
         "Connect and handshake"),
+    row("respmux_upstream_circuit_workers", Endpoint, &[("state", CircuitState::LABELS)],
+        Level(|s, [st, ..]| s.circuit.at(st).value()),
+        "Workers by the state of their circuit"),
+    row("respmux_upstream_circuit_opened_total", Endpoint, &[], Count(|s, _| s.circuit_opened.value()),
+        "Times a worker stopped waiting for the upstream"),
     row("respmux_upstream_duration_seconds", Upstream, CLASS, Buckets(|s, [c, ..]| s.upstream_duration.at(c)),
         "Time from written upstream to reply read"),
     row("respmux_upstream_inflight_commands", Endpoint, &[], Level(|s, _| s.inflight.value()),
@@ -301,6 +312,16 @@ pub static METRICS: &[Metric] = {
     row("respmux_lane_anomalies_total", Upstream, &[("reason", AnomalyReason::LABELS)],
         Count(|s, [r, ..]| s.lane_anomalies.at(r).value()),
         "Lanes killed because they could not be trusted"),
+    row("respmux_lane_suspects", Upstream, &[], Level(|s, _| s.lanes_suspect.value()),
+        "Lanes that owe replies and have been silent for too long"),
+    row("respmux_lane_losses_total", Upstream, &[("verdict", LossVerdict::LABELS)],
+        Count(|s, [v, ..]| s.lane_losses.at(v).value()),
+        "Lanes lost without an anomaly"),
+    row("respmux_lane_detection_duration_seconds", Upstream, &[], Buckets(|s, _| &s.lane_detection),
+        "Silence of a lane before it was given up as hung"),
+    row("respmux_request_timeouts_total", Upstream, &[("outcome", RequestOutcome::LABELS)],
+        Count(|s, [o, ..]| s.request_timeouts.at(o).value()),
+        "Requests given up because their answer took too long"),
     row("respmux_lane_overflow_total", Upstream, &[], Count(|s, _| s.lane_overflow.value()),
         "Commands for a lane that went over the pool because no lane was free"),
 

@@ -28,9 +28,9 @@ pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use memory::{Pressure, Total};
 pub use reasons::{
-    AcceptError, AnomalyReason, BufferKind, CloseReason, ConnectError, FoldState, FoldWay, HandshakeResult, Origin,
-    PinReason, RefuseReason, RejectReason, ReloadResult, ShedStep, StallReason, TlsSide, UpstreamCloseReason,
-    UpstreamKind,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
+    HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
+    RequestOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

@@ -1,6 +1,7 @@
 //! The side that faces the upstream: lanes, the pool, the scratch and the control connection of one worker, and
 //! the outboxes through which answers go. Never names a client's task.
 
+mod big;
 mod blocking;
 mod buffers;
 mod control;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use big::{BigReplies, Question};
 pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
@@ -38,6 +40,7 @@ pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
+use crate::auth::{Policies, Throttle};
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
 use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
@@ -47,6 +50,9 @@ use crate::telemetry::{ProcessFacts, Shard};
 pub const READ_BUFFER: usize = 64 << 10;
 /// A control answer not older than this says that the upstream is alive.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(6);
+
+/// About the time between two ticks.
+const TICK: Duration = Duration::from_millis(150);
 
 /// Ticks between two surveys of the clients.
 const SURVEY_EVERY: u32 = 5;
@@ -62,6 +68,9 @@ pub struct Upstreams {
     pub owned: Owned,
     /// How far the upstream's counts of subscribers are off, over all workers.
     pub interest: Interest,
+    /// Failed logins, over all workers.
+    pub throttle: Throttle,
+    pub policies: Policies,
     pub dialer: Dialer,
     pub roster: Roster,
     pub memory: Rc<Memory>,
@@ -74,11 +83,14 @@ pub struct Upstreams {
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
     pub folds: Folds,
+    pub big_replies: BigReplies,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
     first_bad_db: Cell<u32>,
     ticks: Cell<u32>,
+    /// When a lane was answered last, nanoseconds of the worker's clock.
+    last_answer: Cell<u64>,
 }
 
 /// What a worker is built from.
@@ -93,13 +105,15 @@ pub struct Parts {
     pub interest: Interest,
     /// There if the upstream speaks TLS.
     pub tls: Option<ClientTls>,
+    pub throttle: Throttle,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned, interest, tls } = parts;
+        let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
+        let policies = Policies::new(&config);
         let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
@@ -112,6 +126,8 @@ impl Upstreams {
             budget,
             owned,
             interest,
+            throttle,
+            policies,
             dialer,
             roster: Roster::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
@@ -124,11 +140,13 @@ impl Upstreams {
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
             folds: Folds::default(),
+            big_replies: BigReplies::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),
             first_bad_db: Cell::new(u32::MAX),
             ticks: Cell::new(0),
+            last_answer: Cell::new(0),
         })
     }
 
@@ -185,8 +203,13 @@ impl Upstreams {
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
+        self.big_replies.on_tick(self.now());
         let healthy = self.control.healthy_within(HEALTHY_WITHIN);
         self.lanes.on_tick(self, self.now(), healthy);
+        let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
+        if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {
+            self.dialer.on_service();
+        }
         self.pool.on_tick(self);
         self.hubs.on_tick(self, self.now(), healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();

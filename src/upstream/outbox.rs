@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::big::Question;
 use super::buffers::{Buffers, Output};
 use super::memory::Memory;
 use super::pubsub::{Hub, Subscriber};
@@ -56,6 +57,8 @@ pub struct Outbox {
     /// Bytes of input that the client's task keeps.
     input: Cell<usize>,
     partial: Cell<Partial>,
+    /// What it asked last on a lane.
+    asked: Cell<Question>,
     /// Is not read because memory is short.
     paused: Cell<bool>,
     pending: Cell<u32>,
@@ -82,6 +85,7 @@ impl Outbox {
             output: RefCell::default(),
             input: Cell::new(0),
             partial: Cell::default(),
+            asked: Cell::default(),
             paused: Cell::new(false),
             sent: Cell::new(0),
             pending: Cell::new(0),
@@ -119,6 +123,17 @@ impl Outbox {
     /// Bytes that the socket has not taken yet.
     pub fn unsent(&self) -> usize {
         self.output.borrow().len() - self.sent.get()
+    }
+
+    /// The client asks this on a lane.
+    #[inline]
+    pub fn asks(&self, question: Question) {
+        self.asked.set(question);
+    }
+
+    /// What it waits for, if that is one thing.
+    pub(super) fn only_question(&self) -> Option<Question> {
+        (self.pending.get() == 1).then(|| self.asked.get())
     }
 
     /// Bytes of buffers that are this client's.

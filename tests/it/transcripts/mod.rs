@@ -100,6 +100,12 @@ impl Stage {
             options.workers = own.workers.or(options.workers);
             options.max_upstream_connections = own.max_upstream_connections.or(options.max_upstream_connections);
         }
+        // One proxy plays many transcripts, each with logins that fail.
+        for setting in ["auth.failure_delay=0s", "auth.max_failures=0"] {
+            if !options.settings.iter().any(|own| own.starts_with("auth.")) {
+                options.arguments.extend(["--set".to_owned(), setting.to_owned()]);
+            }
+        }
         let proxy = Some(Proxy::start(&redis, &options));
         Self { redis, control, proxy, own }
     }
