@@ -11,6 +11,8 @@
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
 #   make faults   harm to connections at every byte of a reply, on both sides of respmux
 #   make restarts the server killed and stopped again and again under writers
+#   make memory-wall     clients that do not read or do not finish, against a limit of 128 MiB
+#   make head-of-line    what one bad client costs the others: T12 a to d, and Jain's index
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -43,7 +45,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm state faults restarts suite jobs static clean
+.PHONY: run build demo test lint bench micro storm state faults restarts suite jobs memory-wall head-of-line static clean
 
 build:
 	$(CARGO) build --release --locked
@@ -97,6 +99,14 @@ faults:
 restarts:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test faults -- --ignored --nocapture restarts_full
+
+memory-wall: build
+	.ci/need redis-server=redis-server python3=python3
+	tests/limits/wall.py
+
+head-of-line: build
+	.ci/need redis-server=redis-server python3=python3
+	tests/limits/head.py
 
 static:
 	deploy/static.sh

@@ -74,6 +74,8 @@ pub(crate) struct Client {
     pub(super) eof: bool,
     /// The history in which the client wrote last (rule W4).
     pub(super) write_epoch: Option<u64>,
+    /// Bytes of the request that is being carried out aside from the lane.
+    pub(super) kept: usize,
     /// The last look at `carry` found no whole request.
     pub(super) exhausted: bool,
     /// When the client was last read, nanoseconds of the worker's clock: one look at the clock serves all requests of
@@ -93,6 +95,7 @@ impl Client {
             admission: Admission::Unasked,
             eof: false,
             write_epoch: None,
+            kept: 0,
             exhausted: true,
             now: 0,
         }
@@ -118,7 +121,12 @@ impl Client {
             let result = match step {
                 Step::Close(reason) => Err(Closed(reason)),
                 Step::Admit => Box::pin(self.admit()).await,
-                Step::Command(request, route) => Box::pin(self.dispatch(request, route)).await,
+                Step::Command(request, route) => {
+                    self.kept = request.raw().len();
+                    let done = Box::pin(self.dispatch(request, route)).await;
+                    self.kept = 0;
+                    done
+                }
                 Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
             };
             if let Err(Closed(reason)) = result {
@@ -130,7 +138,8 @@ impl Client {
 
     /// Sends what was answered before the close, except to clients that cannot or need not read it.
     async fn last_words(&self, reason: CloseReason) {
-        if matches!(reason, CloseReason::OutputLimit | CloseReason::IoError | CloseReason::Killed) {
+        if matches!(reason, CloseReason::OutputLimit | CloseReason::Memory | CloseReason::IoError | CloseReason::Killed)
+        {
             return;
         }
         let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.up().buffers));
@@ -144,6 +153,7 @@ impl Client {
             if let Some(reason) = self.outbox().fate() {
                 return Poll::Ready(Step::Close(reason));
             }
+            self.count_input();
             let flushed = match self.outbox().poll_flush(cx, &self.up().buffers) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::IoError)),
                 Poll::Ready(Ok(())) => true,
@@ -153,6 +163,7 @@ impl Client {
             {
                 // I8 (but a subscriber must be able to unsubscribe): a slow reader sends no more requests; the lane does not wait for it.
                 self.up().shard.client_stalls[StallReason::Output].inc();
+                self.outbox().on_whole();
                 self.outbox().await_with(cx, Wants::Nothing);
                 return Poll::Pending;
             }
@@ -160,6 +171,7 @@ impl Client {
                 match self.process_carry() {
                     Flow::Step(step) => return Poll::Ready(step),
                     Flow::Stalled(wants) => {
+                        self.outbox().on_whole(); // it waits for us
                         self.outbox().await_with(cx, wants);
                         return Poll::Pending;
                     }
@@ -169,16 +181,26 @@ impl Client {
             if let Some(poll) = self.poll_end(cx, flushed) {
                 return poll;
             }
-            match self.poll_input(cx) {
+            let read = if self.up().pauses(self.outbox()) { Poll::Pending } else { self.poll_input(cx) };
+            match read {
                 Poll::Ready(Some(step)) => return Poll::Ready(step),
                 Poll::Ready(None) => {}
                 Poll::Pending => {
                     let wants = if self.shared.draining.get() { Wants::Pending(0) } else { Wants::Nothing };
                     self.outbox().await_with(cx, wants);
+                    if !self.carry.is_empty() {
+                        self.outbox().await_rest();
+                    }
                     return Poll::Pending;
                 }
             }
         }
+    }
+
+    /// What the client's input takes counts against the memory of all.
+    #[inline]
+    pub(super) fn count_input(&self) {
+        self.outbox().keep_input(&self.up().memory, self.carry.len() + self.kept);
     }
 
     /// The client has sent its last byte, or the process drains: both close at a request boundary, when every
@@ -222,7 +244,9 @@ impl Client {
         if !self.carry.is_empty() {
             self.carry.extend_from_slice(chunk);
             self.exhausted = false;
-            if self.carry.len() as u64 > up.config.client.query_buffer_limit as u64 {
+            self.count_input();
+            up.relieve();
+            if self.carry.len() > up.largest_request() {
                 return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
             }
             return Poll::Ready(None);
@@ -243,7 +267,15 @@ impl Client {
         let mut rest = carry;
         rest.advance(used);
         // An empty buffer gives its memory back: idle clients own none.
-        self.carry = if rest.is_empty() { BytesMut::new() } else { rest };
+        self.carry = match rest.len() {
+            0 => BytesMut::new(),
+            // A short rest would keep all the memory of what was before it.
+            len if len < used => BytesMut::from(&rest[..]),
+            _ => rest,
+        };
+        if used > 0 {
+            self.outbox().on_whole();
+        }
         self.exhausted = matches!(flow, Flow::NeedMore);
         flow
     }

@@ -3,77 +3,10 @@
 //! Loading, printing, the example and the command line are all driven by this table, so that they
 //! cannot disagree. A key without a row does not exist.
 
-use super::value::{Kind, Raw, Setting};
+use super::key::{key, optional};
+use super::value::Kind;
 
-/// One row of [`KEYS`].
-#[derive(Debug)]
-pub(crate) struct Key {
-    /// As in the file, with dots: `upstream.max_connections`.
-    pub(crate) path: &'static str,
-    /// As in a variable; `None` when the key has no value until somebody gives one.
-    default: Option<&'static str>,
-    /// A value for the example where there is no default.
-    example: &'static str,
-    /// What values it takes.
-    pub(crate) kind: Kind,
-    /// Long flag without dashes, and what its value is called in the help.
-    pub(crate) flag: Option<(&'static str, &'static str)>,
-    /// A second, shorter variable.
-    pub(crate) short_env: Option<&'static str>,
-    /// What it is for, with what happens at the bound.
-    pub(crate) doc: &'static str,
-}
-
-impl Key {
-    /// The variable every key has: `RESPMUX_` and the path in capitals, dots as underscores.
-    pub(crate) fn env(&self) -> String {
-        format!("RESPMUX_{}", self.path.to_ascii_uppercase().replace('.', "_"))
-    }
-
-    /// The value when nobody gives one.
-    pub(crate) fn default_setting(&self) -> Setting {
-        let Some(text) = self.default else {
-            return Setting::Unset;
-        };
-        self.kind.parse(&Raw::Untyped(text.to_owned())).expect("every default is valid: tested")
-    }
-
-    /// The default as a flag or variable would give it.
-    pub(crate) fn default_text(&self) -> &'static str {
-        self.default.unwrap_or("none")
-    }
-
-    /// The value that the example shows, as TOML, and whether it is the default.
-    pub(crate) fn example_toml(&self) -> (String, bool) {
-        match self.default_setting().to_toml() {
-            Some(text) => (text, true),
-            None => (self.example.to_owned(), false),
-        }
-    }
-
-    /// Table and name: `("upstream", "url")`, `("", "listen")`.
-    pub(crate) fn table_and_name(&self) -> (&'static str, &'static str) {
-        self.path.split_once('.').unwrap_or(("", self.path))
-    }
-
-    const fn flag(mut self, name: &'static str, value: &'static str) -> Self {
-        self.flag = Some((name, value));
-        self
-    }
-
-    const fn short_env(mut self, name: &'static str) -> Self {
-        self.short_env = Some(name);
-        self
-    }
-}
-
-const fn key(path: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, default: Some(default), example: "", kind, flag: None, short_env: None, doc }
-}
-
-const fn optional(path: &'static str, example: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, default: None, example, kind, flag: None, short_env: None, doc }
-}
+pub(crate) use super::key::{Key, find, nearest, suggestions};
 
 /// A time up to a day, from `min` milliseconds.
 const fn time(min: u64) -> Kind {
@@ -92,45 +25,15 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
-/// The row of a key.
-pub(crate) fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
-}
-
-/// The candidate that looks most like `word`, if one does.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |candidate: &&str| strsim::osa_distance(word, candidate);
-    let best = candidates.min_by_key(distance)?;
-    (distance(&best) <= (word.len() / 4).max(1)).then_some(best)
-}
-
-/// The keys that an unknown path may have meant: those of the same name in other tables, else one
-/// that looks like it, else those whose name does.
-pub(crate) fn suggestions(path: &str) -> Vec<&'static str> {
-    let named = |name: &str| -> Vec<&'static str> {
-        let same = KEYS.iter().filter(|key| key.table_and_name().1 == name);
-        same.map(|key| key.path).collect()
-    };
-    let name = path.rsplit('.').next().unwrap_or(path);
-    let same = named(name);
-    if !same.is_empty() {
-        return same;
-    }
-    if let Some(best) = nearest(path, KEYS.iter().map(|key| key.path)) {
-        return vec![best];
-    }
-    nearest(name, KEYS.iter().map(|key| key.table_and_name().1)).map_or_else(Vec::new, named)
-}
-
 /// In the order of the example: keys without a table first, as TOML wants them.
 pub(crate) static KEYS: &[Key] = &[
     key(
         "listen",
         "127.0.0.1:6380",
         Kind::Listen,
-        "Where clients connect: IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
+        "Where clients connect: IP:PORT, tls:IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
     )
-    .flag("listen", "ADDR|unix:PATH"),
+    .flag("listen", "ADDR|tls:ADDR|unix:PATH"),
     key(
         "workers",
         "auto",
@@ -172,7 +75,7 @@ pub(crate) static KEYS: &[Key] = &[
         "upstream.url",
         "redis://127.0.0.1:6379",
         Kind::Url,
-        "The Redis or Valkey behind: redis://[user[:password]@]host[:port][/db], valkey:// alike, or \
+        "The Redis or Valkey behind: redis://[user[:password]@]host[:port][/db], valkey:// alike, rediss:// or valkeys:// with TLS, or \
          unix:///path[?db=n]. Percent-encode special characters in user and password.",
     )
     .flag("upstream", "URL")
@@ -282,6 +185,37 @@ pub(crate) static KEYS: &[Key] = &[
         "What a client gets whose command was written to an upstream connection that broke before the \
          reply: \"close\" closes the client, as a lost Redis would; \"error\" answers that the outcome \
          is unknown and keeps the client.",
+    ),
+    optional(
+        "upstream.tls_ca_file",
+        "\"/etc/respmux/upstream-ca.pem\"",
+        Kind::Path,
+        "For a rediss:// URL: the authorities that may sign the upstream's certificate, PEM. Without it those of the \
+         system. Like all certificates it is read again when it changes.",
+    ),
+    optional(
+        "upstream.tls_server_name",
+        "\"redis.example\"",
+        Kind::Text,
+        "For a rediss:// URL: the name that the upstream's certificate must have, in place of the URL's host.",
+    ),
+    optional(
+        "upstream.tls_cert_file",
+        "\"/etc/respmux/upstream-client.pem\"",
+        Kind::Path,
+        "For a rediss:// URL: our certificate towards the upstream, PEM. Needs upstream.tls_key_file.",
+    ),
+    optional(
+        "upstream.tls_key_file",
+        "\"/etc/respmux/upstream-client.key\"",
+        Kind::Path,
+        "The key of upstream.tls_cert_file, PEM.",
+    ),
+    key(
+        "upstream.tls_insecure_skip_verify",
+        "false",
+        Kind::Switch,
+        "For a rediss:// URL: accept any certificate. Whoever stands between can then read and change everything.",
     ),
     key(
         "upstream.retry_reads",
@@ -402,6 +336,24 @@ pub(crate) static KEYS: &[Key] = &[
         "Clients at one time; further ones get -ERR max number of clients reached.",
     ),
     key(
+        "client.accept_rate",
+        "1000",
+        count(0, 1_000_000),
+        "Clients that may be accepted a second; further ones wait in the backlog. 0 is no limit.",
+    ),
+    key(
+        "client.accept_burst",
+        "2000",
+        count(1, 1_000_000),
+        "Clients that may be accepted at once after a quiet time, before client.accept_rate holds.",
+    ),
+    key(
+        "client.backlog",
+        "1024",
+        count(1, 65_535),
+        "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
+    ),
+    key(
         "client.inflight_commands",
         "128",
         count(1, 1_000_000),
@@ -441,6 +393,20 @@ pub(crate) static KEYS: &[Key] = &[
         "Answer PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. Never for clients that have not logged in where \
          the upstream wants a login.",
     ),
+    optional(
+        "client.max_per_source",
+        "1000",
+        count(1, 10_000_000),
+        "Clients of one IP address at one time; further ones get -ERR max number of clients reached. Not set is no \
+         limit of its own: behind NAT, or in a pod, many applications have one address.",
+    ),
+    key(
+        "client.partial_timeout",
+        "30s",
+        time(0),
+        "A client that has sent the beginning of a request and not its end is closed after this long, unless it sent at \
+         least 1 KiB a second in that time; then it gets as long again. 0s is never.",
+    ),
     key("client.tcp_keepalive", "300s", time(0), "TCP keepalive towards clients. 0s is none."),
     key(
         "client.verify_privileged",
@@ -455,6 +421,59 @@ pub(crate) static KEYS: &[Key] = &[
         Kind::Switch,
         "Ask the upstream also before CLIENT ID, GETNAME, SETNAME and SETINFO are answered here. One \
          more round trip each.",
+    ),
+    key(
+        "memory.limit",
+        "auto",
+        Kind::SizeOr { word: "auto", min: 4 * MIB, max: 1024 * GIB },
+        "Bytes that all buffers for clients and the upstream may have together. \"auto\" is a quarter of the memory that \
+         the process may use (cgroup, else the machine), at most 1GiB. At 75% the clients that hold most are not read, \
+         and when that has lasted 2s those with most unread replies are closed to make room; at 90% new clients are \
+         refused; at 95% the clients with most unread replies are closed until it is 90%. No request may be larger than \
+         75% of it.",
+    ),
+    optional(
+        "tls.cert_file",
+        "\"/etc/respmux/tls.crt\"",
+        Kind::Path,
+        "Certificate for addresses tls:IP:PORT in `listen`, PEM, with those between it and the authority behind it. \
+         Read again when it changes; a bad one is reported and the old one stays in use.",
+    ),
+    optional("tls.key_file", "\"/etc/respmux/tls.key\"", Kind::Path, "The key of tls.cert_file, PEM."),
+    optional(
+        "tls.client_ca_file",
+        "\"/etc/respmux/clients-ca.pem\"",
+        Kind::Path,
+        "The authorities that sign clients' certificates, PEM. Needed unless tls.client_auth is \"no\".",
+    ),
+    key(
+        "tls.client_auth",
+        "no",
+        Kind::Word(&["no", "optional", "required"]),
+        "Whether clients are asked for a certificate. \"optional\": one that is shown must be good.",
+    ),
+    key("tls.min_version", "1.2", Kind::Word(&["1.2", "1.3"]), "Oldest version of TLS, for clients and the upstream."),
+    key(
+        "tls.handshake_timeout",
+        "5s",
+        time(1),
+        "From accept to the end of a client's handshake, its wait for a turn included; then it is closed.",
+    ),
+    key(
+        "tls.max_handshakes",
+        "512",
+        count(1, 1_000_000),
+        "Clients of one worker in their handshake or in line for it; further ones are closed. At most two a worker \
+         are computed between two looks at everybody else.",
+    ),
+    key("tls.reload_interval", "5s", time(100), "How often certificate files are looked at for a change."),
+    key("unix.mode", "0660", Kind::Mode, "Permissions of the socket files of unix:PATH in `listen`, octal."),
+    optional(
+        "unix.allow_uids",
+        "\"0,1000\"",
+        Kind::Users,
+        "Numbers of the users whose processes may connect to unix sockets; unset is everybody whom the permissions \
+         of the file let in.",
     ),
     key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
         .flag("drain-delay", "TIME"),
@@ -485,6 +504,7 @@ pub(crate) static KEYS: &[Key] = &[
 mod tests {
     use std::collections::HashSet;
 
+    use super::super::value::Raw;
     use super::*;
 
     #[test]
@@ -520,7 +540,10 @@ mod tests {
         }
         let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
         tables.dedup();
-        assert_eq!(tables, ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "drain", "log"]);
+        assert_eq!(
+            tables,
+            ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain", "log"]
+        );
     }
 
     #[test]

@@ -9,11 +9,14 @@
 mod address;
 mod budget;
 mod file;
+mod key;
 mod keys;
 mod load;
+mod machine;
 mod print;
 mod secret;
 mod settings;
+mod tls;
 mod units;
 mod validate;
 mod value;
@@ -26,6 +29,7 @@ pub use address::{Endpoint, Listen};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
+pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
 
 pub(crate) use file::unknown as unknown_key;
 pub(crate) use keys::{KEYS, Key, find as find_key};
@@ -35,6 +39,8 @@ pub(crate) use settings::{Assignment, Origin, name_key};
 pub(crate) use value::{Kind, Raw};
 
 use settings::Settings;
+pub(crate) use validate::SPARE_DESCRIPTORS;
+
 use validate::Host;
 
 /// A configuration that was checked as a whole. `respmux config example` documents each value.
@@ -63,6 +69,12 @@ pub struct Config {
     pub pubsub: Pubsub,
     /// Clients and their limits.
     pub client: Client,
+    /// Bytes that all buffers may have together; what "auto" came to.
+    pub memory_limit: usize,
+    /// Clients that speak TLS.
+    pub tls: Tls,
+    /// Clients on unix sockets.
+    pub unix: Unix,
     /// The end of the process.
     pub drain: Drain,
     /// What is written to stderr.
@@ -116,6 +128,8 @@ pub struct Upstream {
     pub on_loss: OnLoss,
     /// Reads that were written and not answered are sent once more.
     pub retry_reads: bool,
+    /// Whether and how it speaks TLS.
+    pub tls: UpstreamTls,
 }
 
 /// What a client gets when its upstream connection breaks after the command was written.
@@ -189,6 +203,12 @@ pub struct Pubsub {
 pub struct Client {
     /// Clients at one time.
     pub max_connections: usize,
+    /// Clients accepted a second; 0 is no limit.
+    pub accept_rate: usize,
+    /// Clients accepted at once after a quiet time.
+    pub accept_burst: usize,
+    /// Clients that wait to be accepted, for each address.
+    pub backlog: usize,
     /// Commands of one client without a reply.
     pub inflight_commands: usize,
     /// The same in bytes.
@@ -205,6 +225,10 @@ pub struct Client {
     pub query_buffer_limit: usize,
     /// Answer PROXY.
     pub proxy_commands: bool,
+    /// Clients of one IP address at one time; `None` is no limit.
+    pub max_per_source: Option<usize>,
+    /// How long a begun request may take; zero is for ever.
+    pub partial_timeout: Duration,
     /// TCP keepalive; zero is none.
     pub tcp_keepalive: Duration,
     /// Run twins of privileged CLIENT commands on the upstream (rule C1).

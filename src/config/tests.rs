@@ -4,7 +4,7 @@ use super::settings::{Assignment, Layer, Origin, environment};
 use super::validate::{Host, validate};
 use super::*;
 
-const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), random: 41 };
+const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), memory: Some(2 << 30), random: 41 };
 
 /// A file and variables, on a machine of eight cores.
 fn load_both(file: &str, variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), Problems> {
@@ -58,6 +58,7 @@ fn the_defaults_are_those_of_the_design() {
             connects_per_second: 50,
             on_loss: OnLoss::Close,
             retry_reads: false,
+            tls: UpstreamTls::default(),
         },
         lane: Lane {
             max_command_bytes: 256 << 10,
@@ -83,6 +84,9 @@ fn the_defaults_are_those_of_the_design() {
         },
         client: Client {
             max_connections: 10_000,
+            accept_rate: 1000,
+            accept_burst: 2000,
+            backlog: 1024,
             inflight_commands: 128,
             inflight_bytes: 1 << 20,
             request_timeout: Duration::ZERO,
@@ -91,10 +95,24 @@ fn the_defaults_are_those_of_the_design() {
             pubsub_output_limit: 32 << 20,
             proxy_commands: true,
             query_buffer_limit: 1 << 30,
+            max_per_source: None,
+            partial_timeout: Duration::from_secs(30),
             tcp_keepalive: seconds(300),
             verify_privileged: true,
             exact_connection_commands: false,
         },
+        memory_limit: 512 << 20,
+        tls: Tls {
+            cert_file: None,
+            key_file: None,
+            client_ca_file: None,
+            client_auth: ClientAuth::No,
+            min_version: TlsVersion::V1_2,
+            handshake_timeout: seconds(5),
+            max_handshakes: 512,
+            reload_interval: seconds(5),
+        },
+        unix: Unix { mode: 0o660, allow_uids: None },
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
@@ -137,8 +155,16 @@ fn every_key_reaches_the_configuration() {
             "upstream.password" | "upstream.password_file" => "p".to_owned(),
             // Needs a password to be valid: see the test on credentials.
             "upstream.username" => continue,
+            // Valid in company only: see the test on TLS.
+            "tls.client_auth" | "upstream.tls_cert_file" | "upstream.tls_key_file" => continue,
+            "tls.cert_file" | "tls.key_file" | "tls.client_ca_file" | "upstream.tls_ca_file" => "/f".to_owned(),
+            "upstream.tls_server_name" => "h".to_owned(),
+            "tls.min_version" => "1.3".to_owned(),
+            "unix.mode" => "0600".to_owned(),
+            "unix.allow_uids" => "1000".to_owned(),
             "upstream.on_loss" => "error".to_owned(),
             "log.format" => "json".to_owned(),
+            "memory.limit" => "9MiB".to_owned(),
             "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),
@@ -250,14 +276,36 @@ fn one_setting_may_bound_another() {
 }
 
 #[test]
+fn tls_settings_belong_together() {
+    let missing = bad("listen = ['tls:127.0.0.1:6390']");
+    assert_eq!(missing, ["f:1:10: an address tls:IP:PORT needs tls.cert_file and tls.key_file"]);
+    let (config, warnings) = good(
+        "listen = ['tls:127.0.0.1:6390', '127.0.0.1:6380']\n[tls]\ncert_file = 'c'\nkey_file = 'k'\n\
+         client_auth = 'optional'\nclient_ca_file = 'a'",
+    );
+    assert_eq!(config.listen[0], Listen::Tls("127.0.0.1:6390".parse().unwrap()));
+    assert_eq!((config.tls.client_auth, warnings), (ClientAuth::Optional, vec![]));
+    assert_eq!(
+        bad("[tls]\nclient_auth = 'required'"),
+        ["f:2:15: client certificates cannot be checked without tls.client_ca_file"]
+    );
+    let half = bad("[upstream]\nurl = 'rediss://h'\ntls_key_file = 'k'");
+    assert_eq!(half, ["f:3:16: upstream.tls_cert_file and upstream.tls_key_file belong together"]);
+    let (config, warnings) = good("upstream.url = 'rediss://h'\nupstream.tls_insecure_skip_verify = true");
+    assert!(config.upstream.tls.enabled && warnings[0].contains("accepts any certificate"), "{warnings:?}");
+    let (_, warnings) = good("upstream.tls_ca_file = 'a'");
+    assert_eq!(warnings, ["upstream.tls_… is set, but upstream.url is no rediss:// URL: not used"]);
+}
+
+#[test]
 fn advice_is_given_where_it_is_due() {
     let (_, warnings) = good("lane.busy_threshold = '10s'\ndrain.delay = '6s'");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("lane.busy_threshold") && warnings[1].contains("exceed 30s"));
     let settings = Settings::merge(vec![]).unwrap();
     let open_files = |limit| validate(&settings, Host { open_files: Some(limit), ..HOST }).unwrap().1;
-    assert_eq!(open_files(10_096), Vec::<String>::new());
-    assert!(open_files(10_095)[0].contains("needs 10096 open files, the hard limit is 10095"));
+    assert_eq!(open_files(10_160), Vec::<String>::new());
+    assert!(open_files(10_159)[0].contains("needs 10160 open files, the hard limit is 10159"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::circuit::{Circuit, Failure};
 use super::handshake::{Credentials, Handshake, Login, Refused};
 use super::refusal::Refusals;
+use super::tls::{ClientTls, Tls};
 use super::{Link, Owned, Permit, Socket};
 use crate::config::{Config, Endpoint, Upstream};
 use crate::session::{Identity, RouteKey};
@@ -55,6 +56,7 @@ pub struct Dialer {
     tokens: Cell<(f64, Instant)>,
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
+    tls: Option<ClientTls>,
 }
 
 /// A peer whose machine does not acknowledge bytes for this long is gone.
@@ -64,9 +66,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 pub type Dialed = Result<Link, (DialError, Permit)>;
 
 impl Dialer {
-    /// A dialer for worker number `worker`.
+    /// A dialer for worker number `worker`. `tls` is there if the upstream speaks it.
     #[must_use]
-    pub fn new(config: Arc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned) -> Self {
+    pub fn new(config: Arc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned, tls: Option<ClientTls>) -> Self {
         let burst = connect_rate(&config);
         let circuit = Circuit::new(&config.upstream);
         shard.circuit[circuit.state()].set(1);
@@ -80,6 +82,7 @@ impl Dialer {
             tokens: Cell::new((burst, Instant::now())),
             credentials: RefCell::default(),
             owned,
+            tls,
         }
     }
 
@@ -223,9 +226,31 @@ impl Dialer {
         let id = self.owned.entry();
         let mut link =
             Link { socket: Some(socket), permit: Some(permit), key: key.clone(), id, unread: BytesMut::new() };
+        if let Some(tls) = &self.tls
+            && let Err(error) = self.secure_in_time(&mut link, tls).await
+        {
+            return Err((error, link.close().await));
+        }
         match self.shake_in_time(&mut link, key, stage).await {
             Ok(()) => Ok(link),
             Err(error) => Err((error, link.close().await)),
+        }
+    }
+
+    /// From plain TCP to TLS. The upstream counts the connection already, so it stays a link and keeps its permit.
+    async fn secure_in_time(&self, link: &mut Link, tls: &ClientTls) -> Result<(), DialError> {
+        let failed = |text: String| DialError::unavailable(ConnectError::Tls, format!("TLS: {text}"));
+        let (Endpoint::Tcp { host, .. }, Some(Socket::Tcp(_))) = (&self.config.upstream.endpoint, &link.socket) else {
+            return Ok(());
+        };
+        let name = self.config.upstream.tls.server_name.as_ref().unwrap_or(host);
+        let name = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|e| failed(format!("{name}: {e}")))?;
+        let Some(Socket::Tcp(stream)) = link.socket.take() else { return Ok(()) };
+        let session = Tls::client(stream, tls.current(), name).map_err(|e| failed(e.to_string()))?;
+        link.socket = Some(Socket::Tls(std::rc::Rc::clone(&session)));
+        match timeout(self.config.upstream.handshake_timeout, session.handshake()).await {
+            Ok(result) => result.map_err(|e| failed(e.to_string())),
+            Err(_) => Err(DialError::unavailable(ConnectError::Timeout, "TLS handshake timed out")),
         }
     }
 

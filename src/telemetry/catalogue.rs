@@ -10,9 +10,10 @@ use metrics_process::collector::Metrics as Process;
 use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
-    AnomalyReason, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass,
-    LogLevel, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, RequestOutcome, RetryOutcome, StallReason,
-    UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
+    FoldWay, HandshakeResult, LatencyClass, LogLevel, LossVerdict, Origin, PinReason, RefuseReason, RejectReason,
+    ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
+    UpstreamState,
 };
 use super::shard::Shard;
 
@@ -196,8 +197,22 @@ pub static METRICS: &[Metric] = {
     row("respmux_client_connections_rejected_total", Process, &[("reason", RejectReason::LABELS)],
         Count(|s, [r, ..]| s.client_rejected.at(r).value()),
         "Refused client connections"),
-    row("respmux_client_accept_errors_total", Process, &[], Count(|s, _| s.accept_errors.value()),
+    row("respmux_client_accept_errors_total", Process, &[("reason", AcceptError::LABELS)],
+        Count(|s, [r, ..]| s.accept_errors.at(r).value()),
         "accept(2) failures"),
+    row("respmux_client_accept_stalls_total", Process, &[], Count(|s, _| s.accept_stalls.value()),
+        "Times clients were left in the backlog because of the accept rate"),
+    row("respmux_tls_handshakes_total", Process, &[("result", HandshakeResult::LABELS)],
+        Count(|s, [r, ..]| s.handshakes.at(r).value()),
+        "Ended TLS handshakes of clients"),
+    row("respmux_tls_handshakes_in_progress", Process, &[], Level(|s, _| s.handshaking.value()),
+        "TLS handshakes of clients going on or in line"),
+    row("respmux_tls_certificate_expiry_timestamp_seconds", Process, &[("side", TlsSide::LABELS)],
+        Fact(|f, [side, ..]| f.certificate_expiry(side)),
+        "When the certificate shown to clients or to the upstream expires; 0 if none"),
+    row("respmux_tls_reloads_total", Process, &[("side", TlsSide::LABELS), ("result", ReloadResult::LABELS)],
+        FactCount(|f, [side, result, _]| f.reloads(side, result)),
+        "Changed certificate files that were read again"),
     row("respmux_client_pinned_connections", Upstream, PIN, Level(|s, [r, ..]| s.pinned.at(r).value()),
         "Clients that hold an upstream connection of their own"),
     row("respmux_client_pins_total", Upstream, PIN, Count(|s, [r, ..]| s.pins.at(r).value()),
@@ -213,6 +228,17 @@ pub static METRICS: &[Metric] = {
     row("respmux_client_stalls_total", Process, &[("reason", StallReason::LABELS)],
         Count(|s, [r, ..]| s.client_stalls.at(r).value()),
         "Times the reading of a client was paused"),
+
+    row("respmux_buffered_bytes", Process, &[("kind", BufferKind::LABELS)],
+        Level(|s, [k, ..]| s.buffered.at(k).value()),
+        "Bytes of buffers for clients and the upstream"),
+    row("respmux_buffered_bytes_max", Process, &[], Fact(|f, _| f.memory().limit() as f64),
+        "Limit of all buffers together"),
+    row("respmux_shed_state", Process, &[], Fact(|f, _| f.memory().pressure().number().into()),
+        "0 all is well, 1 large clients are not read, 2 new clients are refused, 3 the largest are closed"),
+    row("respmux_shed_total", Process, &[("step", ShedStep::LABELS)],
+        Count(|s, [st, ..]| s.shed.at(st).value()),
+        "Clients that were not read, refused or closed to keep buffers below their limit"),
 
     row("respmux_commands_total", Upstream, &[], Commands,
         "Commands answered"),

@@ -77,6 +77,10 @@ labels! {
         OutputLimit = "output_limit",
         /// Too many unread request bytes (4.1).
         QueryBuffer = "query_buffer",
+        /// A request that was begun and not ended in time.
+        PartialRequest = "partial_request",
+        /// All buffers together were at their limit, and this client held most.
+        Memory = "memory",
         /// The upstream connection that owed a reply was lost (10.1).
         UpstreamLost = "upstream_lost",
         /// The upstream connection that owed a reply was killed by us (I5).
@@ -105,12 +109,64 @@ labels! {
     RejectReason {
         /// The client limit (F10).
         Limit = "limit",
+        /// The client limit of one source.
+        Source = "source",
+        /// All buffers together are near their limit.
+        Memory = "memory",
+        /// A process of a user that may not use the unix socket.
+        User = "user",
+        /// Too many TLS handshakes at once.
+        Handshakes = "handshakes",
         /// The proxy is draining.
         Draining = "draining",
         /// The upstream refuses connections, so the client cannot be let in (A4).
         Upstream = "upstream",
         /// Our own mistake; see the log.
         Internal = "internal",
+    }
+}
+
+labels! {
+    /// Why accept(2) failed.
+    AcceptError {
+        /// No file descriptor was free.
+        Descriptors = "descriptors",
+        /// The kernel had no memory for it.
+        Memory = "memory",
+        /// Anything else, such as a client that left the backlog.
+        Other = "other",
+    }
+}
+
+labels! {
+    /// How a client's TLS handshake ended.
+    HandshakeResult {
+        /// It succeeded.
+        Ok = "ok",
+        /// The client left, broke the protocol, or showed no good certificate.
+        Failed = "failed",
+        /// It took too long.
+        Timeout = "timeout",
+    }
+}
+
+labels! {
+    /// Towards whom a certificate is shown.
+    TlsSide {
+        /// Clients.
+        Client = "client",
+        /// The upstream.
+        Upstream = "upstream",
+    }
+}
+
+labels! {
+    /// What became of changed certificate files.
+    ReloadResult {
+        /// In use.
+        Success = "success",
+        /// Not usable; the old ones stay.
+        Failure = "failure",
     }
 }
 
@@ -163,6 +219,34 @@ labels! {
         LaneFull = "lane_full",
         /// Too many reply bytes the client has not read.
         Output = "output",
+        /// All buffers together are near their limit, and this client holds much.
+        Memory = "memory",
+    }
+}
+
+labels! {
+    /// What buffered bytes are.
+    BufferKind {
+        /// Read from clients and not sent on.
+        Input = "input",
+        /// To be sent to clients.
+        Output = "output",
+        /// To be sent upstream, and parts of replies that are not complete.
+        Upstream = "upstream",
+        /// Empty, kept for the next use.
+        Spare = "spare",
+    }
+}
+
+labels! {
+    /// What is done to keep all buffers together below their limit.
+    ShedStep {
+        /// A client that holds much is not read.
+        Pause = "pause",
+        /// A new client is refused.
+        Refuse = "refuse",
+        /// A client that holds most is closed.
+        Close = "close",
     }
 }
 
@@ -372,6 +456,8 @@ labels! {
         Io = "io",
         /// AUTH or HELLO was refused.
         Auth = "auth",
+        /// No TLS, or no certificate that is trusted.
+        Tls = "tls",
         /// The upstream has too many clients.
         MaxClients = "max_clients",
         /// The upstream is loading its data.
@@ -458,6 +544,10 @@ mod tests {
     fn values_texts_and_positions_agree() {
         check::<CloseReason>();
         check::<RejectReason>();
+        check::<AcceptError>();
+        check::<HandshakeResult>();
+        check::<TlsSide>();
+        check::<ReloadResult>();
         check::<ClientState>();
         check::<PinReason>();
         check::<StallReason>();
@@ -474,6 +564,8 @@ mod tests {
         check::<RetryOutcome>();
         check::<ConnectError>();
         check::<AnomalyReason>();
+        check::<BufferKind>();
+        check::<ShedStep>();
         check::<FoldState>();
         check::<FoldWay>();
         check::<LogLevel>();

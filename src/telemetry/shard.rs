@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
-    AnomalyReason, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass,
-    LossVerdict, Origin, PinReason, RefuseReason, RejectReason, RequestOutcome, RetryOutcome, StallReason,
-    UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
+    FoldWay, HandshakeResult, LatencyClass, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, RequestOutcome,
+    RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 
 /// The counters of one worker: written by its thread only, read by the admin thread.
@@ -23,7 +23,13 @@ pub struct Shard {
     /// Clients refused right after accept; they are not in `client_opened`.
     pub client_rejected: Each<RejectReason, Count>,
     /// accept(2) failures.
-    pub accept_errors: Count,
+    pub accept_errors: Each<AcceptError, Count>,
+    /// Times the accept loop waited for its rate.
+    pub accept_stalls: Count,
+    /// Ended TLS handshakes of clients.
+    pub handshakes: Each<HandshakeResult, Count>,
+    /// TLS handshakes of clients going on, those in line included.
+    pub handshaking: Level,
     /// Clients connected now.
     pub clients: Level,
     /// Clients that are not idle; the idle ones are what is left of `clients`.
@@ -36,6 +42,10 @@ pub struct Shard {
     pub client_output_buffer_bytes: Level,
     /// Times the reading of a client was paused.
     pub client_stalls: Each<StallReason, Count>,
+    /// Bytes of buffers.
+    pub buffered: Each<BufferKind, Level>,
+    /// What was done to keep them below the limit, by clients concerned.
+    pub shed: Each<ShedStep, Count>,
     /// Times a client was pinned; see [`Shard::pin_began`].
     pub pins: Each<PinReason, Count>,
     /// Clients pinned now.
@@ -143,13 +153,18 @@ impl Shard {
             client_opened: Count::default(),
             client_closed: Each::default(),
             client_rejected: Each::default(),
-            accept_errors: Count::default(),
+            accept_errors: Each::default(),
+            accept_stalls: Count::default(),
+            handshakes: Each::default(),
+            handshaking: Level::default(),
             clients: Level::default(),
             clients_by_state: Each::default(),
             client_received_bytes: Count::default(),
             client_sent_bytes: Count::default(),
             client_output_buffer_bytes: Level::default(),
             client_stalls: Each::default(),
+            buffered: Each::default(),
+            shed: Each::default(),
             pins: Each::default(),
             pinned: Each::default(),
             pin_duration: Each::filled(|| Histogram::new(&HOLD)),

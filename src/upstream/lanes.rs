@@ -49,7 +49,7 @@ impl Lanes {
             return Err(Full);
         }
         self.serial.set(self.serial.get() + 1);
-        let lane = Lane::new(self.serial.get(), key.clone(), up.now());
+        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), &up.memory);
         if let Some(old) = self.by_key.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }

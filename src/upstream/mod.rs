@@ -2,10 +2,12 @@
 //! the outboxes through which answers go. Never names a client's task.
 
 mod blocking;
+mod buffers;
 mod control;
 mod inquiries;
 mod lane;
 mod lanes;
+mod memory;
 mod observe;
 mod outbox;
 mod pool;
@@ -21,12 +23,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use blocking::{Folds, Turn, Wait, Waiter};
+pub use buffers::Buffers;
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::{Lane, RetryBudget};
 pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
 pub use lanes::{Full, Lanes};
-pub use outbox::{Answer, Buffers, Outbox, Wants};
+pub use memory::{Charge, Memory};
+pub use outbox::{Answer, Outbox, Wants};
 pub use pool::{Lease, LendError, Pool, Return};
 pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
 pub(crate) use report::Report;
@@ -36,7 +40,7 @@ pub use unknown::{Unknowns, Verdict};
 
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
-use crate::link::{Budget, Dialer, Interest, Owned};
+use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
@@ -63,6 +67,7 @@ pub struct Upstreams {
     pub interest: Interest,
     pub dialer: Dialer,
     pub roster: Roster,
+    pub memory: Rc<Memory>,
     pub buffers: Buffers,
     pub lanes: Lanes,
     pub pool: Pool,
@@ -92,15 +97,18 @@ pub struct Parts {
     pub budget: Arc<Budget>,
     pub owned: Owned,
     pub interest: Interest,
+    /// There if the upstream speaks TLS.
+    pub tls: Option<ClientTls>,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned, interest } = parts;
-        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone());
+        let Parts { worker, config, shard, process, table, budget, owned, interest, tls } = parts;
+        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
+        let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
         Rc::new(Self {
             worker,
             config,
@@ -112,7 +120,8 @@ impl Upstreams {
             interest,
             dialer,
             roster: Roster::default(),
-            buffers: Buffers::default(),
+            buffers: Buffers::new(Rc::clone(&memory)),
+            memory,
             lanes: Lanes::default(),
             pool,
             hubs: Hubs::default(),
@@ -183,6 +192,7 @@ impl Upstreams {
 
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
+        self.memory_tick();
         let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);
         let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
@@ -198,7 +208,7 @@ impl Upstreams {
         // A walk over all clients, so not at every tick.
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
-            let (active, unsent) = self.roster.survey();
+            let (active, unsent) = self.roster.survey(self.config.client.partial_timeout, self.now());
             self.folds.observe(self);
             self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
             self.hubs.survey(self, self.now());

@@ -17,6 +17,7 @@ mod cap;
 mod client_commands;
 mod drain;
 mod failure;
+mod limits;
 mod ordering;
 mod protocol_errors;
 mod pubsub;

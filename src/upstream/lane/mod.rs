@@ -31,19 +31,22 @@ pub(crate) use task::run;
 
 use retry::Kept;
 
-use super::Upstreams;
 use super::outbox::Answer;
 use super::roster::ClientKey;
+use super::{Charge, Memory, Upstreams};
 use crate::command::CommandId;
 use crate::link::bug;
 use crate::resp::{ReplyScanner, encode};
 use crate::session::RouteKey;
-use crate::telemetry::{CloseReason, LossVerdict, RetryOutcome};
+use crate::telemetry::{BufferKind, CloseReason, LossVerdict, Pressure, RetryOutcome};
 
 /// Requests from which bytes are never written when the upstream is away are answered with this.
 pub(crate) const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
 /// The answer to a written request whose connection was lost, when the configuration prefers it to a close.
 const UNKNOWN_OUTCOME: &[u8] = b"-ERR upstream connection lost, the command may have been executed\r\n";
+
+/// While memory is short, no more than this waits for the upstream, bytes.
+const TIGHT_OUT: usize = 64 << 10;
 
 /// Where a lane is in its life. One function moves it: `task::run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,12 +119,14 @@ struct State {
     last_canary: u64,
     last_used: u64,
     last_progress: u64,
+    /// What `out` and `carry` take, as of the end of the last turn.
+    charge: Charge,
 }
 
 impl Lane {
     /// A lane that is not connected yet; `id` is unique in the worker.
     #[must_use]
-    pub fn new(id: u64, key: RouteKey, now: u64) -> Rc<Self> {
+    pub fn new(id: u64, key: RouteKey, now: u64, memory: &Rc<Memory>) -> Rc<Self> {
         let state = State {
             out: BytesMut::new(),
             in_flight: InFlight::default(),
@@ -138,6 +143,7 @@ impl Lane {
             last_canary: now,
             last_used: now,
             last_progress: now,
+            charge: Charge::new(memory, BufferKind::Upstream),
         };
         Rc::new(Self {
             id,
@@ -183,6 +189,9 @@ impl Lane {
     pub fn has_room(&self, up: &Upstreams, commands: usize, bytes: usize) -> bool {
         let state = self.state.borrow();
         let limits = &up.config.lane;
+        if up.memory.pressure() >= Pressure::Refuse && state.out.len() >= TIGHT_OUT {
+            return false;
+        }
         state.in_flight.is_empty()
             || (state.in_flight.len() + commands <= limits.max_inflight_commands
                 && state.in_flight.bytes() + bytes <= limits.max_inflight_bytes)

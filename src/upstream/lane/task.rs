@@ -16,6 +16,9 @@ use crate::session::Identity;
 use crate::telemetry::{AnomalyReason, CloseReason, LossVerdict, UpstreamCloseReason};
 use crate::upstream::Upstreams;
 
+/// Reads of at most 64 KiB after which the lane lets others run.
+const READS_PER_TURN: u32 = 4;
+
 /// How one connection of a lane ended.
 enum End {
     /// Closed by us: idle, retired, and nothing in flight.
@@ -175,9 +178,15 @@ impl Lane {
         {
             return Poll::Ready(End::Lost(e.to_string()));
         }
-        loop {
+        for reads in 1.. {
             match self.read_in(up, link, cx) {
-                Poll::Ready(Ok(())) => {}
+                // Everybody else of the worker has a turn before a long reply goes on.
+                Poll::Ready(Ok(())) if reads == READS_PER_TURN => {
+                    up.relieve();
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                Poll::Ready(Ok(())) => up.relieve(),
                 Poll::Ready(Err(end)) => {
                     self.flush_touched(up);
                     return Poll::Ready(end);
@@ -186,6 +195,7 @@ impl Lane {
             }
         }
         self.flush_touched(up);
+        self.count(up);
         if self.idle_and_unwanted() {
             return Poll::Ready(End::Done);
         }
@@ -193,6 +203,15 @@ impl Lane {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// What the lane keeps counts against the memory of all.
+    fn count(&self, up: &Upstreams) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        state.charge.set(state.out.len() + state.carry.len() + state.kept.len());
+        drop(guard);
+        up.relieve();
     }
 
     fn remember(&self, cx: &Context<'_>) {
