@@ -172,6 +172,7 @@ fn every_key_reaches_the_configuration() {
             "pubsub.resp3" => "exact".to_owned(),
             path => match key.kind {
                 Kind::Switch => "true".to_owned(),
+                Kind::Time { .. } if path == "upstream.auth_backoff_max" => "400s".to_owned(),
                 // Between the bounds of those that bound each other.
                 Kind::Time { .. } if path == "upstream.backoff_min" => "1s".to_owned(),
                 Kind::Time { .. } => "4s".to_owned(),
