@@ -13,13 +13,14 @@ use super::Shared;
 use super::admission::Admission;
 use super::directory::Profile;
 use super::request::{Request, Scanned};
+use super::seat::Hold;
 use crate::command::{CommandId, Lookup};
 use crate::link::ReadHalf;
 use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
 use crate::router::{Args, Held, PinReason, Route, route};
 use crate::session::{Guard, Resp};
 use crate::telemetry::{CloseReason, StallReason};
-use crate::upstream::{Lane, Outbox, Upstreams, Wants};
+use crate::upstream::{Lane, Outbox, Question, Upstreams, Wants};
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -70,8 +71,12 @@ pub(crate) struct Client {
     pub(super) carry: BytesMut,
     pub(super) resume: Option<Box<Resume>>,
     pub(super) lane: Option<Rc<Lane>>,
+    /// `lane` is the one for long replies.
+    pub(super) on_big_lane: bool,
     pub(super) admission: Admission,
     pub(super) eof: bool,
+    /// Commands without a login.
+    pub(super) strikes: u32,
     /// The history in which the client wrote last (rule W4).
     pub(super) write_epoch: Option<u64>,
     /// Bytes of the request that is being carried out aside from the lane.
@@ -92,8 +97,10 @@ impl Client {
             carry: BytesMut::new(),
             resume: None,
             lane: None,
+            on_big_lane: false,
             admission: Admission::Unasked,
             eof: false,
+            strikes: 0,
             write_epoch: None,
             kept: 0,
             exhausted: true,
@@ -125,7 +132,7 @@ impl Client {
                     self.kept = request.raw().len();
                     let done = Box::pin(self.dispatch(request, route)).await;
                     self.kept = 0;
-                    done
+                    done.and_then(|()| self.on_command_done())
                 }
                 Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
             };
@@ -246,6 +253,9 @@ impl Client {
             self.exhausted = false;
             self.count_input();
             up.relieve();
+            if self.input_over_budget() {
+                return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
+            }
             if self.carry.len() > up.largest_request() {
                 return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
             }
@@ -293,6 +303,9 @@ impl Client {
                 return (at, stall);
             }
             let buf = &data[at..];
+            if is_tls_hello(buf) {
+                return (at, Flow::Step(Step::Close(CloseReason::TlsHello)));
+            }
             let limits = self.limits();
             match scanner.scan(buf, &mut self.resume, &limits) {
                 Scan::Incomplete => break,
@@ -346,7 +359,8 @@ impl Client {
 
     /// Puts one request on the client's lane.
     fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Hold> {
-        let lane = self.current_lane()?;
+        let question = Question::new(id, if scanned.count() > 1 { scanned.nth(1) } else { &[] });
+        let lane = self.lane_for(question)?;
         let up = self.up();
         if !lane.has_room(up, 1, len) {
             up.shard.client_stalls[StallReason::LaneFull].inc();
@@ -354,6 +368,7 @@ impl Client {
             return Err(Hold::Wait(Wants::Nothing));
         }
         self.profile.command.set(id);
+        self.outbox().asks(question);
         if canonical {
             self.put_on_lane(&lane, id, &scanned.buf[..len], scanned, self.now);
         } else {
@@ -366,23 +381,6 @@ impl Client {
             self.write_epoch = Some(up.epoch());
         }
         Ok(())
-    }
-
-    /// The lane of the client's key. It may be another one than before only when nothing is unanswered (I2).
-    pub(super) fn current_lane(&mut self) -> Result<Rc<Lane>, Hold> {
-        if let Some(lane) = &self.lane
-            && lane.accepting()
-        {
-            return Ok(Rc::clone(lane));
-        }
-        if self.outbox().pending() > 0 {
-            return Err(Hold::Wait(Wants::Pending(0)));
-        }
-        self.lane = None;
-        let key = self.profile.session.borrow().key.clone();
-        let lane = self.up().lanes.obtain(self.up(), &key).map_err(|_| Hold::NoLane)?;
-        self.lane = Some(Rc::clone(&lane));
-        Ok(lane)
     }
 
     /// Too much is unanswered: read no more requests until half of it is.
@@ -409,9 +407,8 @@ impl Client {
     }
 }
 
-/// Why a request cannot ride now.
-pub(super) enum Hold {
-    Wait(Wants),
-    /// The budget has no lane for this key: the pool carries the command.
-    NoLane,
+/// The first bytes of TLS, where a request should begin: its record type, then version 3.x. No server has a command
+/// that begins so.
+fn is_tls_hello(buf: &[u8]) -> bool {
+    matches!(buf, [0x16, 3, ..])
 }

@@ -46,6 +46,8 @@ pub(super) struct Profile {
     /// It is blocked without a connection of its own.
     pub waiting: RefCell<Option<Rc<Wait>>>,
     pub command: Cell<CommandId>,
+    /// Since when it has not logged in, nanoseconds of the worker's clock; 0 when it has, or need not.
+    pub locked_at: Cell<u64>,
     pub connected: Instant,
     /// When it was last read, nanoseconds of the worker's clock.
     pub active: Cell<u64>,
@@ -137,6 +139,11 @@ impl Directory {
 
     pub(super) fn find(&self, id: u64) -> Option<Rc<Profile>> {
         self.clients.borrow().get(&id).cloned()
+    }
+
+    /// Runs `act` on every client.
+    pub(super) fn each(&self, act: impl FnMut(&Rc<Profile>)) {
+        self.clients.borrow().values().for_each(act);
     }
 
     pub(super) fn all(&self) -> Vec<Rc<Profile>> {

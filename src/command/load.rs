@@ -86,6 +86,7 @@ pub(super) fn specs() -> Vec<Spec> {
         reconfigures: false,
         in_unit: false,
         container: false,
+        denied: 0,
     };
     let mut rows: Vec<Spec> = std::iter::once(other).chain(TABLE.lines().filter_map(row)).collect();
     let containers: Vec<String> =
@@ -123,6 +124,7 @@ fn row(line: &str) -> Option<Spec> {
         reconfigures: name == "CONFIG SET",
         write: writes,
         container: false,
+        denied: 0,
     })
 }
 

@@ -112,6 +112,8 @@ pub struct Spec {
     pub in_unit: bool,
     /// Has subcommands of its own in the table.
     pub container: bool,
+    /// A bit for each [`Policy`](super::Policy) that forbids it.
+    pub denied: u32,
 }
 
 impl Spec {

@@ -3,21 +3,22 @@
 //! Loading, printing, the example and the command line are all driven by this table, so that they
 //! cannot disagree. A key without a row does not exist.
 
+use super::auth;
 use super::key::{key, optional};
 use super::value::Kind;
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
 /// A time up to a day, from `min` milliseconds.
-const fn time(min: u64) -> Kind {
+pub(super) const fn time(min: u64) -> Kind {
     Kind::Time { min, max: 86_400_000 }
 }
 
-const fn size(min: usize, max: usize) -> Kind {
+pub(super) const fn size(min: usize, max: usize) -> Kind {
     Kind::Size { min, max }
 }
 
-const fn count(min: usize, max: usize) -> Kind {
+pub(super) const fn count(min: usize, max: usize) -> Kind {
     Kind::Count { min, max }
 }
 
@@ -26,7 +27,9 @@ const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 /// In the order of the example: keys without a table first, as TOML wants them.
-pub(crate) static KEYS: &[Key] = &[
+pub(crate) static KEYS: &[Key] = &auth::joined::<{ MAIN.len() + auth::KEYS.len() }>([MAIN, auth::KEYS]);
+
+const MAIN: &[Key] = &[
     key(
         "listen",
         "127.0.0.1:6380",
@@ -379,6 +382,13 @@ pub(crate) static KEYS: &[Key] = &[
         size(KIB, 64 * GIB),
         "Replies waiting for one client above which it is closed.",
     ),
+    key(
+        "client.output_stall_time",
+        "60s",
+        time(0),
+        "A client for which more than client.output_soft waits, and which takes not one byte for this long, is closed. 0s \
+         is never.",
+    ),
     key("client.pubsub_output_limit", "32MiB", size(KIB, 64 * GIB), "The same for a client with subscriptions."),
     key(
         "client.query_buffer_limit",
@@ -542,7 +552,10 @@ mod tests {
         tables.dedup();
         assert_eq!(
             tables,
-            ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain", "log"]
+            [
+                "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain",
+                "log", "auth", "commands"
+            ]
         );
     }
 

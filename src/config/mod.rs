@@ -7,6 +7,7 @@
 //! environment and the machine.
 
 mod address;
+mod auth;
 mod budget;
 mod file;
 mod key;
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use address::{Endpoint, Listen};
+pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
@@ -75,6 +77,10 @@ pub struct Config {
     pub tls: Tls,
     /// Clients on unix sockets.
     pub unix: Unix,
+    /// Clients before their login, and logins.
+    pub auth: Auth,
+    /// Commands that are refused.
+    pub commands: Commands,
     /// The end of the process.
     pub drain: Drain,
     /// What is written to stderr.
@@ -126,10 +132,10 @@ pub struct Upstream {
     pub connects_per_second: usize,
     /// What becomes of clients whose command was written and not answered.
     pub on_loss: OnLoss,
-    /// Reads that were written and not answered are sent once more.
-    pub retry_reads: bool,
     /// Whether and how it speaks TLS.
     pub tls: UpstreamTls,
+    /// Reads that were written and not answered are sent once more.
+    pub retry_reads: bool,
 }
 
 /// What a client gets when its upstream connection breaks after the command was written.
@@ -219,6 +225,8 @@ pub struct Client {
     pub output_soft: usize,
     /// Bytes of waiting replies above which the client is closed. Not below `output_soft`.
     pub output_limit: usize,
+    /// How long a client may take nothing while more than `output_soft` waits for it; zero is for ever.
+    pub output_stall_time: Duration,
     /// The same with subscriptions.
     pub pubsub_output_limit: usize,
     /// Bytes of one unfinished request above which the client is closed.

@@ -26,6 +26,16 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
+fn usual_auth() -> Auth {
+    Auth {
+        timeout: seconds(60),
+        max_commands: 1000,
+        max_input: 256 << 10,
+        max_output: 64 << 10,
+        failures: Failures { delay: Duration::from_millis(100), delay_max: seconds(3), most: 10, window: seconds(60) },
+    }
+}
+
 #[test]
 fn the_defaults_are_those_of_the_design() {
     let (config, warnings) = good("");
@@ -57,8 +67,8 @@ fn the_defaults_are_those_of_the_design() {
             auth_backoff_max: seconds(300),
             connects_per_second: 50,
             on_loss: OnLoss::Close,
-            retry_reads: false,
             tls: UpstreamTls::default(),
+            retry_reads: false,
         },
         lane: Lane {
             max_command_bytes: 256 << 10,
@@ -92,6 +102,7 @@ fn the_defaults_are_those_of_the_design() {
             request_timeout: Duration::ZERO,
             output_soft: 1 << 20,
             output_limit: 256 << 20,
+            output_stall_time: seconds(60),
             pubsub_output_limit: 32 << 20,
             proxy_commands: true,
             query_buffer_limit: 1 << 30,
@@ -102,17 +113,11 @@ fn the_defaults_are_those_of_the_design() {
             exact_connection_commands: false,
         },
         memory_limit: 512 << 20,
-        tls: Tls {
-            cert_file: None,
-            key_file: None,
-            client_ca_file: None,
-            client_auth: ClientAuth::No,
-            min_version: TlsVersion::V1_2,
-            handshake_timeout: seconds(5),
-            max_handshakes: 512,
-            reload_interval: seconds(5),
-        },
-        unix: Unix { mode: 0o660, allow_uids: None },
+        // See the test on TLS and unix sockets.
+        tls: config.tls.clone(),
+        unix: config.unix.clone(),
+        auth: usual_auth(),
+        commands: Commands { deny: vec![], allow: vec![], exempt: vec![] },
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
@@ -168,13 +173,15 @@ fn every_key_reaches_the_configuration() {
             "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),
+            "auth.failure_delay" => "1s".to_owned(),
+            "commands.deny" | "commands.allow" | "commands.exempt" => "KEYS".to_owned(),
             "pubsub.mode" => "pinned".to_owned(),
             "pubsub.resp3" => "exact".to_owned(),
             path => match key.kind {
                 Kind::Switch => "true".to_owned(),
-                Kind::Time { .. } if path == "upstream.auth_backoff_max" => "400s".to_owned(),
                 // Between the bounds of those that bound each other.
                 Kind::Time { .. } if path == "upstream.backoff_min" => "1s".to_owned(),
+                Kind::Time { .. } if path == "upstream.auth_backoff_max" => "1h".to_owned(),
                 Kind::Time { .. } => "4s".to_owned(),
                 Kind::Count { .. } => "1023".to_owned(),
                 Kind::Size { .. } => "2MiB".to_owned(),
@@ -274,6 +281,23 @@ fn one_setting_may_bound_another() {
         "f:6:16: client.output_soft = \"1MiB\" must not be above client.output_limit = \"1KiB\"",
     ];
     assert_eq!(bad(file), expected);
+}
+
+#[test]
+fn the_defaults_of_tls_and_unix_sockets() {
+    let (config, _) = good("");
+    let expected = Tls {
+        cert_file: None,
+        key_file: None,
+        client_ca_file: None,
+        client_auth: ClientAuth::No,
+        min_version: TlsVersion::V1_2,
+        handshake_timeout: seconds(5),
+        max_handshakes: 512,
+        reload_interval: seconds(5),
+    };
+    assert_eq!(config.tls, expected);
+    assert_eq!(config.unix, Unix { mode: 0o660, allow_uids: None });
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         memory_limit: values.maybe_count("memory.limit").unwrap_or_else(|| auto_memory(host.memory)),
         tls: Tls::of(&values),
         unix: Unix::of(&values),
+        auth: values.auth(),
+        commands: values.commands(),
         drain: values.drain(),
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
@@ -251,6 +253,11 @@ impl Check<'_> {
             ),
             (lane.max_command_bytes > lane.max_inflight_bytes, "lane.max_command_bytes", "lane.max_inflight_bytes"),
             (config.blocking.poll_min > config.blocking.poll_max, "blocking.poll_min", "blocking.poll_max"),
+            (
+                config.auth.failures.delay > config.auth.failures.delay_max,
+                "auth.failure_delay",
+                "auth.failure_delay_max",
+            ),
             (client.output_soft > client.output_limit, "client.output_soft", "client.output_limit"),
         ];
         for (is_wrong, low, high) in pairs {

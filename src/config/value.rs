@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Text,
     /// Any text, never printed.
     Secret,
+    /// A list of texts, perhaps empty.
+    Texts,
     /// A path.
     Path,
     /// `level` or `target=level`, comma separated.
@@ -79,6 +81,7 @@ pub(crate) enum Setting {
     Path(PathBuf),
     Mode(u32),
     Users(Vec<u32>),
+    Texts(Vec<String>),
 }
 
 pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -114,6 +117,7 @@ impl Kind {
                 let word = words.iter().find(|word| raw.text() == Some(**word));
                 word.map(|word| Setting::Word(word)).ok_or_else(|| self.expected(raw))
             }
+            Self::Texts => texts(raw).map(Setting::Texts).ok_or_else(|| self.expected(raw)),
             Self::Listen => listen(raw).ok_or_else(|| self.expected(raw))?,
             Self::Mode => {
                 let digits = raw.text().filter(|text| (3..=4).contains(&text.len()));
@@ -192,6 +196,7 @@ impl Kind {
             Self::Time { .. } => "a duration such as \"250ms\", \"5s\" or \"1m\"".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => format!("one of {}", quoted(words)),
+            Self::Texts => "an array of texts".to_owned(),
             Self::Listen => "an address or an array of addresses".to_owned(),
             Self::Mode => "permissions in octal digits such as \"0660\"".to_owned(),
             Self::Users => "numbers of users such as \"0,1000\"".to_owned(),
@@ -235,6 +240,17 @@ fn users(raw: &Raw) -> Option<Setting> {
         _ => return None,
     };
     texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>().map(Setting::Users)
+}
+
+/// Commas part texts where there is no array. An empty text is an empty list.
+fn texts(raw: &Raw) -> Option<Vec<String>> {
+    match raw {
+        Raw::Untyped(text) if text.trim().is_empty() => Some(Vec::new()),
+        Raw::Untyped(text) => Some(text.split(',').map(|part| part.trim().to_owned()).collect()),
+        Raw::Text(text) => Some(vec![text.clone()]),
+        Raw::List(texts) => Some(texts.clone()),
+        _ => None,
+    }
 }
 
 /// `None` when the value is no list of texts at all.
@@ -291,6 +307,10 @@ impl Setting {
             Self::Switch(on) => return Some(on.to_string()),
             Self::Listen(listen) => {
                 let texts: Vec<String> = listen.iter().map(|l| toml_string(&l.to_string())).collect();
+                return Some(format!("[{}]", texts.join(", ")));
+            }
+            Self::Texts(texts) => {
+                let texts: Vec<String> = texts.iter().map(|text| toml_string(text)).collect();
                 return Some(format!("[{}]", texts.join(", ")));
             }
             Self::Size(size) => show_size(*size),

@@ -138,15 +138,6 @@ impl Acceptor {
         turn_away(arrival, if reason == RejectReason::User { NOT_THIS_USER } else { TOO_MANY });
     }
 
-    fn may_connect(&self, arrival: &Arrival) -> bool {
-        let (ArrivalSocket::Unix(_, Transport::Unix { uid, .. }), Some(allowed)) =
-            (&arrival.socket, &self.config.unix.allow_uids)
-        else {
-            return true;
-        };
-        allowed.contains(uid)
-    }
-
     /// Why this client cannot be taken.
     fn objection(&self, workers: &Workers, arrival: &mut Arrival) -> Option<RejectReason> {
         if !self.may_connect(arrival) {
@@ -164,6 +155,15 @@ impl Acceptor {
             return arrival.place.is_none().then_some(RejectReason::Source);
         }
         None
+    }
+
+    fn may_connect(&self, arrival: &Arrival) -> bool {
+        let (ArrivalSocket::Unix(_, Transport::Unix { uid, .. }), Some(allowed)) =
+            (&arrival.socket, &self.config.unix.allow_uids)
+        else {
+            return true;
+        };
+        allowed.contains(uid)
     }
 
     /// The next client of any listener.

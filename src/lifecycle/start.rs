@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::auth::Throttle;
 use crate::client::{Ids, MAX_QUESTIONS, Peers};
-use crate::command::CommandTable;
 use crate::config::{Config, Endpoint, SPARE_DESCRIPTORS};
 use crate::link::{Budget, ClientTls, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Telemetry, UpstreamKind};
@@ -37,12 +37,13 @@ impl Workers {
         facts: &Arc<ProcessFacts>,
         tls: Option<&ClientTls>,
     ) -> anyhow::Result<Self> {
-        let table = Arc::new(CommandTable::new());
+        let table = Arc::new(crate::auth::table(config)?);
         let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(facts)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(MAX_QUESTIONS)).unzip();
         let peers = Peers::new(senders);
         let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
         let interest = Interest::default();
+        let throttle = Throttle::new(config.auth.failures);
         let mut seats = Vec::with_capacity(config.workers);
         for (index, questions) in receivers.into_iter().enumerate() {
             let share = division.worker(index);
@@ -59,6 +60,7 @@ impl Workers {
                     owned: owned.clone(),
                     interest: interest.clone(),
                     tls: tls.cloned(),
+                    throttle: throttle.clone(),
                 },
                 ids: Arc::clone(&ids),
                 peers: peers.clone(),

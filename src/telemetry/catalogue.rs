@@ -11,9 +11,9 @@ use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandshakeResult, LatencyClass, LogLevel, LossVerdict, Origin, PinReason, RefuseReason, RejectReason,
-    ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
-    UpstreamState,
+    FoldWay, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, Origin, PinReason, RefuseReason,
+    RejectReason, ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason,
+    UpstreamKind, UpstreamState,
 };
 use super::shard::Shard;
 
@@ -239,6 +239,11 @@ pub static METRICS: &[Metric] = {
     row("respmux_shed_total", Process, &[("step", ShedStep::LABELS)],
         Count(|s, [st, ..]| s.shed.at(st).value()),
         "Clients that were not read, refused or closed to keep buffers below their limit"),
+    row("respmux_client_logins_total", Process, &[("result", LoginResult::LABELS)],
+        Count(|s, [r, ..]| s.logins.at(r).value()),
+        "Logins of clients"),
+    row("respmux_client_logins_delayed_total", Process, &[], Count(|s, _| s.logins_delayed.value()),
+        "Logins that had to wait because of failed ones before"),
 
     row("respmux_commands_total", Upstream, &[], Commands,
         "Commands answered"),

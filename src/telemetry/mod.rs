@@ -29,8 +29,8 @@ pub use log_count::LogCount;
 pub use memory::{Pressure, Total};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
-    HandshakeResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult, RequestOutcome,
-    RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
+    HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
+    RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

@@ -6,8 +6,8 @@ use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandshakeResult, LatencyClass, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, RequestOutcome,
-    RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    FoldWay, HandshakeResult, LatencyClass, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason,
+    RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 
 /// The counters of one worker: written by its thread only, read by the admin thread.
@@ -46,6 +46,10 @@ pub struct Shard {
     pub buffered: Each<BufferKind, Level>,
     /// What was done to keep them below the limit, by clients concerned.
     pub shed: Each<ShedStep, Count>,
+    /// Logins of clients.
+    pub logins: Each<LoginResult, Count>,
+    /// Logins that had to wait because of failed ones before.
+    pub logins_delayed: Count,
     /// Times a client was pinned; see [`Shard::pin_began`].
     pub pins: Each<PinReason, Count>,
     /// Clients pinned now.
@@ -165,6 +169,8 @@ impl Shard {
             client_stalls: Each::default(),
             buffered: Each::default(),
             shed: Each::default(),
+            logins: Each::default(),
+            logins_delayed: Count::default(),
             pins: Each::default(),
             pinned: Each::default(),
             pin_duration: Each::filled(|| Histogram::new(&HOLD)),

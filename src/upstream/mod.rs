@@ -1,6 +1,7 @@
 //! The side that faces the upstream: lanes, the pool, the scratch and the control connection of one worker, and
 //! the outboxes through which answers go. Never names a client's task.
 
+mod big;
 mod blocking;
 mod buffers;
 mod control;
@@ -10,6 +11,7 @@ mod lanes;
 mod memory;
 mod observe;
 mod outbox;
+mod pace;
 mod pool;
 mod pubsub;
 mod report;
@@ -22,6 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use big::{BigReplies, Question};
 pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
@@ -38,6 +41,7 @@ pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
+use crate::auth::{Policies, Throttle};
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
 use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
@@ -65,6 +69,9 @@ pub struct Upstreams {
     pub owned: Owned,
     /// How far the upstream's counts of subscribers are off, over all workers.
     pub interest: Interest,
+    /// Failed logins, over all workers.
+    pub throttle: Throttle,
+    pub policies: Policies,
     pub dialer: Dialer,
     pub roster: Roster,
     pub memory: Rc<Memory>,
@@ -77,6 +84,7 @@ pub struct Upstreams {
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
     pub folds: Folds,
+    pub big_replies: BigReplies,
     pub retries: RetryBudget,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
@@ -99,13 +107,15 @@ pub struct Parts {
     pub interest: Interest,
     /// There if the upstream speaks TLS.
     pub tls: Option<ClientTls>,
+    pub throttle: Throttle,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned, interest, tls } = parts;
+        let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
+        let policies = Policies::new(&config);
         let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
@@ -118,6 +128,8 @@ impl Upstreams {
             budget,
             owned,
             interest,
+            throttle,
+            policies,
             dialer,
             roster: Roster::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
@@ -130,6 +142,7 @@ impl Upstreams {
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
             folds: Folds::default(),
+            big_replies: BigReplies::default(),
             retries: RetryBudget::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
@@ -193,6 +206,7 @@ impl Upstreams {
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
+        self.big_replies.on_tick(self.now());
         let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);
         let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
@@ -208,7 +222,7 @@ impl Upstreams {
         // A walk over all clients, so not at every tick.
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
-            let (active, unsent) = self.roster.survey(self.config.client.partial_timeout, self.now());
+            let (active, unsent) = self.roster.survey(&self.config.client, self.now());
             self.folds.observe(self);
             self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
             self.hubs.survey(self, self.now());

@@ -83,7 +83,7 @@ async fn work(blueprint: Blueprint) {
     let shared = Shared::new(Rc::clone(&up), peers, ids);
     let turnstile = Turnstile::new(&up.config.tls);
     spawn_local(answer_questions(Rc::clone(&shared), questions));
-    spawn_local(tick(Rc::clone(&up)));
+    spawn_local(tick(Rc::clone(&shared)));
     let mut last_client = interval(DRAIN_TICK);
     loop {
         tokio::select! {
@@ -159,7 +159,8 @@ async fn answer_questions(shared: Rc<Shared>, mut questions: mpsc::Receiver<Ques
 }
 
 /// Timeouts, canaries, idle connections, and the sign of life.
-async fn tick(up: Rc<Upstreams>) {
+async fn tick(shared: Rc<Shared>) {
+    let up = Rc::clone(&shared.up);
     let mut timer = interval(TICK);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let metrics = tokio::runtime::Handle::current().metrics();
@@ -167,6 +168,7 @@ async fn tick(up: Rc<Upstreams>) {
     loop {
         timer.tick().await;
         up.on_tick();
+        shared.on_tick();
         up.shard.beat(unix_millis());
         if started.elapsed() >= TICK {
             up.shard.worker_busy_seconds.set(metrics.worker_total_busy_duration(0).as_secs_f64());

@@ -174,3 +174,54 @@ fn one_address_has_no_more_clients_than_it_may() {
         }
     });
 }
+
+/// A question with a long reply is asked on a lane of its own from the second time on, whoever asks, and what a client
+/// sends keeps its order across the two.
+#[test]
+fn long_replies_get_a_lane_of_their_own() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::sized(1, 32));
+    let lanes = [("kind", "lane")];
+    redis.connect().call(&[b"SET".as_slice(), b"big", &vec![b'x'; 2 * MIB]]);
+    let (mut first, mut second) = (proxy.connect(), proxy.connect());
+    assert_eq!(first.ask("SET small value").as_str(), "OK");
+    assert_eq!(first.ask("GET big").text.len(), 2 * MIB);
+    becomes(&proxy, "respmux_upstream_connections", &lanes, |n| n == 1.0);
+    assert_eq!(second.ask("GET big").text.len(), 2 * MIB);
+    becomes(&proxy, "respmux_upstream_connections", &lanes, |n| n == 2.0);
+    let small = encode(&["INCR", "n"]);
+    let requests: Vec<u8> =
+        (0..40).flat_map(|n| if n % 4 == 3 { encode(&["GET", "big"]) } else { small.clone() }).collect();
+    second.send(&requests);
+    let mut count = 0;
+    for n in 0..40 {
+        let reply = second.read_frame();
+        if n % 4 == 3 {
+            assert_eq!(reply.text.len(), 2 * MIB, "reply {n}");
+        } else {
+            count += 1;
+            assert_eq!(reply.as_int(), count, "reply {n}");
+        }
+    }
+    // The smallest configuration has no place for a second lane.
+    let tight = Proxy::start(&redis, &ProxyOptions::tight());
+    let mut client = tight.connect();
+    for _ in 0..3 {
+        assert_eq!(client.ask("GET big").text.len(), 2 * MIB);
+    }
+    assert_eq!(tight.metric("respmux_upstream_connections", &lanes), Some(1.0));
+}
+
+#[test]
+fn who_takes_nothing_of_much_is_closed_in_the_end() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight().set("client.output_stall_time=2s"));
+    redis.connect().call(&[b"SET".as_slice(), b"big", &vec![b'x'; 16 * MIB]]);
+    let (mut reads, mut takes_nothing) = (proxy.connect(), proxy.connect());
+    takes_nothing.send_command(&["GET", "big"]);
+    becomes(&proxy, "respmux_client_connections_closed_total", &[("reason", "output_limit")], |n| n == 1.0);
+    assert_eq!(reads.ask("GET big").text.len(), 16 * MIB);
+    let got = takes_nothing.read_to_end(PATIENCE);
+    assert!(got.len() < 16 * MIB, "{} bytes", got.len());
+    assert_eq!(closed(&proxy, "output_limit"), 1.0);
+}

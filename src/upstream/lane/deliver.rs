@@ -13,6 +13,7 @@ use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
 use crate::telemetry::{AnomalyReason, CloseReason, Origin, RetryOutcome};
 use crate::upstream::Upstreams;
+use crate::upstream::big::BIG_REPLY;
 use crate::upstream::outbox::Answer;
 
 /// A reply longer than this is passed on while it arrives, bytes.
@@ -266,8 +267,18 @@ fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), Anoma
         state.carry.extend_from_slice(piece);
         return Ok(());
     }
-    state.streaming = true;
+    if !state.streaming {
+        (state.streaming, state.streamed) = (true, 0);
+    }
     let carried: Bytes = state.carry.split().freeze();
+    let before = state.streamed;
+    state.streamed += carried.len() + piece.len();
+    if before <= BIG_REPLY && state.streamed > BIG_REPLY {
+        let question = owner.client().and_then(|client| up.roster.with(client, |outbox| outbox.only_question()));
+        if let Some(question) = question.flatten() {
+            up.big_replies.learn(question, state.last_progress);
+        }
+    }
     if let Owner::Forward(client) = owner {
         let touched = up.roster.with(client, |outbox| {
             outbox.on_reply_part(&up.buffers, false);

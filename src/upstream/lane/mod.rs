@@ -107,6 +107,8 @@ struct State {
     kept: Kept,
     /// The head's reply is being passed on piece by piece.
     streaming: bool,
+    /// Bytes of it so far.
+    streamed: usize,
     /// Clients that found the lane full, in order.
     crowd: Vec<ClientKey>,
     touched: Vec<ClientKey>,
@@ -134,6 +136,7 @@ impl Lane {
             carry: BytesMut::new(),
             kept: Kept::default(),
             streaming: false,
+            streamed: 0,
             crowd: Vec::new(),
             touched: Vec::new(),
             since_canary: 0,
