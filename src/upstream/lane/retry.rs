@@ -107,6 +107,11 @@ impl Kept {
         drop(self.0.split_to(bytes.min(self.0.len())));
     }
 
+    /// Bytes kept.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Everything kept, oldest first, with what is left to write of the last.
     pub(super) fn take(&mut self, rest: &[u8]) -> BytesMut {
         self.0.extend_from_slice(rest);

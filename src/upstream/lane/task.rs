@@ -209,7 +209,7 @@ impl Lane {
     fn count(&self, up: &Upstreams) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        state.charge.set(state.out.len() + state.carry.len());
+        state.charge.set(state.out.len() + state.carry.len() + state.kept.len());
         drop(guard);
         up.relieve();
     }
