@@ -75,6 +75,8 @@ pub(crate) struct Client {
     pub(super) on_big_lane: bool,
     pub(super) admission: Admission,
     pub(super) eof: bool,
+    /// Commands without a login.
+    pub(super) strikes: u32,
     /// The history in which the client wrote last (rule W4).
     pub(super) write_epoch: Option<u64>,
     /// Bytes of the request that is being carried out aside from the lane.
@@ -98,6 +100,7 @@ impl Client {
             on_big_lane: false,
             admission: Admission::Unasked,
             eof: false,
+            strikes: 0,
             write_epoch: None,
             kept: 0,
             exhausted: true,
@@ -129,7 +132,7 @@ impl Client {
                     self.kept = request.raw().len();
                     let done = Box::pin(self.dispatch(request, route)).await;
                     self.kept = 0;
-                    done
+                    done.and_then(|()| self.on_command_done())
                 }
                 Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
             };
@@ -250,6 +253,9 @@ impl Client {
             self.exhausted = false;
             self.count_input();
             up.relieve();
+            if self.input_over_budget() {
+                return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
+            }
             if self.carry.len() > up.largest_request() {
                 return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
             }
@@ -297,6 +303,9 @@ impl Client {
                 return (at, stall);
             }
             let buf = &data[at..];
+            if is_tls_hello(buf) {
+                return (at, Flow::Step(Step::Close(CloseReason::TlsHello)));
+            }
             let limits = self.limits();
             match scanner.scan(buf, &mut self.resume, &limits) {
                 Scan::Incomplete => break,
@@ -396,4 +405,10 @@ impl Client {
             authenticated: !matches!(self.admission, Admission::Unauthenticated),
         }
     }
+}
+
+/// The first bytes of TLS, where a request should begin: its record type, then version 3.x. No server has a command
+/// that begins so.
+fn is_tls_hello(buf: &[u8]) -> bool {
+    matches!(buf, [0x16, 3, ..])
 }

@@ -136,7 +136,8 @@ impl Client {
     pub(super) fn facts(&self, held: router::Held, lent: bool) -> router::Facts {
         let authenticated = !matches!(self.admission, Admission::Unauthenticated);
         let session = self.profile.session.borrow();
-        router::Facts { authenticated, guard: session.guard, held, hub: self.hub_view(session.key.resp, lent) }
+        let hub = self.hub_view(session.key.resp, lent);
+        router::Facts { authenticated, guard: session.guard, held, hub, policy: session.policy }
     }
 
     /// How routing sees the client's subscriptions; `lent` says that a connection which it holds has them, or is to.

@@ -5,6 +5,7 @@
 
 mod glob;
 mod load;
+mod policy;
 mod pop;
 mod spec;
 mod tokens;
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 pub use glob::glob_matches;
+pub use policy::{DANGEROUS, Policy, PolicyError};
 pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
 pub use spec::{CommandId, Kind, Op, Spec};
 pub use tokens::{cut_at_nul, stream_read_blocks, token_is};
@@ -60,6 +62,8 @@ pub struct CommandTable {
     names: Packed<CommandId>,
     long_names: HashMap<String, CommandId>,
     subcommands: HashMap<CommandId, HashMap<String, CommandId>>,
+    /// Names without a row that are forbidden, in upper case, with the bits of their policies.
+    denied_names: HashMap<String, u32>,
 }
 
 impl Default for CommandTable {
@@ -73,8 +77,13 @@ impl CommandTable {
     #[must_use]
     pub fn new() -> Self {
         let specs = load::specs();
-        let mut table =
-            Self { specs, names: Packed::default(), long_names: HashMap::new(), subcommands: HashMap::new() };
+        let mut table = Self {
+            specs,
+            names: Packed::default(),
+            long_names: HashMap::new(),
+            subcommands: HashMap::new(),
+            denied_names: HashMap::new(),
+        };
         for (index, spec) in table.specs.iter().enumerate().skip(1) {
             let id = CommandId(u16::try_from(index).expect("the table has fewer than 65,536 rows"));
             if spec.name.contains(' ') {

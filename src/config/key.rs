@@ -4,7 +4,7 @@ use super::keys::KEYS;
 use super::value::{Kind, Raw, Setting};
 
 /// One row of [`KEYS`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Key {
     /// As in the file, with dots: `upstream.max_connections`.
     pub(crate) path: &'static str,

@@ -5,19 +5,20 @@
 
 use super::key::{key, optional};
 use super::value::Kind;
+use super::{auth, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
 /// A time up to a day, from `min` milliseconds.
-const fn time(min: u64) -> Kind {
+pub(super) const fn time(min: u64) -> Kind {
     Kind::Time { min, max: 86_400_000 }
 }
 
-const fn size(min: usize, max: usize) -> Kind {
+pub(super) const fn size(min: usize, max: usize) -> Kind {
     Kind::Size { min, max }
 }
 
-const fn count(min: usize, max: usize) -> Kind {
+pub(super) const fn count(min: usize, max: usize) -> Kind {
     Kind::Count { min, max }
 }
 
@@ -26,14 +27,16 @@ const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 /// In the order of the example: keys without a table first, as TOML wants them.
-pub(crate) static KEYS: &[Key] = &[
+pub(crate) static KEYS: &[Key] = &auth::joined::<{ MAIN.len() + auth::KEYS.len() }>([MAIN, auth::KEYS]);
+
+const MAIN: &[Key] = &[
     key(
         "listen",
         "127.0.0.1:6380",
         Kind::Listen,
-        "Where clients connect: IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
+        "Where clients connect: IP:PORT, tls:IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
     )
-    .flag("listen", "ADDR|unix:PATH"),
+    .flag("listen", "ADDR|tls:ADDR|unix:PATH"),
     key(
         "workers",
         "auto",
@@ -75,7 +78,7 @@ pub(crate) static KEYS: &[Key] = &[
         "upstream.url",
         "redis://127.0.0.1:6379",
         Kind::Url,
-        "The Redis or Valkey behind: redis://[user[:password]@]host[:port][/db], valkey:// alike, or \
+        "The Redis or Valkey behind: redis://[user[:password]@]host[:port][/db], valkey:// alike, rediss:// or valkeys:// with TLS, or \
          unix:///path[?db=n]. Percent-encode special characters in user and password.",
     )
     .flag("upstream", "URL")
@@ -137,8 +140,41 @@ pub(crate) static KEYS: &[Key] = &[
         "An open, silent upstream connection is sent a PING this often. Keep it below the upstream's \
          `timeout` setting. 0s is never.",
     ),
-    key("upstream.backoff_min", "50ms", time(1), "First pause after a failed connect; doubles, with jitter."),
-    key("upstream.backoff_max", "5s", time(1), "Longest pause between connects."),
+    key(
+        "upstream.suspect_after",
+        "2s",
+        time(1),
+        "A connection that owes replies and is silent this long is suspect: counted, told in the log, and, if the \
+         upstream answers others meanwhile, left to those who wait on it.",
+    ),
+    key(
+        "upstream.backoff_min",
+        "50ms",
+        time(1),
+        "Longest first pause after a failed connect; doubles with each. The pause is drawn between zero and that.",
+    ),
+    key("upstream.backoff_max", "2s", time(1), "Longest pause between connects."),
+    key(
+        "upstream.verified_after",
+        "10s",
+        time(0),
+        "Only after commands have been answered for this long do the pauses start at backoff_min again.",
+    ),
+    key(
+        "upstream.circuit_failures",
+        "5",
+        count(0, 1_000_000),
+        "After so many failed connects in a row, when connect_wait is over too, commands do not wait for the upstream: \
+         they are answered with -LOADING at once, until one attempt at a time finds it again. 0 is never.",
+    ),
+    key(
+        "upstream.auth_backoff_min",
+        "15s",
+        time(1),
+        "First pause after the upstream refused the configured user or password; doubles. A changed secret is \
+         tried at once.",
+    ),
+    key("upstream.auth_backoff_max", "300s", time(1), "Longest such pause."),
     key(
         "upstream.connects_per_second",
         "50",
@@ -152,6 +188,19 @@ pub(crate) static KEYS: &[Key] = &[
         "What a client gets whose command was written to an upstream connection that broke before the \
          reply: \"close\" closes the client, as a lost Redis would; \"error\" answers that the outcome \
          is unknown and keeps the client.",
+    ),
+    keys_tls::UPSTREAM_CA_FILE,
+    keys_tls::UPSTREAM_SERVER_NAME,
+    keys_tls::UPSTREAM_CERT_FILE,
+    keys_tls::UPSTREAM_KEY_FILE,
+    keys_tls::UPSTREAM_INSECURE_SKIP_VERIFY,
+    key(
+        "upstream.retry_reads",
+        "false",
+        Kind::Switch,
+        "Send reads that were written to a connection that broke once more, if the client waits for nothing else. Only \
+         commands of a list that change nothing; at most a fifth of the requests and 10 a second. Whoever is the \
+         upstream then answers. Costs a copy of every request in flight.",
     ),
     key(
         "lane.max_command_bytes",
@@ -264,12 +313,37 @@ pub(crate) static KEYS: &[Key] = &[
         "Clients at one time; further ones get -ERR max number of clients reached.",
     ),
     key(
+        "client.accept_rate",
+        "1000",
+        count(0, 1_000_000),
+        "Clients that may be accepted a second; further ones wait in the backlog. 0 is no limit.",
+    ),
+    key(
+        "client.accept_burst",
+        "2000",
+        count(1, 1_000_000),
+        "Clients that may be accepted at once after a quiet time, before client.accept_rate holds.",
+    ),
+    key(
+        "client.backlog",
+        "1024",
+        count(1, 65_535),
+        "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
+    ),
+    key(
         "client.inflight_commands",
         "128",
         count(1, 1_000_000),
         "Commands of one client without a reply; then it is not read until replies come.",
     ),
     key("client.inflight_bytes", "1MiB", size(KIB, GIB), "The same in bytes of commands."),
+    key(
+        "client.request_timeout",
+        "0s",
+        time(0),
+        "A command on a shared connection that has no answer for this long gets an error that says whether it may have \
+         been executed; the client stays. Precise to 0.1s. 0s is never.",
+    ),
     key(
         "client.output_soft",
         "1MiB",
@@ -342,6 +416,16 @@ pub(crate) static KEYS: &[Key] = &[
          when somebody was not read or refused for 2s they are closed until it is 75%. No request may be larger than \
          75% of it.",
     ),
+    keys_tls::CERT_FILE,
+    keys_tls::KEY_FILE,
+    keys_tls::CLIENT_CA_FILE,
+    keys_tls::CLIENT_AUTH,
+    keys_tls::MIN_VERSION,
+    keys_tls::HANDSHAKE_TIMEOUT,
+    keys_tls::MAX_HANDSHAKES,
+    keys_tls::RELOAD_INTERVAL,
+    keys_tls::UNIX_MODE,
+    keys_tls::UNIX_ALLOW_UIDS,
     key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
         .flag("drain-delay", "TIME"),
     key(
@@ -407,7 +491,13 @@ mod tests {
         }
         let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
         tables.dedup();
-        assert_eq!(tables, ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "drain", "log"]);
+        assert_eq!(
+            tables,
+            [
+                "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain",
+                "log", "auth", "commands"
+            ]
+        );
     }
 
     #[test]

@@ -138,6 +138,7 @@ fn value(setting: &Setting) -> Value {
         Setting::Unset => Value::Null,
         Setting::Count(number) => json!(number),
         Setting::Switch(on) => json!(on),
+        Setting::Texts(texts) => json!(texts),
         Setting::Listen(listen) => listen.iter().map(ToString::to_string).collect(),
         other => match other.to_toml().as_deref().and_then(unquote) {
             Some(text) => json!(text),

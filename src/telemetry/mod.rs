@@ -28,8 +28,9 @@ pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use memory::{Pressure, Total};
 pub use reasons::{
-    AnomalyReason, BufferKind, CloseReason, ConnectError, FoldState, FoldWay, Origin, PinReason, RefuseReason,
-    RejectReason, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
+    HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
+    RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

@@ -130,9 +130,11 @@ impl Lanes {
     /// The worker's tick over all lanes; also retires idle ones and steps around one that is stuck behind a long
     /// command, so that other clients get the server's own -BUSY on a new one (semantics.md 3.4).
     pub(super) fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
-        for lane in self.all() {
+        let all = self.all();
+        for lane in &all {
             lane.on_tick(up, now, healthy);
         }
+        up.shard.lanes_suspect.set(all.iter().filter(|lane| lane.is_suspect()).count() as u64);
         let idle = nanos(up.config.upstream.idle_timeout);
         // The server says -BUSY from its own threshold on; where that is lower it counts.
         let servers = Duration::from_millis(up.process.upstream_busy_millis()).max(STUCK_AT_LEAST);
@@ -141,7 +143,9 @@ impl Lanes {
         let mut lanes = self.by_key.borrow_mut();
         let mut leaving = Vec::new();
         for lane in lanes.values().filter(|lane| lane.phase() == Phase::Ready) {
-            let stuck = lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= busy);
+            // A suspect lane is left where another is better: the upstream has answered while it was silent.
+            let alone = lane.is_suspect() && up.control.healthy_within(lane.silence(now));
+            let stuck = alone || lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= busy);
             if stuck && room > 0 {
                 room -= 1;
                 leaving.push(lane.key().clone());

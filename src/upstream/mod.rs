@@ -29,7 +29,7 @@ pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
-pub use lane::Lane;
+pub use lane::{Lane, RetryBudget};
 pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
 pub use lanes::{Full, Lanes};
 pub use memory::{Charge, Memory};
@@ -41,15 +41,19 @@ pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
+use crate::auth::{Policies, Throttle};
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
-use crate::link::{Budget, Dialer, Interest, Owned};
+use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
 pub const READ_BUFFER: usize = 64 << 10;
 /// A control answer not older than this says that the upstream is alive.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(6);
+
+/// About the time between two ticks.
+const TICK: Duration = Duration::from_millis(150);
 
 /// Ticks between two surveys of the clients.
 const SURVEY_EVERY: u32 = 5;
@@ -65,6 +69,9 @@ pub struct Upstreams {
     pub owned: Owned,
     /// How far the upstream's counts of subscribers are off, over all workers.
     pub interest: Interest,
+    /// Failed logins, over all workers.
+    pub throttle: Throttle,
+    pub policies: Policies,
     pub dialer: Dialer,
     pub roster: Roster,
     pub memory: Rc<Memory>,
@@ -78,11 +85,14 @@ pub struct Upstreams {
     pub inquiries: Inquiries,
     pub folds: Folds,
     pub big_replies: BigReplies,
+    pub retries: RetryBudget,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
     first_bad_db: Cell<u32>,
     ticks: Cell<u32>,
+    /// When a lane was answered last, nanoseconds of the worker's clock.
+    last_answer: Cell<u64>,
 }
 
 /// What a worker is built from.
@@ -95,14 +105,18 @@ pub struct Parts {
     pub budget: Arc<Budget>,
     pub owned: Owned,
     pub interest: Interest,
+    /// There if the upstream speaks TLS.
+    pub tls: Option<ClientTls>,
+    pub throttle: Throttle,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned, interest } = parts;
-        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone());
+        let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
+        let policies = Policies::new(&config);
+        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
         Rc::new(Self {
@@ -114,6 +128,8 @@ impl Upstreams {
             budget,
             owned,
             interest,
+            throttle,
+            policies,
             dialer,
             roster: Roster::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
@@ -127,11 +143,13 @@ impl Upstreams {
             inquiries: Inquiries::default(),
             folds: Folds::default(),
             big_replies: BigReplies::default(),
+            retries: RetryBudget::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),
             first_bad_db: Cell::new(u32::MAX),
             ticks: Cell::new(0),
+            last_answer: Cell::new(0),
         })
     }
 
@@ -189,8 +207,12 @@ impl Upstreams {
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
         self.big_replies.on_tick(self.now());
-        let healthy = self.control.healthy_within(HEALTHY_WITHIN);
+        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);
+        let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
+        if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {
+            self.dialer.on_service();
+        }
         self.pool.on_tick(self);
         self.hubs.on_tick(self, self.now(), healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();

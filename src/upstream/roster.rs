@@ -102,6 +102,12 @@ impl Roster {
         clients
     }
 
+    /// A client's name without a client.
+    #[cfg(test)]
+    pub(crate) fn key_for_tests(&self) -> ClientKey {
+        ClientKey { index: u32::try_from(self.inner.borrow().entries.len()).unwrap(), generation: 7 }
+    }
+
     /// How many are connected.
     #[must_use]
     pub fn len(&self) -> usize {

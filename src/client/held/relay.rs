@@ -97,12 +97,19 @@ impl Held {
                         client.carry = BytesMut::new();
                     }
                     return match relay {
+                        // May have to wait, or be refused.
+                        Some(Relay::Login(_)) => Next::Aside(request, route),
                         Some(relay) => Next::Relay(request, relay),
                         None => Next::Aside(request, route),
                     };
                 }
             }
         }
+    }
+
+    /// Sends a login that may be looked at. Nothing else is unanswered.
+    pub(in crate::client) fn send_login(&mut self, client: &mut Client, request: Request, login: Login) {
+        self.send(client, request, Relay::Login(login));
     }
 
     /// Appends one request and what its answer will mean.

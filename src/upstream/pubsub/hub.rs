@@ -366,7 +366,7 @@ async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
     loop {
         if let Some(at) = up.dialer.retry_at() {
             let at = Instant::from_std(at);
-            if at >= deadline {
+            if at >= deadline || up.dialer.is_open() {
                 hub.failure.set(Some(Failure::Unavailable));
                 return None;
             }
