@@ -6,11 +6,14 @@
 #   make lint     formatting, clippy, documentation, scripts, deployment files
 #   make bench    Redis alone, respmux and its peers, measured side by side
 #   make storm    the token storm, for longer than `make test` does
+#   make hostile  bad inputs, and every command without a login
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
 #   make memory-wall     clients that do not read or do not finish, against a limit of 128 MiB
 #   make head-of-line    what one bad client costs the others: T12 a to d, and Jain's index
+#   make faults   harm to connections at every byte of a reply, on both sides of respmux
+#   make restarts the server killed and stopped again and again under writers
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -33,6 +36,10 @@ storm: export STORM_SECONDS := $(or $(STORM_SECONDS),120)
 storm: export STORM_CLIENTS := $(or $(STORM_CLIENTS),300)
 STORM_ARGS ?=
 
+# make hostile: how many inputs, from which seed; `make test` sends fewer.
+hostile: export HOSTILE_INPUTS := $(or $(HOSTILE_INPUTS),50000)
+hostile: export HOSTILE_SEED := $(or $(HOSTILE_SEED),$(shell date +%s))
+
 # make suite: a checkout of Redis' repository at tag 7.0.15; tests/suite/run.py names further settings.
 export REDIS_SOURCE ?=
 
@@ -43,7 +50,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm state suite jobs memory-wall head-of-line static clean
+.PHONY: run build demo test lint bench micro storm state suite jobs memory-wall head-of-line static clean faults restarts hostile
 
 build:
 	$(CARGO) build --release --locked
@@ -79,6 +86,10 @@ storm:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test storm -- --ignored --nocapture $(STORM_ARGS)
 
+hostile:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test it -- hostile:: --nocapture
+
 suite: build
 	.ci/need redis-server=redis-server redis-cli=redis-tools tclsh=tcl python3=python3
 	tests/suite/run.py
@@ -97,6 +108,14 @@ memory-wall: build
 head-of-line: build
 	.ci/need redis-server=redis-server python3=python3
 	tests/limits/head.py
+
+faults:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test faults -- --ignored --nocapture faults_full
+
+restarts:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test faults -- --ignored --nocapture restarts_full
 
 static:
 	deploy/static.sh

@@ -143,7 +143,11 @@ fn not_authenticated(table: &CommandTable, request: &Request, login_first: bool)
         Some(_) => NOAUTH.into(),
         None => match request.lookup() {
             Lookup::UnknownSubcommand(id) => unknown_subcommand(&table.spec(id).name, request),
-            _ => unknown_command(request),
+            _ => match table.lookup(request.nth(0), None) {
+                // A NUL byte in the subcommand.
+                Lookup::Known(id) => unknown_subcommand(&table.spec(id).name, request),
+                _ => unknown_command(request),
+            },
         },
     }
 }

@@ -10,6 +10,7 @@ use super::connection::{Client, Closed};
 use super::dispatch::strict_integer;
 use super::error_reply;
 use super::hello::{Hello, patch_id};
+use crate::command::cut_at_nul;
 use crate::link::Credentials;
 use crate::resp::encode;
 use crate::router::{Args, Login};
@@ -152,7 +153,7 @@ impl Client {
             Ok(hello) => Some(hello),
             Err(option) => {
                 let mut line = b"ERR Syntax error in HELLO option '".to_vec();
-                line.extend_from_slice(&option);
+                line.extend_from_slice(cut_at_nul(&option));
                 line.push(b'\'');
                 self.reply_error(&line);
                 None

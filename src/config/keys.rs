@@ -195,6 +195,14 @@ const MAIN: &[Key] = &[
     keys_tls::UPSTREAM_KEY_FILE,
     keys_tls::UPSTREAM_INSECURE_SKIP_VERIFY,
     key(
+        "upstream.retry_reads",
+        "false",
+        Kind::Switch,
+        "Send reads that were written to a connection that broke once more, if the client waits for nothing else. Only \
+         commands of a list that change nothing; at most a fifth of the requests and 10 a second. Whoever is the \
+         upstream then answers. Costs a copy of every request in flight.",
+    ),
+    key(
         "lane.max_command_bytes",
         "256KiB",
         size(KIB, 512 * MIB),
@@ -347,6 +355,13 @@ const MAIN: &[Key] = &[
         "256MiB",
         size(KIB, 64 * GIB),
         "Replies waiting for one client above which it is closed.",
+    ),
+    key(
+        "client.output_stall_time",
+        "60s",
+        time(0),
+        "A client for which more than client.output_soft waits, and which takes not one byte for this long, is closed. 0s \
+         is never.",
     ),
     key("client.pubsub_output_limit", "32MiB", size(KIB, 64 * GIB), "The same for a client with subscriptions."),
     key(

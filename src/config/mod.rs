@@ -135,6 +135,8 @@ pub struct Upstream {
     pub on_loss: OnLoss,
     /// Whether and how it speaks TLS.
     pub tls: UpstreamTls,
+    /// Reads that were written and not answered are sent once more.
+    pub retry_reads: bool,
 }
 
 /// What a client gets when its upstream connection breaks after the command was written.
@@ -224,6 +226,8 @@ pub struct Client {
     pub output_soft: usize,
     /// Bytes of waiting replies above which the client is closed. Not below `output_soft`.
     pub output_limit: usize,
+    /// How long a client may take nothing while more than `output_soft` waits for it; zero is for ever.
+    pub output_stall_time: Duration,
     /// The same with subscriptions.
     pub pubsub_output_limit: usize,
     /// Bytes of one unfinished request above which the client is closed.

@@ -47,6 +47,7 @@ fn usual_client() -> Client {
         request_timeout: Duration::ZERO,
         output_soft: 1 << 20,
         output_limit: 256 << 20,
+        output_stall_time: seconds(60),
         pubsub_output_limit: 32 << 20,
         proxy_commands: true,
         query_buffer_limit: 1 << 30,
@@ -90,6 +91,7 @@ fn the_defaults_are_those_of_the_design() {
             connects_per_second: 50,
             on_loss: OnLoss::Close,
             tls: UpstreamTls::default(),
+            retry_reads: false,
         },
         lane: Lane {
             max_command_bytes: 256 << 10,
@@ -181,6 +183,9 @@ fn every_key_reaches_the_configuration() {
             "pubsub.resp3" => "exact".to_owned(),
             path => match key.kind {
                 Kind::Switch => "true".to_owned(),
+                // Between the bounds of those that bound each other.
+                Kind::Time { .. } if path == "upstream.backoff_min" => "1s".to_owned(),
+                Kind::Time { .. } if path == "upstream.auth_backoff_max" => "1h".to_owned(),
                 Kind::Time { .. } => "4s".to_owned(),
                 Kind::Count { .. } => "1023".to_owned(),
                 Kind::Size { .. } => "2MiB".to_owned(),

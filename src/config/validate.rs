@@ -169,6 +169,7 @@ impl Check<'_> {
             auth_backoff_min: values.time("upstream.auth_backoff_min"),
             auth_backoff_max: values.time("upstream.auth_backoff_max"),
             connects_per_second: values.count("upstream.connects_per_second"),
+            retry_reads: values.switch("upstream.retry_reads"),
             on_loss: if values.is_word("upstream.on_loss", "error") { OnLoss::Error } else { OnLoss::Close },
             tls: UpstreamTls::of(values),
         };

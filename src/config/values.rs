@@ -124,6 +124,7 @@ impl Values<'_> {
             request_timeout: self.time("client.request_timeout"),
             output_soft: self.count("client.output_soft"),
             output_limit: self.count("client.output_limit"),
+            output_stall_time: self.time("client.output_stall_time"),
             pubsub_output_limit: self.count("client.pubsub_output_limit"),
             proxy_commands: self.switch("client.proxy_commands"),
             query_buffer_limit: self.count("client.query_buffer_limit"),

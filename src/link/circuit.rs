@@ -11,6 +11,8 @@ use crate::telemetry::CircuitState;
 
 /// How soon others look again while one attempt tries whether the upstream is back.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Answers are looked for about so often.
+const STALE: Duration = Duration::from_millis(300);
 /// Shortest pause after a refusal because of too many clients: a place does not become free faster by asking.
 const FULL: Duration = Duration::from_secs(1);
 
@@ -139,6 +141,10 @@ impl Circuit {
 
     /// Commands were answered lately. True when that has gone on for long enough to trust the upstream again.
     pub(super) fn on_service(&mut self, now: Instant) -> bool {
+        // What was answered lately may have been answered before it failed.
+        if self.last_failure.is_some_and(|at| now.saturating_duration_since(at) < STALE) {
+            return false;
+        }
         self.failures = 0;
         self.failing_since = None;
         let since = *self.serving_since.get_or_insert(now);

@@ -12,8 +12,8 @@ use super::histogram::Histogram;
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
     FoldWay, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, Origin, PinReason, RefuseReason,
-    RejectReason, ReloadResult, RequestOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
-    UpstreamState,
+    RejectReason, ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason,
+    UpstreamKind, UpstreamState,
 };
 use super::shard::Shard;
 
@@ -319,6 +319,9 @@ pub static METRICS: &[Metric] = {
         "Lanes lost without an anomaly"),
     row("respmux_lane_detection_duration_seconds", Upstream, &[], Buckets(|s, _| &s.lane_detection),
         "Silence of a lane before it was given up as hung"),
+    row("respmux_retries_total", Upstream, &[("outcome", RetryOutcome::LABELS)],
+        Count(|s, [o, ..]| s.retries.at(o).value()),
+        "Reads sent again because their connection broke"),
     row("respmux_request_timeouts_total", Upstream, &[("outcome", RequestOutcome::LABELS)],
         Count(|s, [o, ..]| s.request_timeouts.at(o).value()),
         "Requests given up because their answer took too long"),

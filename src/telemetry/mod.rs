@@ -30,7 +30,7 @@ pub use memory::{Pressure, Total};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
     HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
-    RequestOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
+    RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

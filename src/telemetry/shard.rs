@@ -7,7 +7,7 @@ use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
     FoldWay, HandshakeResult, LatencyClass, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason,
-    RequestOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 
 /// The counters of one worker: written by its thread only, read by the admin thread.
@@ -116,6 +116,8 @@ pub struct Shard {
     pub lane_losses: Each<LossVerdict, Count>,
     /// From the last sign of life of a lane that was given up to that decision, in nanoseconds.
     pub lane_detection: Histogram,
+    /// Reads whose connection broke, with `upstream.retry_reads`.
+    pub retries: Each<RetryOutcome, Count>,
     /// Requests given up after `client.request_timeout`.
     pub request_timeouts: Each<RequestOutcome, Count>,
     /// Commands for a lane that went over the pool because no lane was to be had.
@@ -200,6 +202,7 @@ impl Shard {
             lanes_suspect: Level::default(),
             lane_losses: Each::default(),
             lane_detection: Histogram::new(&HOLD),
+            retries: Each::default(),
             request_timeouts: Each::default(),
             lane_overflow: Count::default(),
             units: Count::default(),

@@ -259,7 +259,7 @@ fn histograms_are_cumulative_and_consistent() {
             series += 1;
         }
     }
-    assert_eq!(series, 2 * LatencyClass::ALL.len() + PinReason::ALL.len() + 3);
+    assert_eq!(series, 2 * LatencyClass::ALL.len() + PinReason::ALL.len() + 4);
     let read = "upstream=\"default\",class=\"read\"";
     assert_sample(&text, &format!("respmux_command_duration_seconds_bucket{{{read},le=\"0.0001\"}}"), 0.0);
     assert_sample(&text, &format!("respmux_command_duration_seconds_bucket{{{read},le=\"0.00025\"}}"), 2.0);

@@ -11,6 +11,7 @@ mod lanes;
 mod memory;
 mod observe;
 mod outbox;
+mod pace;
 mod pool;
 mod pubsub;
 mod report;
@@ -28,7 +29,7 @@ pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
-pub use lane::Lane;
+pub use lane::{Lane, RetryBudget};
 pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
 pub use lanes::{Full, Lanes};
 pub use memory::{Charge, Memory};
@@ -84,6 +85,7 @@ pub struct Upstreams {
     pub inquiries: Inquiries,
     pub folds: Folds,
     pub big_replies: BigReplies,
+    pub retries: RetryBudget,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
@@ -141,6 +143,7 @@ impl Upstreams {
             inquiries: Inquiries::default(),
             folds: Folds::default(),
             big_replies: BigReplies::default(),
+            retries: RetryBudget::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),
@@ -204,7 +207,7 @@ impl Upstreams {
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
         self.big_replies.on_tick(self.now());
-        let healthy = self.control.healthy_within(HEALTHY_WITHIN);
+        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);
         let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
         if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {
@@ -219,7 +222,7 @@ impl Upstreams {
         // A walk over all clients, so not at every tick.
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
-            let (active, unsent) = self.roster.survey(self.config.client.partial_timeout, self.now());
+            let (active, unsent) = self.roster.survey(&self.config.client, self.now());
             self.folds.observe(self);
             self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
             self.hubs.survey(self, self.now());

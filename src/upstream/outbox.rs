@@ -10,8 +10,10 @@ use std::time::Duration;
 use super::big::Question;
 use super::buffers::{Buffers, Output};
 use super::memory::Memory;
+use super::pace::{Held, Pace};
 use super::pubsub::{Hub, Subscriber};
 use super::roster::ClientKey;
+use crate::config;
 use crate::link::WriteHalf;
 use crate::session::Subscribed;
 use crate::telemetry::{BufferKind, CloseReason};
@@ -34,18 +36,6 @@ pub enum Answer {
     NotExecuted(Vec<u8>),
 }
 
-/// A request that was begun. Times are seconds of the worker's clock: nothing finer is needed, and it is small.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Partial {
-    /// There is none.
-    #[default]
-    None,
-    /// The client's task waits for the rest.
-    Begun,
-    /// Since then, when this many KiB of input were there.
-    Since { seconds: u32, kib: u32 },
-}
-
 /// One client as its answers see it.
 pub struct Outbox {
     key: ClientKey,
@@ -56,7 +46,7 @@ pub struct Outbox {
     sent: Cell<usize>,
     /// Bytes of input that the client's task keeps.
     input: Cell<usize>,
-    partial: Cell<Partial>,
+    pace: Pace,
     /// What it asked last on a lane.
     asked: Cell<Question>,
     /// Is not read because memory is short.
@@ -84,7 +74,7 @@ impl Outbox {
             writer,
             output: RefCell::default(),
             input: Cell::new(0),
-            partial: Cell::default(),
+            pace: Pace::default(),
             asked: Cell::default(),
             paused: Cell::new(false),
             sent: Cell::new(0),
@@ -160,32 +150,20 @@ impl Outbox {
     /// The client's task waits for the end of a request that was begun.
     #[inline]
     pub fn await_rest(&self) {
-        if self.partial.get() == Partial::None {
-            self.partial.set(Partial::Begun);
-        }
+        self.pace.await_rest();
     }
 
     /// The client has sent a whole request.
     #[inline]
     pub fn on_whole(&self) {
-        self.partial.set(Partial::None);
+        self.pace.on_whole();
     }
 
-    /// Closes a client that has begun a request and does not end it. Called a few times a second for all.
-    pub(super) fn check_partial(&self, patience: Duration, now: u64) {
-        let now = u32::try_from(now / 1_000_000_000).unwrap_or(u32::MAX);
-        let kib = u32::try_from(self.input.get() >> 10).unwrap_or(u32::MAX);
-        match self.partial.get() {
-            _ if patience.is_zero() => {}
-            Partial::None => {}
-            Partial::Begun => self.partial.set(Partial::Since { seconds: now, kib }),
-            Partial::Since { seconds, .. } if u64::from(now.saturating_sub(seconds)) < patience.as_secs().max(1) => {}
-            // At least 1 KiB a second: it is a long request, and under way.
-            Partial::Since { seconds, kib: before } if kib.saturating_sub(before) >= now.saturating_sub(seconds) => {
-                self.partial.set(Partial::Since { seconds: now, kib });
-            }
-            Partial::Since { .. } if self.paused.get() => self.close(CloseReason::Memory),
-            Partial::Since { .. } => self.close(CloseReason::PartialRequest),
+    /// Closes a client that is too slow. Called a few times a second for all; `now` is in nanoseconds.
+    pub(super) fn check_client_pace(&self, limits: &config::Client, now: u64) {
+        let state = Held { input: self.input.get(), unsent: self.unsent(), paused: self.paused.get() };
+        if let Some(reason) = self.pace.check(state, limits, now) {
+            self.close(reason);
         }
     }
 
@@ -366,6 +344,7 @@ impl Outbox {
                     Ok(n) => {
                         self.sent.set(self.sent.get() + n);
                         buffers.on_sent(n);
+                        self.pace.on_taken();
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                         self.forget_sent(&mut output.front);

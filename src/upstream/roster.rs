@@ -2,9 +2,9 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::outbox::Outbox;
+use crate::config;
 
 /// Names one client for as long as it is connected. Reused indexes get a new generation, so a slot of a client
 /// that left finds nobody: a tombstone.
@@ -72,14 +72,14 @@ impl Roster {
         self.inner.borrow().entries.iter().filter_map(|e| e.outbox.clone()).collect()
     }
 
-    /// How many have unanswered requests on a lane, and how many bytes wait for slow readers. Closes those that have
-    /// begun a request and not ended it within `patience` (zero is any time); `now` is in nanoseconds.
+    /// How many have unanswered requests on a lane, and how many bytes wait for slow readers. Closes those that are too
+    /// slow for `limits`; `now` is in nanoseconds.
     #[must_use]
-    pub fn survey(&self, patience: Duration, now: u64) -> (u64, u64) {
+    pub fn survey(&self, limits: &config::Client, now: u64) -> (u64, u64) {
         let inner = self.inner.borrow();
         let connected = inner.entries.iter().filter_map(|entry| entry.outbox.as_ref());
         connected.fold((0, 0), |(active, unsent), outbox| {
-            outbox.check_partial(patience, now);
+            outbox.check_client_pace(limits, now);
             (active + u64::from(outbox.pending() > 0), unsent + outbox.unsent() as u64)
         })
     }

@@ -1,6 +1,6 @@
 //! A network that does harm where it is told to: it relays, looks for marked frames, and does to each what was ordered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,11 +49,15 @@ pub(crate) enum Way {
 
 /// Orders by mark and direction.
 #[derive(Clone, Default)]
-struct Orders(Arc<Mutex<HashMap<(u32, Way), Harm>>>);
+struct Orders(Arc<Mutex<HashMap<(u32, Way), Harm>>>, Arc<Mutex<HashSet<u32>>>);
 
 impl Orders {
     fn take(&self, mark: u32, way: Way) -> Option<Harm> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(mark, way))
+    }
+
+    fn finish(&self, mark: u32) {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).insert(mark);
     }
 }
 
@@ -95,6 +99,11 @@ impl Network {
     /// The next frame with this mark in this direction suffers `harm`.
     pub(crate) fn order(&self, mark: u32, way: Way, harm: Harm) {
         self.orders.0.lock().unwrap_or_else(PoisonError::into_inner).insert((mark, way), harm);
+    }
+
+    /// Whether all of it has happened.
+    pub(crate) fn is_finished(&self, mark: u32) -> bool {
+        self.orders.1.lock().unwrap_or_else(PoisonError::into_inner).contains(&mark)
     }
 
     /// Orders carried out so far.
@@ -164,9 +173,11 @@ async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, way: Way, order
                 held.drain(..end);
                 continue;
             };
-            done.fetch_add(1, Ordering::Relaxed);
             let rest = held.split_off(end);
-            match act(&held, start, harm, to).await {
+            let acted = act(&held, start, harm, to).await;
+            done.fetch_add(1, Ordering::Relaxed);
+            orders.finish(mark);
+            match acted {
                 Ok(None) => held = rest,
                 Ok(Some(end)) => return end,
                 Err(_) => return End::Peer,

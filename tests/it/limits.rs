@@ -211,3 +211,17 @@ fn long_replies_get_a_lane_of_their_own() {
     }
     assert_eq!(tight.metric("respmux_upstream_connections", &lanes), Some(1.0));
 }
+
+#[test]
+fn who_takes_nothing_of_much_is_closed_in_the_end() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight().set("client.output_stall_time=2s"));
+    redis.connect().call(&[b"SET".as_slice(), b"big", &vec![b'x'; 16 * MIB]]);
+    let (mut reads, mut takes_nothing) = (proxy.connect(), proxy.connect());
+    takes_nothing.send_command(&["GET", "big"]);
+    becomes(&proxy, "respmux_client_connections_closed_total", &[("reason", "output_limit")], |n| n == 1.0);
+    assert_eq!(reads.ask("GET big").text.len(), 16 * MIB);
+    let got = takes_nothing.read_to_end(PATIENCE);
+    assert!(got.len() < 16 * MIB, "{} bytes", got.len());
+    assert_eq!(closed(&proxy, "output_limit"), 1.0);
+}

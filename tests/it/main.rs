@@ -17,6 +17,8 @@ mod blocking;
 mod cap;
 mod client_commands;
 mod drain;
+mod failure;
+mod hostile;
 mod limits;
 mod login;
 mod ordering;

@@ -67,7 +67,8 @@ macro_rules! labels {
 mod upstream;
 
 pub use upstream::{
-    CircuitState, ConnectError, LossVerdict, RequestOutcome, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    CircuitState, ConnectError, LossVerdict, RequestOutcome, RetryOutcome, UpstreamCloseReason, UpstreamKind,
+    UpstreamState,
 };
 
 labels! {
@@ -468,6 +469,7 @@ mod tests {
         check::<CircuitState>();
         check::<LossVerdict>();
         check::<RequestOutcome>();
+        check::<RetryOutcome>();
         check::<ConnectError>();
         check::<AnomalyReason>();
         check::<BufferKind>();

@@ -81,6 +81,20 @@ labels! {
 }
 
 labels! {
+    /// What became of reads whose connection broke.
+    RetryOutcome {
+        /// Sent once more.
+        Resent = "resent",
+        /// And answered.
+        Answered = "answered",
+        /// And lost again.
+        Lost = "lost",
+        /// Not sent again: too many are.
+        OverBudget = "over_budget",
+    }
+}
+
+labels! {
     /// What is known of a request that was given up.
     RequestOutcome {
         /// Not a byte of it was written.

@@ -1,15 +1,17 @@
 //! Replies of a lane, from bytes to their owners.
 
-use bytes::Bytes;
-use bytes::BytesMut;
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
 
 use super::in_flight::{Owner, Slot};
+use super::retry::candidates;
 use super::{Lane, State, UNKNOWN_OUTCOME, canary_text};
 use crate::config::OnLoss;
 use crate::link::{bug, decoded, tolerable};
 use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
-use crate::telemetry::{AnomalyReason, CloseReason, Origin};
+use crate::telemetry::{AnomalyReason, CloseReason, Origin, RetryOutcome};
 use crate::upstream::Upstreams;
 use crate::upstream::big::BIG_REPLY;
 use crate::upstream::outbox::Answer;
@@ -64,6 +66,10 @@ impl Lane {
             state.in_flight.forget_head();
         }
         let Some(slot) = state.in_flight.pop() else { return Err(AnomalyReason::NoSlot) };
+        state.kept.on_answered(slot.bytes as usize);
+        if slot.retried {
+            up.shard.retries[RetryOutcome::Answered].inc();
+        }
         let carried;
         let frame: &[u8] = if state.carry.is_empty() {
             piece
@@ -148,7 +154,18 @@ impl Lane {
         state.scanner = crate::resp::ReplyScanner::new();
         state.carry = BytesMut::new();
         let reason = if anomaly { CloseReason::UpstreamAnomaly } else { CloseReason::UpstreamLost };
+        let mut kept = state.kept.take(&old);
+        let again = match up.config.upstream.retry_reads && !anomaly {
+            true => candidates(up, &sent, cut),
+            false => HashMap::new(),
+        };
         for (position, slot) in sent.iter().enumerate() {
+            let request = kept.split_to((slot.bytes as usize).min(kept.len()));
+            if slot.owner.client().is_some_and(|client| again.contains_key(&client)) {
+                state.out.extend_from_slice(&request);
+                state.in_flight.push_again(slot);
+                continue;
+            }
             if let Owner::Inner(number) = slot.owner {
                 up.inquiries.lose(number);
                 continue;

@@ -55,6 +55,8 @@ pub(crate) struct Slot {
     start: u64,
     /// Part of the same transaction as the slot before it: both were written, or neither counts as written.
     pub joined: bool,
+    /// Was sent on an earlier connection, too.
+    pub retried: bool,
 }
 
 /// The slots of one lane, oldest first, and how far the socket has taken their bytes.
@@ -77,9 +79,17 @@ impl InFlight {
     /// came between its parts would run inside it.
     pub(crate) fn append(&mut self, owner: Owner, command: CommandId, bytes: usize, at: u64, joined: bool) {
         let length = u32::try_from(bytes).expect("requests on lanes are bounded far below 4 GiB");
-        self.slots.push_back(Slot { owner, command, bytes: length, at, start: self.submitted, joined });
+        self.slots.push_back(Slot { owner, command, bytes: length, at, start: self.submitted, joined, retried: false });
         self.submitted += u64::from(length);
         self.bytes += bytes;
+    }
+
+    /// A request of an earlier connection is sent again on the next one.
+    pub(crate) fn push_again(&mut self, slot: &Slot) {
+        self.append(slot.owner, slot.command, slot.bytes as usize, slot.at, false);
+        if let Some(last) = self.slots.back_mut() {
+            last.retried = true;
+        }
     }
 
     /// The socket took `n` more bytes.
@@ -144,7 +154,12 @@ impl InFlight {
     pub(crate) fn orphan_before(&mut self, at: u64, spare: Option<ClientKey>) -> Vec<Slot> {
         let written = self.written;
         let mut orphaned = Vec::new();
-        for slot in self.slots.iter_mut().take_while(|slot| slot.at < at && slot.start < written) {
+        let mut begun = false;
+        for slot in &mut self.slots {
+            begun = slot.start < written || (slot.joined && begun);
+            if !begun || slot.at >= at {
+                break;
+            }
             if slot.owner.client().is_some_and(|client| Some(client) != spare) {
                 orphaned.push(*slot);
                 slot.owner = Owner::Orphan;

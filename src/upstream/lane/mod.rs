@@ -13,6 +13,7 @@
 
 mod deliver;
 mod in_flight;
+mod retry;
 mod task;
 mod watch;
 
@@ -25,7 +26,10 @@ use bytes::BytesMut;
 
 pub(crate) use deliver::recounted;
 pub(crate) use in_flight::{InFlight, Owner, Slot};
+pub use retry::RetryBudget;
 pub(crate) use task::run;
+
+use retry::Kept;
 
 use super::outbox::Answer;
 use super::roster::ClientKey;
@@ -34,7 +38,7 @@ use crate::command::CommandId;
 use crate::link::bug;
 use crate::resp::{ReplyScanner, encode};
 use crate::session::RouteKey;
-use crate::telemetry::{BufferKind, CloseReason, LossVerdict, Pressure};
+use crate::telemetry::{BufferKind, CloseReason, LossVerdict, Pressure, RetryOutcome};
 
 /// Requests from which bytes are never written when the upstream is away are answered with this.
 pub(crate) const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
@@ -99,6 +103,8 @@ struct State {
     scanner: ReplyScanner,
     /// The beginning of a reply that is not complete and not streamed.
     carry: BytesMut,
+    /// Only with `upstream.retry_reads`.
+    kept: Kept,
     /// The head's reply is being passed on piece by piece.
     streaming: bool,
     /// Bytes of it so far.
@@ -128,6 +134,7 @@ impl Lane {
             in_flight: InFlight::default(),
             scanner: ReplyScanner::new(),
             carry: BytesMut::new(),
+            kept: Kept::default(),
             streaming: false,
             streamed: 0,
             crowd: Vec::new(),
@@ -233,6 +240,9 @@ impl Lane {
     fn on_submitted(&self, state: &mut State, up: &Upstreams, commands: usize, now: u64) {
         state.last_used = now;
         state.unwritten += commands;
+        if up.config.upstream.retry_reads {
+            up.retries.on_requests(commands, now);
+        }
         state.since_canary += commands;
         state.audited = false;
         if state.since_canary >= up.config.lane.canary_commands {
@@ -301,6 +311,12 @@ impl Lane {
         }
         let Some(client) = slot.owner.client() else { return };
         up.roster.with(client, |outbox| {
+            if slot.retried {
+                // It was written once: "not executed" would be a lie.
+                up.shard.retries[RetryOutcome::Lost].inc();
+                outbox.close(CloseReason::UpstreamLost);
+                return;
+            }
             match slot.owner {
                 Owner::Call(_) => outbox.deliver(Answer::NotExecuted(error.to_vec())),
                 Owner::Discard(_) => {}

@@ -209,7 +209,7 @@ impl Lane {
     fn count(&self, up: &Upstreams) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        state.charge.set(state.out.len() + state.carry.len());
+        state.charge.set(state.out.len() + state.carry.len() + state.kept.len());
         drop(guard);
         up.relieve();
     }
@@ -245,6 +245,9 @@ impl Lane {
                         break;
                     }
                 }
+            }
+            if up.config.upstream.retry_reads {
+                state.kept.on_written(&state.out[..n]);
             }
             state.out.advance(n);
             state.in_flight.on_written(n);
