@@ -3,9 +3,9 @@
 //! Loading, printing, the example and the command line are all driven by this table, so that they
 //! cannot disagree. A key without a row does not exist.
 
-use super::auth;
 use super::key::{key, optional};
 use super::value::Kind;
+use super::{auth, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
@@ -189,37 +189,11 @@ const MAIN: &[Key] = &[
          reply: \"close\" closes the client, as a lost Redis would; \"error\" answers that the outcome \
          is unknown and keeps the client.",
     ),
-    optional(
-        "upstream.tls_ca_file",
-        "\"/etc/respmux/upstream-ca.pem\"",
-        Kind::Path,
-        "For a rediss:// URL: the authorities that may sign the upstream's certificate, PEM. Without it those of the \
-         system. Like all certificates it is read again when it changes.",
-    ),
-    optional(
-        "upstream.tls_server_name",
-        "\"redis.example\"",
-        Kind::Text,
-        "For a rediss:// URL: the name that the upstream's certificate must have, in place of the URL's host.",
-    ),
-    optional(
-        "upstream.tls_cert_file",
-        "\"/etc/respmux/upstream-client.pem\"",
-        Kind::Path,
-        "For a rediss:// URL: our certificate towards the upstream, PEM. Needs upstream.tls_key_file.",
-    ),
-    optional(
-        "upstream.tls_key_file",
-        "\"/etc/respmux/upstream-client.key\"",
-        Kind::Path,
-        "The key of upstream.tls_cert_file, PEM.",
-    ),
-    key(
-        "upstream.tls_insecure_skip_verify",
-        "false",
-        Kind::Switch,
-        "For a rediss:// URL: accept any certificate. Whoever stands between can then read and change everything.",
-    ),
+    keys_tls::UPSTREAM_CA_FILE,
+    keys_tls::UPSTREAM_SERVER_NAME,
+    keys_tls::UPSTREAM_CERT_FILE,
+    keys_tls::UPSTREAM_KEY_FILE,
+    keys_tls::UPSTREAM_INSECURE_SKIP_VERIFY,
     key(
         "upstream.retry_reads",
         "false",
@@ -442,49 +416,16 @@ const MAIN: &[Key] = &[
          refused; at 95% the clients with most unread replies are closed until it is 90%. No request may be larger than \
          75% of it.",
     ),
-    optional(
-        "tls.cert_file",
-        "\"/etc/respmux/tls.crt\"",
-        Kind::Path,
-        "Certificate for addresses tls:IP:PORT in `listen`, PEM, with those between it and the authority behind it. \
-         Read again when it changes; a bad one is reported and the old one stays in use.",
-    ),
-    optional("tls.key_file", "\"/etc/respmux/tls.key\"", Kind::Path, "The key of tls.cert_file, PEM."),
-    optional(
-        "tls.client_ca_file",
-        "\"/etc/respmux/clients-ca.pem\"",
-        Kind::Path,
-        "The authorities that sign clients' certificates, PEM. Needed unless tls.client_auth is \"no\".",
-    ),
-    key(
-        "tls.client_auth",
-        "no",
-        Kind::Word(&["no", "optional", "required"]),
-        "Whether clients are asked for a certificate. \"optional\": one that is shown must be good.",
-    ),
-    key("tls.min_version", "1.2", Kind::Word(&["1.2", "1.3"]), "Oldest version of TLS, for clients and the upstream."),
-    key(
-        "tls.handshake_timeout",
-        "5s",
-        time(1),
-        "From accept to the end of a client's handshake, its wait for a turn included; then it is closed.",
-    ),
-    key(
-        "tls.max_handshakes",
-        "512",
-        count(1, 1_000_000),
-        "Clients of one worker in their handshake or in line for it; further ones are closed. At most two a worker \
-         are computed between two looks at everybody else.",
-    ),
-    key("tls.reload_interval", "5s", time(100), "How often certificate files are looked at for a change."),
-    key("unix.mode", "0660", Kind::Mode, "Permissions of the socket files of unix:PATH in `listen`, octal."),
-    optional(
-        "unix.allow_uids",
-        "\"0,1000\"",
-        Kind::Users,
-        "Numbers of the users whose processes may connect to unix sockets; unset is everybody whom the permissions \
-         of the file let in.",
-    ),
+    keys_tls::CERT_FILE,
+    keys_tls::KEY_FILE,
+    keys_tls::CLIENT_CA_FILE,
+    keys_tls::CLIENT_AUTH,
+    keys_tls::MIN_VERSION,
+    keys_tls::HANDSHAKE_TIMEOUT,
+    keys_tls::MAX_HANDSHAKES,
+    keys_tls::RELOAD_INTERVAL,
+    keys_tls::UNIX_MODE,
+    keys_tls::UNIX_ALLOW_UIDS,
     key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
         .flag("drain-delay", "TIME"),
     key(

@@ -36,6 +36,29 @@ fn usual_auth() -> Auth {
     }
 }
 
+fn usual_client() -> Client {
+    Client {
+        max_connections: 10_000,
+        accept_rate: 1000,
+        accept_burst: 2000,
+        backlog: 1024,
+        inflight_commands: 128,
+        inflight_bytes: 1 << 20,
+        request_timeout: Duration::ZERO,
+        output_soft: 1 << 20,
+        output_limit: 256 << 20,
+        output_stall_time: seconds(60),
+        pubsub_output_limit: 32 << 20,
+        proxy_commands: true,
+        query_buffer_limit: 1 << 30,
+        max_per_source: None,
+        partial_timeout: Duration::from_secs(30),
+        tcp_keepalive: seconds(300),
+        verify_privileged: true,
+        exact_connection_commands: false,
+    }
+}
+
 #[test]
 fn the_defaults_are_those_of_the_design() {
     let (config, warnings) = good("");
@@ -92,26 +115,7 @@ fn the_defaults_are_those_of_the_design() {
             output_soft: 8 << 20,
             output_soft_time: Duration::from_secs(60),
         },
-        client: Client {
-            max_connections: 10_000,
-            accept_rate: 1000,
-            accept_burst: 2000,
-            backlog: 1024,
-            inflight_commands: 128,
-            inflight_bytes: 1 << 20,
-            request_timeout: Duration::ZERO,
-            output_soft: 1 << 20,
-            output_limit: 256 << 20,
-            output_stall_time: seconds(60),
-            pubsub_output_limit: 32 << 20,
-            proxy_commands: true,
-            query_buffer_limit: 1 << 30,
-            max_per_source: None,
-            partial_timeout: Duration::from_secs(30),
-            tcp_keepalive: seconds(300),
-            verify_privileged: true,
-            exact_connection_commands: false,
-        },
+        client: usual_client(),
         memory_limit: 512 << 20,
         // See the test on TLS and unix sockets.
         tls: config.tls.clone(),
