@@ -153,7 +153,7 @@ const MAIN: &[Key] = &[
         time(1),
         "Longest first pause after a failed connect; doubles with each. The pause is drawn between zero and that.",
     ),
-    key("upstream.backoff_max", "2s", time(1), "Longest pause between connects."),
+    key("upstream.backoff_max", "1500ms", time(1), "Longest pause between connects."),
     key(
         "upstream.verified_after",
         "10s",
