@@ -16,6 +16,7 @@ mod print;
 mod secret;
 mod settings;
 mod units;
+mod users;
 mod validate;
 mod value;
 mod values;
@@ -28,6 +29,7 @@ pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
+pub use users::{Hashes, ProxyRight, User};
 
 pub(crate) use file::unknown as unknown_key;
 pub(crate) use keys::{KEYS, Key, find as find_key};

@@ -63,6 +63,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     };
     check.relations(&config);
     check.remote_passwordless(&config);
+    check.users(&config);
     check.advice(&config, host.open_files);
     match check.problems.is_empty() {
         true => Ok((config, check.warnings)),
@@ -239,6 +240,9 @@ impl Check<'_> {
     /// Rule A9 (semantics), as far as it can be known without asking the upstream.
     fn remote_passwordless(&mut self, config: &Config) {
         let is_local = config.embedded || config.upstream.endpoint.is_local();
+        if !config.auth.is_open() {
+            return; // every client gives a password
+        }
         if config.allow_remote_passwordless || config.upstream.password.is_some() || !is_local {
             return;
         }
@@ -249,6 +253,15 @@ impl Check<'_> {
                  127.0.0.1, give the upstream a password, or set allow_remote_passwordless = true"
             );
             self.problems.push(Problem::at(self.origin("listen").clone(), reason));
+        }
+    }
+
+    fn users(&mut self, config: &Config) {
+        if let Some(reason) = config.auth.problem() {
+            self.problems.push(Problem::at(self.origin("auth.mode").clone(), reason));
+        }
+        if !config.auth.terminate && !config.auth.users.is_empty() {
+            self.warnings.push("auth.users is not used: auth.mode is \"upstream\"".to_owned());
         }
     }
 

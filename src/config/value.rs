@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::address::{Listen, UpstreamUrl, parse_password};
 use super::secret::{REDACTED, Secret};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
+use super::users::User;
 
 /// A value as somebody wrote it, before anyone knows what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Raw {
     Boolean(bool),
     /// A TOML array of strings, or a repeated flag.
     List(Vec<String>),
+    /// A TOML array of tables.
+    Tables(Vec<Vec<(String, Self)>>),
     /// Any other TOML value, by the name of its type.
     Other(&'static str),
 }
@@ -52,6 +55,8 @@ pub(crate) enum Kind {
     Secret,
     /// A list of texts, perhaps empty.
     Texts,
+    /// `[[auth.users]]`.
+    Users,
     /// A path.
     Path,
     /// `level` or `target=level`, comma separated.
@@ -74,6 +79,7 @@ pub(crate) enum Setting {
     Secret(Secret),
     Path(PathBuf),
     Texts(Vec<String>),
+    Users(Vec<User>),
 }
 
 pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -81,7 +87,7 @@ pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug
 impl Kind {
     /// Whether the value may hold a secret and must not be quoted.
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::Url)
+        matches!(self, Self::Secret | Self::Url | Self::Users)
     }
 
     /// Understands a value. `Err` says what was expected, and quotes what was given unless that
@@ -105,6 +111,12 @@ impl Kind {
                 let word = words.iter().find(|word| raw.text() == Some(**word));
                 word.map(|word| Setting::Word(word)).ok_or_else(|| self.expected(raw))
             }
+            Self::Users => match raw {
+                Raw::Tables(tables) => {
+                    tables.iter().map(|table| User::parse(table)).collect::<Result<_, _>>().map(Setting::Users)
+                }
+                _ => Err(self.expected(raw)),
+            },
             Self::Texts => texts(raw).map(Setting::Texts).ok_or_else(|| self.expected(raw)),
             Self::Listen => listen(raw).ok_or_else(|| self.expected(raw))?,
             Self::AddressOrOff => match raw.text() {
@@ -178,6 +190,7 @@ impl Kind {
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => format!("one of {}", quoted(words)),
             Self::Texts => "an array of texts".to_owned(),
+            Self::Users => "an array of tables ([[auth.users]], in the file only)".to_owned(),
             Self::Listen => "an address or an array of addresses".to_owned(),
             Self::AddressOrOff => "IP:PORT such as \"127.0.0.1:9380\" or \"off\"".to_owned(),
             Self::Url => "a URL such as \"redis://127.0.0.1:6379\"".to_owned(),
@@ -203,7 +216,7 @@ impl Raw {
             Self::Untyped(text) | Self::Text(text) => format!("{text:?}"),
             Self::Integer(number) => number.to_string(),
             Self::Boolean(on) => on.to_string(),
-            Self::List(_) => "an array".to_owned(),
+            Self::List(_) | Self::Tables(_) => "an array".to_owned(),
             Self::Other(kind) => format!("a TOML {kind}"),
         }
     }
@@ -286,7 +299,7 @@ impl Setting {
             Self::Address(address) => address.to_string(),
             Self::Url(url) => url.to_string(),
             Self::Text(text) => text.clone(),
-            Self::Secret(_) => REDACTED.to_owned(),
+            Self::Secret(_) | Self::Users(_) => REDACTED.to_owned(),
             Self::Path(path) => path.to_string_lossy().into_owned(),
         };
         Some(toml_string(&text))
@@ -295,7 +308,7 @@ impl Setting {
     /// Whether [`Setting::to_toml`] hides a part, so that its text does not load again.
     pub(crate) fn is_redacted(&self) -> bool {
         match self {
-            Self::Secret(_) => true,
+            Self::Secret(_) | Self::Users(_) => true,
             Self::Url(url) => url.password.is_some(),
             _ => false,
         }
