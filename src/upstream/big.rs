@@ -28,11 +28,13 @@ impl Question {
         const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
         let mut sum = (u64::from(command.0) ^ ((argument.len() as u64) << 16)).wrapping_mul(SPREAD);
         let (words, rest) = argument.as_chunks::<8>();
-        for word in words {
-            sum = (sum.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(SPREAD);
-        }
-        for byte in rest {
-            sum = (sum.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(SPREAD);
+        // The upper half of a product knows most; what comes next must meet it everywhere.
+        let mut mix = |word: u64| sum = (sum ^ (sum >> 29) ^ word).wrapping_mul(SPREAD);
+        words.iter().for_each(|word| mix(u64::from_le_bytes(*word)));
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            mix(u64::from_le_bytes(last));
         }
         // The upper half of a product knows little of the upper half of what was multiplied.
         Self(((sum ^ (sum >> 32)).wrapping_mul(SPREAD) >> 32) as u32)
