@@ -109,7 +109,7 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Rows of several places as one table.
-pub(super) const fn joined<const N: usize>(parts: [&[Key]; 2]) -> [Key; N] {
+pub(super) const fn joined<const N: usize>(parts: [&[Key]; 4]) -> [Key; N] {
     let mut rows = [parts[0][0]; N];
     let (mut part, mut at) = (0, 0);
     while part < parts.len() {

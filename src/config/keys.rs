@@ -5,7 +5,7 @@
 
 use super::key::{key, optional};
 use super::value::Kind;
-use super::{auth, keys_tls};
+use super::{auth, keys_client, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
@@ -27,9 +27,11 @@ const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
 /// In the order of the example: keys without a table first, as TOML wants them.
-pub(crate) static KEYS: &[Key] = &auth::joined::<{ MAIN.len() + auth::KEYS.len() }>([MAIN, auth::KEYS]);
+pub(crate) static KEYS: &[Key] = &auth::joined::<
+    { FIRST.len() + keys_client::KEYS.len() + AFTER.len() + auth::KEYS.len() },
+>([FIRST, keys_client::KEYS, AFTER, auth::KEYS]);
 
-const MAIN: &[Key] = &[
+const FIRST: &[Key] = &[
     key(
         "listen",
         "127.0.0.1:6380",
@@ -306,106 +308,9 @@ const MAIN: &[Key] = &[
         "Messages waiting for one subscriber above which it is closed after pubsub.output_soft_time.",
     ),
     key("pubsub.output_soft_time", "60s", time(1), "How long a subscriber may stay above pubsub.output_soft."),
-    key(
-        "client.max_connections",
-        "10000",
-        count(1, 10_000_000),
-        "Clients at one time; further ones get -ERR max number of clients reached.",
-    ),
-    key(
-        "client.accept_rate",
-        "1000",
-        count(0, 1_000_000),
-        "Clients that may be accepted a second; further ones wait in the backlog. 0 is no limit.",
-    ),
-    key(
-        "client.accept_burst",
-        "2000",
-        count(1, 1_000_000),
-        "Clients that may be accepted at once after a quiet time, before client.accept_rate holds.",
-    ),
-    key(
-        "client.backlog",
-        "1024",
-        count(1, 65_535),
-        "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
-    ),
-    key(
-        "client.inflight_commands",
-        "128",
-        count(1, 1_000_000),
-        "Commands of one client without a reply; then it is not read until replies come.",
-    ),
-    key("client.inflight_bytes", "1MiB", size(KIB, GIB), "The same in bytes of commands."),
-    key(
-        "client.request_timeout",
-        "0s",
-        time(0),
-        "A command on a shared connection that has no answer for this long gets an error that says whether it may have \
-         been executed; the client stays. Precise to 0.1s. 0s is never.",
-    ),
-    key(
-        "client.output_soft",
-        "1MiB",
-        size(KIB, GIB),
-        "Replies waiting for one client above which its requests are not read.",
-    ),
-    key(
-        "client.output_limit",
-        "256MiB",
-        size(KIB, 64 * GIB),
-        "Replies waiting for one client above which it is closed.",
-    ),
-    key(
-        "client.output_stall_time",
-        "60s",
-        time(0),
-        "A client for which more than client.output_soft waits, and which takes not one byte for this long, is closed. 0s \
-         is never.",
-    ),
-    key("client.pubsub_output_limit", "32MiB", size(KIB, 64 * GIB), "The same for a client with subscriptions."),
-    key(
-        "client.query_buffer_limit",
-        "1GiB",
-        size(MIB, 64 * GIB),
-        "Size of one unfinished request above which the client is closed.",
-    ),
-    key(
-        "client.proxy_commands",
-        "true",
-        Kind::Switch,
-        "Answer PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. Never for clients that have not logged in where \
-         the upstream wants a login.",
-    ),
-    optional(
-        "client.max_per_source",
-        "1000",
-        count(1, 10_000_000),
-        "Clients of one IP address at one time; further ones get -ERR max number of clients reached. Not set is no \
-         limit of its own: behind NAT, or in a pod, many applications have one address.",
-    ),
-    key(
-        "client.partial_timeout",
-        "30s",
-        time(0),
-        "A client that has sent the beginning of a request and not its end is closed after this long, unless it sent at \
-         least 1 KiB a second in that time; then it gets as long again. 0s is never.",
-    ),
-    key("client.tcp_keepalive", "300s", time(0), "TCP keepalive towards clients. 0s is none."),
-    key(
-        "client.verify_privileged",
-        "true",
-        Kind::Switch,
-        "Ask the upstream whether the user may, before CLIENT LIST, KILL, UNBLOCK, PAUSE and NO-EVICT \
-         are answered here.",
-    ),
-    key(
-        "client.exact_connection_commands",
-        "false",
-        Kind::Switch,
-        "Ask the upstream also before CLIENT ID, GETNAME, SETNAME and SETINFO are answered here. One \
-         more round trip each.",
-    ),
+];
+
+const AFTER: &[Key] = &[
     key(
         "memory.limit",
         "auto",

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::circuit::{Circuit, Failure};
 use super::handshake::{Credentials, Handshake, Login, Refused};
+use super::open::connect;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
 use super::{Link, Owned, Permit, Socket};
@@ -59,9 +59,6 @@ pub struct Dialer {
     tls: Option<ClientTls>,
 }
 
-/// A peer whose machine does not acknowledge bytes for this long is gone.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// A link that could not be opened, and the permit that it would have used.
 pub type Dialed = Result<Link, (DialError, Permit)>;
 
@@ -428,24 +425,4 @@ fn configured(upstream: &Upstream) -> io::Result<Option<Credentials>> {
     let password = source.read()?.expose().to_vec();
     let user = upstream.username.as_deref().unwrap_or("default").as_bytes().to_vec();
     Ok(Some(Credentials { user, password }))
-}
-
-async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
-    match endpoint {
-        Endpoint::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
-        Endpoint::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
-            let keepalive = socket2::TcpKeepalive::new()
-                .with_time(Duration::from_secs(30))
-                .with_interval(Duration::from_secs(10))
-                .with_retries(3);
-            let socket = socket2::SockRef::from(&stream);
-            socket.set_tcp_keepalive(&keepalive)?;
-            // Keepalive says nothing while written bytes wait for their acknowledgement: a cut network would.
-            #[cfg(target_os = "linux")]
-            socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-            Ok(Socket::Tcp(stream))
-        }
-    }
 }

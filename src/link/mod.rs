@@ -9,6 +9,7 @@ mod circuit;
 mod connect;
 mod handshake;
 mod interest;
+mod open;
 mod owned;
 mod refusal;
 mod seeded;
