@@ -33,6 +33,10 @@ fn usual_auth() -> Auth {
         max_input: 256 << 10,
         max_output: 64 << 10,
         failures: Failures { delay: Duration::from_millis(100), delay_max: seconds(3), most: 10, window: seconds(60) },
+        terminate: false,
+        users: vec![],
+        proxy_read: vec!["any".to_owned()],
+        proxy_write: vec![],
     }
 }
 
@@ -83,7 +87,7 @@ fn the_defaults_are_those_of_the_design() {
             keepalive: seconds(30),
             suspect_after: seconds(2),
             backoff_min: Duration::from_millis(50),
-            backoff_max: seconds(2),
+            backoff_max: Duration::from_millis(1500),
             verified_after: seconds(10),
             circuit_failures: 5,
             auth_backoff_min: seconds(15),
@@ -178,6 +182,9 @@ fn every_key_reaches_the_configuration() {
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),
             "auth.failure_delay" => "1s".to_owned(),
+            "auth.proxy_read" | "auth.proxy_write" => "somebody".to_owned(),
+            // These two need each other: see the tests on users.
+            "auth.mode" | "auth.users" => continue,
             "commands.deny" | "commands.allow" | "commands.exempt" => "KEYS".to_owned(),
             "pubsub.mode" => "pinned".to_owned(),
             "pubsub.resp3" => "exact".to_owned(),
@@ -280,7 +287,7 @@ fn one_setting_may_bound_another() {
     let file = "[upstream]\nbackoff_min = '6s'\n[lane]\nmax_inflight_bytes = '64KiB'\n\
                 [client]\noutput_limit = '1KiB'";
     let expected = [
-        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"2s\"",
+        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"1500ms\"",
         "f:4:22: lane.max_command_bytes = \"256KiB\" must not be above lane.max_inflight_bytes = \"64KiB\"",
         "f:6:16: client.output_soft = \"1MiB\" must not be above client.output_limit = \"1KiB\"",
     ];
