@@ -26,18 +26,16 @@ impl Question {
     #[must_use]
     pub fn new(command: CommandId, argument: &[u8]) -> Self {
         const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
-        let mut sum = (u64::from(command.0) ^ ((argument.len() as u64) << 16)).wrapping_mul(SPREAD);
+        // The upper half of a product knows little of the upper half of what was multiplied: fold it down each time.
+        let step = |sum: u64, next: u64| {
+            let product = (sum.rotate_left(5) ^ next).wrapping_mul(SPREAD);
+            product ^ (product >> 32)
+        };
         let (words, rest) = argument.as_chunks::<8>();
-        // The upper half of a product knows most; what comes next must meet it everywhere.
-        let mut mix = |word: u64| sum = (sum ^ (sum >> 29) ^ word).wrapping_mul(SPREAD);
-        words.iter().for_each(|word| mix(u64::from_le_bytes(*word)));
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            mix(u64::from_le_bytes(last));
-        }
-        // The upper half of a product knows little of the upper half of what was multiplied.
-        Self(((sum ^ (sum >> 32)).wrapping_mul(SPREAD) >> 32) as u32)
+        let mut sum = step(u64::from(command.0), argument.len() as u64);
+        sum = words.iter().fold(sum, |sum, word| step(sum, u64::from_le_bytes(*word)));
+        sum = rest.iter().fold(sum, |sum, byte| step(sum, u64::from(*byte)));
+        Self((sum.wrapping_mul(SPREAD) >> 32) as u32)
     }
 }
 
