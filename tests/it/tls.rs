@@ -312,8 +312,11 @@ fn a_flood_of_handshakes_leaves_others_alone() {
     }
     eprintln!("{FLOOD} half-open in {:?}, worst reply {worst:?}", started.elapsed());
     assert!(worst < Duration::from_millis(500), "{worst:?}");
-    let refused = proxy.metric("respmux_client_connections_rejected_total", &[("reason", "handshakes")]);
-    assert_eq!(refused, Some((FLOOD - 300) as f64));
+    // The accept loop may be behind its clients.
+    eventually(Duration::from_secs(3), || {
+        let refused = proxy.metric("respmux_client_connections_rejected_total", &[("reason", "handshakes")]);
+        if refused == Some((FLOOD - 300) as f64) { Ok(()) } else { Err(format!("{refused:?} refused")) }
+    });
     let waiting = || proxy.metric("respmux_tls_handshakes_in_progress", &[]);
     assert!(waiting() <= Some(300.0));
     eventually(Duration::from_secs(8), || (waiting() == Some(0.0)).then_some(()).ok_or("not reaped"));
