@@ -2,6 +2,7 @@
 
 use super::key::{Key, key, optional};
 use super::keys::{count, size, time};
+use super::keys_tls;
 use super::value::Kind;
 
 const KIB: usize = 1 << 10;
@@ -15,24 +16,9 @@ pub(super) const KEYS: &[Key] = &[
         count(1, 10_000_000),
         "Clients at one time; further ones get -ERR max number of clients reached.",
     ),
-    key(
-        "client.accept_rate",
-        "1000",
-        count(0, 1_000_000),
-        "Clients that may be accepted a second; further ones wait in the backlog. 0 is no limit.",
-    ),
-    key(
-        "client.accept_burst",
-        "2000",
-        count(1, 1_000_000),
-        "Clients that may be accepted at once after a quiet time, before client.accept_rate holds.",
-    ),
-    key(
-        "client.backlog",
-        "1024",
-        count(1, 65_535),
-        "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
-    ),
+    keys_tls::ACCEPT_RATE,
+    keys_tls::ACCEPT_BURST,
+    keys_tls::BACKLOG,
     key(
         "client.inflight_commands",
         "128",

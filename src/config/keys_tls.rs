@@ -1,4 +1,4 @@
-//! Rows of [`KEYS`](super::keys::KEYS) about TLS, on both sides, and unix sockets.
+//! Rows of [`KEYS`](super::keys::KEYS) about TLS on both sides, unix sockets, and how fast clients are let in.
 
 use super::key::{Key, key, optional};
 use super::keys::{count, time};
@@ -95,4 +95,25 @@ pub(super) const UNIX_ALLOW_UIDS: Key = optional(
     Kind::Uids,
     "Numbers of the users whose processes may connect to unix sockets; unset is everybody whom the permissions \
          of the file let in.",
+);
+
+pub(super) const ACCEPT_RATE: Key = key(
+    "client.accept_rate",
+    "1000",
+    count(0, 1_000_000),
+    "Clients that may be accepted a second; further ones wait in the backlog. 0 is no limit.",
+);
+
+pub(super) const ACCEPT_BURST: Key = key(
+    "client.accept_burst",
+    "2000",
+    count(1, 1_000_000),
+    "Clients that may be accepted at once after a quiet time, before client.accept_rate holds.",
+);
+
+pub(super) const BACKLOG: Key = key(
+    "client.backlog",
+    "1024",
+    count(1, 65_535),
+    "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
 );

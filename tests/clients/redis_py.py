@@ -389,9 +389,10 @@ def pool_of_threads():
             equal(r.incr(key(f"count:{index}")), n + 1)
 
     in_threads(threads, work)
+    tls = {"connection_class": redis.SSLConnection, "ssl_ca_certs": args.tls_ca} if args.tls_ca else {}
     limited = redis.Redis(
         connection_pool=redis.BlockingConnectionPool(
-            host=args.host, port=args.port, protocol=args.protocol, max_connections=5, timeout=20
+            host=args.host, port=args.port, protocol=args.protocol, max_connections=5, timeout=20, **tls
         )
     )
     in_threads(20, lambda i: [equal(limited.echo(f"{i}"), f"{i}".encode()) for _ in range(10)])

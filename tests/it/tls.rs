@@ -269,21 +269,18 @@ fn an_upstream_that_is_not_who_it_should_be_is_not_used() {
     }
 }
 
-/// A library as applications use it, on both versions of the protocol.
+/// A library as applications use it.
 #[test]
 fn redis_py_over_tls() {
     let (redis, pki) = (RealRedis::start(Flavour::Redis70, &[]), Pki::new());
     let proxy = Proxy::start(&redis, &ProxyOptions { tls: Some(pki.clone()), ..ProxyOptions::sized(2, 64) });
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/redis_py.py");
-    // One after the other: its checks kill connections.
-    for protocol in ["2", "3"] {
-        let mut command = std::process::Command::new(setup::path_of("PYTHON"));
-        command.arg(&script).args(["--protocol", protocol, "--level", "short", "--tls-ca"]).arg(pki.ca());
-        command.args(["--port", &proxy.tcp_address().port().to_string()]);
-        command.args(["--direct-port", &redis.port().to_string()]).env("PYTHONDONTWRITEBYTECODE", "1");
-        let run = command.output().unwrap();
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    }
+    let mut command = std::process::Command::new(setup::path_of("PYTHON"));
+    command.arg(&script).args(["--protocol", "3", "--level", "short", "--tls-ca"]).arg(pki.ca());
+    command.args(["--port", &proxy.tcp_address().port().to_string()]);
+    command.args(["--direct-port", &redis.port().to_string()]).env("PYTHONDONTWRITEBYTECODE", "1");
+    let run = command.output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     assert!(proxy.metric("respmux_tls_handshakes_total", &[("result", "ok")]) > Some(20.0));
 }
 
@@ -315,8 +312,11 @@ fn a_flood_of_handshakes_leaves_others_alone() {
     }
     eprintln!("{FLOOD} half-open in {:?}, worst reply {worst:?}", started.elapsed());
     assert!(worst < Duration::from_millis(500), "{worst:?}");
-    let refused = proxy.metric("respmux_client_connections_rejected_total", &[("reason", "handshakes")]);
-    assert_eq!(refused, Some((FLOOD - 300) as f64));
+    // The accept loop may be behind its clients.
+    eventually(Duration::from_secs(3), || {
+        let refused = proxy.metric("respmux_client_connections_rejected_total", &[("reason", "handshakes")]);
+        if refused == Some((FLOOD - 300) as f64) { Ok(()) } else { Err(format!("{refused:?} refused")) }
+    });
     let waiting = || proxy.metric("respmux_tls_handshakes_in_progress", &[]);
     assert!(waiting() <= Some(300.0));
     eventually(Duration::from_secs(8), || (waiting() == Some(0.0)).then_some(()).ok_or("not reaped"));
