@@ -5,7 +5,7 @@
 //! password.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -54,6 +54,7 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
             Err(problems) => refuse(&problems, BAD_CONFIGURATION),
         }),
         Task::Example => Begin::Exit(say(&config::example())),
+        Task::HashPassword => Begin::Exit(hash_password()),
     }
 }
 
@@ -76,6 +77,17 @@ fn check(flags: Flags, json: bool) -> ExitCode {
     }
 }
 
+/// Everything on standard input but one line end, so that neither history nor process list sees it.
+fn hash_password() -> ExitCode {
+    let mut password = Vec::new();
+    if let Err(error) = io::stdin().lock().read_to_end(&mut password) {
+        let _ = writeln!(io::stderr().lock(), "respmux: cannot read the password: {error}");
+        return ExitCode::FAILURE;
+    }
+    let line = password.strip_suffix(b"\n").unwrap_or(&password);
+    say(&format!("{}\n", auth::hash(line.strip_suffix(b"\r").unwrap_or(line))))
+}
+
 /// A reader that went away (`| head`) is no failure.
 fn say(text: &str) -> ExitCode {
     let _ = io::stdout().lock().write_all(text.as_bytes());
@@ -93,6 +105,7 @@ enum Task {
     Check { flags: Flags, json: bool },
     Print(Flags),
     Example,
+    HashPassword,
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Error> {
@@ -116,6 +129,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
             let json = matches.get_flag("json");
             flags_of(matches).map(|flags| Task::Check { flags, json })
         }
+        Some(("hash-password", _)) => Ok(Task::HashPassword),
         Some(("config", matches)) => match matches.subcommand() {
             Some(("print", matches)) => flags_of(matches).map(Task::Print),
             _ => Ok(Task::Example),
@@ -134,6 +148,7 @@ fn command() -> Command {
     let run = "Accept clients and carry their commands to the upstream (the default)";
     let check = "Check the configuration, show how upstream connections are divided, connect nowhere";
     let print = "Print the merged configuration, with the origin of each value";
+    let hash = "Read a password from standard input and print what password_sha256 of auth.users takes";
     let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer in JSON");
     let config = Command::new("config")
         .about("Show the configuration")
@@ -153,6 +168,7 @@ fn command() -> Command {
         .subcommand(Command::new("run").about(run).args(arguments()))
         .subcommand(Command::new("check").about(check).args(arguments()).arg(json))
         .subcommand(config)
+        .subcommand(Command::new("hash-password").about(hash))
 }
 
 /// `--config`, a flag for each key that has one, and `--set` for all.

@@ -2,7 +2,11 @@
 //! workers behind a lock.
 
 mod policies;
+mod rights;
 mod throttle;
+mod users;
 
 pub use policies::{Policies, table};
+pub use rights::Rights;
 pub use throttle::{Attempt, Throttle};
+pub use users::{Users, hash};

@@ -24,9 +24,7 @@ impl Client {
     /// The answer of a fresh probe serves without a wait.
     pub(super) fn admit_if_known(&mut self) -> bool {
         let up = self.up();
-        let standing =
-            if up.config.upstream.password.is_some() { Some(Standing::Implicit) } else { up.scratch.known() };
-        match standing {
+        match up.assumed_standing().or_else(|| up.scratch.known()) {
             Some(standing) => {
                 self.on_standing(standing);
                 true
@@ -95,7 +93,7 @@ impl Shared {
     /// not known to need one before the upstream has wanted it of another.
     pub(super) fn close_the_unauthenticated(&self) {
         let patience = self.up.config.auth.timeout;
-        if patience == Duration::ZERO || !self.up.scratch.wants_login() {
+        if patience == Duration::ZERO || !self.up.wants_login() {
             return;
         }
         let (now, patience) = (self.up.now(), u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));

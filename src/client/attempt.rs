@@ -12,8 +12,10 @@ use super::held::Held;
 use super::hello::Hello;
 use super::login::auth_credentials;
 use super::request::Request;
-use crate::auth::Attempt;
+use crate::auth::{Attempt, Users};
+use crate::link::Credentials;
 use crate::router::Login;
+use crate::session::{Identity, check_name};
 use crate::telemetry::LoginResult;
 
 /// Why nobody has looked at a login; the line for the client.
@@ -79,6 +81,9 @@ impl Client {
             Login::Auth => Some(auth_credentials(&request).user),
             Login::Hello => Hello::parse(&request).ok().and_then(|hello| hello.auth).map(|(user, _)| user),
         };
+        if let (Some(_), Some(_)) = (&user, &self.up().users) {
+            return self.login_here_while_held(&request, login).await;
+        }
         if let Some(user) = user
             && let Err(Unseen(line)) = self.may_attempt(&user).await?
         {
@@ -87,6 +92,74 @@ impl Client {
         }
         held.send_login(self, request, login);
         Ok(())
+    }
+
+    /// AUTH, judged by respmux.
+    pub(super) async fn auth_here(&mut self, words: usize, credentials: &Credentials) -> Result<(), Closed> {
+        if words == 2 && self.up().users.as_ref().is_some_and(Users::default_is_open) {
+            self.reply_error(error_reply::NO_PASSWORD_SET);
+            return Ok(());
+        }
+        if self.judged_right(&credentials.user, &credentials.password).await? {
+            self.become_user(Identity::user(&credentials.user));
+            self.reply_ok();
+        }
+        Ok(())
+    }
+
+    /// HELLO with AUTH, judged by respmux.
+    pub(super) async fn hello_here(&mut self, request: &Request, hello: &Hello) -> Result<(), Closed> {
+        if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
+            self.reply_error(bad.as_bytes());
+            return Ok(());
+        }
+        if let Some((user, password)) = &hello.auth {
+            if !self.judged_right(user, password).await? {
+                return Ok(());
+            }
+            self.become_user(Identity::user(user));
+        }
+        self.speak(request, hello).await
+    }
+
+    /// The connection that the client holds is that of one user.
+    async fn login_here_while_held(&mut self, request: &Request, login: Login) -> Result<(), Closed> {
+        let (user, password) = match login {
+            Login::Auth => {
+                let credentials = auth_credentials(request);
+                (credentials.user, credentials.password)
+            }
+            Login::Hello => Hello::parse(request).ok().and_then(|hello| hello.auth).unwrap_or_default(),
+        };
+        if self.judged_right(&user, &password).await? {
+            let same = self.profile.session.borrow().key.identity == Identity::user(&user);
+            if same && login == Login::Auth {
+                self.reply_ok();
+            } else {
+                self.reply_error(error_reply::LOGIN_WHILE_HELD);
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges by the users of the configuration; a refusal is answered.
+    async fn judged_right(&mut self, user: &[u8], password: &[u8]) -> Result<bool, Closed> {
+        if let Err(Unseen(line)) = self.may_attempt(user).await? {
+            self.reply_error(&line);
+            return Ok(false);
+        }
+        // Others may have failed during the pause.
+        if let Attempt::Refused(left) = self.up().throttle.attempt(self.source(), user, Instant::now()) {
+            let Unseen(line) = self.throttled(left);
+            self.reply_error(&line);
+            return Ok(false);
+        }
+        let right = self.up().users.as_ref().is_some_and(|users| users.judge(user, password));
+        self.on_judged(user, if right { b"+OK" } else { b"-WRONGPASS" });
+        if !right {
+            self.reply_error(error_reply::WRONG_PASSWORD);
+        }
+        Ok(right)
     }
 
     fn throttled(&self, left: Duration) -> Unseen {

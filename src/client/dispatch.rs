@@ -178,7 +178,7 @@ impl Client {
         self.reply_error(&line);
     }
 
-    fn denied(&self, request: &Request) -> Vec<u8> {
+    pub(super) fn denied(&self, request: &Request) -> Vec<u8> {
         let (up, session) = (self.up(), self.profile.session.borrow());
         error_reply::denied(&up.table, request, up.control.flavour(), up.policies.name_of(&session.key.identity))
     }

@@ -27,6 +27,11 @@ pub(super) const WAIT_UNSOUND: &[u8] =
     b"ERR WAIT cannot be answered truthfully through this proxy: the upstream refused SPUBLISH to this user";
 pub(super) const SUBSCRIBED_AS_ANOTHER: &[u8] =
     b"ERR this connection has subscriptions as another user, unsubscribe first";
+pub(super) const WRONG_PASSWORD: &[u8] = b"WRONGPASS invalid username-password pair or user is disabled.";
+pub(super) const NO_PASSWORD_SET: &[u8] = b"ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
+pub(super) const HELLO_NOAUTH: &[u8] = b"NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
+pub(super) const LOGIN_WHILE_HELD: &[u8] =
+    b"ERR another user cannot log in on this connection now: end its transaction, WATCH or subscription first";
 const NOAUTH: &str = "NOAUTH Authentication required.";
 const NO_TRANSACTION: &str = "ERR no transaction connection available, try again";
 const DEBUG: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";

@@ -30,6 +30,9 @@ impl Client {
 
     async fn auth(&mut self, request: &Request) -> Result<(), Closed> {
         let credentials = auth_credentials(request);
+        if self.up().users.is_some() {
+            return self.auth_here(request.count(), &credentials).await;
+        }
         match self.prove(&credentials.user, request.raw()).await? {
             Ok(reply) => {
                 if reply == b"+OK\r\n" {
@@ -47,6 +50,11 @@ impl Client {
     pub(super) fn on_login(&mut self, credentials: Credentials) {
         let identity = Identity::user(&credentials.user);
         self.up().dialer.on_verified(&identity, credentials);
+        self.become_user(identity);
+    }
+
+    /// The client is this user from here on.
+    pub(super) fn become_user(&mut self, identity: Identity) {
         let key = RouteKey { identity, ..self.profile.session.borrow().key.clone() };
         self.on_admitted();
         self.profile.session.borrow_mut().policy = self.up().policies.of(&key.identity);
@@ -55,6 +63,9 @@ impl Client {
 
     async fn hello_with_auth(&mut self, request: &Request) -> Result<(), Closed> {
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
+        if self.up().users.is_some() {
+            return self.hello_here(request, &hello).await;
+        }
         if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
             return self.hello_with_bad_name(&hello, bad).await;
         }
@@ -105,6 +116,10 @@ impl Client {
     /// HELLO without AUTH: the twin runs on a lane that speaks that protocol already.
     pub(super) async fn hello(&mut self, request: &Request) -> Result<(), Closed> {
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
+        if self.admission == Admission::Unauthenticated && self.up().users.is_some() {
+            self.reply_error(error_reply::HELLO_NOAUTH);
+            return Ok(());
+        }
         if self.admission == Admission::Unauthenticated {
             // The wording differs over versions: the server's own.
             let up = Rc::clone(self.up());
@@ -118,8 +133,13 @@ impl Client {
             self.reply_error(bad.as_bytes());
             return Ok(());
         }
+        self.speak(request, &hello).await
+    }
+
+    /// A HELLO that is in order, but for what the upstream thinks of it. Nothing of its AUTH is sent.
+    pub(super) async fn speak(&mut self, request: &Request, hello: &Hello) -> Result<(), Closed> {
         let mut key = self.profile.session.borrow().key.clone();
-        key.resp = wanted(&hello, key.resp);
+        key.resp = wanted(hello, key.resp);
         let mut twin = BytesMut::new();
         match &hello.version {
             Some(version) => encode::command(&mut twin, &[b"HELLO".as_slice(), version]),
@@ -128,7 +148,7 @@ impl Client {
         match self.twin_bytes(&key, request.id(), &twin).await? {
             Answer::Reply(frame) if !frame.starts_with(b"-") => {
                 self.adopt(key);
-                self.on_hello(&hello);
+                self.on_hello(hello);
                 self.reply(&patch_id(&frame, self.outbox().id()));
             }
             answer => drop(self.pass_on(answer)),

@@ -11,9 +11,11 @@ use super::error_reply;
 use super::explain::{Tail, explain};
 use super::request::Request;
 use crate::command::token_is;
+use crate::config::ProxyRight;
 use crate::resp::encode;
 use crate::router::{Args, Held, route};
 use crate::session::Resp;
+use crate::telemetry::RefuseReason;
 use crate::upstream::Report;
 
 const HELP: &[&str] = &[
@@ -32,6 +34,51 @@ const HELP: &[&str] = &[
     "    Print this help.",
 ];
 
+/// A subcommand of PROXY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Help,
+    Whoami,
+    Explain,
+    Clients,
+    Info,
+    Pools,
+}
+
+/// Words and how many arguments there must be, the name and the subcommand among them; at least so many with `true`.
+const VERBS: &[(&str, usize, bool, Verb)] = &[
+    ("HELP", 2, false, Verb::Help),
+    ("WHOAMI", 2, false, Verb::Whoami),
+    ("EXPLAIN", 3, true, Verb::Explain),
+    ("CLIENTS", 2, false, Verb::Clients),
+    ("INFO", 2, false, Verb::Info),
+    ("POOLS", 2, false, Verb::Pools),
+];
+
+impl Verb {
+    fn find(request: &Request) -> Option<Self> {
+        let fits = |count: usize, more: bool| request.count() == count || more && request.count() > count;
+        let row = VERBS.iter().find(|(word, count, more, _)| token_is(request.nth(1), word) && fits(*count, *more));
+        row.map(|(.., verb)| *verb)
+    }
+
+    /// What a client must be allowed for it. A verb that changes anything needs [`ProxyRight::Write`].
+    fn right(self) -> ProxyRight {
+        match self {
+            Self::Help | Self::Whoami | Self::Explain | Self::Clients | Self::Info | Self::Pools => ProxyRight::Read,
+        }
+    }
+
+    /// What the server must allow as well, because it shows the same of a server.
+    fn twin(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Help | Self::Whoami | Self::Explain => None,
+            Self::Clients => Some(&["CLIENT", "LIST", "ID", "0"]),
+            Self::Info | Self::Pools => Some(&["INFO", "server"]),
+        }
+    }
+}
+
 impl Client {
     /// PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. What shows others needs the right that shows the same of
     /// a server: CLIENT LIST, or INFO.
@@ -40,28 +87,7 @@ impl Client {
             self.reply_error(error_reply::PROXY_OFF);
             return Ok(());
         }
-        let word = request.nth(1);
-        let is = |name: &str, count: usize| token_is(word, name) && request.count() == count;
-        let lines = if is("HELP", 2) {
-            HELP.iter().map(|line| (*line).to_owned()).collect()
-        } else if is("WHOAMI", 2) {
-            self.whoami()
-        } else if token_is(word, "EXPLAIN") && request.count() > 2 {
-            self.explained(request)
-        } else if is("CLIENTS", 2) {
-            if !self.allowed(&["CLIENT", "LIST", "ID", "0"]).await? {
-                return Ok(());
-            }
-            let shared = Rc::clone(&self.shared);
-            shared.peers.lines().await.iter().map(client_line).collect()
-        } else if is("INFO", 2) || is("POOLS", 2) {
-            if !self.allowed(&["INFO", "server"]).await? {
-                return Ok(());
-            }
-            let shared = Rc::clone(&self.shared);
-            let reports = shared.peers.reports().await;
-            if is("INFO", 2) { self.info_lines(&reports) } else { pool_lines(&reports) }
-        } else {
+        let Some(verb) = Verb::find(request) else {
             let line = if request.count() == 1 {
                 error_reply::wrong_arity("proxy")
             } else {
@@ -70,8 +96,33 @@ impl Client {
             self.reply_error(&line);
             return Ok(());
         };
+        if self.proxy_right() < verb.right() {
+            self.up().shard.commands_rejected[RefuseReason::Denied].inc();
+            self.reply_error(&self.denied(request));
+            return Ok(());
+        }
+        if let Some(twin) = verb.twin()
+            && !self.allowed(twin).await?
+        {
+            return Ok(());
+        }
+        let shared = Rc::clone(&self.shared);
+        let lines = match verb {
+            Verb::Help => HELP.iter().map(|line| (*line).to_owned()).collect(),
+            Verb::Whoami => self.whoami(),
+            Verb::Explain => self.explained(request),
+            Verb::Clients => shared.peers.lines().await.iter().map(client_line).collect(),
+            Verb::Info => self.info_lines(&shared.peers.reports().await),
+            Verb::Pools => pool_lines(&shared.peers.reports().await),
+        };
         self.reply_lines(&lines);
         Ok(())
+    }
+
+    /// What the client may do with PROXY.
+    fn proxy_right(&self) -> ProxyRight {
+        let session = self.profile.session.borrow();
+        self.up().rights.of(self.up().policies.name_of(&session.key.identity))
     }
 
     /// Asks the server whether the client may know this; passes its refusal on.

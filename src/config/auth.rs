@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::key::{Key, key};
+use super::key::{Key, key, optional};
 use super::keys::{count, size, time};
+use super::users::User;
 use super::value::{Kind, Setting};
 use super::values::Values;
 
@@ -62,6 +63,32 @@ pub(super) const KEYS: &[Key] = &[
         "The time in which failed logins are counted, and for which an address is refused.",
     ),
     key(
+        "auth.mode",
+        "upstream",
+        Kind::Word(&["upstream", "terminate"]),
+        "Who judges logins. \"upstream\": the upstream itself, so its users are the clients' users. \"terminate\": respmux, \
+         by auth.users; no password of a client reaches the upstream. Commands about the upstream's users (ACL, also ACL \
+         WHOAMI) are then about the user behind the client's: forbid them with commands.deny where that matters.",
+    ),
+    optional(
+        "auth.users",
+        "[{ name = \"guest\", nopass = true, deny = [\"@dangerous\"] }]",
+        Kind::Users,
+        "With auth.mode = \"terminate\", the users, in the file as [[auth.users]]: name; password_sha256, one or several of \
+         64 hexadecimal digits (`respmux hash-password` makes them), or nopass = true; upstream_user and \
+         upstream_password_file, who this user is to the upstream (usually upstream.username); deny, in place of \
+         commands.deny; proxy = \"none\", \"read\" or \"write\", in place of auth.proxy_read and auth.proxy_write. Clients \
+         that do not log in are \"default\", if that is nopass. No two users share an upstream connection.",
+    ),
+    key(
+        "auth.proxy_read",
+        "any",
+        Kind::Texts,
+        "Users who may ask PROXY (client.proxy_commands), or \"any\". What shows others also needs the upstream's right to \
+         CLIENT LIST or INFO.",
+    ),
+    key("auth.proxy_write", "", Kind::Texts, "Users who may change something with PROXY, or \"any\"."),
+    key(
         "commands.deny",
         "",
         Kind::Texts,
@@ -109,6 +136,14 @@ pub struct Auth {
     pub max_output: usize,
     /// Throttling of failed logins.
     pub failures: Failures,
+    /// respmux judges logins, by `users`.
+    pub terminate: bool,
+    /// Names are unique; empty unless `terminate`.
+    pub users: Vec<User>,
+    /// Who may ask PROXY: users, or `any`.
+    pub proxy_read: Vec<String>,
+    /// Who may change something with PROXY: users, or `any`.
+    pub proxy_write: Vec<String>,
 }
 
 /// What is forbidden, and to whom not.
@@ -135,6 +170,32 @@ pub struct Failures {
     pub window: Duration,
 }
 
+impl Auth {
+    /// The configured user of this name.
+    #[must_use]
+    pub fn user(&self, name: &[u8]) -> Option<&User> {
+        self.users.iter().find(|user| user.name.as_bytes() == name)
+    }
+
+    /// What is wrong with the users as a whole.
+    pub(super) fn problem(&self) -> Option<String> {
+        if !self.terminate {
+            return None;
+        }
+        if self.users.is_empty() {
+            return Some("auth.mode = \"terminate\" needs auth.users: nobody could log in".to_owned());
+        }
+        let twice = |(at, user): (usize, &User)| self.users[..at].iter().any(|other| other.name == user.name);
+        let twice = self.users.iter().enumerate().find(|(at, user)| twice((*at, user)));
+        twice.map(|(_, user)| format!("auth.users: {:?} is there twice", user.name))
+    }
+
+    /// Somebody may use the upstream without a password.
+    pub(super) fn is_open(&self) -> bool {
+        !self.terminate || self.users.iter().any(|user| user.nopass)
+    }
+}
+
 impl Values<'_> {
     pub(super) fn auth(&self) -> Auth {
         Auth {
@@ -148,6 +209,13 @@ impl Values<'_> {
                 most: self.count("auth.max_failures"),
                 window: self.time("auth.failure_window"),
             },
+            terminate: self.is_word("auth.mode", "terminate"),
+            users: match &self.entry("auth.users").setting {
+                Setting::Users(users) => users.clone(),
+                _ => Vec::new(),
+            },
+            proxy_read: self.texts("auth.proxy_read"),
+            proxy_write: self.texts("auth.proxy_write"),
         }
     }
 

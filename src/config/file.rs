@@ -100,6 +100,13 @@ fn raw(value: &DeValue<'_>) -> Raw {
             Ok(number) => Raw::Integer(number),
             Err(_) => Raw::Other("integer beyond 64 bits"),
         },
+        DeValue::Array(items) if !items.is_empty() && items.iter().all(|item| item.get_ref().is_table()) => {
+            let rows = items.iter().filter_map(|item| item.get_ref().as_table());
+            let row = |table: &DeTable<'_>| {
+                table.iter().map(|(name, value)| (name.get_ref().to_string(), raw(value.get_ref()))).collect()
+            };
+            Raw::Tables(rows.map(row).collect())
+        }
         DeValue::Array(items) => {
             let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
             texts.collect::<Option<_>>().map_or(Raw::Other("array of other than strings"), Raw::List)

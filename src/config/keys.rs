@@ -463,6 +463,8 @@ mod tests {
                 toml::Value::String(text) => Raw::Text(text.clone()),
                 toml::Value::Integer(number) => Raw::Integer(*number),
                 toml::Value::Boolean(on) => Raw::Boolean(*on),
+                // The tables of auth.users: see there.
+                toml::Value::Array(list) if list.iter().any(toml::Value::is_table) => continue,
                 toml::Value::Array(list) => Raw::List(list.iter().map(|v| v.as_str().unwrap().to_owned()).collect()),
                 other => panic!("{}: {other}", key.path),
             };

@@ -92,7 +92,7 @@ pub(super) const UNIX_MODE: Key =
 pub(super) const UNIX_ALLOW_UIDS: Key = optional(
     "unix.allow_uids",
     "\"0,1000\"",
-    Kind::Users,
+    Kind::Uids,
     "Numbers of the users whose processes may connect to unix sockets; unset is everybody whom the permissions \
          of the file let in.",
 );

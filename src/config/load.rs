@@ -47,6 +47,14 @@ pub(crate) fn load(flags: Flags) -> Result<Loaded, Problems> {
         let reason = format!("upstream.password_file: {error}");
         return Err(Problems(vec![Problem::at(origin, reason)]));
     }
+    for user in &config.auth.users {
+        if let Some((_, source)) = &user.upstream
+            && let Err(error) = source.read()
+        {
+            let reason = format!("auth.users: {:?}: upstream_password_file: {error}", user.name);
+            return Err(Problems(vec![Problem::at(settings.entry("auth.users").origin.clone(), reason)]));
+        }
+    }
     Ok(Loaded { config, settings, warnings })
 }
 

@@ -20,6 +20,7 @@ mod secret;
 mod settings;
 mod tls;
 mod units;
+mod users;
 mod validate;
 mod value;
 mod values;
@@ -33,6 +34,7 @@ pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
 pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
+pub use users::{Hashes, ProxyRight, User};
 
 pub(crate) use file::unknown as unknown_key;
 pub(crate) use keys::{KEYS, Key, find as find_key};

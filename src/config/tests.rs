@@ -33,6 +33,10 @@ fn usual_auth() -> Auth {
         max_input: 256 << 10,
         max_output: 64 << 10,
         failures: Failures { delay: Duration::from_millis(100), delay_max: seconds(3), most: 10, window: seconds(60) },
+        terminate: false,
+        users: vec![],
+        proxy_read: vec!["any".to_owned()],
+        proxy_write: vec![],
     }
 }
 
@@ -178,6 +182,9 @@ fn every_key_reaches_the_configuration() {
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),
             "auth.failure_delay" => "1s".to_owned(),
+            "auth.proxy_read" | "auth.proxy_write" => "somebody".to_owned(),
+            // These two need each other: see the tests on users.
+            "auth.mode" | "auth.users" => continue,
             "commands.deny" | "commands.allow" | "commands.exempt" => "KEYS".to_owned(),
             "pubsub.mode" => "pinned".to_owned(),
             "pubsub.resp3" => "exact".to_owned(),

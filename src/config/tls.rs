@@ -120,7 +120,7 @@ impl Unix {
             other => unreachable!("unix.mode is no mode but {other:?}"),
         };
         let allow_uids = match &values.entry("unix.allow_uids").setting {
-            Setting::Users(users) => Some(users.clone()),
+            Setting::Uids(uids) => Some(uids.clone()),
             _ => None,
         };
         Self { mode, allow_uids }

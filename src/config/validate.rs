@@ -77,6 +77,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         check.problems.push(Problem::at(check.origin(path).clone(), reason));
     }
     check.warnings.extend(tls::warnings(&config));
+    check.users(&config);
     check.advice(&config, host.open_files);
     match check.problems.is_empty() {
         true => Ok((config, check.warnings)),
@@ -273,6 +274,9 @@ impl Check<'_> {
     /// Rule A9 (semantics), as far as it can be known without asking the upstream.
     fn remote_passwordless(&mut self, config: &Config) {
         let is_local = config.embedded || config.upstream.endpoint.is_local();
+        if !config.auth.is_open() {
+            return; // every client gives a password
+        }
         if config.allow_remote_passwordless || config.upstream.password.is_some() || !is_local {
             return;
         }
@@ -283,6 +287,15 @@ impl Check<'_> {
                  127.0.0.1, give the upstream a password, or set allow_remote_passwordless = true"
             );
             self.problems.push(Problem::at(self.origin("listen").clone(), reason));
+        }
+    }
+
+    fn users(&mut self, config: &Config) {
+        if let Some(reason) = config.auth.problem() {
+            self.problems.push(Problem::at(self.origin("auth.mode").clone(), reason));
+        }
+        if !config.auth.terminate && !config.auth.users.is_empty() {
+            self.warnings.push("auth.users is not used: auth.mode is \"upstream\"".to_owned());
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::address::{Listen, UpstreamUrl, parse_password};
 use super::secret::{REDACTED, Secret};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
+use super::users::User;
 
 /// A value as somebody wrote it, before anyone knows what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Raw {
     Boolean(bool),
     /// A TOML array of strings, or a repeated flag.
     List(Vec<String>),
+    /// A TOML array of tables.
+    Tables(Vec<Vec<(String, Self)>>),
     /// Any other TOML value, by the name of its type.
     Other(&'static str),
 }
@@ -54,6 +57,8 @@ pub(crate) enum Kind {
     Secret,
     /// A list of texts, perhaps empty.
     Texts,
+    /// `[[auth.users]]`.
+    Users,
     /// A path.
     Path,
     /// `level` or `target=level`, comma separated.
@@ -61,7 +66,7 @@ pub(crate) enum Kind {
     /// Permissions of a file in octal digits.
     Mode,
     /// Numbers of users, comma separated or an array of texts.
-    Users,
+    Uids,
 }
 
 /// A value that its kind has accepted.
@@ -80,8 +85,9 @@ pub(crate) enum Setting {
     Secret(Secret),
     Path(PathBuf),
     Mode(u32),
-    Users(Vec<u32>),
+    Uids(Vec<u32>),
     Texts(Vec<String>),
+    Users(Vec<User>),
 }
 
 pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -89,7 +95,7 @@ pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug
 impl Kind {
     /// Whether the value may hold a secret and must not be quoted.
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::Url)
+        matches!(self, Self::Secret | Self::Url | Self::Users)
     }
 
     /// Understands a value. `Err` says what was expected, and quotes what was given unless that
@@ -117,6 +123,12 @@ impl Kind {
                 let word = words.iter().find(|word| raw.text() == Some(**word));
                 word.map(|word| Setting::Word(word)).ok_or_else(|| self.expected(raw))
             }
+            Self::Users => match raw {
+                Raw::Tables(tables) => {
+                    tables.iter().map(|table| User::parse(table)).collect::<Result<_, _>>().map(Setting::Users)
+                }
+                _ => Err(self.expected(raw)),
+            },
             Self::Texts => texts(raw).map(Setting::Texts).ok_or_else(|| self.expected(raw)),
             Self::Listen => listen(raw).ok_or_else(|| self.expected(raw))?,
             Self::Mode => {
@@ -124,7 +136,7 @@ impl Kind {
                 let mode = digits.and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mode| *mode <= 0o777);
                 mode.map(Setting::Mode).ok_or_else(|| self.expected(raw))
             }
-            Self::Users => users(raw).ok_or_else(|| self.expected(raw)),
+            Self::Uids => uids(raw).ok_or_else(|| self.expected(raw)),
             Self::AddressOrOff => match raw.text() {
                 Some("off") => Ok(Setting::Word("off")),
                 text => {
@@ -197,9 +209,10 @@ impl Kind {
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => format!("one of {}", quoted(words)),
             Self::Texts => "an array of texts".to_owned(),
+            Self::Users => "an array of tables ([[auth.users]], in the file only)".to_owned(),
             Self::Listen => "an address or an array of addresses".to_owned(),
             Self::Mode => "permissions in octal digits such as \"0660\"".to_owned(),
-            Self::Users => "numbers of users such as \"0,1000\"".to_owned(),
+            Self::Uids => "numbers of users such as \"0,1000\"".to_owned(),
             Self::AddressOrOff => "IP:PORT such as \"127.0.0.1:9380\" or \"off\"".to_owned(),
             Self::Url => "a URL such as \"redis://127.0.0.1:6379\"".to_owned(),
             Self::Text | Self::Secret | Self::Path | Self::LogFilter => "a text".to_owned(),
@@ -224,22 +237,22 @@ impl Raw {
             Self::Untyped(text) | Self::Text(text) => format!("{text:?}"),
             Self::Integer(number) => number.to_string(),
             Self::Boolean(on) => on.to_string(),
-            Self::List(_) => "an array".to_owned(),
+            Self::List(_) | Self::Tables(_) => "an array".to_owned(),
             Self::Other(kind) => format!("a TOML {kind}"),
         }
     }
 }
 
 /// The empty text is no user: everybody may.
-fn users(raw: &Raw) -> Option<Setting> {
+fn uids(raw: &Raw) -> Option<Setting> {
     let texts: Vec<&str> = match raw {
-        Raw::Integer(number) => return Some(Setting::Users(vec![u32::try_from(*number).ok()?])),
+        Raw::Integer(number) => return Some(Setting::Uids(vec![u32::try_from(*number).ok()?])),
         Raw::Untyped(text) | Raw::Text(text) if text.is_empty() => return Some(Setting::Unset),
         Raw::Untyped(text) | Raw::Text(text) => text.split(',').map(str::trim).collect(),
         Raw::List(texts) => texts.iter().map(String::as_str).collect(),
         _ => return None,
     };
-    texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>().map(Setting::Users)
+    texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>().map(Setting::Uids)
 }
 
 /// Commas part texts where there is no array. An empty text is an empty list.
@@ -319,10 +332,10 @@ impl Setting {
             Self::Address(address) => address.to_string(),
             Self::Url(url) => url.to_string(),
             Self::Text(text) => text.clone(),
-            Self::Secret(_) => REDACTED.to_owned(),
+            Self::Secret(_) | Self::Users(_) => REDACTED.to_owned(),
             Self::Path(path) => path.to_string_lossy().into_owned(),
             Self::Mode(mode) => format!("{mode:04o}"),
-            Self::Users(users) => users.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            Self::Uids(users) => users.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
         };
         Some(toml_string(&text))
     }
@@ -330,7 +343,7 @@ impl Setting {
     /// Whether [`Setting::to_toml`] hides a part, so that its text does not load again.
     pub(crate) fn is_redacted(&self) -> bool {
         match self {
-            Self::Secret(_) => true,
+            Self::Secret(_) | Self::Users(_) => true,
             Self::Url(url) => url.password.is_some(),
             _ => false,
         }
@@ -388,10 +401,10 @@ mod tests {
         for bad in ["9", "0680", "7777", "rw-", ""] {
             assert!(Kind::Mode.parse(&untyped(bad)).is_err(), "{bad}");
         }
-        assert_eq!(Kind::Users.parse(&untyped("0, 1000")), Ok(Setting::Users(vec![0, 1000])));
-        assert_eq!(Kind::Users.parse(&Raw::Integer(5)), Ok(Setting::Users(vec![5])));
-        assert_eq!(Kind::Users.parse(&untyped("")), Ok(Setting::Unset));
-        assert!(Kind::Users.parse(&untyped("root")).unwrap_err().ends_with("such as \"0,1000\", got \"root\""));
+        assert_eq!(Kind::Uids.parse(&untyped("0, 1000")), Ok(Setting::Uids(vec![0, 1000])));
+        assert_eq!(Kind::Uids.parse(&Raw::Integer(5)), Ok(Setting::Uids(vec![5])));
+        assert_eq!(Kind::Uids.parse(&untyped("")), Ok(Setting::Unset));
+        assert!(Kind::Uids.parse(&untyped("root")).unwrap_err().ends_with("such as \"0,1000\", got \"root\""));
     }
 
     #[test]

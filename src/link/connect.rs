@@ -100,6 +100,14 @@ impl Dialer {
         if let Some(known) = self.credentials.borrow().get(identity) {
             return Ok(Some(known.clone()));
         }
+        // A user of the configuration, who may be somebody else to the upstream.
+        if let Identity::User(name) = identity
+            && let Some((user, source)) = self.config.auth.user(name).and_then(|user| user.upstream.as_ref())
+            && self.config.auth.terminate
+        {
+            let password = source.read()?.expose().to_vec();
+            return Ok(Some(Credentials { user: user.as_bytes().to_vec(), password }));
+        }
         configured(&self.config.upstream)
     }
 

@@ -41,7 +41,7 @@ pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
-use crate::auth::{Policies, Throttle};
+use crate::auth::{Policies, Rights, Throttle, Users};
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
 use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
@@ -72,6 +72,10 @@ pub struct Upstreams {
     /// Failed logins, over all workers.
     pub throttle: Throttle,
     pub policies: Policies,
+    /// Who may do what with PROXY.
+    pub rights: Rights,
+    /// Judges logins, if the upstream does not.
+    pub users: Option<Users>,
     pub dialer: Dialer,
     pub roster: Roster,
     pub memory: Rc<Memory>,
@@ -115,7 +119,7 @@ impl Upstreams {
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
         let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
-        let policies = Policies::new(&config);
+        let (policies, rights, users) = (Policies::new(&config), Rights::new(&config), Users::new(&config));
         let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
@@ -130,6 +134,8 @@ impl Upstreams {
             interest,
             throttle,
             policies,
+            rights,
+            users,
             dialer,
             roster: Roster::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
@@ -156,6 +162,23 @@ impl Upstreams {
     /// Starts what runs beside the clients.
     pub fn start(self: &Rc<Self>) {
         tokio::task::spawn_local(control::run(Rc::clone(self)));
+    }
+
+    /// What a client is that has sent nothing yet, where it need not be asked.
+    #[must_use]
+    pub fn assumed_standing(&self) -> Option<Standing> {
+        match &self.users {
+            Some(users) if users.default_is_open() => Some(Standing::Implicit),
+            Some(_) => Some(Standing::Unauthenticated),
+            // Clients that do not log in are the configured user; lanes prove that login themselves.
+            None => self.config.upstream.password.is_some().then_some(Standing::Implicit),
+        }
+    }
+
+    /// Clients have to log in, as far as is known.
+    #[must_use]
+    pub fn wants_login(&self) -> bool {
+        self.assumed_standing().map_or_else(|| self.scratch.wants_login(), |known| known == Standing::Unauthenticated)
     }
 
     /// Nanoseconds since the worker started.

@@ -169,11 +169,7 @@ impl Scratch {
     /// # Errors
     /// The upstream is not available.
     pub async fn standing(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
-        if up.config.upstream.password.is_some() {
-            // Clients that do not log in are the configured user; lanes prove that login themselves.
-            return Ok(Standing::Implicit);
-        }
-        if let Some(known) = self.known() {
+        if let Some(known) = up.assumed_standing().or_else(|| self.known()) {
             return Ok(known);
         }
         timeout(up.config.upstream.connect_wait, self.probe(up))
