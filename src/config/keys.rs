@@ -140,12 +140,7 @@ const FIRST: &[Key] = &[
         "Longest first pause after a failed connect; doubles with each. The pause is drawn between zero and that.",
     ),
     key("upstream.backoff_max", "1500ms", time(1), "Longest pause between connects."),
-    key(
-        "upstream.verified_after",
-        "10s",
-        time(0),
-        "Only after commands have been answered for this long do the pauses start at backoff_min again.",
-    ),
+    key("upstream.verified_after", "10s", time(0), "Time of answered commands before the pauses are short again."),
     key(
         "upstream.circuit_failures",
         "5",

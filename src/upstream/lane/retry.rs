@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
 use super::in_flight::{Owner, Slot};
 use crate::telemetry::RetryOutcome;
@@ -103,8 +103,11 @@ impl Kept {
         self.0.extend_from_slice(bytes);
     }
 
+    #[inline]
     pub(super) fn on_answered(&mut self, bytes: usize) {
-        drop(self.0.split_to(bytes.min(self.0.len())));
+        if !self.0.is_empty() {
+            self.0.advance(bytes.min(self.0.len()));
+        }
     }
 
     /// Bytes kept.
