@@ -10,6 +10,10 @@
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
+#   make memory-wall     clients that do not read or do not finish, against a limit of 128 MiB
+#   make head-of-line    what one bad client costs the others: T12 a to d, and Jain's index
+#   make faults   harm to connections at every byte of a reply, on both sides of respmux
+#   make restarts the server killed and stopped again and again under writers
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -46,7 +50,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm state hostile suite jobs static clean
+.PHONY: run build demo test lint bench micro storm state suite jobs memory-wall head-of-line static clean faults restarts hostile
 
 build:
 	$(CARGO) build --release --locked
@@ -96,6 +100,22 @@ jobs: build
 state:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test state -- --ignored --nocapture --test-threads 1 $(STATE_ARGS)
+
+memory-wall: build
+	.ci/need redis-server=redis-server python3=python3
+	tests/limits/wall.py
+
+head-of-line: build
+	.ci/need redis-server=redis-server python3=python3
+	tests/limits/head.py
+
+faults:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test faults -- --ignored --nocapture faults_full
+
+restarts:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test faults -- --ignored --nocapture restarts_full
 
 static:
 	deploy/static.sh

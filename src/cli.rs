@@ -293,7 +293,7 @@ mod tests {
             ("respmux --set hunter2", "--set: expected KEY=VALUE"),
             ("respmux --set upstream.pasword=hunter2", "unknown key \"upstream.pasword\""),
             ("respmux --workers many", "--workers: workers: expected a whole number or \"auto\""),
-            ("respmux --upstream rediss://:hunter2@h", "--upstream: upstream.url: TLS"),
+            ("respmux --upstream rediss://:hunter2@h#", "--upstream: upstream.url: '#'"),
             ("respmux --max-upstream-connections 0", "must be 1 to 100000, got 0"),
         ];
         for (line, expected) in cases {

@@ -22,11 +22,25 @@ pub(super) struct Holding {
     pub blocked_on: i64,
 }
 
+/// How a client reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Tls,
+    /// With the user and the process at the other end, as they were when it connected; 0 for a process that the
+    /// kernel does not name.
+    Unix {
+        uid: u32,
+        pid: i32,
+    },
+}
+
 /// One client.
 pub(super) struct Profile {
     pub outbox: Rc<Outbox>,
     pub addr: String,
     pub laddr: String,
+    pub transport: Transport,
     pub session: RefCell<Session>,
     pub holding: Cell<Holding>,
     /// It is blocked without a connection of its own.
@@ -45,6 +59,7 @@ pub(crate) struct Line {
     pub id: u64,
     pub addr: String,
     pub laddr: String,
+    pub transport: Transport,
     pub name: Vec<u8>,
     pub lib_name: Vec<u8>,
     pub lib_version: Vec<u8>,
@@ -73,6 +88,7 @@ impl Profile {
             id: self.outbox.id(),
             addr: self.addr.clone(),
             laddr: self.laddr.clone(),
+            transport: self.transport,
             name: labels.name,
             lib_name: labels.lib_name,
             lib_version: labels.lib_version,

@@ -4,10 +4,11 @@
 use std::rc::Rc;
 
 use super::admission::Admission;
-use super::connection::{Client, Closed, Hold};
+use super::connection::{Client, Closed};
 use super::error_reply;
 use super::held::Held;
 use super::request::Request;
+use super::seat::Hold;
 use crate::command::{CommandId, Op};
 use crate::resp::decode;
 use crate::router::{Args, PinReason, Refusal, Relay, Route, Switch, is_sharded};
@@ -295,7 +296,7 @@ impl Client {
     /// From here on the client is served by connections in this state.
     pub(super) fn adopt(&mut self, key: RouteKey) {
         self.profile.session.borrow_mut().key = key;
-        self.lane = None;
+        (self.lane, self.on_big_lane) = (None, false);
     }
 
     /// No connection could be lent. The marks keep a client safe that ignores errors (rule M6).

@@ -27,6 +27,7 @@ mod peers;
 mod pin;
 mod proxy;
 mod request;
+mod seat;
 mod subscribe;
 mod unit;
 
@@ -37,6 +38,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 pub(crate) use connection::Client;
+pub(crate) use directory::Transport;
 pub(crate) use peers::answer;
 pub(crate) use peers::{MAX_QUESTIONS, Peers, Question};
 
@@ -94,6 +96,7 @@ pub(crate) struct Shared {
 /// A socket that was accepted, and what is known about it.
 pub(crate) struct Accepted {
     pub socket: Socket,
+    pub transport: Transport,
     pub addr: String,
     pub laddr: String,
 }
@@ -133,7 +136,7 @@ impl Shared {
 
     /// Serves one client until it leaves.
     pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
-        let Accepted { socket, addr, laddr } = *accepted;
+        let Accepted { socket, transport, addr, laddr } = *accepted;
         let (read, write) = socket.into_split();
         let limit = self.up.config.client.output_limit;
         let id = self.ids.next();
@@ -143,6 +146,7 @@ impl Shared {
             outbox: Rc::clone(&outbox),
             addr,
             laddr,
+            transport,
             session: RefCell::new(Session::new(self.up.config.upstream.db, self.up.policies.of(&Identity::Implicit))),
             holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
             waiting: RefCell::default(),
@@ -154,7 +158,9 @@ impl Shared {
         self.directory.enter(&profile);
         self.up.shard.client_began();
         let reason = Client::new(Rc::clone(&self), profile, read).run().await;
-        if let Some(hub) = outbox.take_hub() {
+        outbox.keep_input(&self.up.memory, 0);
+        outbox.release(&self.up.buffers);
+        if let Some(hub) = outbox.take_hub(&self.up.buffers) {
             hub.leave(&self.up, outbox.key());
         }
         self.directory.leave(id);

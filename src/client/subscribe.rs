@@ -101,7 +101,7 @@ impl Client {
         outbox.enter_hub(hub);
         if !hub.submit(&up, outbox, &order) {
             // A client that had subscriptions there is being closed.
-            outbox.take_hub();
+            outbox.take_hub(&up.buffers);
             return false;
         }
         outbox.limit_output(up.config.client.pubsub_output_limit);
@@ -126,7 +126,7 @@ impl Client {
 
     /// Ends all subscriptions on a hub, silently (rule P10).
     pub(super) fn leave_hub(&self) {
-        if let Some(hub) = self.outbox().take_hub() {
+        if let Some(hub) = self.outbox().take_hub(&self.up().buffers) {
             hub.leave(self.up(), self.outbox().key());
             self.outbox().limit_output(self.up().config.client.output_limit);
         }

@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::connection::{Client, Flow, Hold, Multi, Step};
+use super::connection::{Client, Flow, Multi, Step};
 use super::request::{Request, Scanned};
+use super::seat::Hold;
 use crate::command::Lookup;
 use crate::resp::{RequestScanner, Scan, encode};
 use crate::router::{Args, PinReason, Route, UnitPart, unit_part};

@@ -104,6 +104,8 @@ pub struct Spec {
     /// As the server counts it: negative is a minimum, the name included. 0 when unknown.
     pub arity: i16,
     pub write: bool,
+    /// A read that may be sent again after it was written: it changes nothing (semantics.md K1).
+    pub retry: bool,
     /// Changes limits of the server that respmux must know.
     pub reconfigures: bool,
     /// May stand in a transaction that rides a lane whole (semantics.md M1).

@@ -145,6 +145,9 @@ impl Scratch {
     async fn open(&self, up: &Rc<Upstreams>) -> io::Result<Link> {
         loop {
             if let Some(at) = up.dialer.retry_at() {
+                if up.dialer.is_open() {
+                    return Err(io::ErrorKind::NotConnected.into());
+                }
                 tokio::time::sleep_until(at.into()).await;
                 continue;
             }

@@ -10,13 +10,16 @@
     reason = "a test stops at the first thing that is not as it must be, and its threads share by lock"
 )]
 
+mod accept;
 mod adversary;
 mod architecture;
 mod blocking;
 mod cap;
 mod client_commands;
 mod drain;
+mod failure;
 mod hostile;
+mod limits;
 mod login;
 mod ordering;
 mod policy;
@@ -26,6 +29,7 @@ mod secrets;
 mod support;
 mod telemetry;
 mod terminate;
+mod tls;
 mod transactions;
 mod transcripts;
 mod unix;

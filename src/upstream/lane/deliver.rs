@@ -1,16 +1,19 @@
 //! Replies of a lane, from bytes to their owners.
 
-use bytes::Bytes;
-use bytes::BytesMut;
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
 
 use super::in_flight::{Owner, Slot};
+use super::retry::candidates;
 use super::{Lane, State, UNKNOWN_OUTCOME, canary_text};
 use crate::config::OnLoss;
 use crate::link::{bug, decoded, tolerable};
 use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
-use crate::telemetry::{AnomalyReason, CloseReason, Origin};
+use crate::telemetry::{AnomalyReason, CloseReason, Origin, RetryOutcome};
 use crate::upstream::Upstreams;
+use crate::upstream::big::BIG_REPLY;
 use crate::upstream::outbox::Answer;
 
 /// A reply longer than this is passed on while it arrives, bytes.
@@ -25,6 +28,7 @@ impl Lane {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.last_progress = now;
+        self.served.set(true);
         let mut rest = chunk;
         while !rest.is_empty() {
             match state.scanner.advance(rest) {
@@ -62,6 +66,10 @@ impl Lane {
             state.in_flight.forget_head();
         }
         let Some(slot) = state.in_flight.pop() else { return Err(AnomalyReason::NoSlot) };
+        state.kept.on_answered(slot.bytes as usize);
+        if slot.retried {
+            up.shard.retries[RetryOutcome::Answered].inc();
+        }
         let carried;
         let frame: &[u8] = if state.carry.is_empty() {
             piece
@@ -78,6 +86,7 @@ impl Lane {
         match slot.owner {
             Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, &slot, frame, streamed, now),
             Owner::Publish(_, by) => answer(up, state, &slot, &recounted(frame, by.into()), false, now),
+            Owner::Orphan => up.shard.lane_tombstones.inc(),
             Owner::Inner(number) => {
                 up.inquiries.answer(number, Answer::Reply(frame.to_vec()));
                 up.answered(slot.command, now.saturating_sub(slot.at));
@@ -145,7 +154,18 @@ impl Lane {
         state.scanner = crate::resp::ReplyScanner::new();
         state.carry = BytesMut::new();
         let reason = if anomaly { CloseReason::UpstreamAnomaly } else { CloseReason::UpstreamLost };
+        let mut kept = state.kept.take(&old);
+        let again = match up.config.upstream.retry_reads && !anomaly {
+            true => candidates(up, &sent, cut),
+            false => HashMap::new(),
+        };
         for (position, slot) in sent.iter().enumerate() {
+            let request = kept.split_to((slot.bytes as usize).min(kept.len()));
+            if slot.owner.client().is_some_and(|client| again.contains_key(&client)) {
+                state.out.extend_from_slice(&request);
+                state.in_flight.push_again(slot);
+                continue;
+            }
             if let Owner::Inner(number) = slot.owner {
                 up.inquiries.lose(number);
                 continue;
@@ -195,7 +215,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
                     state.touched.push(key);
                 }
             }
-            Owner::Discard(_) | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
+            Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
         if let Owner::Publish(..) = slot.owner {
             outbox.on_own_publish(&up.buffers, true);
@@ -225,7 +245,7 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed
                 }
             }
             Owner::Call(_) => outbox.deliver(Answer::Reply(frame.to_vec())),
-            Owner::Discard(_) | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
+            Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
         outbox.on_answered(slot.bytes as usize);
     });
@@ -242,13 +262,23 @@ fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), Anoma
         return if state.scanner.kind() == Some(b'>') { Ok(()) } else { Err(AnomalyReason::NoSlot) };
     };
     let push = state.scanner.kind().is_none_or(|kind| kind == b'>');
-    let whole_needed = push || !matches!(owner, Owner::Forward(_) | Owner::Discard(_));
+    let whole_needed = push || !matches!(owner, Owner::Forward(_) | Owner::Discard(_) | Owner::Orphan);
     if !state.streaming && (whole_needed || state.carry.len() + piece.len() < STREAM_FROM) {
         state.carry.extend_from_slice(piece);
         return Ok(());
     }
-    state.streaming = true;
+    if !state.streaming {
+        (state.streaming, state.streamed) = (true, 0);
+    }
     let carried: Bytes = state.carry.split().freeze();
+    let before = state.streamed;
+    state.streamed += carried.len() + piece.len();
+    if before <= BIG_REPLY && state.streamed > BIG_REPLY {
+        let question = owner.client().and_then(|client| up.roster.with(client, |outbox| outbox.only_question()));
+        if let Some(question) = question.flatten() {
+            up.big_replies.learn(question, state.last_progress);
+        }
+    }
     if let Owner::Forward(client) = owner {
         let touched = up.roster.with(client, |outbox| {
             outbox.on_reply_part(&up.buffers, false);
