@@ -14,7 +14,9 @@
 //! identity. *fold*: clients that wait for the same, and the few links on which somebody waits for them. *waiter*: a
 //! client in a fold. *unit*: a transaction that rides a lane whole. *twin*: a command that runs where it changes nothing, so that the answer is the server's. *canary*: a
 //! PING whose echo proves that a lane is in step. *outbox*: where a client's answers go. *budget*, *permit*: the
-//! cap on upstream connections, and the right to have one.
+//! cap on upstream connections, and the right to have one. *orphan*: the slot of a request that was given up; it keeps
+//! its place like a tombstone. *suspect*: a lane that owes replies and says nothing. *circuit*: whether commands wait
+//! for an upstream that is away.
 //!
 //! # The rooms, in the order a command meets them
 //!

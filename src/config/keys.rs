@@ -153,7 +153,7 @@ const MAIN: &[Key] = &[
         time(1),
         "Longest first pause after a failed connect; doubles with each. The pause is drawn between zero and that.",
     ),
-    key("upstream.backoff_max", "2s", time(1), "Longest pause between connects."),
+    key("upstream.backoff_max", "1500ms", time(1), "Longest pause between connects."),
     key(
         "upstream.verified_after",
         "10s",
@@ -412,8 +412,8 @@ const MAIN: &[Key] = &[
         Kind::SizeOr { word: "auto", min: 4 * MIB, max: 1024 * GIB },
         "Bytes that all buffers for clients and the upstream may have together. \"auto\" is a quarter of the memory that \
          the process may use (cgroup, else the machine), at most 1GiB. At 75% the clients that hold most are not read, \
-         and when that has lasted 2s those with most unread replies are closed to make room; at 90% new clients are \
-         refused; at 95% the clients with most unread replies are closed until it is 90%. No request may be larger than \
+         at 90% new clients are refused, at 95% the clients with most unread replies are closed until it is 90%; and \
+         when somebody was not read or refused for 2s they are closed until it is 75%. No request may be larger than \
          75% of it.",
     ),
     keys_tls::CERT_FILE,

@@ -87,7 +87,7 @@ fn the_defaults_are_those_of_the_design() {
             keepalive: seconds(30),
             suspect_after: seconds(2),
             backoff_min: Duration::from_millis(50),
-            backoff_max: seconds(2),
+            backoff_max: Duration::from_millis(1500),
             verified_after: seconds(10),
             circuit_failures: 5,
             auth_backoff_min: seconds(15),
@@ -287,7 +287,7 @@ fn one_setting_may_bound_another() {
     let file = "[upstream]\nbackoff_min = '6s'\n[lane]\nmax_inflight_bytes = '64KiB'\n\
                 [client]\noutput_limit = '1KiB'";
     let expected = [
-        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"2s\"",
+        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"1500ms\"",
         "f:4:22: lane.max_command_bytes = \"256KiB\" must not be above lane.max_inflight_bytes = \"64KiB\"",
         "f:6:16: client.output_soft = \"1MiB\" must not be above client.output_limit = \"1KiB\"",
     ];

@@ -11,9 +11,9 @@ pub enum Pressure {
     /// Below 75 %.
     #[default]
     None,
-    /// From 75 %: clients that hold most are not read; when that lasts, unread output gives way to them.
+    /// From 75 %: clients that hold most are not read.
     Pause,
-    /// From 90 %: new clients are refused.
+    /// From 90 %: new clients are refused. When that, or the pausing, lasts, unread output gives way.
     Refuse,
     /// From 95 %: clients with most unread output are closed until it is 90 %.
     Close,

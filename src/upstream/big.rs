@@ -34,7 +34,8 @@ impl Question {
         for byte in rest {
             sum = (sum.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(SPREAD);
         }
-        Self((sum >> 32) as u32)
+        // The upper half of a product knows little of the upper half of what was multiplied.
+        Self(((sum ^ (sum >> 32)).wrapping_mul(SPREAD) >> 32) as u32)
     }
 }
 

@@ -25,7 +25,7 @@ const SMALL: usize = 4 << 10;
 const RELIEVED: u64 = 90;
 /// The share at which nobody is paused, percent.
 const CALM: u64 = 75;
-/// Ticks for which clients may be paused before those with unread output give way to them.
+/// Ticks for which clients may be paused or refused before those with unread output give way to them.
 const PATIENCE: u32 = 20;
 
 /// The buffers of one worker, in bytes of their capacity.
@@ -40,7 +40,7 @@ pub struct Memory {
     /// Clients that hold this much are not read.
     pause_from: Cell<usize>,
     paused: RefCell<Vec<ClientKey>>,
-    /// Ticks since when somebody, here or elsewhere, is paused.
+    /// Ticks since when somebody, here or elsewhere, is paused or refused.
     waiting: Cell<u32>,
     /// The second of the worker's clock of the last line about it.
     warned: Cell<u64>,
@@ -153,12 +153,15 @@ impl Upstreams {
         paused.sort_unstable();
         paused.dedup();
         let total = self.process.memory();
-        let anybody = total.tell_paused(self.worker, paused.len() as u64) > 0;
+        let paused_anywhere = total.tell_paused(self.worker, paused.len() as u64) > 0;
+        let anybody = paused_anywhere || memory.pressure() >= Pressure::Refuse;
         memory.waiting.set(if anybody { memory.waiting.get() + 1 } else { 0 });
         if memory.waiting.get() >= PATIENCE {
-            // Who does not read would keep those for ever who want to send.
+            // Who does not read would for ever keep those out who want to come in, or to send.
             memory.waiting.set(0);
-            self.close_largest(sum.saturating_sub(total.limit() / 100 * CALM), Outbox::held_output);
+            let excess = sum.saturating_sub(total.limit() / 100 * CALM);
+            let mine = u128::from(excess) * memory.own.get() as u128 / u128::from(sum.max(1));
+            self.close_largest(u64::try_from(mine).unwrap_or(excess), Outbox::held_output);
         }
         for client in paused {
             self.roster.with(client, |outbox| outbox.wake()); // is paused again if nothing has changed

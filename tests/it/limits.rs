@@ -63,6 +63,15 @@ fn memory_stays_below_its_limit_whatever_clients_do_not_read() {
     let grown = peak(proxy.process_id()) - before;
     assert!(grown < 4 * limit, "resident memory grew by {grown}");
 
+    // They still do not read, and keep nobody out for long.
+    eventually(PATIENCE, || {
+        let mut new = proxy.connect();
+        new.send(b"PING\r\n");
+        match new.try_read_frame(PATIENCE) {
+            Ok(frame) if frame.as_str() == "PONG" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
     // Nobody is kept from anything when those have gone.
     drop((readers, slow, begun));
     becomes(&proxy, "respmux_shed_state", &[], |state| state == 0.0);
