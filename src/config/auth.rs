@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::key::{Key, key, optional};
-use super::keys::{count, size, time};
+use super::key::{Key, count, key, optional, size, time};
+
 use super::users::User;
 use super::value::{Kind, Setting};
 use super::values::Values;

@@ -73,6 +73,19 @@ pub(super) const fn optional(path: &'static str, example: &'static str, kind: Ki
     Key { path, default: None, example, kind, flag: None, short_env: None, doc }
 }
 
+/// A time up to a day, from `min` milliseconds.
+pub(super) const fn time(min: u64) -> Kind {
+    Kind::Time { min, max: 86_400_000 }
+}
+
+pub(super) const fn size(min: usize, max: usize) -> Kind {
+    Kind::Size { min, max }
+}
+
+pub(super) const fn count(min: usize, max: usize) -> Kind {
+    Kind::Count { min, max }
+}
+
 /// The row of a key.
 pub(crate) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)

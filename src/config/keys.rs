@@ -3,24 +3,11 @@
 //! Loading, printing, the example and the command line are all driven by this table, so that they
 //! cannot disagree. A key without a row does not exist.
 
-use super::key::{key, optional};
+use super::key::{count, key, optional, size, time};
 use super::value::Kind;
 use super::{auth, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
-
-/// A time up to a day, from `min` milliseconds.
-pub(super) const fn time(min: u64) -> Kind {
-    Kind::Time { min, max: 86_400_000 }
-}
-
-pub(super) const fn size(min: usize, max: usize) -> Kind {
-    Kind::Size { min, max }
-}
-
-pub(super) const fn count(min: usize, max: usize) -> Kind {
-    Kind::Count { min, max }
-}
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
