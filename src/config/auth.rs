@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::key::{Key, key, optional};
-use super::keys::{count, size, time};
+use super::key::{Key, count, key, optional, size, time};
 use super::users::User;
 use super::value::{Kind, Setting};
 use super::values::Values;
@@ -73,7 +72,7 @@ pub(super) const KEYS: &[Key] = &[
     optional(
         "auth.users",
         "[{ name = \"guest\", nopass = true, deny = [\"@dangerous\"] }]",
-        Kind::Users,
+        Kind::Accounts,
         "With auth.mode = \"terminate\", the users, in the file as [[auth.users]]: name; password_sha256, one or several of \
          64 hexadecimal digits (`respmux hash-password` makes them), or nopass = true; upstream_user and \
          upstream_password_file, who this user is to the upstream (usually upstream.username); deny, in place of \
@@ -211,7 +210,7 @@ impl Values<'_> {
             },
             terminate: self.is_word("auth.mode", "terminate"),
             users: match &self.entry("auth.users").setting {
-                Setting::Users(users) => users.clone(),
+                Setting::Accounts(users) => users.clone(),
                 _ => Vec::new(),
             },
             proxy_read: self.texts("auth.proxy_read"),

@@ -3,12 +3,11 @@
 //! Loading, printing, the example and the command line are all driven by this table, so that they
 //! cannot disagree. A key without a row does not exist.
 
-use super::key::{GIB, KIB, MIB, key, optional};
+use super::key::{GIB, KIB, MIB, count, key, optional, size, time};
 use super::value::Kind;
 use super::{auth, keys_client, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
-pub(super) use super::key::{count, size, time};
 
 /// In the order of the example: keys without a table first, as TOML wants them.
 pub(crate) static KEYS: &[Key] = &auth::joined::<

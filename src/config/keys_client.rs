@@ -1,7 +1,7 @@
 //! Rows of [`KEYS`](super::keys::KEYS) about clients and their limits.
 
 use super::key::{Key, key, optional};
-use super::keys::{count, size, time};
+use super::key::{count, size, time};
 use super::keys_tls;
 use super::value::Kind;
 

@@ -1,7 +1,7 @@
 //! Rows of [`KEYS`](super::keys::KEYS) about TLS on both sides, unix sockets, and how fast clients are let in.
 
-use super::key::{Key, key, optional};
-use super::keys::{count, time};
+use super::key::{Key, count, key, optional, time};
+
 use super::value::Kind;
 
 pub(super) const UPSTREAM_CA_FILE: Key = optional(

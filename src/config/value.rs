@@ -58,7 +58,7 @@ pub(crate) enum Kind {
     /// A list of texts, perhaps empty.
     Texts,
     /// `[[auth.users]]`.
-    Users,
+    Accounts,
     /// A path.
     Path,
     /// `level` or `target=level`, comma separated.
@@ -87,7 +87,7 @@ pub(crate) enum Setting {
     Mode(u32),
     Uids(Vec<u32>),
     Texts(Vec<String>),
-    Users(Vec<User>),
+    Accounts(Vec<User>),
 }
 
 pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -95,7 +95,7 @@ pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug
 impl Kind {
     /// Whether the value may hold a secret and must not be quoted.
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::Url | Self::Users)
+        matches!(self, Self::Secret | Self::Url | Self::Accounts)
     }
 
     /// Understands a value. `Err` says what was expected, and quotes what was given unless that
@@ -123,9 +123,9 @@ impl Kind {
                 let word = words.iter().find(|word| raw.text() == Some(**word));
                 word.map(|word| Setting::Word(word)).ok_or_else(|| self.expected(raw))
             }
-            Self::Users => match raw {
+            Self::Accounts => match raw {
                 Raw::Tables(tables) => {
-                    tables.iter().map(|table| User::parse(table)).collect::<Result<_, _>>().map(Setting::Users)
+                    tables.iter().map(|table| User::parse(table)).collect::<Result<_, _>>().map(Setting::Accounts)
                 }
                 _ => Err(self.expected(raw)),
             },
@@ -209,7 +209,7 @@ impl Kind {
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => format!("one of {}", quoted(words)),
             Self::Texts => "an array of texts".to_owned(),
-            Self::Users => "an array of tables ([[auth.users]], in the file only)".to_owned(),
+            Self::Accounts => "an array of tables ([[auth.users]], in the file only)".to_owned(),
             Self::Listen => "an address or an array of addresses".to_owned(),
             Self::Mode => "permissions in octal digits such as \"0660\"".to_owned(),
             Self::Uids => "numbers of users such as \"0,1000\"".to_owned(),
@@ -332,7 +332,7 @@ impl Setting {
             Self::Address(address) => address.to_string(),
             Self::Url(url) => url.to_string(),
             Self::Text(text) => text.clone(),
-            Self::Secret(_) | Self::Users(_) => REDACTED.to_owned(),
+            Self::Secret(_) | Self::Accounts(_) => REDACTED.to_owned(),
             Self::Path(path) => path.to_string_lossy().into_owned(),
             Self::Mode(mode) => format!("{mode:04o}"),
             Self::Uids(users) => users.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
@@ -343,7 +343,7 @@ impl Setting {
     /// Whether [`Setting::to_toml`] hides a part, so that its text does not load again.
     pub(crate) fn is_redacted(&self) -> bool {
         match self {
-            Self::Secret(_) | Self::Users(_) => true,
+            Self::Secret(_) | Self::Accounts(_) => true,
             Self::Url(url) => url.password.is_some(),
             _ => false,
         }

@@ -11,12 +11,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::circuit::{Circuit, Failure};
-use super::handshake::{Credentials, Handshake, Login, Refused};
+use super::handshake::{Credentials, Handshake, Login, Refused, configured};
 use super::open::connect;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
 use super::{Link, Owned, Permit, Socket};
-use crate::config::{Config, Endpoint, Upstream};
+use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{CircuitState, ConnectError, Shard, UpstreamKind};
 
@@ -417,12 +417,4 @@ fn greeting_cause(text: &[u8]) -> ConnectError {
 /// Errors with which servers turn a connection away before they look at it.
 fn is_greeting(text: &[u8]) -> bool {
     text.starts_with(b"ERR max number of clients") || text.starts_with(b"DENIED") || text.starts_with(b"LOADING")
-}
-
-/// The login that the configuration gives to clients that do not log in themselves.
-fn configured(upstream: &Upstream) -> io::Result<Option<Credentials>> {
-    let Some(source) = &upstream.password else { return Ok(None) };
-    let password = source.read()?.expose().to_vec();
-    let user = upstream.username.as_deref().unwrap_or("default").as_bytes().to_vec();
-    Ok(Some(Credentials { user, password }))
 }
