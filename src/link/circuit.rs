@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::Upstream;
-use crate::telemetry::CircuitState;
+use crate::telemetry::{CircuitState, ConnectError};
 
 /// How soon others look again while one attempt tries whether the upstream is back.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -25,6 +25,17 @@ pub(super) enum Failure {
     Refusing,
     /// The same, with too many clients.
     Full,
+}
+
+impl Failure {
+    /// What a failed attempt says.
+    pub(super) fn of(cause: ConnectError) -> Self {
+        match cause {
+            ConnectError::MaxClients => Self::Full,
+            ConnectError::Loading => Self::Refusing,
+            _ => Self::Silent,
+        }
+    }
 }
 
 /// The back-off and the circuit of one worker.

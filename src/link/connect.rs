@@ -203,7 +203,7 @@ impl Dialer {
             Err((error, _)) => self.shard.upstream_failed(kind, error.cause()),
         }
         match &result {
-            Err((DialError::Unavailable { text, cause }, _)) => self.on_failure(started, failure(*cause), text),
+            Err((DialError::Unavailable { text, cause }, _)) => self.on_failure(started, Failure::of(*cause), text),
             Err((DialError::Identity(text), _)) => {
                 self.on_connected();
                 if configured_login && let Ok(Some(login)) = configured(settings) {
@@ -399,15 +399,6 @@ fn connect_rate(config: &Config) -> f64 {
 /// Logs in as the configuration says.
 fn is_configured_login(key: &RouteKey, stage: Stage) -> bool {
     key.identity == Identity::Implicit && stage != Stage::Bare
-}
-
-/// What the circuit makes of a failed attempt.
-fn failure(cause: ConnectError) -> Failure {
-    match cause {
-        ConnectError::MaxClients => Failure::Full,
-        ConnectError::Loading => Failure::Refusing,
-        _ => Failure::Silent,
-    }
 }
 
 fn greeting_cause(text: &[u8]) -> ConnectError {
