@@ -6,6 +6,7 @@
 mod glob;
 mod load;
 mod pop;
+mod reply_mask;
 mod spec;
 mod tokens;
 
@@ -14,6 +15,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 pub use glob::glob_matches;
 pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
+pub use reply_mask::{Replies, ReplyMask};
 pub use spec::{CommandId, Kind, Op, Spec};
 pub use tokens::{cut_at_nul, stream_read_blocks, token_is};
 

@@ -161,6 +161,15 @@ pub(crate) static KEYS: &[Key] = &[
         "Sets the client ids of several respmux on one upstream apart: ids start at instance * 10^12.",
     ),
     key(
+        "integrity",
+        "normal",
+        Kind::Word(&["loose", "normal", "strict"]),
+        "How far replies on connections that clients share are checked. \"normal\": a reply whose type does not fit its \
+         command, like one that nobody waits for, closes that connection and all clients on it. \"strict\": besides, \
+         each command is followed by a check of its own, and its reply is kept back until that is right. \"loose\": \
+         types are not checked, for servers that answer known commands in ways of their own.",
+    ),
+    key(
         "allow_remote_passwordless",
         "false",
         Kind::Switch,

@@ -69,6 +69,8 @@ pub struct Config {
     pub log: Log,
     /// Other machines may use a local upstream for which no password is configured (rule A9).
     pub allow_remote_passwordless: bool,
+    /// How far replies are checked.
+    pub integrity: Integrity,
 }
 
 /// The upstream, and what holds for every connection to it.
@@ -104,6 +106,17 @@ pub struct Upstream {
     pub connects_per_second: usize,
     /// What becomes of clients whose command was written and not answered.
     pub on_loss: OnLoss,
+}
+
+/// How far replies are checked before a client gets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Integrity {
+    /// By their position and by canaries, not by their type.
+    Loose,
+    /// Also by their type.
+    Normal,
+    /// Also by a canary behind each command, and no reply is given to a client before its canary is back.
+    Strict,
 }
 
 /// What a client gets when its upstream connection breaks after the command was written.

@@ -91,6 +91,7 @@ fn the_defaults_are_those_of_the_design() {
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
+        integrity: Integrity::Normal,
     };
     assert_eq!(config, expected);
 }
@@ -131,6 +132,7 @@ fn every_key_reaches_the_configuration() {
             // Needs a password to be valid: see the test on credentials.
             "upstream.username" => continue,
             "upstream.on_loss" => "error".to_owned(),
+            "integrity" => "strict".to_owned(),
             "log.format" => "json".to_owned(),
             "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),
             "blocking.max_connections" => "9".to_owned(),

@@ -272,9 +272,10 @@ pub static METRICS: &[Metric] = {
         "Self-checks of lanes that were answered"),
     row("respmux_lane_canary_failures_total", Upstream, &[], Count(|s, _| s.lane_canary_failures.value()),
         "Self-checks of lanes that were answered wrongly"),
-    row("respmux_lane_anomalies_total", Upstream, &[("reason", AnomalyReason::LABELS)],
-        Count(|s, [r, ..]| s.lane_anomalies.at(r).value()),
-        "Lanes killed because they could not be trusted"),
+    row("respmux_integrity_violations_total", Upstream,
+        &[("kind", UpstreamKind::LABELS), ("reason", AnomalyReason::LABELS)],
+        Count(|s, [k, r, ..]| s.integrity_violations.at(k).at(r).value()),
+        "Upstream connections killed because their replies could not be trusted"),
     row("respmux_lane_overflow_total", Upstream, &[], Count(|s, _| s.lane_overflow.value()),
         "Commands for a lane that went over the pool because no lane was free"),
 

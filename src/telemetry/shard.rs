@@ -89,8 +89,8 @@ pub struct Shard {
     pub lane_canaries: Count,
     /// Canaries answered wrongly; each one kills its lane.
     pub lane_canary_failures: Count,
-    /// Lanes killed because they could not be trusted (I5).
-    pub lane_anomalies: Each<AnomalyReason, Count>,
+    /// Upstream connections killed because they could not be trusted (I5).
+    pub integrity_violations: Each<UpstreamKind, Each<AnomalyReason, Count>>,
     /// Commands for a lane that went over the pool because no lane was to be had.
     pub lane_overflow: Count,
     /// Transactions that rode a lane whole.
@@ -160,7 +160,7 @@ impl Shard {
             lane_tombstones: Count::default(),
             lane_canaries: Count::default(),
             lane_canary_failures: Count::default(),
-            lane_anomalies: Each::default(),
+            integrity_violations: Each::default(),
             lane_overflow: Count::default(),
             units: Count::default(),
             fold_waiters: Each::default(),

@@ -9,10 +9,10 @@ use bytes::Buf;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
-use super::{Lane, NOT_EXECUTED, Phase};
+use super::{Anomaly, Lane, NOT_EXECUTED, Phase};
 use crate::link::{DialError, Link, Permit, Use};
 use crate::session::Identity;
-use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
+use crate::telemetry::{CloseReason, UpstreamCloseReason};
 use crate::upstream::Upstreams;
 
 /// How one connection of a lane ended.
@@ -21,7 +21,7 @@ enum End {
     Done,
     Lost(String),
     /// Nothing that comes from it can be trusted.
-    Anomaly(AnomalyReason),
+    Anomaly(Anomaly),
 }
 
 /// Runs a lane to its end: until it is retired, idle and drained, or cannot be opened.
@@ -39,13 +39,15 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
             End::Lost(reason) => {
                 tracing::warn!(lane = lane.id, reason, "lane lost");
                 up.on_upstream_lost();
-                lane.on_lost(&up, false);
+                let _ = lane.on_lost(&up, false);
             }
-            End::Anomaly(reason) => {
-                tracing::error!(lane = lane.id, %reason, "lane killed: its replies cannot be trusted");
-                up.shard.anomaly(*reason);
+            End::Anomaly(Anomaly { reason, command }) => {
+                up.shard.anomaly(Use::Lane, *reason);
                 up.on_upstream_lost();
-                lane.on_lost(&up, true);
+                let clients = lane.on_lost(&up, true);
+                let command = up.command_name(*command);
+                tracing::error!(lane = lane.id, connection = link.id(), %reason, command, clients,
+                    "lane killed: its replies cannot be trusted; its clients are closed");
             }
         }
         up.shard.upstream_closed(Use::Lane.into(), end.reason());
@@ -132,6 +134,9 @@ impl Lane {
     /// clients behind it have requests for the same write. Polled again, it stands behind all of them.
     fn poll_turn(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
         self.remember(cx);
+        if let Some(anomaly) = self.distrusted.take() {
+            return Poll::Ready(End::Anomaly(anomaly));
+        }
         if let Some(reason) = self.condemned.take() {
             return Poll::Ready(End::Lost(reason.to_owned()));
         }
