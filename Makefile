@@ -7,9 +7,14 @@
 #   make bench    Redis alone, respmux and its peers, measured side by side
 #   make storm    the token storm, for longer than `make test` does
 #   make seeded   six bugs built into respmux on purpose, three seeds each: the storm must see all 18
+#   make hostile  bad inputs, and every command without a login
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
+#   make memory-wall     clients that do not read or do not finish, against a limit of 128 MiB
+#   make head-of-line    what one bad client costs the others: T12 a to d, and Jain's index
+#   make faults   harm to connections at every byte of a reply, on both sides of respmux
+#   make restarts the server killed and stopped again and again under writers
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -32,6 +37,10 @@ storm: export STORM_SECONDS := $(or $(STORM_SECONDS),$(if $(STORM_REPLIES),60480
 storm: export STORM_CLIENTS := $(or $(STORM_CLIENTS),300)
 STORM_ARGS ?=
 
+# make hostile: how many inputs, from which seed; `make test` sends fewer.
+hostile: export HOSTILE_INPUTS := $(or $(HOSTILE_INPUTS),50000)
+hostile: export HOSTILE_SEED := $(or $(HOSTILE_SEED),$(shell date +%s))
+
 # make suite: a checkout of Redis' repository at tag 7.0.15; tests/suite/run.py names further settings.
 export REDIS_SOURCE ?=
 
@@ -42,7 +51,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs static clean
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile
 
 build:
 	$(CARGO) build --release --locked
@@ -82,6 +91,10 @@ seeded:
 	tests/setup.sh
 	$(CARGO) test --locked --features seeded-bugs --test storm seeded_bugs -- --nocapture
 
+hostile:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test it -- hostile:: --nocapture
+
 suite: build
 	.ci/need redis-server=redis-server redis-cli=redis-tools tclsh=tcl python3=python3
 	tests/suite/run.py
@@ -92,6 +105,22 @@ jobs: build
 state:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test state -- --ignored --nocapture --test-threads 1 $(STATE_ARGS)
+
+memory-wall: build
+	.ci/need redis-server=redis-server python3=python3
+	tests/limits/wall.py
+
+head-of-line: build
+	.ci/need redis-server=redis-server python3=python3
+	tests/limits/head.py
+
+faults:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test faults -- --ignored --nocapture faults_full
+
+restarts:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test faults -- --ignored --nocapture restarts_full
 
 static:
 	deploy/static.sh

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use respmux::command::CommandTable;
+use respmux::command::{CommandTable, Policy};
 use respmux::router::{Args, Facts, Held, Hub, route};
 use respmux::session::Guard;
 
@@ -20,7 +20,13 @@ impl Args for Words {
 
 fn decide(c: &mut Criterion) {
     let table = CommandTable::new();
-    let facts = Facts { authenticated: true, guard: Guard::Intact, held: Held::None, hub: Hub::Open };
+    let facts = Facts {
+        authenticated: true,
+        guard: Guard::Intact,
+        held: Held::None,
+        hub: Hub::Open,
+        policy: Policy::default(),
+    };
     let requests: [(&str, &[&'static [u8]]); 5] = [
         ("GET", &[b"GET", b"key"]),
         ("hset (lower case)", &[b"hset", b"key", b"field", b"value"]),

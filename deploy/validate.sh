@@ -22,6 +22,14 @@ for version in 1.29 1.33 1.37; do
     "$tools/kubernetes-validate" --strict --quiet --kubernetes-version "$version" deploy/kubernetes/*.yaml
 done
 
+# The bill of materials is whole, and twice the same.
+for copy in 1 2; do
+    cargo metadata --locked --format-version 1 --filter-platform x86_64-unknown-linux-gnu |
+        "$tools/python" deploy/sbom.py >"$target/sbom-$copy.json"
+done
+"$tools/python" deploy/sbom.py --check "$target/sbom-1.json"
+cmp "$target/sbom-1.json" "$target/sbom-2.json"
+
 # And what the manifests ask of respmux is something respmux knows.
 cargo build --locked --quiet --bin respmux
 "$tools/python" deploy/check_manifests.py "$target/debug/respmux" deploy/kubernetes/*.yaml

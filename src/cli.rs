@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use crate::auth;
 use crate::config::{self, Assignment, Config, Flags, KEYS, Key, Kind, Loaded, Origin, Problems, Raw};
 
 /// EX_CONFIG of sysexits: a supervisor should not start the program again.
@@ -43,12 +44,12 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
         }
     };
     match task {
-        Task::Run(flags) => match config::load(flags) {
+        Task::Run(flags) => match load(flags) {
             Ok(Loaded { config, warnings, .. }) => Begin::Run { config: Box::new(config), warnings },
             Err(problems) => Begin::Exit(refuse(&problems, BAD_CONFIGURATION)),
         },
         Task::Check { flags, json } => Begin::Exit(check(flags, json)),
-        Task::Print(flags) => Begin::Exit(match config::load(flags) {
+        Task::Print(flags) => Begin::Exit(match load(flags) {
             Ok(loaded) => say(&config::merged(&loaded)),
             Err(problems) => refuse(&problems, BAD_CONFIGURATION),
         }),
@@ -56,8 +57,15 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
     }
 }
 
+/// Loads the configuration, and checks what it says about commands.
+fn load(flags: Flags) -> Result<Loaded, Problems> {
+    let loaded = config::load(flags)?;
+    auth::table(&loaded.config).map_err(|error| Problems::of(error.to_string()))?;
+    Ok(loaded)
+}
+
 fn check(flags: Flags, json: bool) -> ExitCode {
-    let result = config::load(flags);
+    let result = load(flags);
     match &result {
         Ok(loaded) if !json => say(&config::report_text(loaded)),
         Err(problems) if !json => refuse(problems, 1),
@@ -269,7 +277,7 @@ mod tests {
             ("respmux --set hunter2", "--set: expected KEY=VALUE"),
             ("respmux --set upstream.pasword=hunter2", "unknown key \"upstream.pasword\""),
             ("respmux --workers many", "--workers: workers: expected a whole number or \"auto\""),
-            ("respmux --upstream rediss://:hunter2@h", "--upstream: upstream.url: TLS"),
+            ("respmux --upstream rediss://:hunter2@h#", "--upstream: upstream.url: '#'"),
             ("respmux --max-upstream-connections 0", "must be 1 to 100000, got 0"),
         ];
         for (line, expected) in cases {

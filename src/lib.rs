@@ -35,7 +35,9 @@
 //! [`worker`] is the thread. [`lifecycle`] starts, drains and stops the process; [`admin`] and [`telemetry`] show it;
 //! [`config`] and [`cli`] say what the operator wants.
 //!
-//! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `link` } < `upstream` < `client` <
+//! [`auth`] says which logins are looked at.
+//!
+//! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `link`, `auth` } < `upstream` < `client` <
 //! `worker` < { `admin`, `lifecycle` } < `main`; `config` and `telemetry` are open to all. `tests/it/architecture.rs`
 //! checks that.
 //!
@@ -66,6 +68,7 @@
 //!    count must not lag behind a confirmation of another worker.
 
 pub mod admin;
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod command;

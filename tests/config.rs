@@ -109,7 +109,7 @@ fn flags_go_over_variables_over_the_file_over_defaults() {
     assert_eq!(line(printed, "idle_timeout"), "idle_timeout = \"3s\"  # variable RESPMUX_UPSTREAM_IDLE_TIMEOUT");
     assert_eq!(line(printed, "connect_timeout"), format!("connect_timeout = \"2s\"  # {file}:3:19"));
     assert_eq!(line(printed, "wait_timeout"), "wait_timeout = \"9s\"  # flag --set pool.wait_timeout");
-    assert_eq!(line(printed, "backoff_max"), "backoff_max = \"5s\"  # default");
+    assert_eq!(line(printed, "backoff_max"), "backoff_max = \"2s\"  # default");
     let listen = "listen = [\"127.0.0.1:1\", \"unix:/s\"]  # variable RESPMUX_LISTEN";
     assert_eq!(line(printed, "listen"), listen);
     // What is printed is TOML that says the same.

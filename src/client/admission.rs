@@ -1,8 +1,12 @@
-//! Whether a client may use the upstream at all: asked once, before its first command (semantics.md A4).
+//! Whether a client may use the upstream at all: asked once, before its first command (semantics.md A4); and what a
+//! client may cost that has not logged in where the upstream wants it.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use super::Shared;
 use super::connection::{Client, Closed};
+use crate::telemetry::CloseReason;
 use crate::upstream::Standing;
 
 /// What is known of a client's right to use the upstream (rule A4).
@@ -32,10 +36,31 @@ impl Client {
     }
 
     pub(super) fn on_standing(&mut self, standing: Standing) {
-        self.admission = match standing {
-            Standing::Implicit => Admission::Admitted,
-            Standing::Unauthenticated => Admission::Unauthenticated,
-        };
+        match standing {
+            Standing::Implicit => self.on_admitted(),
+            Standing::Unauthenticated => {
+                self.admission = Admission::Unauthenticated;
+                self.outbox().limit_output(self.up().config.auth.max_output);
+            }
+        }
+    }
+
+    /// From here on the client may use the upstream.
+    pub(super) fn on_admitted(&mut self) {
+        if self.admission == Admission::Unauthenticated {
+            self.outbox().limit_output(self.up().config.client.output_limit);
+        }
+        self.admission = Admission::Admitted;
+        self.strikes = 0;
+        self.profile.locked_at.set(0);
+    }
+
+    /// The client is as if it had just connected, but for the time that it has had already.
+    pub(super) fn on_unasked(&mut self) {
+        self.admission = Admission::Unasked;
+        if self.profile.locked_at.get() == 0 {
+            self.profile.locked_at.set(self.up().now().max(1));
+        }
     }
 
     pub(super) async fn admit(&mut self) -> Result<(), Closed> {
@@ -46,5 +71,39 @@ impl Client {
         }
         self.exhausted = false;
         Ok(())
+    }
+
+    /// A command was answered. Those without a login are counted (`auth.max_commands`).
+    pub(super) fn on_command_done(&mut self) -> Result<(), Closed> {
+        let locked = self.profile.locked_at.get() != 0;
+        if !locked || !matches!(self.admission, Admission::Unauthenticated | Admission::Unasked) {
+            return Ok(());
+        }
+        self.strikes += 1;
+        let most = u32::try_from(self.up().config.auth.max_commands).unwrap_or(u32::MAX);
+        if self.strikes >= most { Err(Closed(CloseReason::AuthCommands)) } else { Ok(()) }
+    }
+
+    /// More input waits than a client without a login may send.
+    pub(super) fn input_over_budget(&self) -> bool {
+        self.admission == Admission::Unauthenticated && self.carry.len() > self.up().config.auth.max_input
+    }
+}
+
+impl Shared {
+    /// Closes clients that have been connected for `auth.timeout` without a login. A client that has sent nothing is
+    /// not known to need one before the upstream has wanted it of another.
+    pub(super) fn close_the_unauthenticated(&self) {
+        let patience = self.up.config.auth.timeout;
+        if patience == Duration::ZERO || !self.up.scratch.wants_login() {
+            return;
+        }
+        let (now, patience) = (self.up.now(), u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));
+        self.directory.each(|profile| {
+            let since = profile.locked_at.get();
+            if since != 0 && now.saturating_sub(since) >= patience {
+                profile.outbox.close(CloseReason::AuthTimeout);
+            }
+        });
     }
 }

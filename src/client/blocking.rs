@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connection::{Client, Closed, Hold};
+use super::connection::{Client, Closed};
 use super::pin::WAITING_INPUT;
 use super::request::Request;
+use super::seat::Hold;
 use crate::command::{CommandId, Op, Pop, StreamWait, is_nil};
 use crate::resp::encode;
 use crate::router::{Args, PinReason};

@@ -13,13 +13,14 @@ use super::Shared;
 use super::admission::Admission;
 use super::directory::Profile;
 use super::request::{Request, Scanned};
+use super::seat::Hold;
 use crate::command::{CommandId, Lookup};
 use crate::link::ReadHalf;
 use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
 use crate::router::{Args, Held, PinReason, Route, route};
 use crate::session::{Guard, Resp};
 use crate::telemetry::{CloseReason, StallReason};
-use crate::upstream::{Lane, Outbox, Upstreams, Wants};
+use crate::upstream::{Lane, Outbox, Question, Upstreams, Wants};
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -70,10 +71,16 @@ pub(crate) struct Client {
     pub(super) carry: BytesMut,
     pub(super) resume: Option<Box<Resume>>,
     pub(super) lane: Option<Rc<Lane>>,
+    /// `lane` is the one for long replies.
+    pub(super) on_big_lane: bool,
     pub(super) admission: Admission,
     pub(super) eof: bool,
+    /// Commands without a login.
+    pub(super) strikes: u32,
     /// The history in which the client wrote last (rule W4).
     pub(super) write_epoch: Option<u64>,
+    /// Bytes of the request that is being carried out aside from the lane.
+    pub(super) kept: usize,
     /// The last look at `carry` found no whole request.
     pub(super) exhausted: bool,
     /// When the client was last read, nanoseconds of the worker's clock: one look at the clock serves all requests of
@@ -90,9 +97,12 @@ impl Client {
             carry: BytesMut::new(),
             resume: None,
             lane: None,
+            on_big_lane: false,
             admission: Admission::Unasked,
             eof: false,
+            strikes: 0,
             write_epoch: None,
+            kept: 0,
             exhausted: true,
             now: 0,
         }
@@ -118,7 +128,12 @@ impl Client {
             let result = match step {
                 Step::Close(reason) => Err(Closed(reason)),
                 Step::Admit => Box::pin(self.admit()).await,
-                Step::Command(request, route) => Box::pin(self.dispatch(request, route)).await,
+                Step::Command(request, route) => {
+                    self.kept = request.raw().len();
+                    let done = Box::pin(self.dispatch(request, route)).await;
+                    self.kept = 0;
+                    done.and_then(|()| self.on_command_done())
+                }
                 Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
             };
             if let Err(Closed(reason)) = result {
@@ -130,7 +145,8 @@ impl Client {
 
     /// Sends what was answered before the close, except to clients that cannot or need not read it.
     async fn last_words(&self, reason: CloseReason) {
-        if matches!(reason, CloseReason::OutputLimit | CloseReason::IoError | CloseReason::Killed) {
+        if matches!(reason, CloseReason::OutputLimit | CloseReason::Memory | CloseReason::IoError | CloseReason::Killed)
+        {
             return;
         }
         let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.up().buffers));
@@ -144,6 +160,7 @@ impl Client {
             if let Some(reason) = self.outbox().fate() {
                 return Poll::Ready(Step::Close(reason));
             }
+            self.count_input();
             let flushed = match self.outbox().poll_flush(cx, &self.up().buffers) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::IoError)),
                 Poll::Ready(Ok(())) => true,
@@ -153,6 +170,7 @@ impl Client {
             {
                 // I8 (but a subscriber must be able to unsubscribe): a slow reader sends no more requests; the lane does not wait for it.
                 self.up().shard.client_stalls[StallReason::Output].inc();
+                self.outbox().on_whole();
                 self.outbox().await_with(cx, Wants::Nothing);
                 return Poll::Pending;
             }
@@ -160,6 +178,7 @@ impl Client {
                 match self.process_carry() {
                     Flow::Step(step) => return Poll::Ready(step),
                     Flow::Stalled(wants) => {
+                        self.outbox().on_whole(); // it waits for us
                         self.outbox().await_with(cx, wants);
                         return Poll::Pending;
                     }
@@ -169,16 +188,26 @@ impl Client {
             if let Some(poll) = self.poll_end(cx, flushed) {
                 return poll;
             }
-            match self.poll_input(cx) {
+            let read = if self.up().pauses(self.outbox()) { Poll::Pending } else { self.poll_input(cx) };
+            match read {
                 Poll::Ready(Some(step)) => return Poll::Ready(step),
                 Poll::Ready(None) => {}
                 Poll::Pending => {
                     let wants = if self.shared.draining.get() { Wants::Pending(0) } else { Wants::Nothing };
                     self.outbox().await_with(cx, wants);
+                    if !self.carry.is_empty() {
+                        self.outbox().await_rest();
+                    }
                     return Poll::Pending;
                 }
             }
         }
+    }
+
+    /// What the client's input takes counts against the memory of all.
+    #[inline]
+    pub(super) fn count_input(&self) {
+        self.outbox().keep_input(&self.up().memory, self.carry.len() + self.kept);
     }
 
     /// The client has sent its last byte, or the process drains: both close at a request boundary, when every
@@ -222,7 +251,12 @@ impl Client {
         if !self.carry.is_empty() {
             self.carry.extend_from_slice(chunk);
             self.exhausted = false;
-            if self.carry.len() as u64 > up.config.client.query_buffer_limit as u64 {
+            self.count_input();
+            up.relieve();
+            if self.input_over_budget() {
+                return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
+            }
+            if self.carry.len() > up.largest_request() {
                 return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
             }
             return Poll::Ready(None);
@@ -243,7 +277,15 @@ impl Client {
         let mut rest = carry;
         rest.advance(used);
         // An empty buffer gives its memory back: idle clients own none.
-        self.carry = if rest.is_empty() { BytesMut::new() } else { rest };
+        self.carry = match rest.len() {
+            0 => BytesMut::new(),
+            // A short rest would keep all the memory of what was before it.
+            len if len < used => BytesMut::from(&rest[..]),
+            _ => rest,
+        };
+        if used > 0 {
+            self.outbox().on_whole();
+        }
         self.exhausted = matches!(flow, Flow::NeedMore);
         flow
     }
@@ -261,6 +303,9 @@ impl Client {
                 return (at, stall);
             }
             let buf = &data[at..];
+            if is_tls_hello(buf) {
+                return (at, Flow::Step(Step::Close(CloseReason::TlsHello)));
+            }
             let limits = self.limits();
             match scanner.scan(buf, &mut self.resume, &limits) {
                 Scan::Incomplete => break,
@@ -314,7 +359,8 @@ impl Client {
 
     /// Puts one request on the client's lane.
     fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Hold> {
-        let lane = self.current_lane()?;
+        let question = Question::new(id, if scanned.count() > 1 { scanned.nth(1) } else { &[] });
+        let lane = self.lane_for(question)?;
         let up = self.up();
         if !lane.has_room(up, 1, len) {
             up.shard.client_stalls[StallReason::LaneFull].inc();
@@ -322,6 +368,7 @@ impl Client {
             return Err(Hold::Wait(Wants::Nothing));
         }
         self.profile.command.set(id);
+        self.outbox().asks(question);
         if canonical {
             self.put_on_lane(&lane, id, &scanned.buf[..len], scanned, self.now);
         } else {
@@ -334,23 +381,6 @@ impl Client {
             self.write_epoch = Some(up.epoch());
         }
         Ok(())
-    }
-
-    /// The lane of the client's key. It may be another one than before only when nothing is unanswered (I2).
-    pub(super) fn current_lane(&mut self) -> Result<Rc<Lane>, Hold> {
-        if let Some(lane) = &self.lane
-            && lane.accepting()
-        {
-            return Ok(Rc::clone(lane));
-        }
-        if self.outbox().pending() > 0 {
-            return Err(Hold::Wait(Wants::Pending(0)));
-        }
-        self.lane = None;
-        let key = self.profile.session.borrow().key.clone();
-        let lane = self.up().lanes.obtain(self.up(), &key).map_err(|_| Hold::NoLane)?;
-        self.lane = Some(Rc::clone(&lane));
-        Ok(lane)
     }
 
     /// Too much is unanswered: read no more requests until half of it is.
@@ -377,9 +407,8 @@ impl Client {
     }
 }
 
-/// Why a request cannot ride now.
-pub(super) enum Hold {
-    Wait(Wants),
-    /// The budget has no lane for this key: the pool carries the command.
-    NoLane,
+/// The first bytes of TLS, where a request should begin: its record type, then version 3.x. No server has a command
+/// that begins so.
+fn is_tls_hello(buf: &[u8]) -> bool {
+    matches!(buf, [0x16, 3, ..])
 }

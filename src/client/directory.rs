@@ -22,16 +22,32 @@ pub(super) struct Holding {
     pub blocked_on: i64,
 }
 
+/// How a client reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Tcp,
+    Tls,
+    /// With the user and the process at the other end, as they were when it connected; 0 for a process that the
+    /// kernel does not name.
+    Unix {
+        uid: u32,
+        pid: i32,
+    },
+}
+
 /// One client.
 pub(super) struct Profile {
     pub outbox: Rc<Outbox>,
     pub addr: String,
     pub laddr: String,
+    pub transport: Transport,
     pub session: RefCell<Session>,
     pub holding: Cell<Holding>,
     /// It is blocked without a connection of its own.
     pub waiting: RefCell<Option<Rc<Wait>>>,
     pub command: Cell<CommandId>,
+    /// Since when it has not logged in, nanoseconds of the worker's clock; 0 when it has, or need not.
+    pub locked_at: Cell<u64>,
     pub connected: Instant,
     /// When it was last read, nanoseconds of the worker's clock.
     pub active: Cell<u64>,
@@ -43,6 +59,7 @@ pub(crate) struct Line {
     pub id: u64,
     pub addr: String,
     pub laddr: String,
+    pub transport: Transport,
     pub name: Vec<u8>,
     pub lib_name: Vec<u8>,
     pub lib_version: Vec<u8>,
@@ -71,6 +88,7 @@ impl Profile {
             id: self.outbox.id(),
             addr: self.addr.clone(),
             laddr: self.laddr.clone(),
+            transport: self.transport,
             name: labels.name,
             lib_name: labels.lib_name,
             lib_version: labels.lib_version,
@@ -121,6 +139,11 @@ impl Directory {
 
     pub(super) fn find(&self, id: u64) -> Option<Rc<Profile>> {
         self.clients.borrow().get(&id).cloned()
+    }
+
+    /// Runs `act` on every client.
+    pub(super) fn each(&self, act: impl FnMut(&Rc<Profile>)) {
+        self.clients.borrow().values().for_each(act);
     }
 
     pub(super) fn all(&self) -> Vec<Rc<Profile>> {

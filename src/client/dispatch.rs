@@ -4,13 +4,14 @@
 use std::rc::Rc;
 
 use super::admission::Admission;
-use super::connection::{Client, Closed, Hold};
+use super::connection::{Client, Closed};
 use super::error_reply;
 use super::held::Held;
 use super::request::Request;
+use super::seat::Hold;
 use crate::command::{CommandId, Op};
 use crate::resp::decode;
-use crate::router::{Args, PinReason, Refusal, Route, Switch, is_sharded};
+use crate::router::{Args, PinReason, Refusal, Relay, Route, Switch, is_sharded};
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, RefuseReason};
 use crate::upstream::{Answer, LendError, Outbox, Owner, Return, Verdict, Wants};
@@ -60,6 +61,7 @@ impl Client {
                 Err(Closed(CloseReason::Quit))
             }
             Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
+            Route::Relay(Relay::Login(login)) => self.login_on_held(held, request, login).await,
             Route::Lane
             | Route::Publish
             | Route::Relay(_)
@@ -161,6 +163,7 @@ impl Client {
         let up = Rc::clone(self.up());
         let reason = match refusal {
             Refusal::NotAuthenticated => RefuseReason::Auth,
+            Refusal::Denied => RefuseReason::Denied,
             Refusal::UnknownSubcommand | Refusal::WrongArity(_) => RefuseReason::UnknownSubcommand,
             Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => {
                 RefuseReason::Unsupported
@@ -168,8 +171,16 @@ impl Client {
             Refusal::InTransaction | Refusal::Poisoned | Refusal::Subscribed(_) => RefuseReason::State,
         };
         up.shard.commands_rejected[reason].inc();
-        let line = error_reply::refusal(&up.table, request, refusal, up.scratch.login_first());
+        let line = match refusal {
+            Refusal::Denied => self.denied(request),
+            _ => error_reply::refusal(&up.table, request, refusal, up.scratch.login_first()),
+        };
         self.reply_error(&line);
+    }
+
+    fn denied(&self, request: &Request) -> Vec<u8> {
+        let (up, session) = (self.up(), self.profile.session.borrow());
+        error_reply::denied(&up.table, request, up.control.flavour(), up.policies.name_of(&session.key.identity))
     }
 
     /// SELECT and its like: the client's next lane is another one. Its twin runs there, so the answer is the
@@ -285,7 +296,7 @@ impl Client {
     /// From here on the client is served by connections in this state.
     pub(super) fn adopt(&mut self, key: RouteKey) {
         self.profile.session.borrow_mut().key = key;
-        self.lane = None;
+        (self.lane, self.on_big_lane) = (None, false);
     }
 
     /// No connection could be lent. The marks keep a client safe that ignores errors (rule M6).

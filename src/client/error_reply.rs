@@ -1,8 +1,10 @@
 //! Every error text that respmux itself can send, in one place (semantics.md 10.2). Lines without the dash.
 
+use std::time::Duration;
+
 use crate::command::CommandTable;
 use crate::router::{PinReason, Refusal};
-use crate::session::Guard;
+use crate::session::{Flavour, Guard};
 
 use super::request::Request;
 use crate::command::{Lookup, cut_at_nul};
@@ -36,6 +38,7 @@ const ECHOED: usize = 128;
 pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal, login_first: bool) -> Vec<u8> {
     match refusal {
         Refusal::NotAuthenticated => not_authenticated(table, request, login_first),
+        Refusal::Denied => denied(table, request, Flavour::default(), b"default"),
         Refusal::WrongArity(id) if login_first => {
             debug_assert!(!table.spec(id).arity_fits(request.count()));
             NOAUTH.into()
@@ -75,6 +78,28 @@ pub(super) fn unknown_subcommand(container: &str, request: &Request) -> Vec<u8> 
 
 pub(super) fn wrong_arity(name: &str) -> Vec<u8> {
     format!("ERR wrong number of arguments for '{name}' command").into()
+}
+
+/// As a server refuses a command to a user without the right to it.
+pub(super) fn denied(table: &CommandTable, request: &Request, flavour: Flavour, user: &[u8]) -> Vec<u8> {
+    let name = match request.lookup() {
+        Lookup::Known(id) => table.spec(id).full_name(),
+        Lookup::UnknownSubcommand(id) => table.spec(id).full_name(),
+        Lookup::Nul | Lookup::Unknown => {
+            String::from_utf8_lossy(cut_at_nul(request.nth(0))).to_lowercase().replace(['\r', '\n'], " ")
+        }
+    };
+    let who = match flavour.valkey || flavour.at_least(7, 2) {
+        true => format!("User {}", String::from_utf8_lossy(user)),
+        false => "this user".to_owned(),
+    };
+    format!("NOPERM {who} has no permissions to run the '{name}' command").into()
+}
+
+/// A login that nobody has looked at.
+pub(super) fn throttled(left: Duration) -> Vec<u8> {
+    let seconds = left.as_secs().max(1);
+    format!("ERR too many failed logins from this address: not checked, try again in {seconds} s").into()
 }
 
 /// What the pool could not give, and which mark keeps the client safe (rule M6).
@@ -118,7 +143,11 @@ fn not_authenticated(table: &CommandTable, request: &Request, login_first: bool)
         Some(_) => NOAUTH.into(),
         None => match request.lookup() {
             Lookup::UnknownSubcommand(id) => unknown_subcommand(&table.spec(id).name, request),
-            _ => unknown_command(request),
+            _ => match table.lookup(request.nth(0), None) {
+                // A NUL byte in the subcommand.
+                Lookup::Known(id) => unknown_subcommand(&table.spec(id).name, request),
+                _ => unknown_command(request),
+            },
         },
     }
 }

@@ -5,10 +5,12 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::admission::Admission;
+use super::attempt::Unseen;
 use super::connection::{Client, Closed};
 use super::dispatch::strict_integer;
 use super::error_reply;
 use super::hello::{Hello, patch_id};
+use crate::command::cut_at_nul;
 use crate::link::Credentials;
 use crate::resp::encode;
 use crate::router::{Args, Login};
@@ -27,15 +29,16 @@ impl Client {
     }
 
     async fn auth(&mut self, request: &Request) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
-        let Ok(reply) = up.scratch.run(&up, request.raw()).await else {
-            self.reply_error(error_reply::NOT_EXECUTED);
-            return Ok(());
-        };
-        if reply == b"+OK\r\n" {
-            self.on_login(auth_credentials(request));
+        let credentials = auth_credentials(request);
+        match self.prove(&credentials.user, request.raw()).await? {
+            Ok(reply) => {
+                if reply == b"+OK\r\n" {
+                    self.on_login(credentials);
+                }
+                self.reply(&reply);
+            }
+            Err(Unseen(line)) => self.reply_error(&line),
         }
-        self.reply(&reply);
         Ok(())
     }
 
@@ -45,19 +48,23 @@ impl Client {
         let identity = Identity::user(&credentials.user);
         self.up().dialer.on_verified(&identity, credentials);
         let key = RouteKey { identity, ..self.profile.session.borrow().key.clone() };
-        self.admission = Admission::Admitted;
+        self.on_admitted();
+        self.profile.session.borrow_mut().policy = self.up().policies.of(&key.identity);
         self.adopt(key);
     }
 
     async fn hello_with_auth(&mut self, request: &Request) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
         if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
             return self.hello_with_bad_name(&hello, bad).await;
         }
-        let Ok(reply) = up.scratch.run(&up, request.raw()).await else {
-            self.reply_error(error_reply::NOT_EXECUTED);
-            return Ok(());
+        let user = hello.auth.as_ref().map_or(b"default".as_slice(), |(user, _)| user);
+        let reply = match self.prove(user, request.raw()).await? {
+            Ok(reply) => reply,
+            Err(Unseen(line)) => {
+                self.reply_error(&line);
+                return Ok(());
+            }
         };
         if reply.starts_with(b"-") {
             self.reply(&reply);
@@ -79,13 +86,16 @@ impl Client {
         {
             let mut auth = BytesMut::new();
             encode::command(&mut auth, &[b"AUTH".as_slice(), &user, &password]);
-            match up.scratch.run(&up, &auth).await {
+            match self.prove(&user, &auth).await? {
                 Ok(reply) if reply == b"+OK\r\n" => self.on_login(Credentials { user, password }),
                 Ok(reply) => {
                     self.reply(&reply);
                     return Ok(());
                 }
-                Err(_) => {}
+                Err(Unseen(line)) => {
+                    self.reply_error(&line);
+                    return Ok(());
+                }
             }
         }
         self.reply_error(error.as_bytes());
@@ -143,7 +153,7 @@ impl Client {
             Ok(hello) => Some(hello),
             Err(option) => {
                 let mut line = b"ERR Syntax error in HELLO option '".to_vec();
-                line.extend_from_slice(&option);
+                line.extend_from_slice(cut_at_nul(&option));
                 line.push(b'\'');
                 self.reply_error(&line);
                 None
@@ -171,10 +181,11 @@ impl Client {
         self.leave_hub();
         {
             let mut session = self.profile.session.borrow_mut();
-            session.on_reset(self.up().config.upstream.db);
+            let policy = self.up().policies.of(&Identity::Implicit);
+            session.on_reset(self.up().config.upstream.db, policy);
         }
         self.lane = None;
-        self.admission = Admission::Unasked;
+        self.on_unasked();
         self.reply(b"+RESET\r\n");
         Ok(())
     }

@@ -10,6 +10,7 @@
 //! A client has unanswered requests on one route only; every other route waits until they are answered (I2).
 
 mod admission;
+mod attempt;
 mod blocking;
 mod clients;
 mod connection;
@@ -26,6 +27,7 @@ mod peers;
 mod pin;
 mod proxy;
 mod request;
+mod seat;
 mod subscribe;
 mod unit;
 
@@ -36,6 +38,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 pub(crate) use connection::Client;
+pub(crate) use directory::Transport;
 pub(crate) use peers::answer;
 pub(crate) use peers::{MAX_QUESTIONS, Peers, Question};
 
@@ -44,11 +47,14 @@ use directory::{Directory, Profile};
 use crate::command::CommandId;
 use crate::link::Socket;
 use crate::resp::RequestScanner;
-use crate::session::Session;
+use crate::session::{Identity, Session};
 use crate::upstream::{Outbox, Part, Upstreams};
 
 /// Distance between the virtual client ids of two instances (semantics.md 5.1).
 const IDS_PER_INSTANCE: u64 = 1_000_000_000_000;
+
+/// Ticks between two looks for clients that have not logged in.
+const SWEEP_EVERY: u32 = 5;
 
 /// Virtual client ids: unique over all instances, increasing, below 2^53.
 #[derive(Debug)]
@@ -80,6 +86,7 @@ pub(crate) struct Shared {
     pub peers: Peers,
     pub ids: Arc<Ids>,
     pub draining: Cell<bool>,
+    ticks: Cell<u32>,
     directory: Directory,
     scanner: RefCell<RequestScanner>,
     /// The parts of the transaction that is being looked at; kept for its memory.
@@ -89,6 +96,7 @@ pub(crate) struct Shared {
 /// A socket that was accepted, and what is known about it.
 pub(crate) struct Accepted {
     pub socket: Socket,
+    pub transport: Transport,
     pub addr: String,
     pub laddr: String,
 }
@@ -102,6 +110,7 @@ impl Shared {
             peers,
             ids,
             draining: Cell::new(false),
+            ticks: Cell::new(0),
             directory: Directory::default(),
             scanner: RefCell::new(RequestScanner::new()),
             parts: RefCell::default(),
@@ -116,9 +125,18 @@ impl Shared {
         }
     }
 
+    /// What time alone makes happen to clients. Called by the worker a few times a second.
+    pub(crate) fn on_tick(&self) {
+        // A walk over all clients, so not at every tick.
+        self.ticks.set(self.ticks.get().wrapping_add(1));
+        if self.ticks.get().is_multiple_of(SWEEP_EVERY) {
+            self.close_the_unauthenticated();
+        }
+    }
+
     /// Serves one client until it leaves.
     pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
-        let Accepted { socket, addr, laddr } = *accepted;
+        let Accepted { socket, transport, addr, laddr } = *accepted;
         let (read, write) = socket.into_split();
         let limit = self.up.config.client.output_limit;
         let id = self.ids.next();
@@ -128,17 +146,21 @@ impl Shared {
             outbox: Rc::clone(&outbox),
             addr,
             laddr,
-            session: RefCell::new(Session::new(self.up.config.upstream.db)),
+            transport,
+            session: RefCell::new(Session::new(self.up.config.upstream.db, self.up.policies.of(&Identity::Implicit))),
             holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
             waiting: RefCell::default(),
             command: Cell::new(CommandId::OTHER),
+            locked_at: Cell::new(self.up.now().max(1)),
             connected: now,
             active: Cell::new(self.up.now()),
         });
         self.directory.enter(&profile);
         self.up.shard.client_began();
         let reason = Client::new(Rc::clone(&self), profile, read).run().await;
-        if let Some(hub) = outbox.take_hub() {
+        outbox.keep_input(&self.up.memory, 0);
+        outbox.release(&self.up.buffers);
+        if let Some(hub) = outbox.take_hub(&self.up.buffers) {
             hub.leave(&self.up, outbox.key());
         }
         self.directory.leave(id);

@@ -99,7 +99,7 @@ impl Client {
 
     /// Reads into `carry` up to `most` bytes, so that a close is noticed; pending when full or at the end.
     pub(super) fn poll_more(&mut self, cx: &mut std::task::Context<'_>, most: usize) -> Poll<Result<(), Closed>> {
-        if self.eof || self.carry.len() >= most {
+        if self.eof || self.carry.len() >= most || self.up().pauses(self.outbox()) {
             return Poll::Pending;
         }
         let up = Rc::clone(self.up());
@@ -114,6 +114,8 @@ impl Client {
                 self.eof = chunk.is_empty();
                 up.shard.client_received_bytes.add(chunk.len() as u64);
                 self.carry.extend_from_slice(chunk);
+                self.count_input();
+                up.relieve();
                 Poll::Ready(Ok(()))
             }
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::connection::{Client, Closed};
-use super::directory::Line;
+use super::directory::{Line, Transport};
 use super::error_reply;
 use super::explain::{Tail, explain};
 use super::request::Request;
@@ -182,9 +182,10 @@ fn pool_lines(reports: &[Report]) -> Vec<String> {
 
 fn client_line(line: &Line) -> String {
     format!(
-        "id={} addr={} name={} user={} db={} resp={} age={} idle={} state={}",
+        "id={} addr={} {} name={} user={} db={} resp={} age={} idle={} state={}",
         line.id,
         line.addr,
+        via(line.transport),
         String::from_utf8_lossy(&line.name),
         String::from_utf8_lossy(&line.user),
         line.db,
@@ -193,6 +194,15 @@ fn client_line(line: &Line) -> String {
         line.idle,
         state(line)
     )
+}
+
+/// How a client is connected, and who is at the other end where the kernel says it.
+fn via(transport: Transport) -> String {
+    match transport {
+        Transport::Tcp => "via=tcp".to_owned(),
+        Transport::Tls => "via=tls".to_owned(),
+        Transport::Unix { uid, pid } => format!("via=unix uid={uid} pid={pid}"),
+    }
 }
 
 /// What a client is doing, in one word.

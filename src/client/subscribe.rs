@@ -101,7 +101,7 @@ impl Client {
         outbox.enter_hub(hub);
         if !hub.submit(&up, outbox, &order) {
             // A client that had subscriptions there is being closed.
-            outbox.take_hub();
+            outbox.take_hub(&up.buffers);
             return false;
         }
         outbox.limit_output(up.config.client.pubsub_output_limit);
@@ -126,7 +126,7 @@ impl Client {
 
     /// Ends all subscriptions on a hub, silently (rule P10).
     pub(super) fn leave_hub(&self) {
-        if let Some(hub) = self.outbox().take_hub() {
+        if let Some(hub) = self.outbox().take_hub(&self.up().buffers) {
             hub.leave(self.up(), self.outbox().key());
             self.outbox().limit_output(self.up().config.client.output_limit);
         }
@@ -136,7 +136,8 @@ impl Client {
     pub(super) fn facts(&self, held: router::Held, lent: bool) -> router::Facts {
         let authenticated = !matches!(self.admission, Admission::Unauthenticated);
         let session = self.profile.session.borrow();
-        router::Facts { authenticated, guard: session.guard, held, hub: self.hub_view(session.key.resp, lent) }
+        let hub = self.hub_view(session.key.resp, lent);
+        router::Facts { authenticated, guard: session.guard, held, hub, policy: session.policy }
     }
 
     /// How routing sees the client's subscriptions; `lent` says that a connection which it holds has them, or is to.

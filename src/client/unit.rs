@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::connection::{Client, Flow, Hold, Multi, Step};
+use super::connection::{Client, Flow, Multi, Step};
 use super::request::{Request, Scanned};
+use super::seat::Hold;
 use crate::command::Lookup;
 use crate::resp::{RequestScanner, Scan, encode};
 use crate::router::{Args, PinReason, Route, UnitPart, unit_part};
@@ -64,6 +65,7 @@ impl Client {
         parts.clear();
         parts.push(Part { command: id, bytes: len, owner: None });
         let limits = self.limits();
+        let policy = self.profile.session.borrow().policy;
         loop {
             let rest = buf.get(unit.len..)?;
             let (len, canonical) = match scanner.scan(rest, &mut None, &limits) {
@@ -76,7 +78,8 @@ impl Client {
             };
             let args = Scanned { scanner, buf: rest };
             let second = (args.count() > 1).then(|| args.nth(1));
-            let part = unit_part(&self.up().table, self.up().table.lookup(args.nth(0), second), &args);
+            let lookup = self.up().table.lookup(args.nth(0), second);
+            let part = unit_part(&self.up().table, lookup, policy, &args);
             unit.len += len;
             unit.canonical &= canonical;
             if unit.len > MAX_UNIT.min(self.up().config.lane.max_command_bytes) {

@@ -83,10 +83,12 @@ pub(super) fn specs() -> Vec<Spec> {
         kind: Kind::Other,
         arity: 0,
         write: true,
+        retry: false,
         reconfigures: false,
         in_unit: false,
         container: false,
         replies: Replies::ANY,
+        denied: 0,
     };
     let mut rows: Vec<Spec> = std::iter::once(other).chain(TABLE.lines().filter_map(row)).collect();
     let containers: Vec<String> =
@@ -109,20 +111,25 @@ fn row(line: &str) -> Option<Spec> {
     let class = columns.next()?;
     // After the condition.
     let in_unit = columns.nth(1).is_some_and(|allowed| allowed == "yes" || name.starts_with("XREAD"));
-    // After what may be sent again.
-    let arity = columns.nth(1).and_then(|a| a.parse().ok()).unwrap_or(0);
+    let again = columns.next() == Some("yes");
+    let arity = columns.next().and_then(|a| a.parse().ok()).unwrap_or(0);
     let flags = columns.next().unwrap_or_default();
     let has = |flag: &str| flags.split(' ').any(|f| f == flag);
+    let (op, kind) = (op(name, class), kind(name, class, &has));
+    let writes = has("write") || has("may_replicate") || !has("readonly");
     Some(Spec {
         name: name.to_owned(),
-        op: op(name, class),
-        kind: kind(name, class, &has),
+        op,
+        kind,
+        // The flag is necessary, not sufficient.
+        retry: again && op == Op::Plain && kind == Kind::Read && !writes,
         arity,
         in_unit,
         reconfigures: name == "CONFIG SET",
-        write: has("write") || has("may_replicate") || !has("readonly"),
+        write: writes,
         container: false,
         replies: Replies::ANY,
+        denied: 0,
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod glob;
 mod load;
+mod policy;
 mod pop;
 mod reply_mask;
 mod spec;
@@ -14,6 +15,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 pub use glob::glob_matches;
+pub use policy::{DANGEROUS, Policy, PolicyError};
 pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
 pub use reply_mask::{Replies, ReplyMask};
 pub use spec::{CommandId, Kind, Op, Spec};
@@ -62,6 +64,8 @@ pub struct CommandTable {
     names: Packed<CommandId>,
     long_names: HashMap<String, CommandId>,
     subcommands: HashMap<CommandId, HashMap<String, CommandId>>,
+    /// Names without a row that are forbidden, in upper case, with the bits of their policies.
+    denied_names: HashMap<String, u32>,
 }
 
 impl Default for CommandTable {
@@ -75,8 +79,13 @@ impl CommandTable {
     #[must_use]
     pub fn new() -> Self {
         let specs = load::specs();
-        let mut table =
-            Self { specs, names: Packed::default(), long_names: HashMap::new(), subcommands: HashMap::new() };
+        let mut table = Self {
+            specs,
+            names: Packed::default(),
+            long_names: HashMap::new(),
+            subcommands: HashMap::new(),
+            denied_names: HashMap::new(),
+        };
         for (index, spec) in table.specs.iter().enumerate().skip(1) {
             let id = CommandId(u16::try_from(index).expect("the table has fewer than 65,536 rows"));
             if spec.name.contains(' ') {

@@ -106,6 +106,8 @@ pub struct Spec {
     /// As the server counts it: negative is a minimum, the name included. 0 when unknown.
     pub arity: i16,
     pub write: bool,
+    /// A read that may be sent again after it was written: it changes nothing (semantics.md K1).
+    pub retry: bool,
     /// Changes limits of the server that respmux must know.
     pub reconfigures: bool,
     /// May stand in a transaction that rides a lane whole (semantics.md M1).
@@ -114,6 +116,8 @@ pub struct Spec {
     pub container: bool,
     /// What a reply to it can be.
     pub replies: Replies,
+    /// A bit for each [`Policy`](super::Policy) that forbids it.
+    pub denied: u32,
 }
 
 impl Spec {

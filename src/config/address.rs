@@ -17,27 +17,38 @@ const SOCKET_PATH_LIMIT: usize = 107;
 pub enum Listen {
     /// An IP address and port; port 0 lets the system choose.
     Tcp(SocketAddr),
+    /// The same, and clients speak TLS.
+    Tls(SocketAddr),
     /// A unix socket, relative to the working directory.
     Unix(PathBuf),
 }
 
 impl Listen {
-    /// Reads `ADDRESS:PORT`, `[ADDRESS]:PORT` or `unix:PATH`.
+    /// Reads `ADDRESS:PORT`, `[ADDRESS]:PORT`, either after `tls:`, or `unix:PATH`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             return socket_path(Path::new(path)).map(Self::Unix);
         }
-        let address = text
-            .parse()
-            .map_err(|_| format!("expected IP:PORT (\"127.0.0.1:6380\", \"[::1]:6380\") or unix:PATH, got {text:?}"))?;
-        Ok(Self::Tcp(address))
+        let (kind, address): (fn(SocketAddr) -> Self, _) = match text.strip_prefix("tls:") {
+            Some(address) => (Self::Tls, address),
+            None => (Self::Tcp, text),
+        };
+        let address = address.parse().map_err(|_| {
+            format!("expected IP:PORT (\"127.0.0.1:6380\", \"[::1]:6380\"), tls:IP:PORT or unix:PATH, got {text:?}")
+        })?;
+        Ok(kind(address))
+    }
+
+    /// Whether its clients speak TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
     }
 
     /// Whether other machines can reach it.
     pub(crate) fn is_remote(&self) -> bool {
         match self {
-            Self::Tcp(address) => !address.ip().is_loopback(),
+            Self::Tcp(address) | Self::Tls(address) => !address.ip().is_loopback(),
             Self::Unix(_) => false,
         }
     }
@@ -47,6 +58,7 @@ impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
+            Self::Tls(address) => write!(f, "tls:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -90,12 +102,14 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// `redis://[user[:password]@]host[:port][/db]`, `valkey://` alike, `unix://[user[:password]@]path[?db=n]`.
+/// `redis://[user[:password]@]host[:port][/db]`, `valkey://` alike, both with an `s` for TLS,
+/// `unix://[user[:password]@]path[?db=n]`.
 ///
 /// Prints with the password as `***`. No error quotes the text, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UpstreamUrl {
     pub(super) endpoint: Endpoint,
+    pub(super) tls: bool,
     pub(super) db: Option<u32>,
     pub(super) username: Option<String>,
     pub(super) password: Option<Secret>,
@@ -103,7 +117,7 @@ pub(crate) struct UpstreamUrl {
 
 impl UpstreamUrl {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        const FORMS: &str = "write redis://[user:password@]host[:port][/db], valkey://… or unix:///path[?db=n]";
+        const FORMS: &str = "write redis[s]://[user:password@]host[:port][/db], valkey[s]://… or unix:///path[?db=n]";
         if text.contains('#') {
             return Err("'#' has no meaning here; in a password write it as %23".to_owned());
         }
@@ -115,10 +129,8 @@ impl UpstreamUrl {
         };
         match scheme.to_ascii_lowercase().as_str() {
             "redis" | "valkey" => Self::parse_tcp(rest),
+            "rediss" | "valkeys" => Self::parse_tcp(rest).map(|url| Self { tls: true, ..url }),
             "unix" => Self::parse_unix(rest),
-            "rediss" | "valkeys" => {
-                Err(format!("TLS to the upstream ({scheme}://) is not there yet; use redis:// or valkey://"))
-            }
             _ => Err(format!("the scheme is not known; {FORMS}")),
         }
     }
@@ -135,7 +147,7 @@ impl UpstreamUrl {
         let (credentials, address) = split_credentials(authority);
         let (username, password) = parse_credentials(credentials)?;
         let db = if path.is_empty() { None } else { Some(parse_db(path)?) };
-        Ok(Self { endpoint: parse_host_port(address)?, db, username, password })
+        Ok(Self { endpoint: parse_host_port(address)?, tls: false, db, username, password })
     }
 
     fn parse_unix(rest: &str) -> Result<Self, String> {
@@ -153,14 +165,18 @@ impl UpstreamUrl {
             }
         }
         let path = decode_text(path, "path")?;
-        Ok(Self { endpoint: Endpoint::Unix(socket_path(Path::new(&path))?), db, username, password })
+        Ok(Self { endpoint: Endpoint::Unix(socket_path(Path::new(&path))?), tls: false, db, username, password })
     }
 }
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unix = matches!(self.endpoint, Endpoint::Unix(_));
-        f.write_str(if unix { "unix://" } else { "redis://" })?;
+        f.write_str(match self.tls {
+            true => "rediss://",
+            false if unix => "unix://",
+            false => "redis://",
+        })?;
         if self.username.is_some() || self.password.is_some() {
             let user = encode(self.username.as_deref().unwrap_or_default(), "");
             let password = if self.password.is_some() { format!(":{REDACTED}") } else { String::new() };
@@ -311,9 +327,11 @@ mod tests {
     fn urls_and_how_they_print() {
         let unix = |path: &str| Endpoint::Unix(PathBuf::from(path));
         type Expected<'a> = (Endpoint, Option<u32>, Option<&'a str>, Option<&'a [u8]>);
-        let cases: [(&str, Expected<'_>, &str); 10] = [
+        let cases: [(&str, Expected<'_>, &str); 12] = [
             ("redis://h", (tcp("h", 6379), None, None, None), "redis://h:6379"),
             ("valkey://h:7000/3", (tcp("h", 7000), Some(3), None, None), "redis://h:7000/3"),
+            ("rediss://h/1", (tcp("h", 6379), Some(1), None, None), "rediss://h:6379/1"),
+            ("valkeys://:p@h", (tcp("h", 6379), None, None, Some(b"p")), "rediss://:***@h:6379"),
             ("REDIS://h/", (tcp("h", 6379), None, None, None), "redis://h:6379"),
             ("redis://[::1]:1", (tcp("::1", 1), None, None, None), "redis://[::1]:1"),
             ("redis://u@h", (tcp("h", 6379), None, Some("u"), None), "redis://u@h:6379"),
@@ -330,6 +348,7 @@ mod tests {
         for (text, (endpoint, db, username, password), printed) in cases {
             let url = UpstreamUrl::parse(text).unwrap();
             assert_eq!(url.endpoint, endpoint, "{text}");
+            assert_eq!(url.tls, printed.starts_with("rediss"), "{text}");
             assert_eq!(url.db, db, "{text}");
             assert_eq!(url.username.as_deref(), username, "{text}");
             assert_eq!(url.password.as_ref().map(Secret::expose), password, "{text}");
@@ -340,8 +359,7 @@ mod tests {
     #[test]
     fn bad_urls_say_why_and_never_quote_the_password() {
         let cases = [
-            ("rediss://:hunter2@h", "TLS to the upstream (rediss://) is not there yet"),
-            ("valkeys://h", "TLS to the upstream"),
+            ("rediss://:hunter2@h:0", "the port must be 1 to 65535"),
             ("http://:hunter2@h", "the scheme is not known"),
             ("user:hunter2@h:6379", "no URL with a scheme"),
             ("redis://", "no host is named"),

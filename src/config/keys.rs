@@ -3,88 +3,22 @@
 //! Loading, printing, the example and the command line are all driven by this table, so that they
 //! cannot disagree. A key without a row does not exist.
 
-use super::value::{Kind, Raw, Setting};
+use super::key::{key, optional};
+use super::value::Kind;
+use super::{auth, keys_tls};
 
-/// One row of [`KEYS`].
-#[derive(Debug)]
-pub(crate) struct Key {
-    /// As in the file, with dots: `upstream.max_connections`.
-    pub(crate) path: &'static str,
-    /// As in a variable; `None` when the key has no value until somebody gives one.
-    default: Option<&'static str>,
-    /// A value for the example where there is no default.
-    example: &'static str,
-    /// What values it takes.
-    pub(crate) kind: Kind,
-    /// Long flag without dashes, and what its value is called in the help.
-    pub(crate) flag: Option<(&'static str, &'static str)>,
-    /// A second, shorter variable.
-    pub(crate) short_env: Option<&'static str>,
-    /// What it is for, with what happens at the bound.
-    pub(crate) doc: &'static str,
-}
-
-impl Key {
-    /// The variable every key has: `RESPMUX_` and the path in capitals, dots as underscores.
-    pub(crate) fn env(&self) -> String {
-        format!("RESPMUX_{}", self.path.to_ascii_uppercase().replace('.', "_"))
-    }
-
-    /// The value when nobody gives one.
-    pub(crate) fn default_setting(&self) -> Setting {
-        let Some(text) = self.default else {
-            return Setting::Unset;
-        };
-        self.kind.parse(&Raw::Untyped(text.to_owned())).expect("every default is valid: tested")
-    }
-
-    /// The default as a flag or variable would give it.
-    pub(crate) fn default_text(&self) -> &'static str {
-        self.default.unwrap_or("none")
-    }
-
-    /// The value that the example shows, as TOML, and whether it is the default.
-    pub(crate) fn example_toml(&self) -> (String, bool) {
-        match self.default_setting().to_toml() {
-            Some(text) => (text, true),
-            None => (self.example.to_owned(), false),
-        }
-    }
-
-    /// Table and name: `("upstream", "url")`, `("", "listen")`.
-    pub(crate) fn table_and_name(&self) -> (&'static str, &'static str) {
-        self.path.split_once('.').unwrap_or(("", self.path))
-    }
-
-    const fn flag(mut self, name: &'static str, value: &'static str) -> Self {
-        self.flag = Some((name, value));
-        self
-    }
-
-    const fn short_env(mut self, name: &'static str) -> Self {
-        self.short_env = Some(name);
-        self
-    }
-}
-
-const fn key(path: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, default: Some(default), example: "", kind, flag: None, short_env: None, doc }
-}
-
-const fn optional(path: &'static str, example: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, default: None, example, kind, flag: None, short_env: None, doc }
-}
+pub(crate) use super::key::{Key, find, nearest, suggestions};
 
 /// A time up to a day, from `min` milliseconds.
-const fn time(min: u64) -> Kind {
+pub(super) const fn time(min: u64) -> Kind {
     Kind::Time { min, max: 86_400_000 }
 }
 
-const fn size(min: usize, max: usize) -> Kind {
+pub(super) const fn size(min: usize, max: usize) -> Kind {
     Kind::Size { min, max }
 }
 
-const fn count(min: usize, max: usize) -> Kind {
+pub(super) const fn count(min: usize, max: usize) -> Kind {
     Kind::Count { min, max }
 }
 
@@ -92,45 +26,17 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
-/// The row of a key.
-pub(crate) fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
-}
-
-/// The candidate that looks most like `word`, if one does.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |candidate: &&str| strsim::osa_distance(word, candidate);
-    let best = candidates.min_by_key(distance)?;
-    (distance(&best) <= (word.len() / 4).max(1)).then_some(best)
-}
-
-/// The keys that an unknown path may have meant: those of the same name in other tables, else one
-/// that looks like it, else those whose name does.
-pub(crate) fn suggestions(path: &str) -> Vec<&'static str> {
-    let named = |name: &str| -> Vec<&'static str> {
-        let same = KEYS.iter().filter(|key| key.table_and_name().1 == name);
-        same.map(|key| key.path).collect()
-    };
-    let name = path.rsplit('.').next().unwrap_or(path);
-    let same = named(name);
-    if !same.is_empty() {
-        return same;
-    }
-    if let Some(best) = nearest(path, KEYS.iter().map(|key| key.path)) {
-        return vec![best];
-    }
-    nearest(name, KEYS.iter().map(|key| key.table_and_name().1)).map_or_else(Vec::new, named)
-}
-
 /// In the order of the example: keys without a table first, as TOML wants them.
-pub(crate) static KEYS: &[Key] = &[
+pub(crate) static KEYS: &[Key] = &auth::joined::<{ MAIN.len() + auth::KEYS.len() }>([MAIN, auth::KEYS]);
+
+const MAIN: &[Key] = &[
     key(
         "listen",
         "127.0.0.1:6380",
         Kind::Listen,
-        "Where clients connect: IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
+        "Where clients connect: IP:PORT, tls:IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
     )
-    .flag("listen", "ADDR|unix:PATH"),
+    .flag("listen", "ADDR|tls:ADDR|unix:PATH"),
     key(
         "workers",
         "auto",
@@ -181,7 +87,7 @@ pub(crate) static KEYS: &[Key] = &[
         "upstream.url",
         "redis://127.0.0.1:6379",
         Kind::Url,
-        "The Redis or Valkey behind: redis://[user[:password]@]host[:port][/db], valkey:// alike, or \
+        "The Redis or Valkey behind: redis://[user[:password]@]host[:port][/db], valkey:// alike, rediss:// or valkeys:// with TLS, or \
          unix:///path[?db=n]. Percent-encode special characters in user and password.",
     )
     .flag("upstream", "URL")
@@ -243,8 +149,41 @@ pub(crate) static KEYS: &[Key] = &[
         "An open, silent upstream connection is sent a PING this often. Keep it below the upstream's \
          `timeout` setting. 0s is never.",
     ),
-    key("upstream.backoff_min", "50ms", time(1), "First pause after a failed connect; doubles, with jitter."),
-    key("upstream.backoff_max", "5s", time(1), "Longest pause between connects."),
+    key(
+        "upstream.suspect_after",
+        "2s",
+        time(1),
+        "A connection that owes replies and is silent this long is suspect: counted, told in the log, and, if the \
+         upstream answers others meanwhile, left to those who wait on it.",
+    ),
+    key(
+        "upstream.backoff_min",
+        "50ms",
+        time(1),
+        "Longest first pause after a failed connect; doubles with each. The pause is drawn between zero and that.",
+    ),
+    key("upstream.backoff_max", "2s", time(1), "Longest pause between connects."),
+    key(
+        "upstream.verified_after",
+        "10s",
+        time(0),
+        "Only after commands have been answered for this long do the pauses start at backoff_min again.",
+    ),
+    key(
+        "upstream.circuit_failures",
+        "5",
+        count(0, 1_000_000),
+        "After so many failed connects in a row, when connect_wait is over too, commands do not wait for the upstream: \
+         they are answered with -LOADING at once, until one attempt at a time finds it again. 0 is never.",
+    ),
+    key(
+        "upstream.auth_backoff_min",
+        "15s",
+        time(1),
+        "First pause after the upstream refused the configured user or password; doubles. A changed secret is \
+         tried at once.",
+    ),
+    key("upstream.auth_backoff_max", "300s", time(1), "Longest such pause."),
     key(
         "upstream.connects_per_second",
         "50",
@@ -258,6 +197,19 @@ pub(crate) static KEYS: &[Key] = &[
         "What a client gets whose command was written to an upstream connection that broke before the \
          reply: \"close\" closes the client, as a lost Redis would; \"error\" answers that the outcome \
          is unknown and keeps the client.",
+    ),
+    keys_tls::UPSTREAM_CA_FILE,
+    keys_tls::UPSTREAM_SERVER_NAME,
+    keys_tls::UPSTREAM_CERT_FILE,
+    keys_tls::UPSTREAM_KEY_FILE,
+    keys_tls::UPSTREAM_INSECURE_SKIP_VERIFY,
+    key(
+        "upstream.retry_reads",
+        "false",
+        Kind::Switch,
+        "Send reads that were written to a connection that broke once more, if the client waits for nothing else. Only \
+         commands of a list that change nothing; at most a fifth of the requests and 10 a second. Whoever is the \
+         upstream then answers. Costs a copy of every request in flight.",
     ),
     key(
         "lane.max_command_bytes",
@@ -370,12 +322,37 @@ pub(crate) static KEYS: &[Key] = &[
         "Clients at one time; further ones get -ERR max number of clients reached.",
     ),
     key(
+        "client.accept_rate",
+        "1000",
+        count(0, 1_000_000),
+        "Clients that may be accepted a second; further ones wait in the backlog. 0 is no limit.",
+    ),
+    key(
+        "client.accept_burst",
+        "2000",
+        count(1, 1_000_000),
+        "Clients that may be accepted at once after a quiet time, before client.accept_rate holds.",
+    ),
+    key(
+        "client.backlog",
+        "1024",
+        count(1, 65_535),
+        "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
+    ),
+    key(
         "client.inflight_commands",
         "128",
         count(1, 1_000_000),
         "Commands of one client without a reply; then it is not read until replies come.",
     ),
     key("client.inflight_bytes", "1MiB", size(KIB, GIB), "The same in bytes of commands."),
+    key(
+        "client.request_timeout",
+        "0s",
+        time(0),
+        "A command on a shared connection that has no answer for this long gets an error that says whether it may have \
+         been executed; the client stays. Precise to 0.1s. 0s is never.",
+    ),
     key(
         "client.output_soft",
         "1MiB",
@@ -387,6 +364,13 @@ pub(crate) static KEYS: &[Key] = &[
         "256MiB",
         size(KIB, 64 * GIB),
         "Replies waiting for one client above which it is closed.",
+    ),
+    key(
+        "client.output_stall_time",
+        "60s",
+        time(0),
+        "A client for which more than client.output_soft waits, and which takes not one byte for this long, is closed. 0s \
+         is never.",
     ),
     key("client.pubsub_output_limit", "32MiB", size(KIB, 64 * GIB), "The same for a client with subscriptions."),
     key(
@@ -401,6 +385,20 @@ pub(crate) static KEYS: &[Key] = &[
         Kind::Switch,
         "Answer PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. Never for clients that have not logged in where \
          the upstream wants a login.",
+    ),
+    optional(
+        "client.max_per_source",
+        "1000",
+        count(1, 10_000_000),
+        "Clients of one IP address at one time; further ones get -ERR max number of clients reached. Not set is no \
+         limit of its own: behind NAT, or in a pod, many applications have one address.",
+    ),
+    key(
+        "client.partial_timeout",
+        "30s",
+        time(0),
+        "A client that has sent the beginning of a request and not its end is closed after this long, unless it sent at \
+         least 1 KiB a second in that time; then it gets as long again. 0s is never.",
     ),
     key("client.tcp_keepalive", "300s", time(0), "TCP keepalive towards clients. 0s is none."),
     key(
@@ -417,6 +415,26 @@ pub(crate) static KEYS: &[Key] = &[
         "Ask the upstream also before CLIENT ID, GETNAME, SETNAME and SETINFO are answered here. One \
          more round trip each.",
     ),
+    key(
+        "memory.limit",
+        "auto",
+        Kind::SizeOr { word: "auto", min: 4 * MIB, max: 1024 * GIB },
+        "Bytes that all buffers for clients and the upstream may have together. \"auto\" is a quarter of the memory that \
+         the process may use (cgroup, else the machine), at most 1GiB. At 75% the clients that hold most are not read, \
+         and when that has lasted 2s those with most unread replies are closed to make room; at 90% new clients are \
+         refused; at 95% the clients with most unread replies are closed until it is 90%. No request may be larger than \
+         75% of it.",
+    ),
+    keys_tls::CERT_FILE,
+    keys_tls::KEY_FILE,
+    keys_tls::CLIENT_CA_FILE,
+    keys_tls::CLIENT_AUTH,
+    keys_tls::MIN_VERSION,
+    keys_tls::HANDSHAKE_TIMEOUT,
+    keys_tls::MAX_HANDSHAKES,
+    keys_tls::RELOAD_INTERVAL,
+    keys_tls::UNIX_MODE,
+    keys_tls::UNIX_ALLOW_UIDS,
     key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
         .flag("drain-delay", "TIME"),
     key(
@@ -446,6 +464,7 @@ pub(crate) static KEYS: &[Key] = &[
 mod tests {
     use std::collections::HashSet;
 
+    use super::super::value::Raw;
     use super::*;
 
     #[test]
@@ -481,7 +500,13 @@ mod tests {
         }
         let mut tables: Vec<&str> = KEYS.iter().map(|key| key.table_and_name().0).collect();
         tables.dedup();
-        assert_eq!(tables, ["", "upstream", "lane", "pool", "blocking", "pubsub", "client", "drain", "log"]);
+        assert_eq!(
+            tables,
+            [
+                "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain",
+                "log", "auth", "commands"
+            ]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::thread;
 
 use super::settings::{self, Assignment, CONFIG_VARIABLE, Layer, Origin, Problem, Problems, Settings};
 use super::validate::{self, Host};
-use super::{Config, SecretSource, file};
+use super::{Config, SecretSource, file, machine};
 
 /// The command line as far as it is about configuration.
 #[derive(Debug, Default)]
@@ -85,6 +85,7 @@ impl Host {
         Self {
             parallelism: thread::available_parallelism().map_or(1, usize::from),
             open_files: rlimit::getrlimit(rlimit::Resource::NOFILE).ok().map(|(_, hard)| hard),
+            memory: machine::memory(),
             random: fastrand::u64(..),
         }
     }

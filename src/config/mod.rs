@@ -7,13 +7,18 @@
 //! environment and the machine.
 
 mod address;
+mod auth;
 mod budget;
 mod file;
+mod key;
 mod keys;
+mod keys_tls;
 mod load;
+mod machine;
 mod print;
 mod secret;
 mod settings;
+mod tls;
 mod units;
 mod validate;
 mod value;
@@ -23,9 +28,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use address::{Endpoint, Listen};
+pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
+pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
 
 pub(crate) use file::unknown as unknown_key;
 pub(crate) use keys::{KEYS, Key, find as find_key};
@@ -35,6 +42,8 @@ pub(crate) use settings::{Assignment, Origin, name_key};
 pub(crate) use value::{Kind, Raw};
 
 use settings::Settings;
+pub(crate) use validate::SPARE_DESCRIPTORS;
+
 use validate::Host;
 
 /// A configuration that was checked as a whole. `respmux config example` documents each value.
@@ -63,6 +72,16 @@ pub struct Config {
     pub pubsub: Pubsub,
     /// Clients and their limits.
     pub client: Client,
+    /// Bytes that all buffers may have together; what "auto" came to.
+    pub memory_limit: usize,
+    /// Clients that speak TLS.
+    pub tls: Tls,
+    /// Clients on unix sockets.
+    pub unix: Unix,
+    /// Clients before their login, and logins.
+    pub auth: Auth,
+    /// Commands that are refused.
+    pub commands: Commands,
     /// The end of the process.
     pub drain: Drain,
     /// What is written to stderr.
@@ -98,14 +117,28 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Time between PINGs on a silent connection; zero is never.
     pub keepalive: Duration,
-    /// First pause after a failed connect.
+    /// A connection that owes replies and is silent this long is suspect.
+    pub suspect_after: Duration,
+    /// Longest first pause after a failed connect.
     pub backoff_min: Duration,
     /// Longest pause; not below `backoff_min`.
     pub backoff_max: Duration,
+    /// Service that makes the pauses short again.
+    pub verified_after: Duration,
+    /// Failures in a row that open the circuit; zero is never.
+    pub circuit_failures: usize,
+    /// First pause after the configured login was refused.
+    pub auth_backoff_min: Duration,
+    /// Longest such pause; not below `auth_backoff_min`.
+    pub auth_backoff_max: Duration,
     /// Connect attempts a second over all workers.
     pub connects_per_second: usize,
     /// What becomes of clients whose command was written and not answered.
     pub on_loss: OnLoss,
+    /// Whether and how it speaks TLS.
+    pub tls: UpstreamTls,
+    /// Reads that were written and not answered are sent once more.
+    pub retry_reads: bool,
 }
 
 /// How far replies are checked before a client gets them.
@@ -190,20 +223,34 @@ pub struct Pubsub {
 pub struct Client {
     /// Clients at one time.
     pub max_connections: usize,
+    /// Clients accepted a second; 0 is no limit.
+    pub accept_rate: usize,
+    /// Clients accepted at once after a quiet time.
+    pub accept_burst: usize,
+    /// Clients that wait to be accepted, for each address.
+    pub backlog: usize,
     /// Commands of one client without a reply.
     pub inflight_commands: usize,
     /// The same in bytes.
     pub inflight_bytes: usize,
+    /// A command on a lane is given up after this; zero is never.
+    pub request_timeout: Duration,
     /// Bytes of waiting replies above which requests are not read.
     pub output_soft: usize,
     /// Bytes of waiting replies above which the client is closed. Not below `output_soft`.
     pub output_limit: usize,
+    /// How long a client may take nothing while more than `output_soft` waits for it; zero is for ever.
+    pub output_stall_time: Duration,
     /// The same with subscriptions.
     pub pubsub_output_limit: usize,
     /// Bytes of one unfinished request above which the client is closed.
     pub query_buffer_limit: usize,
     /// Answer PROXY.
     pub proxy_commands: bool,
+    /// Clients of one IP address at one time; `None` is no limit.
+    pub max_per_source: Option<usize>,
+    /// How long a begun request may take; zero is for ever.
+    pub partial_timeout: Duration,
     /// TCP keepalive; zero is none.
     pub tcp_keepalive: Duration,
     /// Run twins of privileged CLIENT commands on the upstream (rule C1).

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::{KEYS, Key};
 use super::settings::{Entry, Origin, Problems};
+use super::units::show_size;
 use super::value::Setting;
 use super::{Config, Division, Loaded};
 
@@ -65,10 +66,11 @@ pub(crate) fn report_text(loaded: &Loaded) -> String {
     let admin = config.admin.map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     let clients = config.client.max_connections;
     let mut text = format!(
-        "Listen    {}\nUpstream  {}\nAdmin     {admin}\nWorkers   {}\nClients   at most {clients}\n\n{}",
+        "Listen    {}\nUpstream  {}\nAdmin     {admin}\nWorkers   {}\nClients   at most {clients}\nMemory    buffers take at most {}\n\n{}",
         listen.join(", "),
         upstream(config),
         config.workers,
+        show_size(config.memory_limit),
         config.division(),
     );
     for warning in warnings {
@@ -93,6 +95,7 @@ pub(crate) fn report_json(result: Result<&Loaded, &Problems>) -> String {
                 "warnings": loaded.warnings,
                 "config": loaded.settings.iter().map(entry).collect::<Map<_, _>>(),
                 "workers": loaded.config.workers,
+                "memory_limit": loaded.config.memory_limit,
                 "budget": budget(&loaded.config.division()),
             })
         }
@@ -135,6 +138,7 @@ fn value(setting: &Setting) -> Value {
         Setting::Unset => Value::Null,
         Setting::Count(number) => json!(number),
         Setting::Switch(on) => json!(on),
+        Setting::Texts(texts) => json!(texts),
         Setting::Listen(listen) => listen.iter().map(ToString::to_string).collect(),
         other => match other.to_toml().as_deref().and_then(unquote) {
             Some(text) => json!(text),
@@ -152,6 +156,7 @@ fn unquote(literal: &str) -> Option<String> {
 fn origin(key: &Key, entry: &Entry, config: &Config) -> String {
     match (key.path, &entry.setting) {
         ("workers", Setting::Word(_)) => format!("{}: {} here", entry.origin, config.workers),
+        ("memory.limit", Setting::Word(_)) => format!("{}: {} here", entry.origin, show_size(config.memory_limit)),
         _ => match &entry.origin {
             Origin::Flag(name) => format!("flag {name}"),
             Origin::Environment(name) => format!("variable {name}"),

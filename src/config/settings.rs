@@ -74,6 +74,11 @@ impl fmt::Display for Problem {
 pub struct Problems(pub(super) Vec<Problem>);
 
 impl Problems {
+    /// One problem that lies in no single place.
+    pub(crate) fn of(reason: impl Into<String>) -> Self {
+        Self(vec![Problem::general(reason)])
+    }
+
     /// One text for each problem.
     pub fn texts(&self) -> Vec<String> {
         self.0.iter().map(Problem::to_string).collect()

@@ -4,7 +4,7 @@ use super::settings::{Assignment, Layer, Origin, environment};
 use super::validate::{Host, validate};
 use super::*;
 
-const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), random: 41 };
+const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), memory: Some(2 << 30), random: 41 };
 
 /// A file and variables, on a machine of eight cores.
 fn load_both(file: &str, variables: &[(&str, &str)]) -> Result<(Config, Vec<String>), Problems> {
@@ -24,6 +24,39 @@ fn bad(file: &str) -> Vec<String> {
 
 fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
+}
+
+fn usual_auth() -> Auth {
+    Auth {
+        timeout: seconds(60),
+        max_commands: 1000,
+        max_input: 256 << 10,
+        max_output: 64 << 10,
+        failures: Failures { delay: Duration::from_millis(100), delay_max: seconds(3), most: 10, window: seconds(60) },
+    }
+}
+
+fn usual_client() -> Client {
+    Client {
+        max_connections: 10_000,
+        accept_rate: 1000,
+        accept_burst: 2000,
+        backlog: 1024,
+        inflight_commands: 128,
+        inflight_bytes: 1 << 20,
+        request_timeout: Duration::ZERO,
+        output_soft: 1 << 20,
+        output_limit: 256 << 20,
+        output_stall_time: seconds(60),
+        pubsub_output_limit: 32 << 20,
+        proxy_commands: true,
+        query_buffer_limit: 1 << 30,
+        max_per_source: None,
+        partial_timeout: Duration::from_secs(30),
+        tcp_keepalive: seconds(300),
+        verify_privileged: true,
+        exact_connection_commands: false,
+    }
 }
 
 #[test]
@@ -48,10 +81,17 @@ fn the_defaults_are_those_of_the_design() {
             progress_timeout: seconds(10),
             idle_timeout: seconds(60),
             keepalive: seconds(30),
+            suspect_after: seconds(2),
             backoff_min: Duration::from_millis(50),
-            backoff_max: seconds(5),
+            backoff_max: seconds(2),
+            verified_after: seconds(10),
+            circuit_failures: 5,
+            auth_backoff_min: seconds(15),
+            auth_backoff_max: seconds(300),
             connects_per_second: 50,
             on_loss: OnLoss::Close,
+            tls: UpstreamTls::default(),
+            retry_reads: false,
         },
         lane: Lane {
             max_command_bytes: 256 << 10,
@@ -75,19 +115,13 @@ fn the_defaults_are_those_of_the_design() {
             output_soft: 8 << 20,
             output_soft_time: Duration::from_secs(60),
         },
-        client: Client {
-            max_connections: 10_000,
-            inflight_commands: 128,
-            inflight_bytes: 1 << 20,
-            output_soft: 1 << 20,
-            output_limit: 256 << 20,
-            pubsub_output_limit: 32 << 20,
-            proxy_commands: true,
-            query_buffer_limit: 1 << 30,
-            tcp_keepalive: seconds(300),
-            verify_privileged: true,
-            exact_connection_commands: false,
-        },
+        client: usual_client(),
+        memory_limit: 512 << 20,
+        // See the test on TLS and unix sockets.
+        tls: config.tls.clone(),
+        unix: config.unix.clone(),
+        auth: usual_auth(),
+        commands: Commands { deny: vec![], allow: vec![], exempt: vec![] },
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
@@ -131,16 +165,29 @@ fn every_key_reaches_the_configuration() {
             "upstream.password" | "upstream.password_file" => "p".to_owned(),
             // Needs a password to be valid: see the test on credentials.
             "upstream.username" => continue,
+            // Valid in company only: see the test on TLS.
+            "tls.client_auth" | "upstream.tls_cert_file" | "upstream.tls_key_file" => continue,
+            "tls.cert_file" | "tls.key_file" | "tls.client_ca_file" | "upstream.tls_ca_file" => "/f".to_owned(),
+            "upstream.tls_server_name" => "h".to_owned(),
+            "tls.min_version" => "1.3".to_owned(),
+            "unix.mode" => "0600".to_owned(),
+            "unix.allow_uids" => "1000".to_owned(),
             "upstream.on_loss" => "error".to_owned(),
             "integrity" => "strict".to_owned(),
             "log.format" => "json".to_owned(),
+            "memory.limit" => "9MiB".to_owned(),
             "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),
+            "auth.failure_delay" => "1s".to_owned(),
+            "commands.deny" | "commands.allow" | "commands.exempt" => "KEYS".to_owned(),
             "pubsub.mode" => "pinned".to_owned(),
             "pubsub.resp3" => "exact".to_owned(),
             path => match key.kind {
                 Kind::Switch => "true".to_owned(),
+                // Between the bounds of those that bound each other.
+                Kind::Time { .. } if path == "upstream.backoff_min" => "1s".to_owned(),
+                Kind::Time { .. } if path == "upstream.auth_backoff_max" => "1h".to_owned(),
                 Kind::Time { .. } => "4s".to_owned(),
                 Kind::Count { .. } => "1023".to_owned(),
                 Kind::Size { .. } => "2MiB".to_owned(),
@@ -235,11 +282,50 @@ fn one_setting_may_bound_another() {
     let file = "[upstream]\nbackoff_min = '6s'\n[lane]\nmax_inflight_bytes = '64KiB'\n\
                 [client]\noutput_limit = '1KiB'";
     let expected = [
-        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"5s\"",
+        "f:2:15: upstream.backoff_min = \"6s\" must not be above upstream.backoff_max = \"2s\"",
         "f:4:22: lane.max_command_bytes = \"256KiB\" must not be above lane.max_inflight_bytes = \"64KiB\"",
         "f:6:16: client.output_soft = \"1MiB\" must not be above client.output_limit = \"1KiB\"",
     ];
     assert_eq!(bad(file), expected);
+}
+
+#[test]
+fn the_defaults_of_tls_and_unix_sockets() {
+    let (config, _) = good("");
+    let expected = Tls {
+        cert_file: None,
+        key_file: None,
+        client_ca_file: None,
+        client_auth: ClientAuth::No,
+        min_version: TlsVersion::V1_2,
+        handshake_timeout: seconds(5),
+        max_handshakes: 512,
+        reload_interval: seconds(5),
+    };
+    assert_eq!(config.tls, expected);
+    assert_eq!(config.unix, Unix { mode: 0o660, allow_uids: None });
+}
+
+#[test]
+fn tls_settings_belong_together() {
+    let missing = bad("listen = ['tls:127.0.0.1:6390']");
+    assert_eq!(missing, ["f:1:10: an address tls:IP:PORT needs tls.cert_file and tls.key_file"]);
+    let (config, warnings) = good(
+        "listen = ['tls:127.0.0.1:6390', '127.0.0.1:6380']\n[tls]\ncert_file = 'c'\nkey_file = 'k'\n\
+         client_auth = 'optional'\nclient_ca_file = 'a'",
+    );
+    assert_eq!(config.listen[0], Listen::Tls("127.0.0.1:6390".parse().unwrap()));
+    assert_eq!((config.tls.client_auth, warnings), (ClientAuth::Optional, vec![]));
+    assert_eq!(
+        bad("[tls]\nclient_auth = 'required'"),
+        ["f:2:15: client certificates cannot be checked without tls.client_ca_file"]
+    );
+    let half = bad("[upstream]\nurl = 'rediss://h'\ntls_key_file = 'k'");
+    assert_eq!(half, ["f:3:16: upstream.tls_cert_file and upstream.tls_key_file belong together"]);
+    let (config, warnings) = good("upstream.url = 'rediss://h'\nupstream.tls_insecure_skip_verify = true");
+    assert!(config.upstream.tls.enabled && warnings[0].contains("accepts any certificate"), "{warnings:?}");
+    let (_, warnings) = good("upstream.tls_ca_file = 'a'");
+    assert_eq!(warnings, ["upstream.tls_… is set, but upstream.url is no rediss:// URL: not used"]);
 }
 
 #[test]
@@ -249,8 +335,8 @@ fn advice_is_given_where_it_is_due() {
     assert!(warnings[0].contains("lane.busy_threshold") && warnings[1].contains("exceed 30s"));
     let settings = Settings::merge(vec![]).unwrap();
     let open_files = |limit| validate(&settings, Host { open_files: Some(limit), ..HOST }).unwrap().1;
-    assert_eq!(open_files(10_096), Vec::<String>::new());
-    assert!(open_files(10_095)[0].contains("needs 10096 open files, the hard limit is 10095"));
+    assert_eq!(open_files(10_160), Vec::<String>::new());
+    assert!(open_files(10_159)[0].contains("needs 10160 open files, the hard limit is 10159"));
 }
 
 #[test]

@@ -9,16 +9,21 @@ use super::secret::SecretSource;
 use super::settings::{Origin, Problem, Problems, Settings};
 use super::value::Setting;
 use super::values::Values;
-use super::{Config, OnLoss, Upstream};
+use super::{Config, OnLoss, Tls, Unix, Upstream, UpstreamTls, tls};
 
 /// `workers = "auto"` takes no more cores than this: beyond it Redis' one thread is the limit.
 const AUTO_WORKERS: usize = 4;
 
+/// Bounds of `memory.limit = "auto"`, bytes.
+const AUTO_MEMORY_MIN: u64 = 4 << 20;
+const AUTO_MEMORY_MAX: u64 = 1 << 30;
+
 /// Kubernetes' terminationGracePeriodSeconds unless changed.
 const USUAL_GRACE: Duration = Duration::from_secs(30);
 
-/// Descriptors beside those of clients and upstream connections: listeners, runtimes, admin, logs.
-const SPARE_DESCRIPTORS: usize = 64;
+/// Descriptors beside those of clients and upstream connections: listeners, runtimes, logs, and the admin
+/// listener's connections, which may be 64.
+pub(crate) const SPARE_DESCRIPTORS: usize = 128;
 
 /// What the configuration takes from the machine.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) parallelism: usize,
     /// Hard limit on open files, if there is one.
     pub(crate) open_files: Option<u64>,
+    /// Bytes of memory this process may use, if that is known.
+    pub(crate) memory: Option<u64>,
     /// Picks the instance: any number.
     pub(crate) random: u64,
 }
@@ -55,6 +62,11 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         blocking: values.blocking(),
         pubsub: values.pubsub(),
         client: values.client(),
+        memory_limit: values.maybe_count("memory.limit").unwrap_or_else(|| auto_memory(host.memory)),
+        tls: Tls::of(&values),
+        unix: Unix::of(&values),
+        auth: values.auth(),
+        commands: values.commands(),
         drain: values.drain(),
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
@@ -62,11 +74,22 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     };
     check.relations(&config);
     check.remote_passwordless(&config);
+    for (path, reason) in tls::problems(&config) {
+        check.problems.push(Problem::at(check.origin(path).clone(), reason));
+    }
+    check.warnings.extend(tls::warnings(&config));
     check.advice(&config, host.open_files);
     match check.problems.is_empty() {
         true => Ok((config, check.warnings)),
         false => Err(Problems(check.problems)),
     }
+}
+
+/// `memory.limit = "auto"`: a quarter of what there is leaves room for the copies, the sockets and the tasks that no
+/// count covers.
+fn auto_memory(available: Option<u64>) -> usize {
+    let quarter = available.map_or(AUTO_MEMORY_MAX, |bytes| bytes / 4).clamp(AUTO_MEMORY_MIN, AUTO_MEMORY_MAX);
+    usize::try_from(quarter).unwrap_or(usize::MAX)
 }
 
 struct Check<'a> {
@@ -139,16 +162,24 @@ impl Check<'_> {
             progress_timeout: values.time("upstream.progress_timeout"),
             idle_timeout: values.time("upstream.idle_timeout"),
             keepalive: values.time("upstream.keepalive"),
+            suspect_after: values.time("upstream.suspect_after"),
             backoff_min: values.time("upstream.backoff_min"),
             backoff_max: values.time("upstream.backoff_max"),
+            verified_after: values.time("upstream.verified_after"),
+            circuit_failures: values.count("upstream.circuit_failures"),
+            auth_backoff_min: values.time("upstream.auth_backoff_min"),
+            auth_backoff_max: values.time("upstream.auth_backoff_max"),
             connects_per_second: values.count("upstream.connects_per_second"),
+            retry_reads: values.switch("upstream.retry_reads"),
             on_loss: if values.is_word("upstream.on_loss", "error") { OnLoss::Error } else { OnLoss::Close },
+            tls: UpstreamTls::of(values),
         };
         if embedded {
             if upstream.username.take().is_some() | upstream.password.take().is_some() {
                 self.warnings.push("embedded = true: user and password are not used".to_owned());
             }
             (upstream.endpoint, upstream.db) = (Endpoint::Unix(PathBuf::new()), 0);
+            upstream.tls.enabled = false;
         } else if upstream.username.is_some() && upstream.password.is_none() {
             self.problems
                 .push(Problem::general("the upstream has a user name but no password: set upstream.password_file"));
@@ -216,8 +247,18 @@ impl Check<'_> {
         let (upstream, lane, client) = (&config.upstream, &config.lane, &config.client);
         let pairs = [
             (upstream.backoff_min > upstream.backoff_max, "upstream.backoff_min", "upstream.backoff_max"),
+            (
+                upstream.auth_backoff_min > upstream.auth_backoff_max,
+                "upstream.auth_backoff_min",
+                "upstream.auth_backoff_max",
+            ),
             (lane.max_command_bytes > lane.max_inflight_bytes, "lane.max_command_bytes", "lane.max_inflight_bytes"),
             (config.blocking.poll_min > config.blocking.poll_max, "blocking.poll_min", "blocking.poll_max"),
+            (
+                config.auth.failures.delay > config.auth.failures.delay_max,
+                "auth.failure_delay",
+                "auth.failure_delay_max",
+            ),
             (client.output_soft > client.output_limit, "client.output_soft", "client.output_limit"),
         ];
         for (is_wrong, low, high) in pairs {
@@ -267,7 +308,7 @@ impl Check<'_> {
         if let Some(limit) = open_files.filter(|limit| *limit < needed as u64) {
             self.warnings.push(format!(
                 "client.max_connections = {} needs {needed} open files, the hard limit is {limit} \
-                 (ulimit -Hn): clients will be refused before that",
+                 (ulimit -Hn): it will be lowered to fit",
                 config.client.max_connections
             ));
         }

@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     CountOr { word: &'static str, min: usize, max: usize },
     /// Bytes, within bounds.
     Size { min: usize, max: usize },
+    /// The same, or this word.
+    SizeOr { word: &'static str, min: usize, max: usize },
     /// A duration, within bounds in milliseconds.
     Time { min: u64, max: u64 },
     /// Yes or no.
@@ -50,10 +52,16 @@ pub(crate) enum Kind {
     Text,
     /// Any text, never printed.
     Secret,
+    /// A list of texts, perhaps empty.
+    Texts,
     /// A path.
     Path,
     /// `level` or `target=level`, comma separated.
     LogFilter,
+    /// Permissions of a file in octal digits.
+    Mode,
+    /// Numbers of users, comma separated or an array of texts.
+    Users,
 }
 
 /// A value that its kind has accepted.
@@ -71,6 +79,9 @@ pub(crate) enum Setting {
     Text(String),
     Secret(Secret),
     Path(PathBuf),
+    Mode(u32),
+    Users(Vec<u32>),
+    Texts(Vec<String>),
 }
 
 pub(super) const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -91,6 +102,10 @@ impl Kind {
                 _ => self.count(raw, min, max),
             },
             Self::Size { min, max } => self.size(raw, min, max),
+            Self::SizeOr { word, min, max } => match raw.text() {
+                Some(text) if text == word => Ok(Setting::Word(word)),
+                _ => self.size(raw, min, max),
+            },
             Self::Time { min, max } => self.time(raw, min, max),
             Self::Switch => match (raw, raw.text()) {
                 (Raw::Boolean(on), _) => Ok(Setting::Switch(*on)),
@@ -102,7 +117,14 @@ impl Kind {
                 let word = words.iter().find(|word| raw.text() == Some(**word));
                 word.map(|word| Setting::Word(word)).ok_or_else(|| self.expected(raw))
             }
+            Self::Texts => texts(raw).map(Setting::Texts).ok_or_else(|| self.expected(raw)),
             Self::Listen => listen(raw).ok_or_else(|| self.expected(raw))?,
+            Self::Mode => {
+                let digits = raw.text().filter(|text| (3..=4).contains(&text.len()));
+                let mode = digits.and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mode| *mode <= 0o777);
+                mode.map(Setting::Mode).ok_or_else(|| self.expected(raw))
+            }
+            Self::Users => users(raw).ok_or_else(|| self.expected(raw)),
             Self::AddressOrOff => match raw.text() {
                 Some("off") => Ok(Setting::Word("off")),
                 text => {
@@ -170,10 +192,14 @@ impl Kind {
             Self::Count { .. } => "a whole number".to_owned(),
             Self::CountOr { word, .. } => format!("a whole number or \"{word}\""),
             Self::Size { .. } => "a size such as \"64KiB\" or \"8MiB\"".to_owned(),
+            Self::SizeOr { word, .. } => format!("a size such as \"64MiB\", or \"{word}\""),
             Self::Time { .. } => "a duration such as \"250ms\", \"5s\" or \"1m\"".to_owned(),
             Self::Switch => "true or false".to_owned(),
             Self::Word(words) => format!("one of {}", quoted(words)),
+            Self::Texts => "an array of texts".to_owned(),
             Self::Listen => "an address or an array of addresses".to_owned(),
+            Self::Mode => "permissions in octal digits such as \"0660\"".to_owned(),
+            Self::Users => "numbers of users such as \"0,1000\"".to_owned(),
             Self::AddressOrOff => "IP:PORT such as \"127.0.0.1:9380\" or \"off\"".to_owned(),
             Self::Url => "a URL such as \"redis://127.0.0.1:6379\"".to_owned(),
             Self::Text | Self::Secret | Self::Path | Self::LogFilter => "a text".to_owned(),
@@ -204,6 +230,29 @@ impl Raw {
     }
 }
 
+/// The empty text is no user: everybody may.
+fn users(raw: &Raw) -> Option<Setting> {
+    let texts: Vec<&str> = match raw {
+        Raw::Integer(number) => return Some(Setting::Users(vec![u32::try_from(*number).ok()?])),
+        Raw::Untyped(text) | Raw::Text(text) if text.is_empty() => return Some(Setting::Unset),
+        Raw::Untyped(text) | Raw::Text(text) => text.split(',').map(str::trim).collect(),
+        Raw::List(texts) => texts.iter().map(String::as_str).collect(),
+        _ => return None,
+    };
+    texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>().map(Setting::Users)
+}
+
+/// Commas part texts where there is no array. An empty text is an empty list.
+fn texts(raw: &Raw) -> Option<Vec<String>> {
+    match raw {
+        Raw::Untyped(text) if text.trim().is_empty() => Some(Vec::new()),
+        Raw::Untyped(text) => Some(text.split(',').map(|part| part.trim().to_owned()).collect()),
+        Raw::Text(text) => Some(vec![text.clone()]),
+        Raw::List(texts) => Some(texts.clone()),
+        _ => None,
+    }
+}
+
 /// `None` when the value is no list of texts at all.
 fn listen(raw: &Raw) -> Option<Result<Setting, String>> {
     let texts: Vec<&str> = match raw {
@@ -230,7 +279,7 @@ fn listen(raw: &Raw) -> Option<Result<Setting, String>> {
 }
 
 fn is_any_port(address: &Listen) -> bool {
-    matches!(address, Listen::Tcp(address) if address.port() == 0)
+    matches!(address, Listen::Tcp(address) | Listen::Tls(address) if address.port() == 0)
 }
 
 /// Strict, since the filter of the tracing crates takes a misspelled level for a target.
@@ -260,6 +309,10 @@ impl Setting {
                 let texts: Vec<String> = listen.iter().map(|l| toml_string(&l.to_string())).collect();
                 return Some(format!("[{}]", texts.join(", ")));
             }
+            Self::Texts(texts) => {
+                let texts: Vec<String> = texts.iter().map(|text| toml_string(text)).collect();
+                return Some(format!("[{}]", texts.join(", ")));
+            }
             Self::Size(size) => show_size(*size),
             Self::Time(time) => show_duration(*time),
             Self::Word(word) => (*word).to_owned(),
@@ -268,6 +321,8 @@ impl Setting {
             Self::Text(text) => text.clone(),
             Self::Secret(_) => REDACTED.to_owned(),
             Self::Path(path) => path.to_string_lossy().into_owned(),
+            Self::Mode(mode) => format!("{mode:04o}"),
+            Self::Users(users) => users.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
         };
         Some(toml_string(&text))
     }
@@ -324,6 +379,19 @@ mod tests {
         assert_eq!(twice, "\"127.0.0.1:1\" is named twice");
         assert!(show(untyped("127.0.0.1:0,127.0.0.1:0")).is_ok());
         assert!(show(Raw::Integer(6380)).is_err());
+    }
+
+    #[test]
+    fn permissions_are_octal_and_users_are_numbers() {
+        assert_eq!(Kind::Mode.parse(&untyped("0660")), Ok(Setting::Mode(0o660)));
+        assert_eq!(Setting::Mode(0o600).to_toml().unwrap(), "\"0600\"");
+        for bad in ["9", "0680", "7777", "rw-", ""] {
+            assert!(Kind::Mode.parse(&untyped(bad)).is_err(), "{bad}");
+        }
+        assert_eq!(Kind::Users.parse(&untyped("0, 1000")), Ok(Setting::Users(vec![0, 1000])));
+        assert_eq!(Kind::Users.parse(&Raw::Integer(5)), Ok(Setting::Users(vec![5])));
+        assert_eq!(Kind::Users.parse(&untyped("")), Ok(Setting::Unset));
+        assert!(Kind::Users.parse(&untyped("root")).unwrap_err().ends_with("such as \"0,1000\", got \"root\""));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Settings as the types the program uses. Pure.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::{Listen, UpstreamUrl};
@@ -49,6 +50,13 @@ impl Values<'_> {
     pub(super) fn text(&self, path: &str) -> Option<String> {
         match &self.entry(path).setting {
             Setting::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn path(&self, path: &str) -> Option<PathBuf> {
+        match &self.entry(path).setting {
+            Setting::Path(path) => Some(path.clone()),
             _ => None,
         }
     }
@@ -118,13 +126,20 @@ impl Values<'_> {
     pub(super) fn client(&self) -> Client {
         Client {
             max_connections: self.count("client.max_connections"),
+            accept_rate: self.count("client.accept_rate"),
+            accept_burst: self.count("client.accept_burst"),
+            backlog: self.count("client.backlog"),
             inflight_commands: self.count("client.inflight_commands"),
             inflight_bytes: self.count("client.inflight_bytes"),
+            request_timeout: self.time("client.request_timeout"),
             output_soft: self.count("client.output_soft"),
             output_limit: self.count("client.output_limit"),
+            output_stall_time: self.time("client.output_stall_time"),
             pubsub_output_limit: self.count("client.pubsub_output_limit"),
             proxy_commands: self.switch("client.proxy_commands"),
             query_buffer_limit: self.count("client.query_buffer_limit"),
+            max_per_source: self.maybe_count("client.max_per_source"),
+            partial_timeout: self.time("client.partial_timeout"),
             tcp_keepalive: self.time("client.tcp_keepalive"),
             verify_privileged: self.switch("client.verify_privileged"),
             exact_connection_commands: self.switch("client.exact_connection_commands"),

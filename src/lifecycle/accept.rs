@@ -1,32 +1,39 @@
 //! Accepts clients on the main thread and seats them, so that few clients are spread as evenly as many.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::sleep;
 
+use super::bind::{bind_tcp, bind_unix};
+use super::certificates::ForClients;
+use super::sources::Sources;
 use super::start::Workers;
+use crate::client::Transport;
 use crate::config::{Config, Listen};
-use crate::telemetry::RejectReason;
+use crate::telemetry::{AcceptError, Pressure, RejectReason, ShedStep};
 use crate::worker::{Arrival, ArrivalSocket};
 
-/// Connections that may wait for accept(2); the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 4096;
 /// How long to wait after accept(2) failed for want of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// After so many other failures in a row there is a pause too: whatever it is, it must not take the thread.
+const MANY_ERRORS: u32 = 64;
+/// One line of log for all failures of this time.
+const LOG_EVERY: Duration = Duration::from_secs(1);
 /// As a server says it (rule F10).
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
+const NOT_THIS_USER: &[u8] = b"-DENIED the user of this process may not connect to this socket\r\n";
 
 enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, ForClients),
     Unix(UnixListener, PathBuf),
 }
 
@@ -35,27 +42,44 @@ pub(super) struct Acceptor {
     config: Arc<Config>,
     listeners: Vec<Listener>,
     addresses: Vec<String>,
+    sources: Sources,
+    /// Who is asked first next time, so that a crowd at one address does not keep others waiting.
+    first: Cell<usize>,
+    rate: Rate,
+    errors_in_a_row: Cell<u32>,
+    log: Cell<(Option<Instant>, u64)>,
 }
 
 impl Acceptor {
     /// Binds every configured address.
-    pub(super) async fn bind(config: &Arc<Config>) -> anyhow::Result<Self> {
-        let mut acceptor = Self { config: Arc::clone(config), listeners: Vec::new(), addresses: Vec::new() };
+    pub(super) async fn bind(config: &Arc<Config>, tls: Option<ForClients>) -> anyhow::Result<Self> {
+        let mut acceptor = Self {
+            config: Arc::clone(config),
+            listeners: Vec::new(),
+            addresses: Vec::new(),
+            sources: Sources::default(),
+            first: Cell::new(0),
+            rate: Rate::new(config.client.accept_rate, config.client.accept_burst),
+            errors_in_a_row: Cell::new(0),
+            log: Cell::new((None, 0)),
+        };
+        let backlog = config.client.backlog;
         for listen in &config.listen {
-            let (listener, address) = match listen {
-                Listen::Tcp(addr) => {
-                    let listener = bind_tcp(*addr).with_context(|| format!("listen: cannot listen on {addr}"))?;
-                    let bound = listener.local_addr()?.to_string();
-                    (Listener::Tcp(listener), bound)
-                }
-                Listen::Unix(path) => {
-                    let listener =
-                        bind_unix(path).with_context(|| format!("listen: cannot listen on unix:{}", path.display()))?;
-                    (Listener::Unix(listener, path.clone()), format!("unix:{}", path.display()))
+            let listener = match (listen, &tls) {
+                (Listen::Tcp(addr), _) => bind_tcp(*addr, backlog).map(Listener::Tcp),
+                (Listen::Tls(addr), Some(tls)) => bind_tcp(*addr, backlog).map(|l| Listener::Tls(l, tls.clone())),
+                (Listen::Tls(_), None) => anyhow::bail!("listen: {listen} without a certificate"),
+                (Listen::Unix(path), _) => {
+                    bind_unix(path, config.unix.mode, backlog).map(|l| Listener::Unix(l, path.clone()))
                 }
             };
+            let listener = listener.with_context(|| format!("listen: cannot listen on {listen}"))?;
+            acceptor.addresses.push(match &listener {
+                Listener::Tcp(l) => l.local_addr()?.to_string(),
+                Listener::Tls(l, _) => format!("tls:{}", l.local_addr()?),
+                Listener::Unix(..) => listen.to_string(),
+            });
             acceptor.listeners.push(listener);
-            acceptor.addresses.push(address);
         }
         Ok(acceptor)
     }
@@ -68,38 +92,97 @@ impl Acceptor {
     /// Accepts and seats clients for as long as it is polled.
     pub(super) async fn run(&self, workers: &Workers) {
         loop {
+            if let Some(pause) = self.rate.missing() {
+                workers.shard().accept_stalls.inc();
+                sleep(pause).await;
+                continue;
+            }
             match self.accept().await {
-                Ok(arrival) => self.admit(workers, arrival).await,
-                Err(error) => {
-                    workers.shard().accept_errors.inc();
-                    tracing::warn!(%error, "accept failed");
-                    sleep(ACCEPT_BACKOFF).await;
+                Ok(arrival) => {
+                    self.rate.take();
+                    self.errors_in_a_row.set(0);
+                    self.admit(workers, arrival).await;
                 }
+                Err(error) => self.on_error(workers, &error).await,
             }
         }
     }
 
-    async fn admit(&self, workers: &Workers, arrival: Arrival) {
-        if workers.clients() < self.config.client.max_connections {
-            return workers.seat(arrival).await;
-        }
-        workers.shard().client_rejected[RejectReason::Limit].inc();
-        // The socket is new, so its buffer is empty; a client that is gone already misses nothing.
-        let _ = match arrival.socket {
-            ArrivalSocket::Tcp(mut stream) => stream.write(TOO_MANY),
-            ArrivalSocket::Unix(mut stream) => stream.write(TOO_MANY),
+    /// Without descriptors or memory only time helps. Other failures are of one connection, which is gone.
+    async fn on_error(&self, workers: &Workers, error: &io::Error) {
+        let reason = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => AcceptError::Descriptors,
+            Some(libc::ENOBUFS | libc::ENOMEM) => AcceptError::Memory,
+            _ => AcceptError::Other,
         };
+        workers.shard().accept_errors[reason].inc();
+        let (logged, unsaid) = self.log.get();
+        if logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            tracing::warn!(%error, %reason, unsaid, "accept failed");
+            self.log.set((Some(Instant::now()), 0));
+        } else {
+            self.log.set((logged, unsaid + 1));
+        }
+        self.errors_in_a_row.set(self.errors_in_a_row.get() + 1);
+        if reason != AcceptError::Other || self.errors_in_a_row.get() >= MANY_ERRORS {
+            self.errors_in_a_row.set(0);
+            sleep(ACCEPT_BACKOFF).await;
+        }
+    }
+
+    async fn admit(&self, workers: &Workers, mut arrival: Arrival) {
+        let Some(reason) = self.objection(workers, &mut arrival) else {
+            return workers.seat(arrival).await;
+        };
+        workers.shard().client_rejected[reason].inc();
+        turn_away(arrival, if reason == RejectReason::User { NOT_THIS_USER } else { TOO_MANY });
+    }
+
+    /// Why this client cannot be taken.
+    fn objection(&self, workers: &Workers, arrival: &mut Arrival) -> Option<RejectReason> {
+        if !self.may_connect(arrival) {
+            return Some(RejectReason::User);
+        }
+        if workers.clients() >= self.config.client.max_connections {
+            return Some(RejectReason::Limit);
+        }
+        if workers.telemetry.facts.memory().pressure() >= Pressure::Refuse {
+            workers.shard().shed[ShedStep::Refuse].inc();
+            return Some(RejectReason::Memory);
+        }
+        if let (Some(most), Some(source)) = (self.config.client.max_per_source, arrival.source) {
+            arrival.place = self.sources.enter(source, most);
+            return arrival.place.is_none().then_some(RejectReason::Source);
+        }
+        None
+    }
+
+    fn may_connect(&self, arrival: &Arrival) -> bool {
+        let (ArrivalSocket::Unix(_, Transport::Unix { uid, .. }), Some(allowed)) =
+            (&arrival.socket, &self.config.unix.allow_uids)
+        else {
+            return true;
+        };
+        allowed.contains(uid)
     }
 
     /// The next client of any listener.
     async fn accept(&self) -> io::Result<Arrival> {
         std::future::poll_fn(|cx| {
-            for listener in &self.listeners {
-                let ready = match listener {
-                    Listener::Tcp(l) => l.poll_accept(cx).map(|r| r.and_then(|(s, addr)| self.tcp(s, addr))),
+            let first = self.first.get();
+            for position in (first..first + self.listeners.len()).map(|n| n % self.listeners.len()) {
+                let ready = match &self.listeners[position] {
+                    Listener::Tcp(l) => {
+                        l.poll_accept(cx).map(|r| r.and_then(|(s, addr)| self.tcp(s, addr, ArrivalSocket::Tcp)))
+                    }
+                    Listener::Tls(l, current) => l.poll_accept(cx).map(|r| {
+                        let tls = |stream| ArrivalSocket::Tls(stream, Arc::clone(&current.borrow()));
+                        r.and_then(|(s, addr)| self.tcp(s, addr, tls))
+                    }),
                     Listener::Unix(l, path) => l.poll_accept(cx).map(|r| r.and_then(|(s, _)| unix(s, path))),
                 };
                 if ready.is_ready() {
+                    self.first.set(position + 1);
                     return ready;
                 }
             }
@@ -108,7 +191,12 @@ impl Acceptor {
         .await
     }
 
-    fn tcp(&self, stream: tokio::net::TcpStream, addr: SocketAddr) -> io::Result<Arrival> {
+    fn tcp(
+        &self,
+        stream: tokio::net::TcpStream,
+        addr: SocketAddr,
+        kind: impl FnOnce(std::net::TcpStream) -> ArrivalSocket,
+    ) -> io::Result<Arrival> {
         let stream = stream.into_std()?;
         stream.set_nodelay(true)?;
         let time = self.config.client.tcp_keepalive;
@@ -120,7 +208,8 @@ impl Acceptor {
             SockRef::from(&stream).set_tcp_keepalive(&probes)?;
         }
         let laddr = stream.local_addr()?.to_string();
-        Ok(Arrival { socket: ArrivalSocket::Tcp(stream), addr: addr.to_string(), laddr })
+        let source = Some(addr.ip());
+        Ok(Arrival { socket: kind(stream), addr: addr.to_string(), laddr, source, place: None })
     }
 
     /// Accepts no more; removes unix sockets.
@@ -133,30 +222,53 @@ impl Acceptor {
     }
 }
 
-fn unix(stream: tokio::net::UnixStream, path: &Path) -> io::Result<Arrival> {
+fn unix(stream: tokio::net::UnixStream, path: &std::path::Path) -> io::Result<Arrival> {
+    let peer = stream.peer_cred()?;
+    let transport = Transport::Unix { uid: peer.uid(), pid: peer.pid().unwrap_or(0) };
     // Servers show a unix client under the socket's path and port 0.
     let name = format!("{}:0", path.display());
-    Ok(Arrival { socket: ArrivalSocket::Unix(stream.into_std()?), addr: name.clone(), laddr: name })
+    let socket = ArrivalSocket::Unix(stream.into_std()?, transport);
+    Ok(Arrival { socket, addr: name.clone(), laddr: name, source: None, place: None })
 }
 
-fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+/// The last words to a client that is not let in. The socket is new, so its buffer is empty; a client that is gone
+/// already misses nothing. With TLS there is nobody yet who could read them.
+fn turn_away(arrival: Arrival, words: &[u8]) {
+    let _ = match arrival.socket {
+        ArrivalSocket::Tcp(mut stream) => stream.write(words),
+        ArrivalSocket::Unix(mut stream, _) => stream.write(words),
+        ArrivalSocket::Tls(..) => Ok(0),
+    };
 }
 
-/// A socket file that nobody listens on any more is replaced; one that is in use is an error.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if path.exists() {
-        if StdUnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        std::fs::remove_file(path)?;
+/// Clients a second, after a burst.
+struct Rate {
+    per_second: f64,
+    burst: f64,
+    /// Clients that may be accepted now, and when that was counted.
+    tokens: Cell<(f64, Instant)>,
+}
+
+impl Rate {
+    #[allow(clippy::cast_precision_loss)] // both are below 2^53
+    fn new(per_second: usize, burst: usize) -> Self {
+        let burst = burst as f64;
+        Self { per_second: per_second as f64, burst, tokens: Cell::new((burst, Instant::now())) }
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+
+    /// How long to wait before the next client; nothing when it may come now.
+    fn missing(&self) -> Option<Duration> {
+        if self.per_second == 0.0 {
+            return None;
+        }
+        let ((tokens, counted), now) = (self.tokens.get(), Instant::now());
+        let tokens = (tokens + now.duration_since(counted).as_secs_f64() * self.per_second).min(self.burst);
+        self.tokens.set((tokens, now));
+        (tokens < 1.0).then(|| Duration::from_secs_f64((1.0 - tokens) / self.per_second))
+    }
+
+    fn take(&self) {
+        let (tokens, counted) = self.tokens.get();
+        self.tokens.set((tokens - 1.0, counted));
+    }
 }

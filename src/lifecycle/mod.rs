@@ -1,7 +1,10 @@
 //! The process: start, accept, drain, stop.
 
 mod accept;
+mod bind;
+mod certificates;
 pub mod embedded;
+mod sources;
 mod start;
 
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use tokio::time::timeout;
 use crate::admin::{self, AdminState};
 use crate::config::Config;
 use accept::Acceptor;
+use certificates::Certificates;
 use embedded::Embedded;
 use start::Workers;
 
@@ -34,7 +38,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn live(mut config: Config) -> anyhow::Result<()> {
-    start::raise_descriptor_limit(&config);
+    start::fit_descriptors(&mut config)?;
     let mut embedded = match config.embedded {
         true => Some(embedded::start().await?),
         false => None,
@@ -51,13 +55,15 @@ async fn live(mut config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow::Result<()> {
-    let acceptor = Acceptor::bind(config).await?;
+    let facts = Arc::new(start::facts(config));
+    let certificates = Certificates::load(config, &facts)?;
+    let acceptor = Acceptor::bind(config, certificates.for_clients()).await?;
     let admin = match config.admin {
         Some(addr) => Some(TcpListener::bind(addr).await.with_context(|| format!("admin: cannot listen on {addr}"))?),
         None => None,
     };
-    let mut workers = Workers::start(config)?;
-    let facts = Arc::clone(&workers.telemetry.facts);
+    let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref())?;
+    spawn_local(certificates.watch());
     let (stop, stopped) = watch::channel(false);
     if let Some(listener) = admin {
         let state = Arc::new(AdminState { telemetry: Arc::clone(&workers.telemetry) });

@@ -8,16 +8,13 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::auth::Throttle;
 use crate::client::{Ids, MAX_QUESTIONS, Peers};
-use crate::command::CommandTable;
-use crate::config::{Config, Endpoint};
-use crate::link::{Budget, Interest, Owned};
+use crate::config::{Config, Endpoint, SPARE_DESCRIPTORS};
+use crate::link::{Budget, ClientTls, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Telemetry, UpstreamKind};
 use crate::upstream::Parts;
 use crate::worker::{self, Blueprint, MAX_ORDERS, Order};
-
-/// Descriptors beside clients and upstream connections: listeners, logs, the runtimes' own.
-const SPARE_DESCRIPTORS: u64 = 128;
 
 /// The running workers.
 pub(super) struct Workers {
@@ -35,14 +32,18 @@ struct Seat {
 
 impl Workers {
     /// Starts one thread per worker, each with its share of the connection budget.
-    pub(super) fn start(config: &Arc<Config>) -> anyhow::Result<Self> {
-        let table = Arc::new(CommandTable::new());
-        let facts = Arc::new(facts(config));
-        let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(&facts)));
+    pub(super) fn start(
+        config: &Arc<Config>,
+        facts: &Arc<ProcessFacts>,
+        tls: Option<&ClientTls>,
+    ) -> anyhow::Result<Self> {
+        let table = Arc::new(crate::auth::table(config)?);
+        let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(facts)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(MAX_QUESTIONS)).unzip();
         let peers = Peers::new(senders);
         let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
         let interest = Interest::default();
+        let throttle = Throttle::new(config.auth.failures);
         let mut seats = Vec::with_capacity(config.workers);
         for (index, questions) in receivers.into_iter().enumerate() {
             let share = division.worker(index);
@@ -53,11 +54,13 @@ impl Workers {
                     worker: index,
                     config: Arc::clone(config),
                     shard: Arc::clone(&telemetry.shards[index]),
-                    process: Arc::clone(&facts),
+                    process: Arc::clone(facts),
                     table: Arc::clone(&table),
                     budget: Budget::new(share),
                     owned: owned.clone(),
                     interest: interest.clone(),
+                    tls: tls.cloned(),
+                    throttle: throttle.clone(),
                 },
                 ids: Arc::clone(&ids),
                 peers: peers.clone(),
@@ -123,12 +126,13 @@ impl Workers {
     }
 }
 
-fn facts(config: &Config) -> ProcessFacts {
+pub(super) fn facts(config: &Config) -> ProcessFacts {
     let endpoint = match &config.upstream.endpoint {
         Endpoint::Tcp { host, port } => format!("{host}:{port}"),
         Endpoint::Unix(path) => format!("unix:{}", path.display()),
     };
-    let facts = ProcessFacts::new(&endpoint, config.fingerprint());
+    let facts =
+        ProcessFacts::new(&endpoint, config.fingerprint()).with_memory(config.memory_limit as u64, config.workers);
     facts.set_client_max(config.client.max_connections as u64);
     let shares = config.division();
     let sum = |pick: fn(&crate::config::WorkerShare) -> usize| shares.shares().iter().map(pick).sum::<usize>() as u64;
@@ -143,18 +147,39 @@ fn facts(config: &Config) -> ProcessFacts {
     facts
 }
 
-/// Every client and every upstream connection needs a descriptor.
-pub(super) fn raise_descriptor_limit(config: &Config) {
-    let wanted = (config.client.max_connections + config.upstream.max_connections) as u64 + SPARE_DESCRIPTORS;
-    match rlimit::increase_nofile_limit(wanted) {
-        Ok(limit) if limit < wanted => tracing::warn!(
-            limit,
-            wanted,
-            "fewer file descriptors than client.max_connections needs; raise the hard limit (ulimit -Hn)"
-        ),
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "cannot raise the file descriptor limit"),
+/// Every client and every upstream connection needs a descriptor: raises the limit as far as it goes, and takes fewer
+/// clients where it does not go far enough, so that those who are in never lack one.
+///
+/// # Errors
+/// Not one client would be left.
+pub(super) fn fit_descriptors(config: &mut Config) -> anyhow::Result<()> {
+    let beside = config.upstream.max_connections + SPARE_DESCRIPTORS;
+    let wanted = config.client.max_connections + beside;
+    let limit = match rlimit::increase_nofile_limit(wanted as u64) {
+        Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "cannot raise the file descriptor limit");
+            return Ok(());
+        }
+    };
+    if limit >= wanted {
+        return Ok(());
     }
+    anyhow::ensure!(
+        limit > beside,
+        "too few file descriptors: the hard limit is {limit} (ulimit -Hn), {beside} are needed before the first client \
+         (upstream.max_connections = {} and {SPARE_DESCRIPTORS} others)",
+        config.upstream.max_connections
+    );
+    tracing::warn!(
+        limit,
+        wanted,
+        asked = config.client.max_connections,
+        clients = limit - beside,
+        "client.max_connections lowered to what the hard limit on file descriptors (ulimit -Hn) allows"
+    );
+    config.client.max_connections = limit - beside;
+    Ok(())
 }
 
 /// Prints the budget and how to connect. Nobody reads stdout of a daemon; then this is lost, and nothing else.
@@ -163,9 +188,12 @@ pub(super) fn announce(config: &Config, addresses: &[String]) {
     for address in addresses {
         let hint = match address.strip_prefix("unix:") {
             Some(path) => format!("redis-cli -s {path}"),
-            None => address.rsplit_once(':').map_or_else(String::new, |(host, port)| {
-                format!("redis-cli -h {} -p {port}", host.trim_matches(['[', ']']))
-            }),
+            None => {
+                let (plain, tls) = address.strip_prefix("tls:").map_or((&address[..], ""), |plain| (plain, " --tls"));
+                plain.rsplit_once(':').map_or_else(String::new, |(host, port)| {
+                    format!("redis-cli -h {} -p {port}{tls}", host.trim_matches(['[', ']']))
+                })
+            }
         };
         text.push_str(&format!("listening on {address}    try: {hint}\n"));
     }
@@ -173,5 +201,5 @@ pub(super) fn announce(config: &Config, addresses: &[String]) {
         text.push_str(&format!("metrics and health on http://{admin}/metrics /readyz /livez /startupz\n"));
     }
     let _ = std::io::stdout().write_all(text.as_bytes());
-    tracing::info!(listen = ?addresses, workers = config.workers, cap = config.upstream.max_connections, "ready");
+    tracing::info!(listen = ?addresses, workers = config.workers, cap = config.upstream.max_connections, memory = config.memory_limit, "ready");
 }

@@ -11,11 +11,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::circuit::{Circuit, Failure};
 use super::handshake::{Credentials, Handshake, Login, Refused};
+use super::refusal::Refusals;
+use super::tls::{ClientTls, Tls};
 use super::{Link, Owned, Permit, Socket};
 use crate::config::{Config, Endpoint, Upstream};
 use crate::session::{Identity, RouteKey};
-use crate::telemetry::{ConnectError, Shard, UpstreamKind};
+use crate::telemetry::{CircuitState, ConnectError, Shard, UpstreamKind};
 
 /// Why no link could be opened. Nothing of any client was written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,32 +50,39 @@ pub struct Dialer {
     shard: Arc<Shard>,
     worker: usize,
     serial: Cell<u64>,
-    failures: Cell<u32>,
-    retry_at: Cell<Option<Instant>>,
+    circuit: RefCell<Circuit>,
+    refused: Refusals,
     /// Tokens of the connect rate limit, and when they were counted.
     tokens: Cell<(f64, Instant)>,
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
+    tls: Option<ClientTls>,
 }
 
+/// A peer whose machine does not acknowledge bytes for this long is gone.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// A link that could not be opened, and the permit that it would have used.
 pub type Dialed = Result<Link, (DialError, Permit)>;
 
 impl Dialer {
-    /// A dialer for worker number `worker`.
+    /// A dialer for worker number `worker`. `tls` is there if the upstream speaks it.
     #[must_use]
-    pub fn new(config: Arc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned) -> Self {
+    pub fn new(config: Arc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned, tls: Option<ClientTls>) -> Self {
         let burst = connect_rate(&config);
+        let circuit = Circuit::new(&config.upstream);
+        shard.circuit[circuit.state()].set(1);
         Self {
             config,
             shard,
             worker,
             serial: Cell::new(0),
-            failures: Cell::new(0),
-            retry_at: Cell::new(None),
+            circuit: RefCell::new(circuit),
+            refused: Refusals::default(),
             tokens: Cell::new((burst, Instant::now())),
             credentials: RefCell::default(),
             owned,
+            tls,
         }
     }
 
@@ -93,10 +103,30 @@ impl Dialer {
         configured(&self.config.upstream)
     }
 
-    /// When the next attempt may start, if the upstream is in back-off.
+    /// When the next attempt may start, if the upstream is in back-off or another attempt is under way that tries
+    /// whether it is back.
     #[must_use]
     pub fn retry_at(&self) -> Option<Instant> {
-        self.retry_at.get().filter(|at| *at > Instant::now())
+        self.circuit.borrow().retry_at(Instant::now())
+    }
+
+    /// Nobody waits for the upstream: it has been away for long.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.circuit.borrow().state() != CircuitState::Closed
+    }
+
+    /// Commands were answered since the last look.
+    pub fn on_service(&self) {
+        if self.circuit.borrow_mut().on_service(Instant::now()) {
+            tracing::info!(worker = self.worker, "upstream is in service again; the pauses between connects are short");
+        }
+    }
+
+    /// A connection ended that stood since `ready` and had served nobody: the same to the back-off as one that could
+    /// not be made.
+    pub fn on_unproven_loss(&self, ready: Instant, reason: &str) {
+        self.on_failure(ready, Failure::Silent, reason);
     }
 
     /// Opens one link in the state `key`. Waits for the rate limit, not for the back-off: callers decide about it.
@@ -149,6 +179,15 @@ impl Dialer {
     }
 
     async fn open(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
+        let settings = &self.config.upstream;
+        let configured_login = is_configured_login(key, stage);
+        if configured_login && let Some(text) = self.refused.still(|| configured(settings).ok().flatten()) {
+            return Err((DialError::Identity(text), permit));
+        }
+        let limit = settings.connect_timeout + settings.handshake_timeout + Duration::from_secs(1);
+        if !self.moved(|circuit| circuit.begin(Instant::now(), limit)) {
+            return Err((DialError::unavailable(ConnectError::Refused, "waiting for the upstream"), permit));
+        }
         self.wait_for_token().await;
         let started = Instant::now();
         let kind = UpstreamKind::from(permit.purpose());
@@ -159,8 +198,20 @@ impl Dialer {
             Err((error, _)) => self.shard.upstream_failed(kind, error.cause()),
         }
         match &result {
-            Err((DialError::Unavailable { text, .. }, _)) => self.on_failure(text),
-            Ok(_) | Err((DialError::Identity(_) | DialError::State(_), _)) => self.on_success(),
+            Err((DialError::Unavailable { text, cause }, _)) => self.on_failure(started, failure(*cause), text),
+            Err((DialError::Identity(text), _)) => {
+                self.on_connected();
+                if configured_login && let Ok(Some(login)) = configured(settings) {
+                    self.refused.on_refused(login, text, settings);
+                }
+            }
+            Ok(_) => {
+                self.on_connected();
+                if configured_login {
+                    self.refused.on_accepted();
+                }
+            }
+            Err((DialError::State(_), _)) => self.on_connected(),
         }
         result
     }
@@ -175,9 +226,31 @@ impl Dialer {
         let id = self.owned.entry();
         let mut link =
             Link { socket: Some(socket), permit: Some(permit), key: key.clone(), id, unread: BytesMut::new() };
+        if let Some(tls) = &self.tls
+            && let Err(error) = self.secure_in_time(&mut link, tls).await
+        {
+            return Err((error, link.close().await));
+        }
         match self.shake_in_time(&mut link, key, stage).await {
             Ok(()) => Ok(link),
             Err(error) => Err((error, link.close().await)),
+        }
+    }
+
+    /// From plain TCP to TLS. The upstream counts the connection already, so it stays a link and keeps its permit.
+    async fn secure_in_time(&self, link: &mut Link, tls: &ClientTls) -> Result<(), DialError> {
+        let failed = |text: String| DialError::unavailable(ConnectError::Tls, format!("TLS: {text}"));
+        let (Endpoint::Tcp { host, .. }, Some(Socket::Tcp(_))) = (&self.config.upstream.endpoint, &link.socket) else {
+            return Ok(());
+        };
+        let name = self.config.upstream.tls.server_name.as_ref().unwrap_or(host);
+        let name = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|e| failed(format!("{name}: {e}")))?;
+        let Some(Socket::Tcp(stream)) = link.socket.take() else { return Ok(()) };
+        let session = Tls::client(stream, tls.current(), name).map_err(|e| failed(e.to_string()))?;
+        link.socket = Some(Socket::Tls(std::rc::Rc::clone(&session)));
+        match timeout(self.config.upstream.handshake_timeout, session.handshake()).await {
+            Ok(result) => result.map_err(|e| failed(e.to_string())),
+            Err(_) => Err(DialError::unavailable(ConnectError::Timeout, "TLS handshake timed out")),
         }
     }
 
@@ -187,7 +260,10 @@ impl Dialer {
                 Err(DialError::unavailable(greeting_cause(&text), String::from_utf8_lossy(&text)))
             }
             Ok(result) => result,
-            Err(_) => Err(DialError::unavailable(ConnectError::Timeout, "handshake timed out")),
+            Err(_) => Err(DialError::unavailable(
+                ConnectError::Timeout,
+                "connected, but the handshake was not answered: the upstream hangs",
+            )),
         }
     }
 
@@ -229,24 +305,43 @@ impl Dialer {
         Ok(())
     }
 
-    fn on_success(&self) {
-        if self.failures.replace(0) > 0 {
-            tracing::info!(worker = self.worker, "upstream is available again");
+    fn on_connected(&self) {
+        let failures = self.circuit.borrow().failures();
+        if failures > 0 {
+            tracing::info!(worker = self.worker, failures, "upstream takes connections again");
         }
-        self.retry_at.set(None);
+        self.moved(Circuit::on_connected);
     }
 
-    /// Exponential back-off with jitter between half and all of the step, so that workers do not march in step.
-    fn on_failure(&self, reason: &str) {
-        let settings = &self.config.upstream;
-        let failures = self.failures.get();
-        self.failures.set(failures.saturating_add(1));
-        let step = settings.backoff_min.saturating_mul(1 << failures.min(16)).min(settings.backoff_max);
-        let pause = step.mul_f64(0.5 + fastrand::f64() / 2.0).max(settings.backoff_min.min(step));
-        self.retry_at.set(Some(Instant::now() + pause));
-        if failures.is_power_of_two() || failures == 0 {
-            tracing::warn!(worker = self.worker, failures = failures + 1, reason, "upstream connect failed");
+    fn on_failure(&self, began: Instant, why: Failure, reason: &str) {
+        let now = Instant::now();
+        let pause = self.moved(|circuit| circuit.on_failure(began, now, why, fastrand::f64()));
+        let failures = self.circuit.borrow().failures();
+        if let Some(pause) = pause
+            && (failures.is_power_of_two() || failures == 0)
+        {
+            let pause = pause.as_millis();
+            tracing::warn!(worker = self.worker, failures, reason, pause_ms = pause, "upstream connect failed");
         }
+    }
+
+    /// Runs `change` and shows the state that the circuit is in then.
+    fn moved<R>(&self, change: impl FnOnce(&mut Circuit) -> R) -> R {
+        let mut circuit = self.circuit.borrow_mut();
+        let before = circuit.state();
+        let result = change(&mut circuit);
+        let after = circuit.state();
+        if before != after {
+            self.shard.circuit[before].sub(1);
+            self.shard.circuit[after].add(1);
+            if after == CircuitState::Open && before == CircuitState::Closed {
+                self.shard.circuit_opened.inc();
+                tracing::error!(worker = self.worker, "circuit open: commands are answered without waiting");
+            } else if after == CircuitState::Closed {
+                tracing::info!(worker = self.worker, "circuit closed: commands go to the upstream");
+            }
+        }
+        result
     }
 
     /// Token bucket over all connects of this worker: a restart of the upstream must not meet a storm.
@@ -296,6 +391,20 @@ fn connect_rate(config: &Config) -> f64 {
     rate.max(1.0)
 }
 
+/// Logs in as the configuration says.
+fn is_configured_login(key: &RouteKey, stage: Stage) -> bool {
+    key.identity == Identity::Implicit && stage != Stage::Bare
+}
+
+/// What the circuit makes of a failed attempt.
+fn failure(cause: ConnectError) -> Failure {
+    match cause {
+        ConnectError::MaxClients => Failure::Full,
+        ConnectError::Loading => Failure::Refusing,
+        _ => Failure::Silent,
+    }
+}
+
 fn greeting_cause(text: &[u8]) -> ConnectError {
     if text.starts_with(b"LOADING") { ConnectError::Loading } else { ConnectError::MaxClients }
 }
@@ -323,7 +432,11 @@ async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
                 .with_time(Duration::from_secs(30))
                 .with_interval(Duration::from_secs(10))
                 .with_retries(3);
-            socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            let socket = socket2::SockRef::from(&stream);
+            socket.set_tcp_keepalive(&keepalive)?;
+            // Keepalive says nothing while written bytes wait for their acknowledgement: a cut network would.
+            #[cfg(target_os = "linux")]
+            socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
             Ok(Socket::Tcp(stream))
         }
     }

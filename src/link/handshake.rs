@@ -10,7 +10,7 @@ use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
 
 /// Name and password of an identity, as last verified by the upstream.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub user: Vec<u8>,
     pub password: Vec<u8>,

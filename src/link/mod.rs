@@ -5,12 +5,15 @@
 //! closed its side too, so that `connected_clients` never counts a connection that the budget has forgotten.
 
 mod budget;
+mod circuit;
 mod connect;
 mod handshake;
 mod interest;
 mod owned;
+mod refusal;
 mod seeded;
 mod socket;
+mod tls;
 
 pub use budget::{Budget, Permit, Use};
 pub use connect::{DialError, Dialed, Dialer};
@@ -19,6 +22,7 @@ pub use interest::Interest;
 pub use owned::{Owned, OwnedId};
 pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};
+pub use tls::{ClientTls, Material, Tls, client_config, server_config};
 
 use std::io;
 use std::pin::Pin;
@@ -191,8 +195,8 @@ async fn close_in_order(socket: &mut Socket) {
         if socket.shutdown().await.is_err() {
             return;
         }
-        let mut sink = [0u8; 4096];
-        while matches!(socket.read(&mut sink).await, Ok(n) if n > 0) {}
+        // The end below TLS counts, not the upstream's goodbye: only then it has let go of the connection.
+        let _ = std::future::poll_fn(|cx| socket.poll_drain(cx)).await;
     };
     // An upstream that hangs keeps its connection; the permit cannot wait for it for ever.
     let _ = tokio::time::timeout(CLOSE_WAIT, drain).await;

@@ -1,17 +1,21 @@
-//! TCP and unix sockets as one type: a closed set, so no trait objects on the data path.
+//! TCP, with TLS or without, and unix sockets as one type: a closed set, so no trait objects on the data path.
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
+use super::tls::Tls;
+
 /// A connected stream socket.
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Rc<Tls>),
 }
 
 impl Socket {
@@ -23,6 +27,7 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+            Self::Tls(s) => s.try_write(bytes),
         }
     }
 
@@ -31,6 +36,22 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.poll_write_ready(cx),
             Self::Unix(s) => s.poll_write_ready(cx),
+            Self::Tls(s) => s.poll_writable(cx),
+        }
+    }
+
+    /// Reads what the peer still sends without a look at it, until it closes its side.
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Self::Tls(s) = self {
+            return s.poll_drain(cx);
+        }
+        let mut sink = [0u8; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut sink);
+            std::task::ready!(Pin::new(&mut *self).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
         }
     }
 
@@ -41,6 +62,7 @@ impl Socket {
         let read = match self {
             Self::Tcp(s) => s.try_read(&mut byte),
             Self::Unix(s) => s.try_read(&mut byte),
+            Self::Tls(s) => return s.is_quiet(),
         };
         matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
@@ -57,6 +79,7 @@ impl Socket {
                 let (r, w) = s.into_split();
                 (ReadHalf::Unix(r), WriteHalf::Unix(w))
             }
+            Self::Tls(s) => (ReadHalf::Tls(Rc::clone(&s)), WriteHalf::Tls(s)),
         }
     }
 }
@@ -66,6 +89,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => s.poll_read(cx, buf),
         }
     }
 }
@@ -75,15 +99,22 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => loop {
+                match s.try_write(buf) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::task::ready!(s.poll_writable(cx))?,
+                    result => return Poll::Ready(result),
+                }
+            },
         }
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // sockets buffer in the kernel only
+        Poll::Ready(Ok(())) // what counts as written is in the kernel, with TLS too
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => s.poll_shutdown(cx),
         }
     }
 }
@@ -92,6 +123,7 @@ impl AsyncWrite for Socket {
 pub enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     Unix(unix::OwnedReadHalf),
+    Tls(Rc<Tls>),
 }
 
 impl ReadHalf {
@@ -100,6 +132,7 @@ impl ReadHalf {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => s.poll_read(cx, buf),
         }
     }
 }
@@ -108,6 +141,7 @@ impl ReadHalf {
 pub enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
+    Tls(Rc<Tls>),
 }
 
 impl WriteHalf {
@@ -119,6 +153,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+            Self::Tls(s) => s.try_write(bytes),
         }
     }
 
@@ -129,6 +164,7 @@ impl WriteHalf {
         let peeked = match self {
             Self::Tcp(s) => SockRef::from(s.as_ref()).peek(&mut byte),
             Self::Unix(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+            Self::Tls(s) => return s.peer_is_gone(),
         };
         match peeked {
             Ok(bytes) => bytes == 0,
@@ -141,6 +177,7 @@ impl WriteHalf {
         match self {
             Self::Tcp(s) => s.as_ref().poll_write_ready(cx),
             Self::Unix(s) => s.as_ref().poll_write_ready(cx),
+            Self::Tls(s) => s.poll_writable(cx),
         }
     }
 }

@@ -8,7 +8,7 @@ mod words;
 
 pub use route::{Effect, Local, Login, PinReason, Refusal, Relay, Route, Switch};
 
-use crate::command::{CommandId, CommandTable, Lookup, Op, stream_read_blocks, token_is};
+use crate::command::{CommandId, CommandTable, Lookup, Op, Policy, stream_read_blocks, token_is};
 use crate::session::Guard;
 
 /// What routing may know of a client.
@@ -18,6 +18,8 @@ pub struct Facts {
     pub guard: Guard,
     pub held: Held,
     pub hub: Hub,
+    /// Which commands the operator forbids to this client.
+    pub policy: Policy,
 }
 
 /// Where the client's subscriptions are.
@@ -57,7 +59,7 @@ pub fn route(table: &CommandTable, lookup: Lookup, facts: Facts, args: &impl Arg
         Lookup::Known(id) => table.spec(id).op,
         Lookup::UnknownSubcommand(id) if table.spec(id).name == "CLIENT" => Op::ClientUnknown,
         Lookup::UnknownSubcommand(_) | Lookup::Nul => Op::Isolated,
-        Lookup::Unknown => return unknown(facts),
+        Lookup::Unknown => return unknown(facts, table.denies(facts.policy, lookup, args.nth(0))),
     };
     match op {
         Op::Quit => return Route::Quit,
@@ -66,6 +68,10 @@ pub fn route(table: &CommandTable, lookup: Lookup, facts: Facts, args: &impl Arg
     }
     if !facts.authenticated && !matches!(op, Op::Auth | Op::Hello | Op::Reset) {
         return Route::Refuse(Refusal::NotAuthenticated);
+    }
+    // Before the arity, which a server may know better than the table.
+    if table.denies(facts.policy, lookup, args.nth(0)) && !matches!(op, Op::Auth | Op::Hello | Op::Reset) {
+        return Route::Refuse(Refusal::Denied);
     }
     // Arguments are only looked at behind the server's own arity check.
     if let Lookup::Known(id) = lookup
@@ -110,8 +116,11 @@ pub enum UnitPart {
 
 /// Decides whether a command behind MULTI may ride with it. Wrong arguments are no obstacle: the server refuses the
 /// command with one reply, queued or not.
-pub fn unit_part(table: &CommandTable, lookup: Lookup, args: &impl Args) -> UnitPart {
+pub fn unit_part(table: &CommandTable, lookup: Lookup, policy: Policy, args: &impl Args) -> UnitPart {
     let Lookup::Known(id) = lookup else { return UnitPart::Unfit };
+    if table.denies(policy, lookup, args.nth(0)) {
+        return UnitPart::Unfit;
+    }
     let spec = table.spec(id);
     match spec.op {
         Op::Exec if args.count() == 1 => UnitPart::Exec(id),
@@ -142,9 +151,12 @@ fn wrong_arity(op: Op, id: CommandId, facts: Facts) -> Route {
 }
 
 /// A name that no table lists (rule L5). A lent connection carries it like any other command, but is reset later.
-fn unknown(facts: Facts) -> Route {
+fn unknown(facts: Facts, denied: bool) -> Route {
     if !facts.authenticated {
         return Route::Refuse(Refusal::NotAuthenticated);
+    }
+    if denied {
+        return Route::Refuse(Refusal::Denied);
     }
     if facts.guard == Guard::Poisoned {
         return Route::Refuse(Refusal::Poisoned);

@@ -158,6 +158,8 @@ pub enum Local {
 pub enum Refusal {
     /// The server has not been told who this is (rule A5).
     NotAuthenticated,
+    /// The operator forbids it to this client.
+    Denied,
     /// Cannot be supported: SYNC, PSYNC, REPLCONF and relatives.
     NotSupported,
     Debug,
@@ -179,6 +181,7 @@ impl Refusal {
     pub fn label(self) -> &'static str {
         match self {
             Self::NotAuthenticated => "noauth",
+            Self::Denied => "denied",
             Self::NotSupported | Self::Debug | Self::Module | Self::ScriptDebug => "unsupported",
             Self::UnknownSubcommand => "unknown_subcommand",
             Self::WrongArity(_) => "arity",

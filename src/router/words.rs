@@ -76,6 +76,7 @@ fn switch_why(switch: Switch) -> &'static str {
 fn refusal_why(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::NotAuthenticated => "the client has not logged in",
+        Refusal::Denied => "the configuration of respmux forbids it to this user (commands.deny)",
         Refusal::NotSupported => "it cannot be carried by a proxy that shares connections",
         Refusal::Debug | Refusal::Module => {
             "a server allows it to local clients at most, and respmux is one for everybody"

@@ -5,6 +5,8 @@ mod names;
 mod subscription;
 mod transaction;
 
+use crate::command::Policy;
+
 pub use identity::Identity;
 pub use names::{Flavour, check_info_value, check_name};
 pub use subscription::{Family, Subscribed};
@@ -76,6 +78,8 @@ pub struct Session {
     pub key: RouteKey,
     pub reply: ReplyMode,
     pub guard: Guard,
+    /// Which commands are forbidden to it.
+    pub policy: Policy,
     /// Name and library facts are rare enough to cost one pointer when absent.
     pub labels: Option<Box<Labels>>,
 }
@@ -89,10 +93,16 @@ pub struct Labels {
 }
 
 impl Session {
-    /// A new client of the identity that does not log in.
+    /// A new client of the identity that does not log in; `policy` is that of this identity.
     #[must_use]
-    pub fn new(db: u32) -> Self {
-        Self { key: RouteKey::fresh(Identity::Implicit, db), reply: ReplyMode::On, guard: Guard::Intact, labels: None }
+    pub fn new(db: u32, policy: Policy) -> Self {
+        Self {
+            key: RouteKey::fresh(Identity::Implicit, db),
+            reply: ReplyMode::On,
+            guard: Guard::Intact,
+            policy,
+            labels: None,
+        }
     }
 
     /// The client's labels, for writing.
@@ -119,7 +129,8 @@ impl Session {
     }
 
     /// RESET: everything but the library's name and version goes back to a new connection's state (rule A8).
-    pub fn on_reset(&mut self, db: u32) {
+    pub fn on_reset(&mut self, db: u32, policy: Policy) {
+        self.policy = policy;
         self.key = RouteKey::fresh(Identity::Implicit, db);
         self.reply = ReplyMode::On;
         self.guard = Guard::Intact;

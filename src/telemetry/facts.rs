@@ -1,10 +1,11 @@
 //! What is true of the process as a whole.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cells::Each;
-use super::reasons::{LogLevel, UpstreamKind};
+use super::memory::Total;
+use super::reasons::{LogLevel, ReloadResult, TlsSide, UpstreamKind};
 
 /// `proto-max-bulk-len` of a server that was not told otherwise, bytes.
 const MAX_BULK: u64 = 512 << 20;
@@ -25,6 +26,9 @@ pub struct ProcessFacts {
     upstream_max: AtomicU64,
     upstream_max_by_kind: Each<UpstreamKind, AtomicU64>,
     log_messages: Each<LogLevel, AtomicU64>,
+    memory: Total,
+    certificate_expiry: Each<TlsSide, AtomicI64>,
+    reloads: Each<TlsSide, Each<ReloadResult, AtomicU64>>,
 }
 
 impl ProcessFacts {
@@ -46,7 +50,22 @@ impl ProcessFacts {
             upstream_max: AtomicU64::new(0),
             upstream_max_by_kind: Each::default(),
             log_messages: Each::default(),
+            memory: Total::new(u64::MAX, 1),
+            certificate_expiry: Each::default(),
+            reloads: Each::default(),
         }
+    }
+
+    /// With a limit for the buffers of `workers` workers together, bytes.
+    #[must_use]
+    pub fn with_memory(mut self, limit: u64, workers: usize) -> Self {
+        self.memory = Total::new(limit, workers);
+        self
+    }
+
+    /// The buffers of all workers together.
+    pub fn memory(&self) -> &Total {
+        &self.memory
     }
 
     /// The configured upstream address, without credentials.
@@ -139,6 +158,25 @@ impl ProcessFacts {
 
     pub(super) fn upstream_max_of(&self, kind: usize) -> u64 {
         self.upstream_max_by_kind.at(kind).load(Relaxed)
+    }
+
+    /// When the certificate in use expires: unix time in seconds.
+    pub fn set_certificate_expiry(&self, side: TlsSide, seconds: i64) {
+        self.certificate_expiry[side].store(seconds, Relaxed);
+    }
+
+    #[allow(clippy::cast_precision_loss)] // seconds of the next 285 million years are exact
+    pub(super) fn certificate_expiry(&self, side: usize) -> f64 {
+        self.certificate_expiry.at(side).load(Relaxed) as f64
+    }
+
+    /// Changed certificate files were read again.
+    pub fn reloaded(&self, side: TlsSide, result: ReloadResult) {
+        self.reloads[side][result].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn reloads(&self, side: usize, result: usize) -> u64 {
+        self.reloads.at(side).at(result).load(Relaxed)
     }
 
     /// A log event was made. Any thread may log, hence a locked increment here.

@@ -17,6 +17,7 @@ pub mod facts;
 pub mod histogram;
 pub mod log;
 pub mod log_count;
+pub mod memory;
 pub mod reasons;
 mod registry;
 pub mod shard;
@@ -25,9 +26,11 @@ use std::sync::Arc;
 
 pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
+pub use memory::{Pressure, Total};
 pub use reasons::{
-    AnomalyReason, CloseReason, ConnectError, FoldState, FoldWay, Origin, PinReason, RefuseReason, RejectReason,
-    StallReason, UpstreamCloseReason, UpstreamKind,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
+    HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
+    RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;
 

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
-    AnomalyReason, ClientState, CloseReason, ConnectError, ErrorCode, FoldState, FoldWay, LatencyClass, Origin,
-    PinReason, RefuseReason, RejectReason, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
+    FoldWay, HandshakeResult, LatencyClass, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason,
+    RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 
 /// The counters of one worker: written by its thread only, read by the admin thread.
@@ -22,7 +23,13 @@ pub struct Shard {
     /// Clients refused right after accept; they are not in `client_opened`.
     pub client_rejected: Each<RejectReason, Count>,
     /// accept(2) failures.
-    pub accept_errors: Count,
+    pub accept_errors: Each<AcceptError, Count>,
+    /// Times the accept loop waited for its rate.
+    pub accept_stalls: Count,
+    /// Ended TLS handshakes of clients.
+    pub handshakes: Each<HandshakeResult, Count>,
+    /// TLS handshakes of clients going on, those in line included.
+    pub handshaking: Level,
     /// Clients connected now.
     pub clients: Level,
     /// Clients that are not idle; the idle ones are what is left of `clients`.
@@ -35,6 +42,14 @@ pub struct Shard {
     pub client_output_buffer_bytes: Level,
     /// Times the reading of a client was paused.
     pub client_stalls: Each<StallReason, Count>,
+    /// Bytes of buffers.
+    pub buffered: Each<BufferKind, Level>,
+    /// What was done to keep them below the limit, by clients concerned.
+    pub shed: Each<ShedStep, Count>,
+    /// Logins of clients.
+    pub logins: Each<LoginResult, Count>,
+    /// Logins that had to wait because of failed ones before.
+    pub logins_delayed: Count,
     /// Times a client was pinned; see [`Shard::pin_began`].
     pub pins: Each<PinReason, Count>,
     /// Clients pinned now.
@@ -61,6 +76,10 @@ pub struct Shard {
     pub upstream_connect_errors: Each<ConnectError, Count>,
     /// Connect and handshake, in nanoseconds.
     pub upstream_connect_duration: Histogram,
+    /// In which state the worker's circuit is: one of them is 1.
+    pub circuit: Each<CircuitState, Level>,
+    /// Times it opened.
+    pub circuit_opened: Count,
     /// From written upstream to reply read, in nanoseconds.
     pub upstream_duration: Each<LatencyClass, Histogram>,
     /// Bytes read from the upstream.
@@ -91,6 +110,16 @@ pub struct Shard {
     pub lane_canary_failures: Count,
     /// Upstream connections killed because they could not be trusted (I5).
     pub integrity_violations: Each<UpstreamKind, Each<AnomalyReason, Count>>,
+    /// Lanes that owe replies and have been silent for too long.
+    pub lanes_suspect: Level,
+    /// Lanes lost, anomalies left out.
+    pub lane_losses: Each<LossVerdict, Count>,
+    /// From the last sign of life of a lane that was given up to that decision, in nanoseconds.
+    pub lane_detection: Histogram,
+    /// Reads whose connection broke, with `upstream.retry_reads`.
+    pub retries: Each<RetryOutcome, Count>,
+    /// Requests given up after `client.request_timeout`.
+    pub request_timeouts: Each<RequestOutcome, Count>,
     /// Commands for a lane that went over the pool because no lane was to be had.
     pub lane_overflow: Count,
     /// Transactions that rode a lane whole.
@@ -128,13 +157,20 @@ impl Shard {
             client_opened: Count::default(),
             client_closed: Each::default(),
             client_rejected: Each::default(),
-            accept_errors: Count::default(),
+            accept_errors: Each::default(),
+            accept_stalls: Count::default(),
+            handshakes: Each::default(),
+            handshaking: Level::default(),
             clients: Level::default(),
             clients_by_state: Each::default(),
             client_received_bytes: Count::default(),
             client_sent_bytes: Count::default(),
             client_output_buffer_bytes: Level::default(),
             client_stalls: Each::default(),
+            buffered: Each::default(),
+            shed: Each::default(),
+            logins: Each::default(),
+            logins_delayed: Count::default(),
             pins: Each::default(),
             pinned: Each::default(),
             pin_duration: Each::filled(|| Histogram::new(&HOLD)),
@@ -147,6 +183,8 @@ impl Shard {
             upstream_closed: Each::default(),
             upstream_connect_errors: Each::default(),
             upstream_connect_duration: Histogram::new(&LATENCY),
+            circuit: Each::default(),
+            circuit_opened: Count::default(),
             upstream_duration: Each::filled(|| Histogram::new(&LATENCY)),
             upstream_received_bytes: Count::default(),
             upstream_sent_bytes: Count::default(),
@@ -161,6 +199,11 @@ impl Shard {
             lane_canaries: Count::default(),
             lane_canary_failures: Count::default(),
             integrity_violations: Each::default(),
+            lanes_suspect: Level::default(),
+            lane_losses: Each::default(),
+            lane_detection: Histogram::new(&HOLD),
+            retries: Each::default(),
+            request_timeouts: Each::default(),
             lane_overflow: Count::default(),
             units: Count::default(),
             fold_waiters: Each::default(),

@@ -5,7 +5,10 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::catalogue::{Kind, METRICS};
-use super::reasons::{ClientState, CloseReason, LatencyClass, LogLevel, Origin, PinReason, UpstreamKind};
+use super::reasons::{
+    AcceptError, ClientState, CloseReason, LatencyClass, LogLevel, Origin, PinReason, ReloadResult, TlsSide,
+    UpstreamKind,
+};
 use super::*;
 
 fn telemetry(workers: usize, commands: &[&str]) -> Telemetry {
@@ -131,10 +134,10 @@ fn values_are_summed_over_workers() {
 #[test]
 fn the_accept_loop_is_counted_and_is_no_worker() {
     let telemetry = telemetry(2, &[]);
-    telemetry.acceptor.accept_errors.inc();
-    telemetry.shards[0].accept_errors.inc();
+    telemetry.acceptor.accept_errors[AcceptError::Descriptors].inc();
+    telemetry.shards[0].accept_errors[AcceptError::Descriptors].inc();
     let text = telemetry.render();
-    assert_sample(&text, "respmux_client_accept_errors_total", 2.0);
+    assert_sample(&text, "respmux_client_accept_errors_total{reason=\"descriptors\"}", 2.0);
     assert_eq!(text.matches("\nrespmux_worker_busy_seconds_total{").count(), 2);
 }
 
@@ -181,6 +184,8 @@ fn facts_are_shown() {
     facts.set_upstream_up(true);
     facts.set_draining(true);
     facts.logged(LogLevel::Warn);
+    facts.set_certificate_expiry(TlsSide::Client, 1_940_889_600);
+    facts.reloaded(TlsSide::Upstream, ReloadResult::Failure);
     let text = telemetry.render();
     assert_sample(&text, "respmux_config_hash_info{sha256=\"c0ffee\"}", 1.0);
     assert_sample(&text, "respmux_draining", 1.0);
@@ -191,6 +196,8 @@ fn facts_are_shown() {
         let series = format!("respmux_upstream_connections_max{{upstream=\"default\",kind=\"{kind}\"}}");
         assert_sample(&text, &series, max);
     }
+    assert_sample(&text, "respmux_tls_certificate_expiry_timestamp_seconds{side=\"client\"}", 1_940_889_600.0);
+    assert_sample(&text, "respmux_tls_reloads_total{side=\"upstream\",result=\"failure\"}", 1.0);
     assert_sample(&text, "respmux_log_messages_total{level=\"warn\"}", 1.0);
     assert!(text.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")), "{text}");
     assert!(!text.contains("secret"), "{text}");
@@ -252,7 +259,7 @@ fn histograms_are_cumulative_and_consistent() {
             series += 1;
         }
     }
-    assert_eq!(series, 2 * LatencyClass::ALL.len() + PinReason::ALL.len() + 3);
+    assert_eq!(series, 2 * LatencyClass::ALL.len() + PinReason::ALL.len() + 4);
     let read = "upstream=\"default\",class=\"read\"";
     assert_sample(&text, &format!("respmux_command_duration_seconds_bucket{{{read},le=\"0.0001\"}}"), 0.0);
     assert_sample(&text, &format!("respmux_command_duration_seconds_bucket{{{read},le=\"0.00025\"}}"), 2.0);

@@ -18,7 +18,7 @@ use crate::telemetry::UpstreamCloseReason;
 
 /// Jobs that may wait.
 const MAX_JOBS: usize = 1024;
-/// Pause between health checks.
+/// Longest pause between health checks.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
 /// Health checks between two looks at the server's limits.
 const LIMITS_EVERY: u32 = 30;
@@ -102,9 +102,11 @@ impl Control {
 pub(crate) async fn run(up: Rc<Upstreams>) {
     let Some(mut inbox) = up.control.inbox.borrow_mut().take() else { return };
     let mut connection: Option<Link> = None;
+    // Often enough that a silent lane is told from a silent upstream before it is given up.
+    let every = (up.config.upstream.progress_timeout / 4).clamp(Duration::from_millis(50), HEALTH_EVERY);
     let mut pause = Duration::ZERO; // the first look is at once: version texts depend on it
     loop {
-        let job = match timeout(std::mem::replace(&mut pause, HEALTH_EVERY), inbox.recv()).await {
+        let job = match timeout(std::mem::replace(&mut pause, every), inbox.recv()).await {
             Ok(Some(job)) => Some(job),
             Ok(None) => return,
             Err(_) => None,

@@ -29,6 +29,8 @@ pub struct Full;
 #[derive(Default)]
 pub struct Lanes {
     by_key: RefCell<HashMap<RouteKey, Rc<Lane>>>,
+    /// Lanes for long replies, where there is room for a second one.
+    big: RefCell<HashMap<RouteKey, Rc<Lane>>>,
     /// Retired lanes that still have replies to read, or permits to give back.
     leaving: RefCell<Vec<Rc<Lane>>>,
     serial: Cell<u64>,
@@ -49,7 +51,7 @@ impl Lanes {
             return Err(Full);
         }
         self.serial.set(self.serial.get() + 1);
-        let lane = Lane::new(self.serial.get(), key.clone(), up.now());
+        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), &up.memory);
         if let Some(old) = self.by_key.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }
@@ -57,14 +59,40 @@ impl Lanes {
         Ok(lane)
     }
 
+    /// The lane for long replies to clients of `key`. `None` when it would take the last place, which may soon be
+    /// wanted for another key.
+    pub fn obtain_big(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Option<Rc<Lane>> {
+        if let Some(lane) = self.big.borrow().get(key).filter(|lane| lane.accepting()) {
+            return Some(Rc::clone(lane));
+        }
+        if self.taken() + 1 >= up.budget.limit(Use::Lane) {
+            return None;
+        }
+        self.serial.set(self.serial.get() + 1);
+        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), &up.memory);
+        if let Some(old) = self.big.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
+            self.leaving.borrow_mut().push(old);
+        }
+        spawn_local(run(Rc::clone(&lane), Rc::clone(up)));
+        Some(lane)
+    }
+
     /// A place for one more lane: not held by an open lane, nor promised to one that is opening.
     fn has_place(&self, up: &Upstreams) -> bool {
-        self.by_key.borrow().len() + self.leaving.borrow().len() < up.budget.limit(Use::Lane)
+        self.taken() < up.budget.limit(Use::Lane)
+    }
+
+    fn taken(&self) -> usize {
+        self.by_key.borrow().len() + self.big.borrow().len() + self.leaving.borrow().len()
     }
 
     /// Retires the lane that has been idle longest, if any has been idle for long enough.
     fn make_place(&self, now: u64) -> bool {
-        let mut lanes = self.by_key.borrow_mut();
+        self.give_way(&self.big, now) || self.give_way(&self.by_key, now)
+    }
+
+    fn give_way(&self, lanes: &RefCell<HashMap<RouteKey, Rc<Lane>>>, now: u64) -> bool {
+        let mut lanes = lanes.borrow_mut();
         let idle = lanes
             .values()
             .filter(|lane| lane.phase() == Phase::Ready && lane.idle_for(now, nanos(GIVE_WAY_AFTER)))
@@ -90,9 +118,11 @@ impl Lanes {
     /// A lane has ended and its permit is back.
     pub(super) fn on_closed(&self, lane: &Rc<Lane>) {
         self.leaving.borrow_mut().retain(|l| !Rc::ptr_eq(l, lane));
-        let mut lanes = self.by_key.borrow_mut();
-        if lanes.get(lane.key()).is_some_and(|l| Rc::ptr_eq(l, lane)) {
-            lanes.remove(lane.key());
+        for lanes in [&self.by_key, &self.big] {
+            let mut lanes = lanes.borrow_mut();
+            if lanes.get(lane.key()).is_some_and(|l| Rc::ptr_eq(l, lane)) {
+                lanes.remove(lane.key());
+            }
         }
         self.freed.notify_waiters();
     }
@@ -100,18 +130,22 @@ impl Lanes {
     /// The worker's tick over all lanes; also retires idle ones and steps around one that is stuck behind a long
     /// command, so that other clients get the server's own -BUSY on a new one (semantics.md 3.4).
     pub(super) fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
-        for lane in self.all() {
+        let all = self.all();
+        for lane in &all {
             lane.on_tick(up, now, healthy);
         }
+        up.shard.lanes_suspect.set(all.iter().filter(|lane| lane.is_suspect()).count() as u64);
         let idle = nanos(up.config.upstream.idle_timeout);
         // The server says -BUSY from its own threshold on; where that is lower it counts.
         let servers = Duration::from_millis(up.process.upstream_busy_millis()).max(STUCK_AT_LEAST);
         let busy = nanos(up.config.lane.busy_threshold.min(servers));
+        let mut room = up.budget.limit(Use::Lane).saturating_sub(self.taken());
         let mut lanes = self.by_key.borrow_mut();
-        let mut room = up.budget.limit(Use::Lane).saturating_sub(lanes.len() + self.leaving.borrow().len());
         let mut leaving = Vec::new();
         for lane in lanes.values().filter(|lane| lane.phase() == Phase::Ready) {
-            let stuck = lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= busy);
+            // A suspect lane is left where another is better: the upstream has answered while it was silent.
+            let alone = lane.is_suspect() && up.control.healthy_within(lane.silence(now));
+            let stuck = alone || lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= busy);
             if stuck && room > 0 {
                 room -= 1;
                 leaving.push(lane.key().clone());
@@ -125,12 +159,17 @@ impl Lanes {
                 self.leaving.borrow_mut().push(lane);
             }
         }
+        let mut leaving = self.leaving.borrow_mut();
+        leaving.extend(self.big.borrow_mut().extract_if(|_, lane| lane.idle_for(now, idle)).map(|(_, lane)| {
+            lane.retire();
+            lane
+        }));
     }
 
     /// Every lane that still exists.
     #[must_use]
     pub fn all(&self) -> Vec<Rc<Lane>> {
         let leaving = self.leaving.borrow();
-        self.by_key.borrow().values().chain(leaving.iter()).cloned().collect()
+        self.by_key.borrow().values().chain(self.big.borrow().values()).chain(leaving.iter()).cloned().collect()
     }
 }

@@ -1,13 +1,17 @@
 //! The side that faces the upstream: lanes, the pool, the scratch and the control connection of one worker, and
 //! the outboxes through which answers go. Never names a client's task.
 
+mod big;
 mod blocking;
+mod buffers;
 mod control;
 mod inquiries;
 mod lane;
 mod lanes;
+mod memory;
 mod observe;
 mod outbox;
+mod pace;
 mod pool;
 mod pubsub;
 mod report;
@@ -20,13 +24,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use big::{BigReplies, Question};
 pub use blocking::{Folds, Turn, Wait, Waiter};
+pub use buffers::Buffers;
 pub use control::Control;
 pub use inquiries::{Inquiries, OutcomeUnknown};
-pub use lane::Lane;
+pub use lane::{Lane, RetryBudget};
 pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
 pub use lanes::{Full, Lanes};
-pub use outbox::{Answer, Buffers, Outbox, Wants};
+pub use memory::{Charge, Memory};
+pub use outbox::{Answer, Outbox, Wants};
 pub use pool::{Lease, LendError, Pool, Return};
 pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
 pub(crate) use report::Report;
@@ -34,15 +41,19 @@ pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
+use crate::auth::{Policies, Throttle};
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
-use crate::link::{Budget, Dialer, Interest, Owned};
+use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
 pub const READ_BUFFER: usize = 64 << 10;
 /// A control answer not older than this says that the upstream is alive.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(6);
+
+/// About the time between two ticks.
+const TICK: Duration = Duration::from_millis(150);
 
 /// Ticks between two surveys of the clients.
 const SURVEY_EVERY: u32 = 5;
@@ -58,8 +69,12 @@ pub struct Upstreams {
     pub owned: Owned,
     /// How far the upstream's counts of subscribers are off, over all workers.
     pub interest: Interest,
+    /// Failed logins, over all workers.
+    pub throttle: Throttle,
+    pub policies: Policies,
     pub dialer: Dialer,
     pub roster: Roster,
+    pub memory: Rc<Memory>,
     pub buffers: Buffers,
     pub lanes: Lanes,
     pub pool: Pool,
@@ -69,11 +84,15 @@ pub struct Upstreams {
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
     pub folds: Folds,
+    pub big_replies: BigReplies,
+    pub retries: RetryBudget,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
     first_bad_db: Cell<u32>,
     ticks: Cell<u32>,
+    /// When a lane was answered last, nanoseconds of the worker's clock.
+    last_answer: Cell<u64>,
 }
 
 /// What a worker is built from.
@@ -86,15 +105,20 @@ pub struct Parts {
     pub budget: Arc<Budget>,
     pub owned: Owned,
     pub interest: Interest,
+    /// There if the upstream speaks TLS.
+    pub tls: Option<ClientTls>,
+    pub throttle: Throttle,
 }
 
 impl Upstreams {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { worker, config, shard, process, table, budget, owned, interest } = parts;
-        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone());
+        let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
+        let policies = Policies::new(&config);
+        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
+        let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
         Rc::new(Self {
             worker,
             config,
@@ -104,9 +128,12 @@ impl Upstreams {
             budget,
             owned,
             interest,
+            throttle,
+            policies,
             dialer,
             roster: Roster::default(),
-            buffers: Buffers::default(),
+            buffers: Buffers::new(Rc::clone(&memory)),
+            memory,
             lanes: Lanes::default(),
             pool,
             hubs: Hubs::default(),
@@ -115,11 +142,14 @@ impl Upstreams {
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
             folds: Folds::default(),
+            big_replies: BigReplies::default(),
+            retries: RetryBudget::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: Instant::now(),
             epoch: Cell::new(0),
             first_bad_db: Cell::new(u32::MAX),
             ticks: Cell::new(0),
+            last_answer: Cell::new(0),
         })
     }
 
@@ -184,8 +214,14 @@ impl Upstreams {
 
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
-        let healthy = self.control.healthy_within(HEALTHY_WITHIN);
+        self.memory_tick();
+        self.big_replies.on_tick(self.now());
+        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);
+        let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
+        if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {
+            self.dialer.on_service();
+        }
         self.pool.on_tick(self);
         self.hubs.on_tick(self, self.now(), healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();
@@ -195,7 +231,7 @@ impl Upstreams {
         // A walk over all clients, so not at every tick.
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
-            let (active, unsent) = self.roster.survey();
+            let (active, unsent) = self.roster.survey(&self.config.client, self.now());
             self.folds.observe(self);
             self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
             self.hubs.survey(self, self.now());

@@ -7,42 +7,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::big::Question;
+use super::buffers::{Buffers, Output};
+use super::memory::Memory;
+use super::pace::{Held, Pace};
 use super::pubsub::{Hub, Subscriber};
 use super::roster::ClientKey;
+use crate::config;
 use crate::link::WriteHalf;
 use crate::session::Subscribed;
-use crate::telemetry::CloseReason;
-
-/// Buffers kept for reuse by one worker, and the largest one that is kept, bytes.
-const KEPT_BUFFERS: usize = 1024;
-const KEPT_BYTES: usize = 64 << 10;
-
-/// Empty output buffers of a worker. A client without output owns none.
-#[derive(Default)]
-pub struct Buffers {
-    spare: RefCell<Vec<Vec<u8>>>,
-    /// Bytes that clients' sockets have taken since the last look.
-    sent: Cell<u64>,
-}
-
-impl Buffers {
-    fn take(&self) -> Vec<u8> {
-        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(512))
-    }
-
-    /// Bytes sent to clients since the last call.
-    pub fn take_sent(&self) -> u64 {
-        self.sent.take()
-    }
-
-    fn give(&self, mut buffer: Vec<u8>) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < KEPT_BUFFERS && buffer.capacity() <= KEPT_BYTES {
-            buffer.clear();
-            spare.push(buffer);
-        }
-    }
-}
+use crate::telemetry::{BufferKind, CloseReason};
 
 /// What the client's task waits for; decides who wakes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,9 +41,16 @@ pub struct Outbox {
     key: ClientKey,
     id: u64,
     writer: WriteHalf,
-    buffer: RefCell<Vec<u8>>,
-    /// Bytes at the front of `buffer` that the socket has taken.
+    output: RefCell<Output>,
+    /// Bytes at the front of `output` that the socket has taken.
     sent: Cell<usize>,
+    /// Bytes of input that the client's task keeps.
+    input: Cell<usize>,
+    pace: Pace,
+    /// What it asked last on a lane.
+    asked: Cell<Question>,
+    /// Is not read because memory is short.
+    paused: Cell<bool>,
     pending: Cell<u32>,
     pending_bytes: Cell<usize>,
     touched: Cell<bool>,
@@ -91,7 +72,11 @@ impl Outbox {
             key,
             id,
             writer,
-            buffer: RefCell::default(),
+            output: RefCell::default(),
+            input: Cell::new(0),
+            pace: Pace::default(),
+            asked: Cell::default(),
+            paused: Cell::new(false),
             sent: Cell::new(0),
             pending: Cell::new(0),
             pending_bytes: Cell::new(0),
@@ -127,7 +112,82 @@ impl Outbox {
 
     /// Bytes that the socket has not taken yet.
     pub fn unsent(&self) -> usize {
-        self.buffer.borrow().len() - self.sent.get()
+        self.output.borrow().len() - self.sent.get()
+    }
+
+    /// The client asks this on a lane.
+    #[inline]
+    pub fn asks(&self, question: Question) {
+        self.asked.set(question);
+    }
+
+    /// What it waits for, if that is one thing.
+    pub(super) fn only_question(&self) -> Option<Question> {
+        (self.pending.get() == 1).then(|| self.asked.get())
+    }
+
+    /// Bytes of buffers that are this client's.
+    pub fn held(&self) -> usize {
+        self.input.get() + self.held_output()
+    }
+
+    /// Bytes of buffers for what it has not read.
+    pub fn held_output(&self) -> usize {
+        // Borrowed only while something is appended to this very client.
+        let output = self.output.try_borrow().map_or(0, |output| output.capacity());
+        let aside = self.subscriber.try_borrow().ok().and_then(|s| s.as_ref().map(|s| s.aside.capacity()));
+        output + aside.unwrap_or(0)
+    }
+
+    /// The client's task keeps this much input now.
+    #[inline]
+    pub fn keep_input(&self, memory: &Memory, bytes: usize) {
+        if self.input.get() != bytes {
+            memory.change(BufferKind::Input, self.input.replace(bytes), bytes);
+        }
+    }
+
+    /// The client's task waits for the end of a request that was begun.
+    #[inline]
+    pub fn await_rest(&self) {
+        self.pace.await_rest();
+    }
+
+    /// The client has sent a whole request.
+    #[inline]
+    pub fn on_whole(&self) {
+        self.pace.on_whole();
+    }
+
+    /// Closes a client that is too slow. Called a few times a second for all; `now` is in nanoseconds.
+    pub(super) fn check_client_pace(&self, limits: &config::Client, now: u64) {
+        let state = Held { input: self.input.get(), unsent: self.unsent(), paused: self.paused.get() };
+        if let Some(reason) = self.pace.check(state, limits, now) {
+            self.close(reason);
+        }
+    }
+
+    /// Remembers that it is not read because memory is short; whether that is news.
+    pub(super) fn pause(&self, paused: bool) -> bool {
+        self.paused.replace(paused) != paused
+    }
+
+    /// Drops what the client has not read. Its task has ended, or is about to.
+    pub fn release(&self, buffers: &Buffers) {
+        self.fate.set(self.fate.get().or(Some(CloseReason::Client)));
+        self.drop_output(buffers);
+        if let Some(subscriber) = self.subscriber.borrow_mut().as_mut() {
+            buffers.memory.change(BufferKind::Output, subscriber.aside.capacity(), 0);
+            subscriber.aside = Vec::new();
+        }
+    }
+
+    /// Memory is short, and this client holds most: it is closed, and its output dropped at once.
+    pub(super) fn shed(&self, buffers: &Buffers) {
+        self.close(CloseReason::Memory);
+        if self.output.try_borrow_mut().is_ok() && self.subscriber.try_borrow_mut().is_ok() {
+            self.release(buffers);
+        }
     }
 
     /// Sets the output limit: subscribers have their own.
@@ -146,8 +206,11 @@ impl Outbox {
     }
 
     /// The client has no subscriptions on a hub any more; gives the hub that it must leave.
-    pub fn take_hub(&self) -> Option<Rc<Hub>> {
-        self.subscriber.take().map(|subscriber| subscriber.hub)
+    pub fn take_hub(&self, buffers: &Buffers) -> Option<Rc<Hub>> {
+        self.subscriber.take().map(|subscriber| {
+            buffers.memory.change(BufferKind::Output, subscriber.aside.capacity(), 0);
+            subscriber.hub
+        })
     }
 
     /// What it subscribes to through a hub.
@@ -167,7 +230,9 @@ impl Outbox {
         if let Some(subscriber) = self.subscriber.borrow_mut().as_mut().filter(|subscriber| subscriber.holds()) {
             let limit = self.limit.get();
             if limit == 0 || self.unsent() + subscriber.aside.len() + bytes.len() <= limit {
+                let before = subscriber.aside.capacity();
                 subscriber.aside.extend_from_slice(bytes);
+                buffers.memory.change(BufferKind::Output, before, subscriber.aside.capacity());
             } else {
                 self.close(CloseReason::OutputLimit);
             }
@@ -192,6 +257,7 @@ impl Outbox {
         change(subscriber);
         if !subscriber.holds() && !subscriber.aside.is_empty() {
             let waiting = std::mem::take(&mut subscriber.aside);
+            buffers.memory.change(BufferKind::Output, waiting.capacity(), 0);
             self.push(buffers, &waiting);
         }
     }
@@ -237,19 +303,21 @@ impl Outbox {
         if self.fate.get().is_some() {
             return;
         }
-        let mut buffer = self.buffer.borrow_mut();
-        if buffer.capacity() == 0 {
-            *buffer = buffers.take();
-        }
+        let mut output = self.output.borrow_mut();
         let limit = self.limit.get();
-        if limit != 0 && buffer.len() - self.sent.get() + bytes.len() > limit {
-            *buffer = Vec::new();
-            self.sent.set(0);
-            drop(buffer);
+        if limit != 0 && output.len() - self.sent.get() + bytes.len() > limit {
+            drop(output);
             self.close(CloseReason::OutputLimit);
+            self.drop_output(buffers);
             return;
         }
-        buffer.extend_from_slice(bytes);
+        output.push(buffers, bytes);
+    }
+
+    fn drop_output(&self, buffers: &Buffers) {
+        let output = self.output.take();
+        self.sent.set(0);
+        buffers.memory.change(BufferKind::Output, output.capacity(), 0);
     }
 
     /// Writes what the socket takes. What it does not take is sent by the client's own task, which is woken.
@@ -269,22 +337,28 @@ impl Outbox {
 
     /// Writes until the buffer is empty (`true`) or the socket is full (`false`).
     fn write_out(&self, buffers: &Buffers) -> io::Result<bool> {
-        let mut buffer = self.buffer.borrow_mut();
-        while self.sent.get() < buffer.len() {
-            match self.writer.try_write(&buffer[self.sent.get()..]) {
-                Ok(n) => {
-                    self.sent.set(self.sent.get() + n);
-                    buffers.sent.set(buffers.sent.get() + n as u64);
+        let mut output = self.output.borrow_mut();
+        loop {
+            while self.sent.get() < output.front.len() {
+                match self.writer.try_write(&output.front[self.sent.get()..]) {
+                    Ok(n) => {
+                        self.sent.set(self.sent.get() + n);
+                        buffers.on_sent(n);
+                        self.pace.on_taken();
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        self.forget_sent(&mut output.front);
+                        return Ok(false);
+                    }
+                    Err(e) => return Err(e),
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.forget_sent(&mut buffer);
-                    return Ok(false);
-                }
-                Err(e) => return Err(e),
+            }
+            self.sent.set(0);
+            if !output.advance(&buffers.memory) {
+                break;
             }
         }
-        self.sent.set(0);
-        buffers.give(std::mem::take(&mut *buffer));
+        buffers.give(std::mem::take(&mut output.front));
         Ok(true)
     }
 
@@ -301,7 +375,7 @@ impl Outbox {
     /// For the client's task: sends what is left; ready when nothing is.
     pub fn poll_flush(&self, cx: &mut Context<'_>, buffers: &Buffers) -> Poll<io::Result<()>> {
         loop {
-            if self.buffer.borrow().is_empty() {
+            if self.output.borrow().len() == 0 {
                 return Poll::Ready(Ok(()));
             }
             match self.write_out(buffers) {

@@ -19,7 +19,7 @@ use super::Upstreams;
 use crate::link::{DialError, Link, Use, bug};
 use crate::resp::encode;
 use crate::session::RouteKey;
-use crate::telemetry::UpstreamCloseReason;
+use crate::telemetry::{ConnectError, UpstreamCloseReason};
 
 /// How long making a connection clean may take before it is closed instead.
 const CLEAN_WAIT: Duration = Duration::from_secs(3);
@@ -154,6 +154,7 @@ impl Pool {
                     let (renewing, key) = (Rc::clone(up), key.clone());
                     spawn_local(async move { renewing.dialer.renew(idle.link, &key).await }).await.map_err(broken)?
                 }
+                None if up.dialer.is_open() && up.dialer.retry_at().is_some() => return Err(LendError::Dial(away())),
                 None => match up.budget.permit(Use::Pool) {
                     // A task of its own: the client may leave meanwhile, and then the connection closes in order.
                     Some(permit) => {
@@ -350,6 +351,11 @@ impl Drop for Waiting<'_> {
         self.up.shard.pool_waiters.sub(1);
         self.up.shard.pool_waited(self.started.elapsed());
     }
+}
+
+/// Nobody waits for the upstream any more.
+fn away() -> DialError {
+    DialError::Unavailable { cause: ConnectError::Refused, text: "waiting for the upstream".into() }
 }
 
 /// The task that dialled has panicked; nothing of the client was written.

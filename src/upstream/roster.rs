@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::outbox::Outbox;
+use crate::config;
 
 /// Names one client for as long as it is connected. Reused indexes get a new generation, so a slot of a client
 /// that left finds nobody: a tombstone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientKey {
     index: u32,
     generation: u32,
@@ -71,14 +72,40 @@ impl Roster {
         self.inner.borrow().entries.iter().filter_map(|e| e.outbox.clone()).collect()
     }
 
-    /// How many have unanswered requests on a lane, and how many bytes wait for slow readers.
+    /// How many have unanswered requests on a lane, and how many bytes wait for slow readers. Closes those that are too
+    /// slow for `limits`; `now` is in nanoseconds.
     #[must_use]
-    pub fn survey(&self) -> (u64, u64) {
+    pub fn survey(&self, limits: &config::Client, now: u64) -> (u64, u64) {
         let inner = self.inner.borrow();
         let connected = inner.entries.iter().filter_map(|entry| entry.outbox.as_ref());
         connected.fold((0, 0), |(active, unsent), outbox| {
+            outbox.check_client_pace(limits, now);
             (active + u64::from(outbox.pending() > 0), unsent + outbox.unsent() as u64)
         })
+    }
+
+    /// The most bytes of buffers that one client holds.
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        let inner = self.inner.borrow();
+        inner.entries.iter().filter_map(|entry| entry.outbox.as_ref()).map(|outbox| outbox.held()).max().unwrap_or(0)
+    }
+
+    /// Those that are not being closed and of which `size` is at least `least`, the largest first.
+    #[must_use]
+    pub fn by_size(&self, size: fn(&Outbox) -> usize, least: usize) -> Vec<Rc<Outbox>> {
+        let inner = self.inner.borrow();
+        let connected = inner.entries.iter().filter_map(|entry| entry.outbox.as_ref());
+        let large = connected.filter(|outbox| outbox.fate().is_none() && size(outbox) >= least);
+        let mut clients: Vec<_> = large.cloned().collect();
+        clients.sort_unstable_by_key(|outbox| std::cmp::Reverse(size(outbox)));
+        clients
+    }
+
+    /// A client's name without a client.
+    #[cfg(test)]
+    pub(crate) fn key_for_tests(&self) -> ClientKey {
+        ClientKey { index: u32::try_from(self.inner.borrow().entries.len()).unwrap(), generation: 7 }
     }
 
     /// How many are connected.

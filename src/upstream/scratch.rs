@@ -35,6 +35,8 @@ pub struct Scratch {
     turn: Semaphore,
     link: RefCell<Option<Link>>,
     probe: Cell<Option<(Instant, Standing)>>,
+    /// What the last probe said, however long ago.
+    wants_login: Cell<bool>,
     waiting: Cell<usize>,
     /// Redis checks existence and arity before it asks for a login; Valkey 9 asks first (rule A5).
     login_first: Cell<Option<bool>>,
@@ -46,6 +48,7 @@ impl Default for Scratch {
             turn: Semaphore::new(1),
             link: RefCell::new(None),
             probe: Cell::new(None),
+            wants_login: Cell::new(false),
             waiting: Cell::new(0),
             login_first: Cell::new(None),
         }
@@ -63,6 +66,32 @@ impl Scratch {
         }
         self.waiting.set(self.waiting.get() + 1);
         let reply = timeout(up.config.upstream.connect_wait, self.run_in_turn(up, command)).await;
+        self.waiting.set(self.waiting.get() - 1);
+        reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// As [`Scratch::run`], if `still_may` says so when its turn has come; else nothing is sent.
+    ///
+    /// # Errors
+    /// The upstream is not available; nothing can be said about the login.
+    pub async fn login(
+        &self,
+        up: &Rc<Upstreams>,
+        command: &[u8],
+        still_may: impl Fn() -> bool,
+    ) -> io::Result<Option<Vec<u8>>> {
+        if self.waiting.get() >= MAX_WAITING {
+            return Err(io::Error::other("too many logins are waiting"));
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let judged = async {
+            let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
+            if !still_may() {
+                return Ok(None);
+            }
+            self.unit(up, command).await.map(Some)
+        };
+        let reply = timeout(up.config.upstream.connect_wait, judged).await;
         self.waiting.set(self.waiting.get() - 1);
         reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -116,6 +145,9 @@ impl Scratch {
     async fn open(&self, up: &Rc<Upstreams>) -> io::Result<Link> {
         loop {
             if let Some(at) = up.dialer.retry_at() {
+                if up.dialer.is_open() {
+                    return Err(io::ErrorKind::NotConnected.into());
+                }
                 tokio::time::sleep_until(at.into()).await;
                 continue;
             }
@@ -161,6 +193,7 @@ impl Scratch {
         // NOPERM, BUSY or LOADING are words to somebody who is known.
         let standing = if reply.starts_with(b"-NOAUTH") { Standing::Unauthenticated } else { Standing::Implicit };
         self.probe.set(Some((asked, standing)));
+        self.wants_login.set(standing == Standing::Unauthenticated);
         if standing == Standing::Unauthenticated && self.login_first.get().is_none() {
             let mut bad = BytesMut::new();
             encode::command(&mut bad, &["GET"]);
@@ -179,6 +212,12 @@ impl Scratch {
     /// The upstream's users may have changed: ask again.
     pub fn forget_probe(&self) {
         self.probe.set(None);
+    }
+
+    /// Clients have to log in, as far as is known.
+    #[must_use]
+    pub fn wants_login(&self) -> bool {
+        self.wants_login.get()
     }
 
     /// The upstream asks for a login before it looks at a command's name and arity.

@@ -1,6 +1,9 @@
 //! One thread with its runtime, its share of the clients and its own upstream connections. Shares nothing on the
 //! data path; orders and questions come as messages.
 
+mod handshake;
+
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +15,11 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::client::{Accepted, Ids, Peers, Question, Shared, answer};
+use crate::client::{Accepted, Ids, Peers, Question, Shared, Transport, answer};
 use crate::link::Socket;
 use crate::telemetry::unix_millis;
 use crate::upstream::{Parts, Upstreams};
+use handshake::Turnstile;
 
 /// Orders that may wait for one worker; the acceptor waits when it is full.
 pub(crate) const MAX_ORDERS: usize = 1024;
@@ -36,12 +40,19 @@ pub(crate) struct Arrival {
     pub socket: ArrivalSocket,
     pub addr: String,
     pub laddr: String,
+    /// Where it comes from; nothing for unix sockets.
+    pub source: Option<IpAddr>,
+    /// The clients of that source, this one included, where they are counted.
+    pub place: Option<Arc<AtomicUsize>>,
 }
 
 /// Not tied to any runtime yet.
 pub(crate) enum ArrivalSocket {
     Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
+    /// It will speak TLS, with the certificate that is in use at its arrival.
+    Tls(std::net::TcpStream, Arc<rustls::ServerConfig>),
+    /// With the user and process behind it.
+    Unix(std::os::unix::net::UnixStream, Transport),
 }
 
 /// What a worker is made of.
@@ -70,13 +81,14 @@ async fn work(blueprint: Blueprint) {
     let up = Upstreams::new(parts);
     up.start();
     let shared = Shared::new(Rc::clone(&up), peers, ids);
+    let turnstile = Turnstile::new(&up.config.tls);
     spawn_local(answer_questions(Rc::clone(&shared), questions));
-    spawn_local(tick(Rc::clone(&up)));
+    spawn_local(tick(Rc::clone(&shared)));
     let mut last_client = interval(DRAIN_TICK);
     loop {
         tokio::select! {
             order = orders.recv() => match order {
-                Some(Order::Serve(arrival)) => serve(&shared, arrival, &load),
+                Some(Order::Serve(arrival)) => serve(&shared, &turnstile, arrival, &load),
                 Some(Order::Drain) | None => shared.drain(),
             },
             _ = last_client.tick(), if shared.draining.get() => {
@@ -92,18 +104,33 @@ async fn work(blueprint: Blueprint) {
 }
 
 /// Starts the task of one client.
-fn serve(shared: &Rc<Shared>, arrival: Arrival, load: &Arc<AtomicUsize>) {
-    let Arrival { socket, addr, laddr } = arrival;
-    let socket = match socket {
-        ArrivalSocket::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
-        ArrivalSocket::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load: &Arc<AtomicUsize>) {
+    let Arrival { socket, addr, laddr, place, .. } = arrival;
+    let leave = Leave(Arc::clone(load), place);
+    let (socket, transport) = match socket {
+        ArrivalSocket::Tcp(stream) => (TcpStream::from_std(stream).map(Socket::Tcp), Transport::Tcp),
+        ArrivalSocket::Unix(stream, transport) => (UnixStream::from_std(stream).map(Socket::Unix), transport),
+        ArrivalSocket::Tls(stream, config) => match TcpStream::from_std(stream) {
+            Ok(stream) => {
+                let (shared, turnstile) = (Rc::clone(shared), Rc::clone(turnstile));
+                // A task of its own kind: clients without TLS have nothing of it in theirs.
+                spawn_local(async move {
+                    let secured = Box::pin(turnstile.secure(&shared.up.shard, stream, config)).await;
+                    if let Some(socket) = secured {
+                        shared.serve(Box::new(Accepted { socket, transport: Transport::Tls, addr, laddr })).await;
+                    }
+                    drop(leave);
+                });
+                return;
+            }
+            Err(error) => (Err(error), Transport::Tls),
+        },
     };
-    let leave = Leave(Arc::clone(load));
     match socket {
         Ok(socket) => {
             let shared = Rc::clone(shared);
             // Boxed: what a task is given stays part of its size for as long as the client is connected.
-            let accepted = Box::new(Accepted { socket, addr, laddr });
+            let accepted = Box::new(Accepted { socket, transport, addr, laddr });
             spawn_local(async move {
                 shared.serve(accepted).await;
                 drop(leave);
@@ -114,11 +141,14 @@ fn serve(shared: &Rc<Shared>, arrival: Arrival, load: &Arc<AtomicUsize>) {
 }
 
 /// Counts a client out when its task ends, however it ends.
-struct Leave(Arc<AtomicUsize>);
+pub(crate) struct Leave(Arc<AtomicUsize>, Option<Arc<AtomicUsize>>);
 
 impl Drop for Leave {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(source) = &self.1 {
+            source.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -129,7 +159,8 @@ async fn answer_questions(shared: Rc<Shared>, mut questions: mpsc::Receiver<Ques
 }
 
 /// Timeouts, canaries, idle connections, and the sign of life.
-async fn tick(up: Rc<Upstreams>) {
+async fn tick(shared: Rc<Shared>) {
+    let up = Rc::clone(&shared.up);
     let mut timer = interval(TICK);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let metrics = tokio::runtime::Handle::current().metrics();
@@ -137,6 +168,7 @@ async fn tick(up: Rc<Upstreams>) {
     loop {
         timer.tick().await;
         up.on_tick();
+        shared.on_tick();
         up.shard.beat(unix_millis());
         if started.elapsed() >= TICK {
             up.shard.worker_busy_seconds.set(metrics.worker_total_busy_duration(0).as_secs_f64());

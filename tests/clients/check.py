@@ -40,6 +40,7 @@ class Suite:
         parser.add_argument("--level", choices=("full", "short"), default="full")
         parser.add_argument("--prefix", default="")
         parser.add_argument("--only", default="", help="run only the checks whose name contains this")
+        parser.add_argument("--tls-ca", default="", help="speak TLS; the authority of the certificate")
         return parser.parse_args()
 
     def key(self, name):

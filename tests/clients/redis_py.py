@@ -22,6 +22,8 @@ def connect(**options):
     options.setdefault("retry", Retry(NoBackoff(), 0))
     options.setdefault("max_connections", 2**31)
     options.setdefault("socket_timeout", 20)
+    if args.tls_ca:
+        options.update(ssl=True, ssl_ca_certs=args.tls_ca)
     return redis.Redis(args.host, args.port, protocol=args.protocol, **options)
 
 

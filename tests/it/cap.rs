@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::client::{ReadEnd, encode};
 use crate::support::redis::info_field;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, pause};
+use crate::support::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, pause, ports};
 
 const THREADS: u64 = 12;
 /// Clients that one thread keeps connected at a time.
@@ -207,18 +207,17 @@ fn sample(redis: &RealRedis, done: &AtomicBool, most: &AtomicI64) -> Seen {
     Seen { most: most.load(Ordering::Relaxed), samples, opened: after - before }
 }
 
-fn weather(flavour: Flavour, options: &ProxyOptions, mix: Mix) -> (Seen, Count) {
-    let redis = RealRedis::start(flavour, &[]);
+fn weather(redis: &RealRedis, options: &ProxyOptions, mix: Mix) -> (Seen, Count) {
     let mut direct = redis.connect();
     for user in 1..5 {
         assert!(!direct.ask(&format!("ACL SETUSER u{user} on >pw ~* &* +@all")).is_error());
     }
     drop(direct);
-    let proxy = Proxy::start(&redis, options);
+    let proxy = Proxy::start(redis, options);
     let (count, done, most) = (Count::default(), AtomicBool::new(false), AtomicI64::new(0));
     let end = Instant::now() + DURATION;
     let seen = std::thread::scope(|scope| {
-        let sampler = scope.spawn(|| sample(&redis, &done, &most));
+        let sampler = scope.spawn(|| sample(redis, &done, &most));
         let threads: Vec<_> = (0..THREADS)
             .map(|seed| {
                 let (proxy, count) = (&proxy, &count);
@@ -243,7 +242,11 @@ fn weather(flavour: Flavour, options: &ProxyOptions, mix: Mix) -> (Seen, Count) 
 }
 
 fn holds(options: &ProxyOptions, cap: i64, mix: Mix) {
-    let (seen, count) = weather(Flavour::Redis70, options, mix);
+    holds_on(&RealRedis::start(Flavour::Redis70, &[]), options, cap, mix);
+}
+
+fn holds_on(redis: &RealRedis, options: &ProxyOptions, cap: i64, mix: Mix) {
+    let (seen, count) = weather(redis, options, mix);
     let (commands, clients) = (count.commands.into_inner(), count.clients.into_inner());
     let turned_away = count.turned_away.into_inner();
     let Seen { most, samples, opened } = seen;
@@ -281,6 +284,17 @@ fn twelve_connections_two_workers_everything() {
 #[test]
 fn the_default_everything() {
     holds(&ProxyOptions::default(), 32, Mix::Everything);
+}
+
+/// A goodbye of TLS is not yet the end of a connection.
+#[test]
+fn six_connections_with_tls_on_both_sides_everything() {
+    let pki = Pki::new();
+    let port = ports::free_port();
+    let redis = RealRedis::start_tls(Flavour::Redis70, &pki, port, &["--tls-auth-clients", "no"]);
+    let upstream = Some(format!("rediss://127.0.0.1:{port}"));
+    let options = ProxyOptions { tls: Some(pki.clone()), upstream, ..ProxyOptions::tight() };
+    holds_on(&redis, &options.set(&format!("upstream.tls_ca_file={}", pki.ca().display())), 6, Mix::Everything);
 }
 
 /// Plain commands of many clients cost a handful of connections, not a share of the cap.

@@ -10,19 +10,26 @@
     reason = "a test stops at the first thing that is not as it must be, and its threads share by lock"
 )]
 
+mod accept;
 mod adversary;
 mod architecture;
 mod blocking;
 mod cap;
 mod client_commands;
 mod drain;
+mod failure;
+mod hostile;
 mod integrity;
+mod limits;
+mod login;
 mod ordering;
+mod policy;
 mod protocol_errors;
 mod pubsub;
 mod reply_types;
 mod support;
 mod telemetry;
+mod tls;
 mod transactions;
 mod transcripts;
 mod unix;

@@ -24,8 +24,9 @@ fn served(client: &mut TestClient, line: &str) -> Frame {
 #[test]
 fn not_there_at_start() {
     let mut redis = RealRedis::prepare(Flavour::Redis70, &[]);
-    let options = ProxyOptions { start_unready: true, ..quick_to_reconnect() };
-    let proxy = Proxy::start(&redis, &options);
+    // Its commands wait for connect_wait, however long nobody has been there.
+    let patient = quick_to_reconnect().set("upstream.circuit_failures=0");
+    let proxy = Proxy::start(&redis, &ProxyOptions { start_unready: true, ..patient });
     let mut early = proxy.connect();
     let asked = Instant::now();
     assert_eq!(early.ask("SET a 1").as_str(), NOT_EXECUTED);

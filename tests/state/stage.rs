@@ -95,7 +95,7 @@ impl Stage {
 fn tcp(address: Address) -> SocketAddr {
     match address {
         Address::Tcp(address) => address,
-        Address::Unix(path) => panic!("{} is not TCP", path.display()),
+        other => panic!("{other:?} is not TCP"),
     }
 }
 

@@ -30,8 +30,8 @@ use super::request::Request;
 use crate::resp::{ProtocolError, ReplyScanner};
 use crate::router::{self, PinReason, Relay, Route};
 use crate::session::{Guard, Resp, Transaction};
-use crate::telemetry::CloseReason;
-use crate::upstream::{Lease, Return, Upstreams, Wants};
+use crate::telemetry::{BufferKind, CloseReason};
+use crate::upstream::{Charge, Lease, Return, Upstreams, Wants};
 
 /// While the client is not read, at most this much of the replies waits for it, bytes; the upstream waits then.
 /// Subscribers are read on: their limit closes them.
@@ -83,6 +83,8 @@ pub(super) struct Held {
     relayed: u32,
     incomplete: bool,
     idle: Option<Pin<Box<Sleep>>>,
+    /// What `out` and `partial` take.
+    charge: Charge,
 }
 
 impl Held {
@@ -110,6 +112,7 @@ impl Held {
             relayed: 0,
             incomplete: false,
             idle: None,
+            charge: Charge::new(&up.memory, BufferKind::Upstream),
         }
     }
 
@@ -142,6 +145,9 @@ impl Held {
                 }
             }
             self.show(client);
+            self.charge.set(self.out.len() + self.partial.len());
+            client.count_input();
+            self.up.relieve();
             if let Some(event) = self.settled(client, flushed) {
                 return Poll::Ready(event);
             }
@@ -151,6 +157,12 @@ impl Held {
                 Poll::Pending => {}
             }
             if !progress {
+                if self.incomplete && !client.carry.is_empty() {
+                    if client.carry.len() >= self.input_limit() {
+                        return Poll::Ready(Event::Closed(Closed(CloseReason::QueryBuffer)));
+                    }
+                    client.outbox().await_rest();
+                }
                 client.outbox().await_with(cx, Wants::Nothing);
                 return self.poll_idle(cx);
             }
@@ -235,7 +247,7 @@ impl Held {
     }
 
     fn input_limit(&self) -> usize {
-        if self.incomplete { self.up.config.client.query_buffer_limit } else { WAITING_INPUT }
+        if self.incomplete { self.up.largest_request() } else { WAITING_INPUT }
     }
 
     fn lost(&self) -> Closed {

@@ -25,6 +25,7 @@ const OUT_AHEAD: usize = 1 << 20;
 impl Held {
     /// Sends the request for which the connection was borrowed.
     pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
+        client.kept = 0;
         let facts = client.facts(self.view(), self.has_subscriptions());
         let route = route(&self.up.table, request.lookup(), facts, &request);
         // In doubt, the connection is reset afterwards.
@@ -80,6 +81,7 @@ impl Held {
                 }
                 Scan::Complete { len, canonical } => {
                     self.incomplete = false;
+                    client.outbox().on_whole();
                     let scanned = Scanned { scanner: &scanner, buf: &client.carry };
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
                     let lookup = self.up.table.lookup(scanned.nth(0), second);
@@ -95,12 +97,19 @@ impl Held {
                         client.carry = BytesMut::new();
                     }
                     return match relay {
+                        // May have to wait, or be refused.
+                        Some(Relay::Login(_)) => Next::Aside(request, route),
                         Some(relay) => Next::Relay(request, relay),
                         None => Next::Aside(request, route),
                     };
                 }
             }
         }
+    }
+
+    /// Sends a login that may be looked at. Nothing else is unanswered.
+    pub(in crate::client) fn send_login(&mut self, client: &mut Client, request: Request, login: Login) {
+        self.send(client, request, Relay::Login(login));
     }
 
     /// Appends one request and what its answer will mean.

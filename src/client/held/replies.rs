@@ -7,7 +7,7 @@ use super::expect::{Expect, Payload, Queued};
 use super::subscriptions::Frame;
 use crate::client::connection::{Client, Closed};
 use crate::client::error_reply;
-use crate::client::hello::patch_id;
+use crate::client::hello::{Hello, patch_id};
 use crate::client::subscribe::renumbered;
 use crate::command::ReplyMask;
 use crate::config::Integrity;
@@ -185,6 +185,11 @@ impl Held {
         self.transaction.on_reply(expect.tracked(), reply);
         if matches!(expect.relay, Relay::Subscribe | Relay::Unsubscribe) {
             self.confirmations = 0; // refused: one error for all channels
+        }
+        match &expect.payload {
+            Payload::Auth(credentials) => client.on_judged(&credentials.user, frame),
+            Payload::Hello(Hello { auth: Some((user, _)), .. }) => client.on_judged(user, frame),
+            _ => {}
         }
         self.on_state(client, &expect, reply, was_queueing);
         match expect.payload {

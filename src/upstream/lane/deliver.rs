@@ -1,19 +1,20 @@
 //! Replies of a lane, from bytes to their owners.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::in_flight::{Owner, Popped, Slot};
+use super::retry::candidates;
 use super::{Lane, State, UNKNOWN_OUTCOME, Withheld, canary_text};
 use crate::command::CommandId;
 use crate::config::{Integrity, OnLoss};
 use crate::link::{bug, decoded, tolerable};
 use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
-use crate::telemetry::{AnomalyReason, CloseReason, Origin};
+use crate::telemetry::{AnomalyReason, CloseReason, Origin, RetryOutcome};
 use crate::upstream::Upstreams;
+use crate::upstream::big::BIG_REPLY;
 use crate::upstream::outbox::Answer;
 
 /// Why a connection is not to be trusted, and what was being answered, if that is known.
@@ -41,6 +42,7 @@ impl Lane {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.last_progress = now;
+        self.served.set(true);
         let mut rest = chunk;
         while !rest.is_empty() {
             match state.scanner.advance(rest) {
@@ -89,6 +91,10 @@ impl Lane {
         };
         if !slot.joined {
             state.unit_refused = kind.is_error();
+        }
+        state.kept.on_answered(slot.bytes as usize);
+        if slot.retried {
+            up.shard.retries[RetryOutcome::Answered].inc();
         }
         let carried;
         let frame: &[u8] = if state.carry.is_empty() {
@@ -140,6 +146,7 @@ impl Lane {
         match slot.owner {
             Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, slot, frame, streamed, now),
             Owner::Publish(_, by) => answer(up, state, slot, &recounted(frame, by.into()), false, now),
+            Owner::Orphan => up.shard.lane_tombstones.inc(),
             Owner::Inner(number) => {
                 up.inquiries.answer(number, Answer::Reply(frame.to_vec()));
                 up.answered(slot.command, now.saturating_sub(slot.at));
@@ -214,9 +221,26 @@ impl Lane {
                 closed.insert(client);
             }
         };
-        let withheld: Vec<Slot> = std::mem::take(&mut state.withheld).into_iter().map(|reply| reply.slot).collect();
         state.unit_refused = false;
-        for (position, slot) in withheld.iter().chain(&sent).enumerate() {
+        for Withheld { slot, .. } in &std::mem::take(&mut state.withheld) {
+            match slot.owner {
+                Owner::Inner(number) => up.inquiries.lose(number),
+                _ if up.config.upstream.on_loss == OnLoss::Error && !anomaly => tell_unknown(up, state, slot),
+                _ => close(slot),
+            }
+        }
+        let mut kept = state.kept.take(&old);
+        let again = match up.config.upstream.retry_reads && !anomaly {
+            true => candidates(up, &sent, cut),
+            false => HashMap::new(),
+        };
+        for (position, slot) in sent.iter().enumerate() {
+            let request = kept.split_to((slot.bytes as usize).min(kept.len()));
+            if slot.owner.client().is_some_and(|client| again.contains_key(&client)) {
+                state.out.extend_from_slice(&request);
+                state.in_flight.push_again(slot);
+                continue;
+            }
             if let Owner::Inner(number) = slot.owner {
                 up.inquiries.lose(number);
                 continue;
@@ -243,6 +267,10 @@ impl Lane {
                 state.out.extend_from_slice(&request);
                 state.in_flight.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
             }
+        }
+        if up.config.integrity == Integrity::Strict && !state.in_flight.is_empty() {
+            // What is sent again has lost its canaries, and nothing would release its replies.
+            Self::push_canary(self.id, state, up, up.now());
         }
         closed.len()
     }
@@ -274,7 +302,7 @@ fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
                     state.touched.push(key);
                 }
             }
-            Owner::Discard(_) | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
+            Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
         if let Owner::Publish(..) = slot.owner {
             outbox.on_own_publish(&up.buffers, true);
@@ -304,7 +332,7 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed
                 }
             }
             Owner::Call(_) => outbox.deliver(Answer::Reply(frame.to_vec())),
-            Owner::Discard(_) | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
+            Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
         outbox.on_answered(slot.bytes as usize);
     });
@@ -329,14 +357,24 @@ fn on_piece(up: &Upstreams, key: &RouteKey, state: &mut State, piece: &[u8]) -> 
         _ => {}
     }
     let whole_needed = kind.is_none()
-        || !matches!(owner, Owner::Forward(_) | Owner::Discard(_))
+        || !matches!(owner, Owner::Forward(_) | Owner::Discard(_) | Owner::Orphan)
         || up.config.integrity == Integrity::Strict;
     if !state.streaming && (whole_needed || state.carry.len() + piece.len() < STREAM_FROM) {
         state.carry.extend_from_slice(piece);
         return Ok(());
     }
-    state.streaming = true;
+    if !state.streaming {
+        (state.streaming, state.streamed) = (true, 0);
+    }
     let carried: Bytes = state.carry.split().freeze();
+    let before = state.streamed;
+    state.streamed += carried.len() + piece.len();
+    if before <= BIG_REPLY && state.streamed > BIG_REPLY {
+        let question = owner.client().and_then(|client| up.roster.with(client, |outbox| outbox.only_question()));
+        if let Some(question) = question.flatten() {
+            up.big_replies.learn(question, state.last_progress);
+        }
+    }
     if let Owner::Forward(client) = owner {
         let touched = up.roster.with(client, |outbox| {
             outbox.on_reply_part(&up.buffers, false);

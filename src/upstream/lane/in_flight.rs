@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::BytesMut;
+
 use crate::command::{CommandId, ReplyMask};
 use crate::link::bug;
 use crate::upstream::roster::ClientKey;
@@ -19,6 +21,8 @@ pub enum Owner {
     Publish(ClientKey, i32),
     /// Goes whole to the client's task, which waits for it.
     Call(ClientKey),
+    /// The client was told that the outcome is not known; its reply is for nobody. Keeps its place (invariant 1).
+    Orphan,
     /// respmux' own question ([`Inquiries`](crate::upstream::Inquiries)), by its number.
     Inner(u64),
     /// Must echo this number: proves that the lane is in step (rule L7).
@@ -33,7 +37,7 @@ impl Owner {
     pub fn client(self) -> Option<ClientKey> {
         match self {
             Self::Forward(key) | Self::Discard(key) | Self::Publish(key, _) | Self::Call(key) => Some(key),
-            Self::Inner(_) | Self::Canary(_) | Self::Audit => None,
+            Self::Orphan | Self::Inner(_) | Self::Canary(_) | Self::Audit => None,
         }
     }
 }
@@ -53,6 +57,8 @@ pub(crate) struct Slot {
     start: u64,
     /// Part of the same transaction as the slot before it: both were written, or neither counts as written.
     pub joined: bool,
+    /// Was sent on an earlier connection, too.
+    pub retried: bool,
 }
 
 /// What a whole reply meets.
@@ -93,9 +99,19 @@ impl InFlight {
         joined: bool,
     ) {
         let length = u32::try_from(bytes).expect("requests on lanes are bounded far below 4 GiB");
-        self.slots.push_back(Slot { owner, command, legal, bytes: length, at, start: self.submitted, joined });
+        let start = self.submitted;
+        let slot = Slot { owner, command, legal, bytes: length, at, start, joined, retried: false };
+        self.slots.push_back(slot);
         self.submitted += u64::from(length);
         self.bytes += bytes;
+    }
+
+    /// A request of an earlier connection is sent again on the next one.
+    pub(crate) fn push_again(&mut self, slot: &Slot) {
+        self.append(slot.owner, slot.command, slot.legal, slot.bytes as usize, slot.at, false);
+        if let Some(last) = self.slots.back_mut() {
+            last.retried = true;
+        }
     }
 
     /// The socket took `n` more bytes.
@@ -161,6 +177,75 @@ impl InFlight {
         Some(slot)
     }
 
+    /// The written requests of clients that were submitted before `at`, oldest first: gives them up. Each keeps its
+    /// place, as an orphan. `spare` is a client whose requests stay: it is in the middle of a reply.
+    pub(crate) fn orphan_before(&mut self, at: u64, spare: Option<ClientKey>) -> Vec<Slot> {
+        let written = self.written;
+        let mut orphaned = Vec::new();
+        let mut begun = false;
+        for slot in &mut self.slots {
+            begun = slot.start < written || (slot.joined && begun);
+            if !begun || slot.at >= at {
+                break;
+            }
+            if slot.owner.client().is_some_and(|client| Some(client) != spare) {
+                orphaned.push(*slot);
+                slot.owner = Owner::Orphan;
+            }
+        }
+        orphaned
+    }
+
+    /// The requests of clients that were submitted before `at` and of which not a byte was written, nor of the
+    /// transaction that they belong to. They leave, and their bytes leave `out`, of which the end is what was
+    /// submitted last.
+    pub(crate) fn withdraw_before(&mut self, at: u64, out: &mut BytesMut, spare: Option<ClientKey>) -> Vec<Slot> {
+        let written = self.written;
+        let mut begun = false;
+        let mut first = self.slots.len();
+        for (position, slot) in self.slots.iter().enumerate() {
+            begun = slot.start < written || (slot.joined && begun);
+            if !begun {
+                first = position;
+                break;
+            }
+        }
+        let wanted = |slot: &Slot| slot.at < at && slot.owner.client().is_some_and(|client| Some(client) != spare);
+        if !self.slots.range(first..).any(wanted) {
+            return Vec::new();
+        }
+        let tail = self.slots.split_off(first);
+        let unwritten: usize = tail.iter().map(|slot| slot.bytes as usize).sum();
+        let mut requests = out.split_off(out.len() - unwritten);
+        self.submitted -= unwritten as u64;
+        self.bytes -= unwritten;
+        let mut withdrawn = Vec::new();
+        for slot in tail {
+            let request = requests.split_to(slot.bytes as usize);
+            if wanted(&slot) {
+                withdrawn.push(slot);
+            } else {
+                out.extend_from_slice(&request);
+                self.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
+            }
+        }
+        withdrawn
+    }
+
+    /// How many requests submitted before `at` are for nobody, by `is_gone`; with the oldest of them that was given
+    /// up.
+    pub(crate) fn abandoned_before(&self, at: u64, is_gone: impl Fn(ClientKey) -> bool) -> (usize, Option<u64>) {
+        let mut count = 0;
+        let mut oldest = None;
+        for slot in self.slots.iter().take_while(|slot| slot.at < at) {
+            if slot.owner == Owner::Orphan {
+                oldest = oldest.or(Some(slot.at));
+            }
+            count += usize::from(slot.owner == Owner::Orphan || slot.owner.client().is_some_and(&is_gone));
+        }
+        (count, oldest)
+    }
+
     /// Requests without a reply.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
@@ -189,6 +274,51 @@ impl InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::roster::Roster;
+
+    #[test]
+    fn giving_up_takes_the_unwritten_out_and_leaves_the_written_in_place() {
+        let roster = Roster::default();
+        let client = roster.key_for_tests();
+        let mut in_flight = InFlight::default();
+        let mut out = BytesMut::new();
+        for (n, owner) in [Owner::Forward(client), Owner::Canary(1), Owner::Forward(client), Owner::Canary(2)]
+            .into_iter()
+            .chain([Owner::Forward(client), Owner::Forward(client)])
+            .enumerate()
+        {
+            out.extend_from_slice(&[b'a' + n as u8; 4]);
+            in_flight.push(owner, CommandId::OTHER, ReplyMask::ANY, 4, n as u64);
+        }
+        // The third is written to its half.
+        drop(out.split_to(10));
+        in_flight.on_written(10);
+        let withdrawn = in_flight.withdraw_before(5, &mut out, None);
+        assert_eq!(withdrawn.iter().map(|slot| slot.at).collect::<Vec<_>>(), [4]);
+        assert_eq!(&out[..], b"ccddddffff");
+        assert_eq!((in_flight.len(), in_flight.bytes()), (5, 20));
+        let orphaned = in_flight.orphan_before(5, None);
+        assert_eq!(orphaned.iter().map(|slot| slot.at).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(in_flight.abandoned_before(9, |_| false), (2, Some(0)));
+        in_flight.on_written(10);
+        let owners: Vec<_> = std::iter::from_fn(|| pop(&mut in_flight)).collect();
+        let expected = [Owner::Orphan, Owner::Canary(1), Owner::Orphan, Owner::Canary(2), Owner::Forward(client)];
+        assert_eq!(owners, expected);
+    }
+
+    #[test]
+    fn a_transaction_of_which_a_part_was_written_is_not_withdrawn() {
+        let client = Roster::default().key_for_tests();
+        let mut in_flight = InFlight::default();
+        let mut out = BytesMut::from(&[0; 20][..]);
+        for joined in [false, true] {
+            in_flight.append(Owner::Forward(client), CommandId::OTHER, ReplyMask::ANY, 10, 0, joined);
+        }
+        drop(out.split_to(3));
+        in_flight.on_written(3);
+        assert!(in_flight.withdraw_before(9, &mut out, None).is_empty());
+        assert_eq!(out.len(), 17);
+    }
 
     fn filled(lengths: &[usize]) -> InFlight {
         let mut in_flight = InFlight::default();

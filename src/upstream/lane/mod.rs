@@ -13,33 +13,42 @@
 
 mod deliver;
 mod in_flight;
+mod retry;
 mod task;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 
 use deliver::Anomaly;
 pub(crate) use deliver::recounted;
 pub(crate) use in_flight::{InFlight, Owner, Slot};
+pub use retry::RetryBudget;
 pub(crate) use task::run;
 
-use super::Upstreams;
+use retry::Kept;
+
 use super::outbox::Answer;
 use super::roster::ClientKey;
+use super::{Charge, Memory, Upstreams};
 use crate::command::{CommandId, ReplyMask};
 use crate::config::Integrity;
 use crate::link::bug;
 use crate::resp::{FrameKind, ReplyScanner, encode};
 use crate::session::{Resp, RouteKey};
-use crate::telemetry::{AnomalyReason, CloseReason};
+use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, LossVerdict, Pressure, RetryOutcome};
 
 /// Requests from which bytes are never written when the upstream is away are answered with this.
 pub(crate) const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
 /// The answer to a written request whose connection was lost, when the configuration prefers it to a close.
 const UNKNOWN_OUTCOME: &[u8] = b"-ERR upstream connection lost, the command may have been executed\r\n";
+
+/// While memory is short, no more than this waits for the upstream, bytes.
+const TIGHT_OUT: usize = 64 << 10;
 
 /// Where a lane is in its life. One function moves it: `task::run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +93,12 @@ pub struct Lane {
     key: RouteKey,
     accepting: Cell<bool>,
     phase: Cell<Phase>,
-    condemned: Cell<Option<&'static str>>,
     distrusted: Cell<Option<Anomaly>>,
+    condemned: Cell<Option<LossVerdict>>,
+    /// Owes replies and has been silent for too long.
+    suspect: Cell<bool>,
+    /// Has answered something since its handshake.
+    served: Cell<bool>,
     /// The next poll writes.
     deferred: Cell<bool>,
     /// The socket takes nothing more; its readiness wakes the task.
@@ -100,12 +113,16 @@ struct State {
     scanner: ReplyScanner,
     /// The beginning of a reply that is not complete and not streamed.
     carry: BytesMut,
+    /// Only with `upstream.retry_reads`.
+    kept: Kept,
     /// The head's reply is being passed on piece by piece.
     streaming: bool,
     /// The MULTI of the transaction under way was refused, so what follows runs by itself.
     unit_refused: bool,
     /// Replies whose canary is not back yet (`integrity = "strict"`), in order.
     withheld: Vec<Withheld>,
+    /// Bytes of it so far.
+    streamed: usize,
     /// Clients that found the lane full, in order.
     crowd: Vec<ClientKey>,
     touched: Vec<ClientKey>,
@@ -118,20 +135,24 @@ struct State {
     last_canary: u64,
     last_used: u64,
     last_progress: u64,
+    /// What `out` and `carry` take, as of the end of the last turn.
+    charge: Charge,
 }
 
 impl Lane {
     /// A lane that is not connected yet; `id` is unique in the worker.
     #[must_use]
-    pub fn new(id: u64, key: RouteKey, now: u64) -> Rc<Self> {
+    pub fn new(id: u64, key: RouteKey, now: u64, memory: &Rc<Memory>) -> Rc<Self> {
         let state = State {
             out: BytesMut::new(),
             in_flight: InFlight::default(),
             scanner: ReplyScanner::new(),
             carry: BytesMut::new(),
+            kept: Kept::default(),
             streaming: false,
             unit_refused: false,
             withheld: Vec::new(),
+            streamed: 0,
             crowd: Vec::new(),
             touched: Vec::new(),
             since_canary: 0,
@@ -141,6 +162,7 @@ impl Lane {
             last_canary: now,
             last_used: now,
             last_progress: now,
+            charge: Charge::new(memory, BufferKind::Upstream),
         };
         Rc::new(Self {
             id,
@@ -149,6 +171,8 @@ impl Lane {
             phase: Cell::new(Phase::Opening),
             condemned: Cell::new(None),
             distrusted: Cell::new(None),
+            suspect: Cell::new(false),
+            served: Cell::new(false),
             deferred: Cell::new(false),
             full: Cell::new(false),
             state: RefCell::new(state),
@@ -185,6 +209,9 @@ impl Lane {
     pub fn has_room(&self, up: &Upstreams, commands: usize, bytes: usize) -> bool {
         let state = self.state.borrow();
         let limits = &up.config.lane;
+        if up.memory.pressure() >= Pressure::Refuse && state.out.len() >= TIGHT_OUT {
+            return false;
+        }
         state.in_flight.is_empty()
             || (state.in_flight.len() + commands <= limits.max_inflight_commands
                 && state.in_flight.bytes() + bytes <= limits.max_inflight_bytes)
@@ -248,6 +275,9 @@ impl Lane {
     fn on_submitted(&self, state: &mut State, up: &Upstreams, commands: usize, now: u64) {
         state.last_used = now;
         state.unwritten += commands;
+        if up.config.upstream.retry_reads {
+            up.retries.on_requests(commands, now);
+        }
         state.since_canary += commands;
         state.audited = false;
         if state.since_canary >= up.config.lane.canary_commands || up.config.integrity == Integrity::Strict {
@@ -273,10 +303,10 @@ impl Lane {
         self.wake();
     }
 
-    /// The connection must not be used any more; its task tears it down with this reason.
-    pub fn condemn(&self, reason: &'static str) {
+    /// The connection must not be used any more; its task tears it down.
+    fn condemn(&self, verdict: LossVerdict) {
         if self.condemned.get().is_none() {
-            self.condemned.set(Some(reason));
+            self.condemned.set(Some(verdict));
         }
         self.wake();
     }
@@ -285,6 +315,23 @@ impl Lane {
     pub fn distrust(&self, reason: AnomalyReason, command: CommandId) {
         self.distrusted.set(Some(Anomaly { reason, command: Some(command) }));
         self.wake();
+    }
+
+    /// Owes replies and has been silent for `upstream.suspect_after`.
+    pub fn is_suspect(&self) -> bool {
+        self.suspect.get()
+    }
+
+    /// When a reply came last on the connection that stands, nanoseconds of the worker's clock.
+    pub fn last_answer(&self) -> u64 {
+        if self.served.get() { self.state.borrow().last_progress } else { 0 }
+    }
+
+    /// For how long it has owed a reply without saying anything.
+    pub fn silence(&self, now: u64) -> Duration {
+        let state = self.state.borrow();
+        let since = state.in_flight.oldest().map_or(now, |oldest| oldest.max(state.last_progress));
+        Duration::from_nanos(now.saturating_sub(since))
     }
 
     /// Idle since at least `nanos`, and nothing in flight.
@@ -298,56 +345,6 @@ impl Lane {
         self.state.borrow().last_used
     }
 
-    /// The worker's tick: canary, audit, expiry of what waits in vain. `healthy` says that the control connection
-    /// had an answer lately: then a silent lane is slow, not dead.
-    pub fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
-        match self.phase.get() {
-            Phase::Opening => self.expire(up, now),
-            Phase::Ready => self.check(up, now, healthy),
-            Phase::Closed => {}
-        }
-    }
-
-    fn check(&self, up: &Upstreams, now: u64, healthy: bool) {
-        let interval = nanos(up.config.lane.canary_interval);
-        let keepalive = nanos(up.config.upstream.keepalive);
-        let mut state = self.state.borrow_mut();
-        let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));
-        let kept_alive = state.in_flight.is_empty() && keepalive > 0 && quiet >= keepalive;
-        let due = state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval;
-        if kept_alive || due {
-            Self::push_canary(self.id, &mut state, up, now);
-        } else if state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval {
-            state.audited = true;
-            let before = state.out.len();
-            encode::command(&mut state.out, &["CLIENT", "INFO"]);
-            let length = state.out.len() - before;
-            state.in_flight.push(Owner::Audit, CommandId::OURS, ReplyMask::TEXT, length, now);
-        } else {
-            let silent = state.in_flight.oldest().map(|oldest| now.saturating_sub(oldest.max(state.last_progress)));
-            drop(state);
-            if silent.is_some_and(|s| s >= nanos(up.config.upstream.progress_timeout)) && !healthy {
-                self.condemn("hung");
-            }
-            return;
-        }
-        drop(state);
-        self.wake();
-    }
-
-    /// Not connected: requests that have waited too long are answered with the truth, that nothing was executed.
-    fn expire(&self, up: &Upstreams, now: u64) {
-        let deadline = now.saturating_sub(nanos(up.config.upstream.connect_wait));
-        loop {
-            let mut state = self.state.borrow_mut();
-            let Some(slot) = state.in_flight.pop_unsent_before(deadline) else { break };
-            state.out.advance(slot.bytes as usize);
-            drop(state);
-            self.refuse_slot(up, slot, NOT_EXECUTED);
-        }
-        self.flush_touched(up);
-    }
-
     /// Answers a request that was never written with an error line.
     fn refuse_slot(&self, up: &Upstreams, slot: Slot, error: &[u8]) {
         if let Owner::Inner(number) = slot.owner {
@@ -355,6 +352,12 @@ impl Lane {
         }
         let Some(client) = slot.owner.client() else { return };
         up.roster.with(client, |outbox| {
+            if slot.retried {
+                // It was written once: "not executed" would be a lie.
+                up.shard.retries[RetryOutcome::Lost].inc();
+                outbox.close(CloseReason::UpstreamLost);
+                return;
+            }
             match slot.owner {
                 Owner::Call(_) => outbox.deliver(Answer::NotExecuted(error.to_vec())),
                 Owner::Discard(_) => {}
@@ -365,7 +368,7 @@ impl Lane {
                         self.state.borrow_mut().touched.push(key);
                     }
                 }
-                Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
+                Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
             }
             if let Owner::Publish(..) = slot.owner {
                 outbox.on_own_publish(&up.buffers, true);
@@ -414,6 +417,6 @@ fn canary_text(lane: u64, number: u64) -> String {
 }
 
 /// A duration in nanoseconds of the worker's clock.
-pub(in crate::upstream) fn nanos(duration: std::time::Duration) -> u64 {
+pub(in crate::upstream) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

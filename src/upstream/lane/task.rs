@@ -1,6 +1,7 @@
 //! The I/O of a lane: connects, writes once per turn, reads, and decides what a loss means.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,14 +13,19 @@ use tokio::time::Instant;
 use super::{Anomaly, Lane, NOT_EXECUTED, Phase};
 use crate::link::{DialError, Link, Permit, Use};
 use crate::session::Identity;
-use crate::telemetry::{CloseReason, UpstreamCloseReason};
+use crate::telemetry::{CloseReason, LossVerdict, UpstreamCloseReason};
 use crate::upstream::Upstreams;
+
+/// Reads of at most 64 KiB after which the lane lets others run.
+const READS_PER_TURN: u32 = 4;
 
 /// How one connection of a lane ended.
 enum End {
     /// Closed by us: idle, retired, and nothing in flight.
     Done,
     Lost(String),
+    /// Given up by us, although the connection stands.
+    GivenUp(LossVerdict),
     /// Nothing that comes from it can be trusted.
     Anomaly(Anomaly),
 }
@@ -32,12 +38,29 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         lane.phase.set(Phase::Ready);
         lane.deferred.set(false);
         lane.full.set(false);
+        lane.served.set(false);
+        lane.condemned.set(None);
+        // The time without a connection was no silence of this one.
+        lane.state.borrow_mut().last_progress = up.now();
+        let ready = std::time::Instant::now();
         let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
         lane.phase.set(Phase::Opening);
+        lane.suspect.set(false);
+        if !lane.served.get() && !matches!(end, End::Done | End::Anomaly(_)) {
+            up.dialer.on_unproven_loss(ready, "lost before it had answered anything");
+        }
         match &end {
             End::Done => {}
             End::Lost(reason) => {
-                tracing::warn!(lane = lane.id, reason, "lane lost");
+                tracing::warn!(lane = lane.id, reason, verdict = %LossVerdict::Dead, "lane lost");
+                up.shard.lane_losses[LossVerdict::Dead].inc();
+                up.on_upstream_lost();
+                lane.on_lost(&up, false);
+            }
+            End::GivenUp(verdict) => {
+                let in_flight = lane.in_flight();
+                tracing::warn!(lane = lane.id, in_flight, %verdict, "lane given up: it is connected and owes replies");
+                up.shard.lane_losses[*verdict].inc();
                 up.on_upstream_lost();
                 let _ = lane.on_lost(&up, false);
             }
@@ -70,6 +93,7 @@ impl End {
         match self {
             Self::Done => UpstreamCloseReason::Idle,
             Self::Lost(_) => UpstreamCloseReason::Upstream,
+            Self::GivenUp(_) => UpstreamCloseReason::Timeout,
             Self::Anomaly(_) => UpstreamCloseReason::Anomaly,
         }
     }
@@ -87,10 +111,10 @@ async fn open(lane: &Rc<Lane>, up: &Rc<Upstreams>, kept: &mut Option<Permit>) ->
         };
         if let Some(at) = up.dialer.retry_at() {
             *kept = Some(permit);
-            tokio::time::sleep_until(Instant::from_std(at)).await;
+            meanwhile(lane, up, tokio::time::sleep_until(Instant::from_std(at))).await;
             continue;
         }
-        match up.dialer.dial(permit, &lane.key).await {
+        match meanwhile(lane, up, up.dialer.dial(permit, &lane.key)).await {
             Ok(link) => return Some(link),
             Err((DialError::Unavailable { .. }, permit)) => *kept = Some(permit),
             Err((DialError::State(text), _)) => {
@@ -107,6 +131,20 @@ async fn open(lane: &Rc<Lane>, up: &Rc<Upstreams>, kept: &mut Option<Permit>) ->
         // A failure that did not start a back-off must not spin.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Waits for `what`. While the circuit is open nobody waits for this lane: what is submitted is answered at once.
+async fn meanwhile<F: Future>(lane: &Lane, up: &Upstreams, what: F) -> F::Output {
+    let mut what = pin!(what);
+    poll_fn(|cx| {
+        lane.remember(cx);
+        let result = what.as_mut().poll(cx);
+        if result.is_pending() && up.dialer.is_open() {
+            lane.refuse_before(up, u64::MAX);
+        }
+        result
+    })
+    .await
 }
 
 /// A verified identity that is refused now is gone: its clients are closed (rule A7). Clients that did not log in
@@ -137,17 +175,23 @@ impl Lane {
         if let Some(anomaly) = self.distrusted.take() {
             return Poll::Ready(End::Anomaly(anomaly));
         }
-        if let Some(reason) = self.condemned.take() {
-            return Poll::Ready(End::Lost(reason.to_owned()));
+        if let Some(verdict) = self.condemned.take() {
+            return Poll::Ready(End::GivenUp(verdict));
         }
         if (self.deferred.take() || self.full.get())
             && let Err(e) = self.write_out(up, link, cx)
         {
             return Poll::Ready(End::Lost(e.to_string()));
         }
-        loop {
+        for reads in 1.. {
             match self.read_in(up, link, cx) {
-                Poll::Ready(Ok(())) => {}
+                // Everybody else of the worker has a turn before a long reply goes on.
+                Poll::Ready(Ok(())) if reads == READS_PER_TURN => {
+                    up.relieve();
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                Poll::Ready(Ok(())) => up.relieve(),
                 Poll::Ready(Err(end)) => {
                     self.flush_touched(up);
                     return Poll::Ready(end);
@@ -156,6 +200,7 @@ impl Lane {
             }
         }
         self.flush_touched(up);
+        self.count(up);
         if self.idle_and_unwanted() {
             return Poll::Ready(End::Done);
         }
@@ -163,6 +208,15 @@ impl Lane {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// What the lane keeps counts against the memory of all.
+    fn count(&self, up: &Upstreams) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        state.charge.set(state.out.len() + state.carry.len() + state.kept.len());
+        drop(guard);
+        up.relieve();
     }
 
     fn remember(&self, cx: &Context<'_>) {
@@ -196,6 +250,9 @@ impl Lane {
                         break;
                     }
                 }
+            }
+            if up.config.upstream.retry_reads {
+                state.kept.on_written(&state.out[..n]);
             }
             state.out.advance(n);
             state.in_flight.on_written(n);

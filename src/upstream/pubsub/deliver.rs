@@ -118,6 +118,7 @@ fn fan_out(up: &Upstreams, state: &mut State, family: Family, name: &[u8], frame
         if up.roster.with(listener.key, |outbox| outbox.push_message(&up.buffers, bytes)) == Some(true) {
             touched.push(listener.key);
         }
+        up.relieve(); // one message, many copies
     }
     up.shard.pubsub_messages.add(listeners.len() as u64);
     if two.capacity() > KEPT_BYTES {

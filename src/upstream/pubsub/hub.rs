@@ -16,9 +16,9 @@ use super::core::{Core, Order};
 use crate::link::{DialError, Link, Permit, Use};
 use crate::resp::ReplyScanner;
 use crate::session::{Family, Identity, Resp, RouteKey};
-use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
+use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, UpstreamCloseReason};
 use crate::upstream::lane::nanos;
-use crate::upstream::{ClientKey, Outbox, Upstreams};
+use crate::upstream::{Charge, ClientKey, Memory, Outbox, Upstreams};
 
 /// Where a hub is in its life; `run` moves it, once through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +71,12 @@ pub(super) struct State {
     pub two: Vec<u8>,
     pub last_progress: u64,
     last_used: u64,
+    /// What is to be sent upstream and the frame in progress take.
+    charge: Charge,
 }
 
 impl Hub {
-    pub(super) fn new(id: u64, identity: Identity, now: u64) -> Rc<Self> {
+    pub(super) fn new(id: u64, identity: Identity, now: u64, memory: &Rc<Memory>) -> Rc<Self> {
         let state = State {
             core: Core::default(),
             scanner: ReplyScanner::new(),
@@ -83,6 +85,7 @@ impl Hub {
             two: Vec::new(),
             last_progress: now,
             last_used: now,
+            charge: Charge::new(memory, BufferKind::Upstream),
         };
         Rc::new(Self {
             id,
@@ -242,7 +245,9 @@ impl Hub {
             // Before the next read: a burst must not pile up in the outboxes of clients that do read.
             self.flush_touched(up);
         }
-        let state = self.state.borrow();
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        state.charge.set(state.core.out.len() + state.carry.len() + state.two.capacity());
         if self.retired.get() && state.core.is_idle() && state.core.registry.len() == 0 {
             return Poll::Ready(End::Idle);
         }
@@ -361,7 +366,7 @@ async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
     loop {
         if let Some(at) = up.dialer.retry_at() {
             let at = Instant::from_std(at);
-            if at >= deadline {
+            if at >= deadline || up.dialer.is_open() {
                 hub.failure.set(Some(Failure::Unavailable));
                 return None;
             }

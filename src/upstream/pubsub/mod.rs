@@ -99,7 +99,7 @@ impl Hubs {
             let freed = self.freed.notified();
             if let Some(permit) = up.budget.permit(Use::Hub) {
                 self.serial.set(self.serial.get() + 1);
-                let hub = Hub::new(self.serial.get(), identity.clone(), up.now());
+                let hub = Hub::new(self.serial.get(), identity.clone(), up.now(), &up.memory);
                 self.by_identity.borrow_mut().insert(identity.clone(), Rc::clone(&hub));
                 spawn_local(hub::run(Rc::clone(&hub), Rc::clone(up), permit));
                 return Ok(hub);

@@ -5,7 +5,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::Frame;
 
@@ -17,11 +20,46 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    Tls(SocketAddr, Arc<ClientConfig>),
 }
 
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn read_within(&mut self, time: Duration, chunk: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(Some(time)).and_then(|()| stream.read(chunk)),
+            Self::Unix(stream) => stream.set_read_timeout(Some(time)).and_then(|()| stream.read(chunk)),
+            Self::Tls(stream) => {
+                stream.sock.set_read_timeout(Some(time))?;
+                // Not the stream's own `read`, which insists on writing first: a peer that has closed is still read.
+                loop {
+                    match stream.conn.reader().read(chunk) {
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                        read => return read,
+                    }
+                    stream.conn.read_tls(&mut stream.sock)?;
+                    stream.conn.process_new_packets().map_err(std::io::Error::other)?;
+                }
+            }
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes),
+            Self::Unix(stream) => stream.write_all(bytes),
+            Self::Tls(stream) => {
+                // The handshake is part of the first write.
+                stream.sock.set_read_timeout(Some(PATIENCE))?;
+                stream.write_all(bytes).and_then(|()| stream.flush())
+            }
+        }
+    }
 }
 
 /// One connection. What was received and not yet expected stays in `received`.
@@ -57,17 +95,20 @@ impl TestClient {
                 stream.set_write_timeout(Some(PATIENCE))?;
                 Stream::Unix(stream)
             }
+            Address::Tls(address, config) => {
+                let stream = TcpStream::connect_timeout(address, PATIENCE)?;
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                let session = ClientConnection::new(Arc::clone(config), address.ip().into());
+                Stream::Tls(Box::new(StreamOwned::new(session.map_err(std::io::Error::other)?, stream)))
+            }
         };
         Ok(Self { stream, received: Vec::new(), eof: false })
     }
 
     /// Writes all of `bytes`. A peer that closed already is no failure here: what matters is what it answered.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        let written = match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_all(bytes),
-            Stream::Unix(stream) => stream.write_all(bytes),
-        };
-        match written {
+        match self.stream.write_all(bytes) {
             Ok(()) => {}
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
             Err(error) => panic!("write of {} bytes: {error}", bytes.len()),
@@ -93,24 +134,48 @@ impl TestClient {
     }
 
     /// Half close: no more requests, replies still wanted.
-    pub(crate) fn shut_write(&self) {
-        let _ = match &self.stream {
+    pub(crate) fn shut_write(&mut self) {
+        let _ = match &mut self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
         };
+    }
+
+    /// The handshake of a TLS client, which otherwise comes with its first command.
+    pub(crate) fn handshake(&mut self) -> std::io::Result<()> {
+        let Stream::Tls(stream) = &mut self.stream else { return Ok(()) };
+        stream.sock.set_read_timeout(Some(PATIENCE))?;
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(())
+    }
+
+    /// The certificate of the other side, after the handshake.
+    pub(crate) fn peer_certificate(&self) -> Option<Vec<u8>> {
+        let Stream::Tls(stream) = &self.stream else { return None };
+        stream.conn.peer_certificates().map(|chain| chain[0].to_vec())
     }
 
     /// Closes with a reset instead of an orderly end (TCP only).
     pub(crate) fn reset(self) {
-        if let Stream::Tcp(stream) = self.stream {
-            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        }
+        let stream = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => &stream.sock,
+            Stream::Unix(_) => return,
+        };
+        let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
     }
 
     /// This end's address as a server would show it (`127.0.0.1:port`).
     pub(crate) fn local_address(&self) -> String {
         match &self.stream {
             Stream::Tcp(stream) => stream.local_addr().expect("a connected socket has an address").to_string(),
+            Stream::Tls(stream) => stream.sock.local_addr().expect("a connected socket has an address").to_string(),
             Stream::Unix(_) => String::new(),
         }
     }
@@ -139,17 +204,20 @@ impl TestClient {
         }
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(200));
         let mut chunk = [0; 65536];
-        let read = match &mut self.stream {
-            Stream::Tcp(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
-            Stream::Unix(stream) => stream.set_read_timeout(Some(left)).and_then(|()| stream.read(&mut chunk)),
-        };
-        match read {
+        match self.stream.read_within(left, &mut chunk) {
             Ok(0) => self.eof = true,
             Ok(count) => {
                 self.received.extend_from_slice(&chunk[..count]);
                 return Ok(());
             }
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => self.eof = true,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof
+                ) =>
+            {
+                self.eof = true;
+            }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 if Instant::now() >= deadline {
                     return Err(ReadEnd::TimedOut);

@@ -6,11 +6,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::{Address, PATIENCE, TestClient};
 use super::redis::{RealRedis, signal};
-use super::{eventually, ports};
+use super::{Pki, eventually, ports};
 
 /// How the proxy is started. `Default` is what a person gets who says nothing but the upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,8 +24,12 @@ pub(crate) struct ProxyOptions {
     pub(crate) arguments: Vec<String>,
     /// Listen on a unix socket as well (its path: [`Proxy::unix_address`]).
     pub(crate) unix: bool,
+    /// Clients speak TLS; the certificate is of this authority.
+    pub(crate) tls: Option<Arc<Pki>>,
     /// In place of the server's own TCP address.
     pub(crate) upstream: Option<String>,
+    /// A program and its arguments that starts respmux: one that sets limits.
+    pub(crate) wrapper: Vec<String>,
     /// Do not wait for `/readyz`: for an upstream that is not there.
     pub(crate) start_unready: bool,
 }
@@ -51,6 +56,7 @@ pub(crate) struct Proxy {
     child: Child,
     address: SocketAddr,
     admin: SocketAddr,
+    tls: Option<Arc<rustls::ClientConfig>>,
     directory: tempfile::TempDir,
 }
 
@@ -77,8 +83,17 @@ impl Proxy {
         let log = File::create(directory.path().join("stderr")).expect("the log file opens");
         // RESPMUX_UNDER_TEST: another build (a release, one with a seeded bug) instead of the one beside the tests.
         let binary = std::env::var("RESPMUX_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_respmux").to_owned());
-        let mut command = Command::new(binary);
-        command.args(["run", "--listen", &address.to_string(), "--upstream", upstream]);
+        let mut command = Command::new(options.wrapper.first().unwrap_or(&binary));
+        if let [_, arguments @ ..] = &options.wrapper[..] {
+            command.args(arguments).arg(binary);
+        }
+        let kind = if options.tls.is_some() { "tls:" } else { "" };
+        command.args(["run", "--listen", &format!("{kind}{address}"), "--upstream", upstream]);
+        if let Some(pki) = &options.tls {
+            let pair = pki.issue("proxy", &["127.0.0.1", "localhost"], 2099);
+            command.args(["--set", &format!("tls.cert_file={}", pair.cert.display())]);
+            command.args(["--set", &format!("tls.key_file={}", pair.key.display())]);
+        }
         command.args(["--admin", &admin.to_string()]);
         if options.unix {
             command.args(["--listen", &format!("unix:{}", directory.path().join("respmux.sock").display())]);
@@ -99,7 +114,7 @@ impl Proxy {
             .current_dir(directory.path());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log file can be shared")).stderr(log);
         let child = command.spawn().expect("respmux starts");
-        Self { child, address, admin, directory }
+        Self { child, address, admin, tls: options.tls.as_ref().map(|pki| pki.client(None)), directory }
     }
 
     fn wait_until_up(&mut self, options: &ProxyOptions) -> Result<(), String> {
@@ -118,7 +133,15 @@ impl Proxy {
 
     /// Where clients connect.
     pub(crate) fn address(&self) -> Address {
-        Address::Tcp(self.address)
+        match &self.tls {
+            Some(config) => Address::Tls(self.address, Arc::clone(config)),
+            None => Address::Tcp(self.address),
+        }
+    }
+
+    /// The same, below TLS.
+    pub(crate) fn tcp_address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Where clients connect without TCP, if [`ProxyOptions::unix`] was set.

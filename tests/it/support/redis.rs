@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::client::{Address, TestClient};
-use super::{eventually, ports, setup};
+use super::tls::Pair;
+use super::{Pki, eventually, ports, setup};
 
 /// The servers the tests know. What they answer differs; an expectation says for which of them it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +60,20 @@ impl RealRedis {
             redis.port = ports::free_port();
         }
         panic!("{} did not start:\n{}", flavour.name(), redis.log());
+    }
+
+    /// The same, with TLS on `port` beside its plain one, and a certificate for 127.0.0.1.
+    pub(crate) fn start_tls(flavour: Flavour, pki: &Pki, port: u16, arguments: &[&str]) -> Self {
+        let pair = pki.issue("redis", &["127.0.0.1"], 2099);
+        Self::start_tls_with(flavour, pki, &pair, port, arguments)
+    }
+
+    pub(crate) fn start_tls_with(flavour: Flavour, pki: &Pki, pair: &Pair, port: u16, arguments: &[&str]) -> Self {
+        let (port, ca) = (port.to_string(), pki.ca());
+        let path = |path: &PathBuf| path.display().to_string();
+        let (cert, key, ca) = (path(&pair.cert), path(&pair.key), path(&ca));
+        let tls = ["--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+        Self::start(flavour, &[&tls[..], arguments].concat())
     }
 
     /// A server that is configured and has its port, but was never started.

@@ -43,7 +43,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, pause};
+use crate::support::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, pause};
 
 use parse::{Action, Arm, SendPiece, Transcript};
 use play::{Play, Split};
@@ -53,6 +53,9 @@ const LANES: usize = 3;
 /// Cuts of a long write.
 const MOST_SPLITS: usize = 40;
 
+/// Sections that are played over TLS too: where it matters when bytes come and when a connection ends.
+const OVER_TLS: [&str; 5] = ["2-order", "3.4-stalls", "4.4-replies", "7-blocking", "9-pubsub"];
+
 /// What a row of rounds is played through.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Through {
@@ -61,6 +64,8 @@ enum Through {
     TightProxy,
     /// The defaults.
     DefaultProxy,
+    /// The defaults, with clients that speak TLS.
+    TlsProxy,
 }
 
 /// A server, perhaps with a proxy in front, that one transcript after the other is played on.
@@ -87,12 +92,19 @@ impl Stage {
             }
             Through::TightProxy => ProxyOptions::tight(),
             Through::DefaultProxy => ProxyOptions::default(),
+            Through::TlsProxy => ProxyOptions { tls: Some(Pki::new()), ..ProxyOptions::default() },
         };
         if let Some(own) = transcript.and_then(|transcript| transcript.proxy.as_ref()) {
             options.settings.clone_from(&own.settings);
             options.arguments.clone_from(&own.arguments);
             options.workers = own.workers.or(options.workers);
             options.max_upstream_connections = own.max_upstream_connections.or(options.max_upstream_connections);
+        }
+        // One proxy plays many transcripts, each with logins that fail.
+        for setting in ["auth.failure_delay=0s", "auth.max_failures=0"] {
+            if !options.settings.iter().any(|own| own.starts_with("auth.")) {
+                options.arguments.extend(["--set".to_owned(), setting.to_owned()]);
+            }
         }
         let proxy = Some(Proxy::start(&redis, &options));
         Self { redis, control, proxy, own }
@@ -198,7 +210,11 @@ fn play_all(flavour: Flavour, through: Through) {
     let chosen = load().into_iter().filter(|transcript| {
         let fits = through != Through::TightProxy || transcript.needs <= 6;
         let told = through != Through::Server || transcript.direct;
-        transcript.flavours.contains(&flavour) && fits && told && transcript.name.contains(&only)
+        let over_tls = OVER_TLS.iter().any(|part| transcript.name.contains(part))
+            // A client that is refused before its handshake cannot be told why, here as with a server.
+            && !transcript.name.contains("too-many-clients");
+        let chosen = through != Through::TlsProxy || over_tls;
+        transcript.flavours.contains(&flavour) && fits && told && chosen && transcript.name.contains(&only)
     });
     let queue: Mutex<VecDeque<_>> = Mutex::new(chosen.collect());
     let count = queue.lock().unwrap().len();
@@ -340,5 +356,15 @@ mod through_the_default_proxy {
     #[test]
     fn valkey_9() {
         play_all(Flavour::Valkey9, Through::DefaultProxy);
+    }
+}
+
+/// The same over TLS: a stream is a stream.
+mod through_tls {
+    use super::{Flavour, Through, play_all};
+
+    #[test]
+    fn redis_7_0() {
+        play_all(Flavour::Redis70, Through::TlsProxy);
     }
 }

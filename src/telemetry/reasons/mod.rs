@@ -64,6 +64,13 @@ macro_rules! labels {
     };
 }
 
+mod upstream;
+
+pub use upstream::{
+    CircuitState, ConnectError, LossVerdict, RequestOutcome, RetryOutcome, UpstreamCloseReason, UpstreamKind,
+    UpstreamState,
+};
+
 labels! {
     /// Why a client connection ended.
     CloseReason {
@@ -77,6 +84,10 @@ labels! {
         OutputLimit = "output_limit",
         /// Too many unread request bytes (4.1).
         QueryBuffer = "query_buffer",
+        /// A request that was begun and not ended in time.
+        PartialRequest = "partial_request",
+        /// All buffers together were at their limit, and this client held most.
+        Memory = "memory",
         /// The upstream connection that owed a reply was lost (10.1).
         UpstreamLost = "upstream_lost",
         /// The upstream connection that owed a reply was killed by us (I5).
@@ -85,6 +96,12 @@ labels! {
         Killed = "killed",
         /// At a request boundary of a drain.
         Drain = "drain",
+        /// Did not log in within auth.timeout.
+        AuthTimeout = "auth_timeout",
+        /// Too many commands without a login (auth.max_commands).
+        AuthCommands = "auth_commands",
+        /// Too much input without a login (auth.max_input).
+        AuthInput = "auth_input",
         /// Cut at the end of a drain.
         DrainTimeout = "drain_timeout",
         /// Reading or writing the client's socket failed.
@@ -95,6 +112,8 @@ labels! {
         Pool = "pool",
         /// An HTTP request: `POST` or `Host:` (3.4).
         CrossProtocol = "cross_protocol",
+        /// A TLS ClientHello where no TLS is spoken.
+        TlsHello = "tls_hello",
         /// Our own mistake; see the log.
         Internal = "internal",
     }
@@ -105,12 +124,64 @@ labels! {
     RejectReason {
         /// The client limit (F10).
         Limit = "limit",
+        /// The client limit of one source.
+        Source = "source",
+        /// All buffers together are near their limit.
+        Memory = "memory",
+        /// A process of a user that may not use the unix socket.
+        User = "user",
+        /// Too many TLS handshakes at once.
+        Handshakes = "handshakes",
         /// The proxy is draining.
         Draining = "draining",
         /// The upstream refuses connections, so the client cannot be let in (A4).
         Upstream = "upstream",
         /// Our own mistake; see the log.
         Internal = "internal",
+    }
+}
+
+labels! {
+    /// Why accept(2) failed.
+    AcceptError {
+        /// No file descriptor was free.
+        Descriptors = "descriptors",
+        /// The kernel had no memory for it.
+        Memory = "memory",
+        /// Anything else, such as a client that left the backlog.
+        Other = "other",
+    }
+}
+
+labels! {
+    /// How a client's TLS handshake ended.
+    HandshakeResult {
+        /// It succeeded.
+        Ok = "ok",
+        /// The client left, broke the protocol, or showed no good certificate.
+        Failed = "failed",
+        /// It took too long.
+        Timeout = "timeout",
+    }
+}
+
+labels! {
+    /// Towards whom a certificate is shown.
+    TlsSide {
+        /// Clients.
+        Client = "client",
+        /// The upstream.
+        Upstream = "upstream",
+    }
+}
+
+labels! {
+    /// What became of changed certificate files.
+    ReloadResult {
+        /// In use.
+        Success = "success",
+        /// Not usable; the old ones stay.
+        Failure = "failure",
     }
 }
 
@@ -163,6 +234,34 @@ labels! {
         LaneFull = "lane_full",
         /// Too many reply bytes the client has not read.
         Output = "output",
+        /// All buffers together are near their limit, and this client holds much.
+        Memory = "memory",
+    }
+}
+
+labels! {
+    /// What buffered bytes are.
+    BufferKind {
+        /// Read from clients and not sent on.
+        Input = "input",
+        /// To be sent to clients.
+        Output = "output",
+        /// To be sent upstream, and parts of replies that are not complete.
+        Upstream = "upstream",
+        /// Empty, kept for the next use.
+        Spare = "spare",
+    }
+}
+
+labels! {
+    /// What is done to keep all buffers together below their limit.
+    ShedStep {
+        /// A client that holds much is not read.
+        Pause = "pause",
+        /// A new client is refused.
+        Refuse = "refuse",
+        /// A client that holds most is closed.
+        Close = "close",
     }
 }
 
@@ -177,10 +276,26 @@ labels! {
         State = "state",
         /// The client is not authenticated (A5).
         Auth = "auth",
+        /// Forbidden by the configuration (commands.deny).
+        Denied = "denied",
         /// No dedicated connection became free in time (M6).
         Pool = "pool",
         /// The upstream is not there; not executed (10.1).
         UpstreamDown = "upstream_down",
+    }
+}
+
+labels! {
+    /// What became of a login: AUTH, or HELLO with AUTH.
+    LoginResult {
+        /// Right.
+        Ok = "ok",
+        /// Wrong, or refused for another reason by who judged it.
+        Failed = "failed",
+        /// Not looked at: too many failures of its address (auth.max_failures).
+        Throttled = "throttled",
+        /// Not looked at: the upstream could not be asked.
+        Unavailable = "unavailable",
     }
 }
 
@@ -256,80 +371,6 @@ labels! {
         Admin = "admin",
         /// Everything else.
         Other = "other",
-    }
-}
-
-labels! {
-    /// What an upstream connection is used for.
-    UpstreamKind {
-        /// Carries the commands of many clients.
-        Lane = "lane",
-        /// Lent to one client at a time.
-        Pool = "pool",
-        /// Proves identities, answers twins.
-        Scratch = "scratch",
-        /// Health, COMMAND, out-of-band commands.
-        Control = "control",
-        /// Carries the subscriptions of many clients.
-        Hub = "hub",
-    }
-}
-
-labels! {
-    /// Where an upstream connection is in its life.
-    UpstreamState {
-        /// Connect and handshake.
-        Connecting = "connecting",
-        /// In use, or ready with requests.
-        Active = "active",
-        /// Open with nothing to do.
-        Idle = "idle",
-    }
-}
-
-labels! {
-    /// Why an upstream connection ended.
-    UpstreamCloseReason {
-        /// Idle for too long.
-        Idle = "idle",
-        /// Gave its place in the budget to another identity or database.
-        Evicted = "evicted",
-        /// The upstream closed it.
-        Upstream = "upstream",
-        /// Reading or writing failed.
-        IoError = "io_error",
-        /// Killed on an anomaly (I5).
-        Anomaly = "anomaly",
-        /// Did not answer in time.
-        Timeout = "timeout",
-        /// A lent connection that could not be cleaned, or not cheaply (M4).
-        Dirty = "dirty",
-        /// The client that held it is gone.
-        Client = "client",
-        /// The proxy is draining.
-        Drain = "drain",
-    }
-}
-
-labels! {
-    /// Why an upstream connection could not be opened.
-    ConnectError {
-        /// Nobody listens.
-        Refused = "refused",
-        /// No answer in time, connect or handshake.
-        Timeout = "timeout",
-        /// The name does not resolve.
-        Dns = "dns",
-        /// Any other failure of the socket.
-        Io = "io",
-        /// AUTH or HELLO was refused.
-        Auth = "auth",
-        /// The upstream has too many clients.
-        MaxClients = "max_clients",
-        /// The upstream is loading its data.
-        Loading = "loading",
-        /// Any other unexpected handshake reply.
-        Handshake = "handshake",
     }
 }
 
@@ -414,18 +455,29 @@ mod tests {
     fn values_texts_and_positions_agree() {
         check::<CloseReason>();
         check::<RejectReason>();
+        check::<AcceptError>();
+        check::<HandshakeResult>();
+        check::<TlsSide>();
+        check::<ReloadResult>();
         check::<ClientState>();
         check::<PinReason>();
         check::<StallReason>();
         check::<RefuseReason>();
+        check::<LoginResult>();
         check::<Origin>();
         check::<ErrorCode>();
         check::<LatencyClass>();
         check::<UpstreamKind>();
         check::<UpstreamState>();
         check::<UpstreamCloseReason>();
+        check::<CircuitState>();
+        check::<LossVerdict>();
+        check::<RequestOutcome>();
+        check::<RetryOutcome>();
         check::<ConnectError>();
         check::<AnomalyReason>();
+        check::<BufferKind>();
+        check::<ShedStep>();
         check::<FoldState>();
         check::<FoldWay>();
         check::<LogLevel>();

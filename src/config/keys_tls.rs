@@ -1,0 +1,98 @@
+//! Rows of [`KEYS`](super::keys::KEYS) about TLS, on both sides, and unix sockets.
+
+use super::key::{Key, key, optional};
+use super::keys::{count, time};
+use super::value::Kind;
+
+pub(super) const UPSTREAM_CA_FILE: Key = optional(
+    "upstream.tls_ca_file",
+    "\"/etc/respmux/upstream-ca.pem\"",
+    Kind::Path,
+    "For a rediss:// URL: the authorities that may sign the upstream's certificate, PEM. Without it those of the \
+         system. Like all certificates it is read again when it changes.",
+);
+
+pub(super) const UPSTREAM_SERVER_NAME: Key = optional(
+    "upstream.tls_server_name",
+    "\"redis.example\"",
+    Kind::Text,
+    "For a rediss:// URL: the name that the upstream's certificate must have, in place of the URL's host.",
+);
+
+pub(super) const UPSTREAM_CERT_FILE: Key = optional(
+    "upstream.tls_cert_file",
+    "\"/etc/respmux/upstream-client.pem\"",
+    Kind::Path,
+    "For a rediss:// URL: our certificate towards the upstream, PEM. Needs upstream.tls_key_file.",
+);
+
+pub(super) const UPSTREAM_KEY_FILE: Key = optional(
+    "upstream.tls_key_file",
+    "\"/etc/respmux/upstream-client.key\"",
+    Kind::Path,
+    "The key of upstream.tls_cert_file, PEM.",
+);
+
+pub(super) const UPSTREAM_INSECURE_SKIP_VERIFY: Key = key(
+    "upstream.tls_insecure_skip_verify",
+    "false",
+    Kind::Switch,
+    "For a rediss:// URL: accept any certificate. Whoever stands between can then read and change everything.",
+);
+
+pub(super) const CERT_FILE: Key = optional(
+    "tls.cert_file",
+    "\"/etc/respmux/tls.crt\"",
+    Kind::Path,
+    "Certificate for addresses tls:IP:PORT in `listen`, PEM, with those between it and the authority behind it. \
+         Read again when it changes; a bad one is reported and the old one stays in use.",
+);
+
+pub(super) const KEY_FILE: Key =
+    optional("tls.key_file", "\"/etc/respmux/tls.key\"", Kind::Path, "The key of tls.cert_file, PEM.");
+
+pub(super) const CLIENT_CA_FILE: Key = optional(
+    "tls.client_ca_file",
+    "\"/etc/respmux/clients-ca.pem\"",
+    Kind::Path,
+    "The authorities that sign clients' certificates, PEM. Needed unless tls.client_auth is \"no\".",
+);
+
+pub(super) const CLIENT_AUTH: Key = key(
+    "tls.client_auth",
+    "no",
+    Kind::Word(&["no", "optional", "required"]),
+    "Whether clients are asked for a certificate. \"optional\": one that is shown must be good.",
+);
+
+pub(super) const MIN_VERSION: Key =
+    key("tls.min_version", "1.2", Kind::Word(&["1.2", "1.3"]), "Oldest version of TLS, for clients and the upstream.");
+
+pub(super) const HANDSHAKE_TIMEOUT: Key = key(
+    "tls.handshake_timeout",
+    "5s",
+    time(1),
+    "From accept to the end of a client's handshake, its wait for a turn included; then it is closed.",
+);
+
+pub(super) const MAX_HANDSHAKES: Key = key(
+    "tls.max_handshakes",
+    "512",
+    count(1, 1_000_000),
+    "Clients of one worker in their handshake or in line for it; further ones are closed. At most two a worker \
+         are computed between two looks at everybody else.",
+);
+
+pub(super) const RELOAD_INTERVAL: Key =
+    key("tls.reload_interval", "5s", time(100), "How often certificate files are looked at for a change.");
+
+pub(super) const UNIX_MODE: Key =
+    key("unix.mode", "0660", Kind::Mode, "Permissions of the socket files of unix:PATH in `listen`, octal.");
+
+pub(super) const UNIX_ALLOW_UIDS: Key = optional(
+    "unix.allow_uids",
+    "\"0,1000\"",
+    Kind::Users,
+    "Numbers of the users whose processes may connect to unix sockets; unset is everybody whom the permissions \
+         of the file let in.",
+);

@@ -1,0 +1,61 @@
+//! The upstream does not take the login of the configuration: asking again and again locks accounts and fills logs, so
+//! there is a longer pause than for one that is not there.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use super::handshake::Credentials;
+use crate::config::Upstream;
+
+/// How often the secret of a refused login is read again.
+const LOOK_AT_SECRET: Duration = Duration::from_secs(1);
+
+struct Refusal {
+    login: Credentials,
+    text: Vec<u8>,
+    step: Duration,
+    until: Instant,
+    look_at: Instant,
+}
+
+/// What one worker remembers of it.
+#[derive(Default)]
+pub(super) struct Refusals(RefCell<Option<Refusal>>);
+
+impl Refusals {
+    /// The upstream's words while it is not asked again. A secret that has changed does not wait for the end of the
+    /// pause; `current` reads it, not for every command.
+    pub(super) fn still(&self, current: impl FnOnce() -> Option<Credentials>) -> Option<Vec<u8>> {
+        let mut refusal = self.0.borrow_mut();
+        let refusal = refusal.as_mut()?;
+        let now = Instant::now();
+        if now >= refusal.until {
+            return None;
+        }
+        if now >= refusal.look_at {
+            refusal.look_at = now + LOOK_AT_SECRET;
+            if current().is_some_and(|current| current != refusal.login) {
+                return None;
+            }
+        }
+        Some(refusal.text.clone())
+    }
+
+    /// The upstream refused `login` with these words.
+    pub(super) fn on_refused(&self, login: Credentials, text: &[u8], settings: &Upstream) {
+        let mut refusal = self.0.borrow_mut();
+        let before = refusal.as_ref().filter(|refusal| refusal.login == login).map(|refusal| refusal.step);
+        let step = before.map_or(settings.auth_backoff_min, |step| (step * 2).min(settings.auth_backoff_max));
+        let pause = step.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let (reason, pause_s) = (String::from_utf8_lossy(text), pause.as_secs());
+        tracing::error!(%reason, pause_s, "upstream refused the configured login");
+        let now = Instant::now();
+        let (until, look_at) = (now + pause, now + LOOK_AT_SECRET);
+        *refusal = Some(Refusal { login, text: text.to_vec(), step, until, look_at });
+    }
+
+    /// It takes it now.
+    pub(super) fn on_accepted(&self) {
+        self.0.take();
+    }
+}

@@ -1,0 +1,135 @@
+//! `upstream.retry_reads`: what was written to a connection that broke is sent once more, if that can change nothing.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use bytes::BytesMut;
+
+use super::in_flight::{Owner, Slot};
+use crate::telemetry::RetryOutcome;
+use crate::upstream::Upstreams;
+use crate::upstream::roster::ClientKey;
+
+/// Half of the time over which requests and retries are counted, nanoseconds.
+const HALF_WINDOW: u64 = 5_000_000_000;
+/// Share of the requests, in percent, that may be sent again.
+const PERCENT: u64 = 20;
+/// Retries of a process that may come on top of that in a whole window: ten a second.
+const ON_TOP: u64 = 100;
+
+/// Keeps retries from becoming a load of their own while the upstream breaks again and again. One for each worker.
+#[derive(Default)]
+pub struct RetryBudget(RefCell<Window>);
+
+#[derive(Default)]
+struct Window {
+    since: u64,
+    requests: [u64; 2],
+    retries: [u64; 2],
+}
+
+impl RetryBudget {
+    /// So many requests were put on lanes.
+    pub(super) fn on_requests(&self, count: usize, now: u64) {
+        let mut window = self.0.borrow_mut();
+        window.turn(now);
+        window.requests[1] += count as u64;
+    }
+
+    /// Takes `count` retries, all or none.
+    fn take(&self, count: u64, workers: usize, now: u64) -> bool {
+        let mut window = self.0.borrow_mut();
+        window.turn(now);
+        let requests: u64 = window.requests.iter().sum();
+        let retries: u64 = window.retries.iter().sum();
+        let allowed = requests * PERCENT / 100 + ON_TOP / workers.max(1) as u64;
+        let granted = retries + count <= allowed;
+        if granted {
+            window.retries[1] += count;
+        }
+        granted
+    }
+}
+
+impl Window {
+    fn turn(&mut self, now: u64) {
+        for _ in 0..2 {
+            if now.saturating_sub(self.since) < HALF_WINDOW {
+                return;
+            }
+            self.requests = [self.requests[1], 0];
+            self.retries = [self.retries[1], 0];
+            self.since += HALF_WINDOW;
+        }
+        if now.saturating_sub(self.since) >= HALF_WINDOW {
+            *self = Self { since: now, ..Self::default() };
+        }
+    }
+}
+
+/// Which clients' written requests may be sent again: those of whom every one is a read of the allow-list, alone, for
+/// the first time, and not in the middle of its reply.
+pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashMap<ClientKey, u64> {
+    let mut clients: HashMap<ClientKey, Option<u64>> = HashMap::new();
+    for (position, slot) in sent.iter().enumerate() {
+        let Some(client) = slot.owner.client() else { continue };
+        let plain = matches!(slot.owner, Owner::Forward(_)) && !slot.joined && !(position == 0 && cut);
+        let harmless = plain && !slot.retried && up.table.spec(slot.command).retry;
+        if slot.retried {
+            up.shard.retries[RetryOutcome::Lost].inc();
+        }
+        let entry = clients.entry(client).or_insert(Some(0));
+        *entry = entry.filter(|_| harmless).map(|count| count + 1);
+    }
+    let (workers, now) = (up.config.workers, up.now());
+    let mut chosen = HashMap::new();
+    for (client, count) in clients.into_iter().filter_map(|(client, count)| Some((client, count?))) {
+        if up.retries.take(count, workers, now) {
+            up.shard.retries[RetryOutcome::Resent].add(count);
+            chosen.insert(client, count);
+        } else {
+            up.shard.retries[RetryOutcome::OverBudget].add(count);
+        }
+    }
+    chosen
+}
+
+/// The bytes of written requests, kept until they are answered; empty when the setting is off.
+#[derive(Default)]
+pub(super) struct Kept(BytesMut);
+
+impl Kept {
+    pub(super) fn on_written(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    pub(super) fn on_answered(&mut self, bytes: usize) {
+        drop(self.0.split_to(bytes.min(self.0.len())));
+    }
+
+    /// Bytes kept.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Everything kept, oldest first, with what is left to write of the last.
+    pub(super) fn take(&mut self, rest: &[u8]) -> BytesMut {
+        self.0.extend_from_slice(rest);
+        std::mem::take(&mut self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_a_share_of_the_requests_and_a_little() {
+        let budget = RetryBudget::default();
+        assert!(budget.take(50, 2, 0) && !budget.take(1, 2, 0), "without requests there is the little only");
+        budget.on_requests(1000, HALF_WINDOW);
+        assert!(budget.take(200, 2, HALF_WINDOW) && !budget.take(1, 2, HALF_WINDOW));
+        assert!(!budget.take(1, 2, 2 * HALF_WINDOW - 1));
+        assert!(budget.take(50, 2, 9 * HALF_WINDOW) && !budget.take(1, 2, 9 * HALF_WINDOW), "all is forgotten");
+    }
+}

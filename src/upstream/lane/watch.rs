@@ -1,0 +1,162 @@
+//! What time alone makes happen to a lane: canaries, audits, suspicion, and giving up.
+
+use bytes::Buf;
+
+use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, nanos};
+use crate::command::{CommandId, ReplyMask};
+use crate::resp::encode;
+use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
+use crate::upstream::Upstreams;
+
+/// The answer to a written request that took longer than `client.request_timeout`.
+const TOO_LATE: &[u8] =
+    b"-ERR upstream did not answer in time, outcome unknown: the command may have been executed\r\n";
+/// A lane with fewer requests than this is not given up for what it owes to nobody: one slow command must not cost
+/// the connection.
+const MANY: usize = 16;
+
+impl Lane {
+    /// The worker's tick: canary, audit, expiry of what waits in vain. `healthy` says that the control connection
+    /// had an answer lately: then a silent lane is slow, not dead.
+    pub fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
+        match self.phase.get() {
+            Phase::Opening => self.expire(up, now),
+            Phase::Ready => {
+                self.give_up_requests(up, now);
+                self.check_abandoned(up, now);
+                self.check(up, now, healthy);
+            }
+            Phase::Closed => {}
+        }
+    }
+
+    fn check(&self, up: &Upstreams, now: u64, healthy: bool) {
+        let interval = nanos(up.config.lane.canary_interval);
+        let keepalive = nanos(up.config.upstream.keepalive);
+        let silent = nanos(self.silence(now));
+        let mut state = self.state.borrow_mut();
+        let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));
+        let kept_alive = state.in_flight.is_empty() && keepalive > 0 && quiet >= keepalive;
+        let due = state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval;
+        if kept_alive || due {
+            Self::push_canary(self.id, &mut state, up, now);
+        } else if state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval {
+            state.audited = true;
+            let before = state.out.len();
+            encode::command(&mut state.out, &["CLIENT", "INFO"]);
+            let length = state.out.len() - before;
+            state.in_flight.push(Owner::Audit, CommandId::OURS, ReplyMask::TEXT, length, now);
+        } else {
+            drop(state);
+            self.judge_silence(up, silent, healthy);
+            return;
+        }
+        drop(state);
+        self.wake();
+        self.judge_silence(up, silent, healthy);
+    }
+
+    /// A connection that stands and says nothing is not dead: first it is suspect, then hung.
+    fn judge_silence(&self, up: &Upstreams, silent: u64, healthy: bool) {
+        let suspect = silent >= nanos(up.config.upstream.suspect_after);
+        if suspect && !self.suspect.get() {
+            let silent_ms = silent / 1_000_000;
+            tracing::warn!(lane = self.id, silent_ms, healthy, "lane is suspect: it owes replies and says nothing");
+        }
+        self.suspect.set(suspect);
+        if silent >= nanos(up.config.upstream.progress_timeout) && !healthy {
+            up.shard.lane_detection.record(silent);
+            self.condemn(LossVerdict::Hung);
+        }
+    }
+
+    /// Not connected: requests that have waited too long are answered with the truth, that nothing was executed.
+    fn expire(&self, up: &Upstreams, now: u64) {
+        let wait = up.config.upstream.connect_wait;
+        let timeout = up.config.client.request_timeout;
+        let wait = if timeout.is_zero() { wait } else { wait.min(timeout) };
+        self.refuse_before(up, now.saturating_sub(nanos(wait)));
+    }
+
+    /// Answers every request that was submitted before `deadline` to a lane that is not connected.
+    pub(super) fn refuse_before(&self, up: &Upstreams, deadline: u64) {
+        loop {
+            let mut state = self.state.borrow_mut();
+            let Some(slot) = state.in_flight.pop_unsent_before(deadline) else { break };
+            state.out.advance(slot.bytes as usize);
+            drop(state);
+            self.refuse_slot(up, slot, NOT_EXECUTED);
+        }
+        self.flush_touched(up);
+    }
+
+    /// `client.request_timeout`: requests that have waited too long are answered with what is true of them. Those that
+    /// were written keep their place; the connection lives on. In order: of one client the older ones come first.
+    fn give_up_requests(&self, up: &Upstreams, now: u64) {
+        let timeout = up.config.client.request_timeout;
+        let deadline = now.saturating_sub(nanos(timeout));
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        if timeout.is_zero() || state.in_flight.oldest().is_none_or(|oldest| oldest >= deadline) {
+            return;
+        }
+        // Nothing may be said to a client in the middle of a reply.
+        let spare = state.in_flight.head().filter(|_| state.streaming).and_then(|slot| slot.owner.client());
+        let late = state.in_flight.orphan_before(deadline, spare);
+        let withdrawn = state.in_flight.withdraw_before(deadline, &mut state.out, spare);
+        for slot in &late {
+            tell_late(up, state, slot);
+        }
+        drop(guard);
+        for _ in &late {
+            up.shard.request_timeouts[RequestOutcome::Unknown].inc();
+        }
+        for slot in withdrawn {
+            up.shard.request_timeouts[RequestOutcome::NotExecuted].inc();
+            self.refuse_slot(up, slot, NOT_EXECUTED);
+        }
+        self.flush_touched(up);
+    }
+
+    /// A lane of which most replies are for nobody, for longer than it may be silent, serves nobody: clients behind
+    /// them are better off on a new one (reliability.md, invariant 4).
+    fn check_abandoned(&self, up: &Upstreams, now: u64) {
+        let settings = &up.config.upstream;
+        let state = self.state.borrow();
+        let suspicious = now.saturating_sub(nanos(settings.suspect_after));
+        if state.in_flight.oldest().is_none_or(|oldest| oldest >= suspicious) {
+            return;
+        }
+        let is_gone = |client| up.roster.with(client, |_| ()).is_none();
+        let (abandoned, given_up) = state.in_flight.abandoned_before(suspicious, is_gone);
+        let most = state.in_flight.len() >= MANY && abandoned * 2 > state.in_flight.len();
+        let limit = nanos(up.config.client.request_timeout).saturating_add(nanos(settings.progress_timeout));
+        let too_old = given_up.is_some_and(|at| now.saturating_sub(at) >= limit);
+        drop(state);
+        if most || too_old {
+            self.condemn(LossVerdict::Abandoned);
+        }
+    }
+}
+
+/// The client stays, and learns that nobody knows.
+fn tell_late(up: &Upstreams, state: &mut State, slot: &Slot) {
+    let Some(client) = slot.owner.client() else { return };
+    up.roster.with(client, |outbox| {
+        match slot.owner {
+            Owner::Forward(key) | Owner::Publish(key, _) => {
+                up.shard.error(Origin::Proxy, b"ERR");
+                if outbox.push_noted(&up.buffers, TOO_LATE) {
+                    state.touched.push(key);
+                }
+            }
+            // What the client's task asked for it; closing is the truthful way out.
+            Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
+            Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
+        }
+        if let Owner::Publish(..) = slot.owner {
+            outbox.on_own_publish(&up.buffers, true);
+        }
+        outbox.on_answered(slot.bytes as usize);
+    });
+}

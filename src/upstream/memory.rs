@@ -1,0 +1,252 @@
+//! What the buffers of one worker hold, and who gives way when those of all workers together are near their limit.
+//!
+//! ```text
+//!   outboxes ─┐                       every 64 KiB of change, and each tick
+//!   inputs   ─┼─ plain cells ─▶ Memory ─────────▶ telemetry::Total (one cell a worker)
+//!   lanes    ─┘                    ▲ the sum of all ◀──────┘
+//!                                  └─ Pressure: pause, refuse (the acceptor), close
+//! ```
+//!
+//! Whoever reads calls [`Upstreams::relieve`] behind each read of at most 64 KiB, so no burst can pass the limit by
+//! more than one read of each worker.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{ClientKey, Outbox, Upstreams};
+use crate::telemetry::{BufferKind, Pressure, ProcessFacts, ShedStep, StallReason};
+
+/// A change of this many bytes is told to the other workers at once.
+const TELL_EVERY: usize = 64 << 10;
+/// A client that holds less is never paused or closed for it, bytes.
+const SMALL: usize = 4 << 10;
+/// Closing goes on until all buffers together are at this share of the limit, percent.
+const RELIEVED: u64 = 90;
+/// The share at which nobody is paused, percent.
+const CALM: u64 = 75;
+/// Ticks for which clients may be paused before those with unread output give way to them.
+const PATIENCE: u32 = 20;
+
+/// The buffers of one worker, in bytes of their capacity.
+pub struct Memory {
+    process: Arc<ProcessFacts>,
+    worker: usize,
+    kinds: [Cell<usize>; BufferKind::ALL.len()],
+    own: Cell<usize>,
+    /// What the others know.
+    told: Cell<usize>,
+    pressure: Cell<Pressure>,
+    /// Clients that hold this much are not read.
+    pause_from: Cell<usize>,
+    paused: RefCell<Vec<ClientKey>>,
+    /// Ticks since when somebody, here or elsewhere, is paused.
+    waiting: Cell<u32>,
+    /// The second of the worker's clock of the last line about it.
+    warned: Cell<u64>,
+}
+
+impl Memory {
+    /// For worker `worker`; nothing is held yet.
+    #[must_use]
+    pub fn new(process: Arc<ProcessFacts>, worker: usize) -> Self {
+        Self {
+            process,
+            worker,
+            kinds: Default::default(),
+            own: Cell::new(0),
+            told: Cell::new(0),
+            pressure: Cell::default(),
+            pause_from: Cell::new(usize::MAX),
+            paused: RefCell::default(),
+            waiting: Cell::new(0),
+            warned: Cell::new(0),
+        }
+    }
+
+    /// A buffer that had `before` bytes has `after` now.
+    #[inline]
+    pub fn change(&self, kind: BufferKind, before: usize, after: usize) {
+        if before == after {
+            return;
+        }
+        let cell = &self.kinds[kind as usize];
+        debug_assert!(cell.get() + after >= before, "{kind}: {} {before} {after}", cell.get());
+        cell.set((cell.get() + after).saturating_sub(before));
+        let own = (self.own.get() + after).saturating_sub(before);
+        self.own.set(own);
+        if own.abs_diff(self.told.get()) >= TELL_EVERY {
+            self.look();
+        }
+    }
+
+    /// Tells the others, and learns from them.
+    fn look(&self) -> u64 {
+        self.told.set(self.own.get());
+        let total = self.process.memory();
+        let sum = total.tell(self.worker, self.own.get() as u64);
+        self.pressure.set(Pressure::of(sum, total.limit()));
+        sum
+    }
+
+    /// How near the limit is, as of the last look.
+    #[inline]
+    pub fn pressure(&self) -> Pressure {
+        self.pressure.get()
+    }
+
+    /// Bytes of one kind.
+    #[must_use]
+    pub fn held(&self, kind: BufferKind) -> usize {
+        self.kinds[kind as usize].get()
+    }
+}
+
+/// Bytes that something other than an outbox holds; it counts them out when it goes.
+pub struct Charge {
+    memory: Rc<Memory>,
+    kind: BufferKind,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(memory: &Rc<Memory>, kind: BufferKind) -> Self {
+        Self { memory: Rc::clone(memory), kind, bytes: 0 }
+    }
+
+    /// It holds this many bytes now.
+    #[inline]
+    pub fn set(&mut self, bytes: usize) {
+        self.memory.change(self.kind, self.bytes, bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+impl Upstreams {
+    /// Gives memory back when there is too little. Call it behind everything that may have made a buffer longer; it
+    /// costs one look at a cell when all is well.
+    #[inline]
+    pub fn relieve(&self) {
+        if self.memory.pressure() >= Pressure::Pause {
+            self.shed();
+        }
+    }
+
+    /// The worker's tick: what the others have done since counts too, and paused clients ask again.
+    pub(super) fn memory_tick(&self) {
+        let memory = &self.memory;
+        let sum = memory.look();
+        memory.pause_from.set(usize::MAX);
+        self.relieve();
+        for kind in BufferKind::ALL {
+            self.shard.buffered[*kind].set(memory.held(*kind) as u64);
+        }
+        let mut paused = std::mem::take(&mut *memory.paused.borrow_mut());
+        paused.sort_unstable();
+        paused.dedup();
+        let total = self.process.memory();
+        let anybody = total.tell_paused(self.worker, paused.len() as u64) > 0;
+        memory.waiting.set(if anybody { memory.waiting.get() + 1 } else { 0 });
+        if memory.waiting.get() >= PATIENCE {
+            // Who does not read would keep those for ever who want to send.
+            memory.waiting.set(0);
+            self.close_largest(sum.saturating_sub(total.limit() / 100 * CALM), Outbox::held_output);
+        }
+        for client in paused {
+            self.roster.with(client, |outbox| outbox.wake()); // is paused again if nothing has changed
+        }
+    }
+
+    /// The largest request that a client may send, bytes. One that pauses its client by itself could never end.
+    #[must_use]
+    pub fn largest_request(&self) -> usize {
+        self.config.client.query_buffer_limit.min(self.config.memory_limit / 4 * 3)
+    }
+
+    #[cold]
+    fn shed(&self) {
+        let memory = &self.memory;
+        self.buffers.drop_spare();
+        if memory.pause_from.get() == usize::MAX {
+            memory.pause_from.set((self.roster.largest() / 2).max(SMALL));
+        }
+        if memory.pressure() < Pressure::Close {
+            return;
+        }
+        let (sum, total) = (memory.look(), self.process.memory());
+        // The workers that hold most close first; at the limit itself everybody does.
+        let much = memory.own.get() as u64 * total.workers() as u64 >= sum;
+        if memory.pressure() == Pressure::Over || (memory.pressure() == Pressure::Close && much) {
+            let excess = sum.saturating_sub(total.limit() / 100 * RELIEVED);
+            let left = self.close_largest(excess, Outbox::held_output);
+            self.close_largest(left, Outbox::held);
+        }
+    }
+
+    /// Closes the clients of which `share` is largest, until `excess` bytes are free; how many are not.
+    fn close_largest(&self, excess: u64, share: fn(&Outbox) -> usize) -> u64 {
+        if excess == 0 {
+            return 0;
+        }
+        let (mut left, second) = (excess, self.now() / 1_000_000_000 + 1);
+        for client in self.roster.by_size(share, SMALL) {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(share(&client) as u64);
+            let (output, all) = (client.held_output(), client.held());
+            self.shard.shed[ShedStep::Close].inc();
+            let input = all.saturating_sub(output);
+            // One line a second says it; the metric counts them.
+            if self.memory.warned.replace(second) != second {
+                tracing::warn!(
+                    client = client.id(),
+                    output,
+                    input,
+                    "memory.limit: the client that holds most is closed"
+                );
+            } else {
+                tracing::debug!(
+                    client = client.id(),
+                    output,
+                    input,
+                    "memory.limit: the client that holds most is closed"
+                );
+            }
+            client.shed(&self.buffers);
+        }
+        self.memory.look();
+        left
+    }
+
+    /// Whether this client must not be read now, because memory is short and it holds much. It is woken to ask again.
+    #[inline]
+    pub fn pauses(&self, client: &Outbox) -> bool {
+        let from = self.memory.pause_from.get();
+        if from == usize::MAX {
+            return false;
+        }
+        self.pauses_from(client, from)
+    }
+
+    #[cold]
+    fn pauses_from(&self, client: &Outbox, from: usize) -> bool {
+        let paused = client.held() >= from;
+        if client.pause(paused) && paused {
+            self.shard.shed[ShedStep::Pause].inc();
+            self.shard.client_stalls[StallReason::Memory].inc();
+        }
+        if paused {
+            self.memory.paused.borrow_mut().push(client.key());
+        }
+        paused
+    }
+}

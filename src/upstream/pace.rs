@@ -1,0 +1,146 @@
+//! Clients that are too slow: with the end of a request that they have begun, or with reading what they asked for.
+//!
+//! No timers: a client's task leaves marks, and the worker's survey of all clients compares them a few times a second.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::config;
+use crate::telemetry::CloseReason;
+
+/// A request that was begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Partial {
+    /// There is none.
+    #[default]
+    None,
+    /// The client's task waits for the rest.
+    Begun,
+    /// Since then, when this many KiB of input were there.
+    Since { seconds: u32, kib: u32 },
+}
+
+/// What a client has in buffers, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    pub input: usize,
+    pub unsent: usize,
+    /// It is not read because memory is short.
+    pub paused: bool,
+}
+
+/// The marks of one client. Times are seconds of the worker's clock: nothing finer is needed, and they are small.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    partial: Cell<Partial>,
+    /// Its socket has taken something since the last look.
+    taken: Cell<bool>,
+    /// Since when it has taken nothing while much waited for it; 0 is not.
+    stalled: Cell<u32>,
+}
+
+impl Pace {
+    #[inline]
+    pub(super) fn await_rest(&self) {
+        if self.partial.get() == Partial::None {
+            self.partial.set(Partial::Begun);
+        }
+    }
+
+    #[inline]
+    pub(super) fn on_whole(&self) {
+        self.partial.set(Partial::None);
+    }
+
+    #[inline]
+    pub(super) fn on_taken(&self) {
+        self.taken.set(true);
+    }
+
+    /// Why the client is to be closed, if it is; `now` is in nanoseconds.
+    pub(super) fn check(&self, held: Held, limits: &config::Client, now: u64) -> Option<CloseReason> {
+        let now = u32::try_from(now / 1_000_000_000).unwrap_or(u32::MAX).saturating_add(1);
+        let slow = self.check_partial(held, limits.partial_timeout, now);
+        slow.or_else(|| self.check_output(held, limits, now))
+    }
+
+    fn check_partial(&self, held: Held, patience: Duration, now: u32) -> Option<CloseReason> {
+        let kib = u32::try_from(held.input >> 10).unwrap_or(u32::MAX);
+        let Partial::Since { seconds, kib: before } = self.partial.get() else {
+            if self.partial.get() == Partial::Begun && !patience.is_zero() {
+                self.partial.set(Partial::Since { seconds: now, kib });
+            }
+            return None;
+        };
+        let past = now.saturating_sub(seconds);
+        if u64::from(past) < patience.as_secs().max(1) {
+            return None;
+        }
+        // At least 1 KiB a second: it is a long request, and under way.
+        if kib.saturating_sub(before) >= past {
+            self.partial.set(Partial::Since { seconds: now, kib });
+            return None;
+        }
+        Some(if held.paused { CloseReason::Memory } else { CloseReason::PartialRequest })
+    }
+
+    fn check_output(&self, held: Held, limits: &config::Client, now: u32) -> Option<CloseReason> {
+        let patience = limits.output_stall_time;
+        if self.taken.take() || held.unsent <= limits.output_soft || patience.is_zero() {
+            self.stalled.set(0);
+            return None;
+        }
+        if self.stalled.get() == 0 {
+            self.stalled.set(now);
+        }
+        let past = u64::from(now.saturating_sub(self.stalled.get()));
+        (past >= patience.as_secs().max(1)).then_some(CloseReason::OutputLimit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn limits(partial: u64, stall: u64) -> config::Client {
+        let mut limits = Config::default().client;
+        limits.partial_timeout = Duration::from_secs(partial);
+        limits.output_stall_time = Duration::from_secs(stall);
+        limits
+    }
+
+    #[test]
+    fn a_begun_request_has_its_time_and_more_if_it_goes_on() {
+        let (pace, limits) = (Pace::default(), limits(30, 0));
+        let at = |second: u64, kib: usize| {
+            pace.check(Held { input: kib << 10, ..Held::default() }, &limits, second * SECOND)
+        };
+        assert_eq!(at(0, 1), None);
+        assert_eq!(at(1000, 1), None, "nothing is awaited");
+        pace.await_rest();
+        assert_eq!((at(1000, 1), at(1029, 1)), (None, None));
+        assert_eq!(at(1030, 31), None, "1 KiB a second");
+        assert_eq!(at(1059, 31), None);
+        assert_eq!(at(1060, 60), Some(CloseReason::PartialRequest));
+        pace.on_whole();
+        assert_eq!(at(1061, 60), None);
+        pace.await_rest();
+        assert_eq!(at(1062, 0), None);
+        let paused = Held { paused: true, ..Held::default() };
+        assert_eq!(pace.check(paused, &limits, 1092 * SECOND), Some(CloseReason::Memory));
+    }
+
+    #[test]
+    fn unread_output_has_its_time_from_the_last_byte_on() {
+        let (pace, limits) = (Pace::default(), limits(0, 60));
+        let at = |second: u64, unsent: usize| pace.check(Held { unsent, ..Held::default() }, &limits, second * SECOND);
+        assert_eq!((at(0, 2 << 20), at(59, 2 << 20)), (None, None));
+        pace.on_taken();
+        assert_eq!((at(60, 2 << 20), at(61, 2 << 20), at(120, 2 << 20)), (None, None, None));
+        assert_eq!(at(121, 2 << 20), Some(CloseReason::OutputLimit));
+        assert_eq!(at(122, 1000), None, "little may wait for ever");
+    }
+}

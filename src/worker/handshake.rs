@@ -1,0 +1,94 @@
+//! TLS handshakes of a worker's clients: how many at once, for how long, and how much of the thread they may take.
+//!
+//! A handshake that waits for its client costs a descriptor and little memory, so there may be many; else a few
+//! clients that connect and say nothing would keep all others out. What costs is the computing. It takes turns: at
+//! most [`AT_ONCE`] steps between two looks at everybody else on the thread.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use crate::config;
+use crate::link::{Socket, Tls};
+use crate::telemetry::{HandshakeResult, RejectReason, Shard};
+
+/// Steps with signatures in one turn of the thread.
+const AT_ONCE: usize = 2;
+
+/// What all handshakes of a worker share.
+pub(super) struct Turnstile {
+    settings: config::Tls,
+    going_on: Cell<usize>,
+    turns: Semaphore,
+}
+
+impl Turnstile {
+    pub(super) fn new(settings: &config::Tls) -> Rc<Self> {
+        Rc::new(Self { settings: settings.clone(), going_on: Cell::new(0), turns: Semaphore::new(AT_ONCE) })
+    }
+
+    /// The handshake of one client; nothing when it is not to be served.
+    pub(super) async fn secure(&self, shard: &Shard, stream: TcpStream, config: Arc<ServerConfig>) -> Option<Socket> {
+        if self.going_on.get() >= self.settings.max_handshakes {
+            // Without a handshake there is no way to say why.
+            shard.client_rejected[RejectReason::Handshakes].inc();
+            return None;
+        }
+        let _in_line = InLine::new(self, shard);
+        let result = match timeout(self.settings.handshake_timeout, self.shake(stream, config)).await {
+            Ok(Ok(session)) => Ok(session),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "TLS handshake of a client failed");
+                Err(HandshakeResult::Failed)
+            }
+            Err(_) => Err(HandshakeResult::Timeout),
+        };
+        shard.handshakes[result.as_ref().err().copied().unwrap_or(HandshakeResult::Ok)].inc();
+        result.ok().map(Socket::Tls)
+    }
+
+    async fn shake(&self, stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<Rc<Tls>> {
+        // Not even memory for those that say nothing.
+        stream.readable().await?;
+        let session = Tls::server(stream, config)?;
+        loop {
+            let turn = self.turns.acquire().await.map_err(io::Error::other)?;
+            let done = session.step()?;
+            // The turn ends when everybody else on the thread has had one.
+            yield_now().await;
+            drop(turn);
+            if done {
+                return Ok(session);
+            }
+            std::future::poll_fn(|cx| session.poll_step_ready(cx)).await?;
+        }
+    }
+}
+
+/// One handshake, counted for as long as it lasts, however it ends.
+struct InLine<'a> {
+    turnstile: &'a Turnstile,
+    shard: &'a Shard,
+}
+
+impl<'a> InLine<'a> {
+    fn new(turnstile: &'a Turnstile, shard: &'a Shard) -> Self {
+        turnstile.going_on.set(turnstile.going_on.get() + 1);
+        shard.handshaking.add(1);
+        Self { turnstile, shard }
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.turnstile.going_on.set(self.turnstile.going_on.get() - 1);
+        self.shard.handshaking.sub(1);
+    }
+}
