@@ -5,7 +5,7 @@
 
 use super::key::{key, optional};
 use super::value::Kind;
-use super::{auth, keys_tls};
+use super::{auth, keys_integrity, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
@@ -66,15 +66,7 @@ const MAIN: &[Key] = &[
         Kind::CountOr { word: "random", min: 1, max: 9000 },
         "Sets the client ids of several respmux on one upstream apart: ids start at instance * 10^12.",
     ),
-    key(
-        "integrity",
-        "normal",
-        Kind::Word(&["loose", "normal", "strict"]),
-        "How far replies on connections that clients share are checked. \"normal\": a reply whose type does not fit its \
-         command, like one that nobody waits for, closes that connection and all clients on it. \"strict\": besides, \
-         each command is followed by a check of its own, and its reply is kept back until that is right. \"loose\": \
-         types are not checked, for servers that answer known commands in ways of their own.",
-    ),
+    keys_integrity::INTEGRITY,
     key(
         "allow_remote_passwordless",
         "false",
@@ -229,12 +221,7 @@ const MAIN: &[Key] = &[
         size(KIB, GIB),
         "Bytes of commands queued on one shared connection; then its clients are not read.",
     ),
-    key(
-        "lane.canary_commands",
-        "1024",
-        count(1, 1_000_000),
-        "Commands between two checks that replies still match commands.",
-    ),
+    keys_integrity::CANARY_COMMANDS,
     key("lane.canary_interval", "1s", time(1), "Longest time between two such checks while there is traffic."),
     key(
         "lane.busy_threshold",

@@ -12,6 +12,7 @@ mod budget;
 mod file;
 mod key;
 mod keys;
+mod keys_integrity;
 mod keys_tls;
 mod load;
 mod machine;
