@@ -6,6 +6,7 @@
 #   make lint     formatting, clippy, documentation, scripts, deployment files
 #   make bench    Redis alone, respmux and its peers, measured side by side
 #   make storm    the token storm, for longer than `make test` does
+#   make seeded   six bugs built into respmux on purpose, three seeds each: the storm must see all 18
 #   make hostile  bad inputs, and every command without a login
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
@@ -30,9 +31,9 @@ ARGS ?=
 MICRO ?= scan route
 MICRO_ARGS ?= --warm-up-time 0.5 --measurement-time 2 --noplot
 
-# make storm: for how long, and with how many clients; tests/storm/main.rs names further settings.
+# make storm: for how long, or up to how many replies (STORM_REPLIES=1e8), and with how many clients; tests/storm/main.rs names further settings.
 # Only for that target: `make test` has short storms of its own.
-storm: export STORM_SECONDS := $(or $(STORM_SECONDS),120)
+storm: export STORM_SECONDS := $(or $(STORM_SECONDS),$(if $(STORM_REPLIES),604800,120))
 storm: export STORM_CLIENTS := $(or $(STORM_CLIENTS),300)
 STORM_ARGS ?=
 
@@ -50,7 +51,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm state suite jobs memory-wall head-of-line static clean faults restarts hostile
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile
 
 build:
 	$(CARGO) build --release --locked
@@ -85,6 +86,10 @@ micro:
 storm:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test storm -- --ignored --nocapture $(STORM_ARGS)
+
+seeded:
+	tests/setup.sh
+	$(CARGO) test --locked --features seeded-bugs --test storm seeded_bugs -- --nocapture
 
 hostile:
 	tests/setup.sh

@@ -17,7 +17,7 @@ use crate::command::{CommandId, Op, Pop, StreamWait, is_nil};
 use crate::resp::encode;
 use crate::router::{Args, PinReason};
 use crate::session::ReplyMode;
-use crate::telemetry::{CloseReason, Origin};
+use crate::telemetry::{AnomalyReason, CloseReason, Origin};
 use crate::upstream::{Answer, Folds, Lane, Turn, Wait, Waiter, Wants};
 
 /// What a client is told that CLIENT UNBLOCK … ERROR has freed.
@@ -65,7 +65,10 @@ impl Client {
             }
             Answer::Reply(frame) => {
                 self.note_write(command.id);
-                let Some(won) = pop.elements(&frame) else { return Err(Closed(CloseReason::UpstreamAnomaly)) };
+                let Some(won) = pop.elements(&frame) else {
+                    lane.distrust(AnomalyReason::UnexpectedReply, request.id());
+                    return Err(Closed(CloseReason::UpstreamAnomaly));
+                };
                 // For a client that is gone, the fold gives the element to somebody else, or back.
                 if !up.folds.has_waiters(&key, &pop) && !self.outbox().peer_is_gone() {
                     self.finish(&command, &won.concat());

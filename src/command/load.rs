@@ -1,5 +1,6 @@
 //! Reads `commands.tsv` (one row per command, with its class) into [`Spec`]s, and adds what a class does not say.
 
+use super::reply_mask::{Replies, replies};
 use super::spec::{Kind, Op, Spec};
 
 const TABLE: &str = include_str!("commands.tsv");
@@ -86,12 +87,15 @@ pub(super) fn specs() -> Vec<Spec> {
         reconfigures: false,
         in_unit: false,
         container: false,
+        replies: Replies::ANY,
         denied: 0,
     };
     let mut rows: Vec<Spec> = std::iter::once(other).chain(TABLE.lines().filter_map(row)).collect();
     let containers: Vec<String> =
         rows.iter().filter_map(|s| s.name.split_once(' ').map(|(head, _)| head.to_owned())).collect();
+    let replies = replies();
     for spec in &mut rows {
+        spec.replies = replies.get(spec.name.as_str()).copied().unwrap_or(Replies::ANY);
         spec.container = containers.contains(&spec.name);
     }
     rows
@@ -124,6 +128,7 @@ fn row(line: &str) -> Option<Spec> {
         reconfigures: name == "CONFIG SET",
         write: writes,
         container: false,
+        replies: Replies::ANY,
         denied: 0,
     })
 }

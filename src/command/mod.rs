@@ -7,6 +7,7 @@ mod glob;
 mod load;
 mod policy;
 mod pop;
+mod reply_mask;
 mod spec;
 mod tokens;
 
@@ -16,6 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 pub use glob::glob_matches;
 pub use policy::{DANGEROUS, Policy, PolicyError};
 pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
+pub use reply_mask::{Replies, ReplyMask};
 pub use spec::{CommandId, Kind, Op, Spec};
 pub use tokens::{cut_at_nul, stream_read_blocks, token_is};
 

@@ -1,5 +1,7 @@
 //! What one command or subcommand means to a multiplexer.
 
+use super::reply_mask::Replies;
+
 /// Position of a command in the [`CommandTable`](super::CommandTable); the value that travels in slots and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CommandId(pub u16);
@@ -112,6 +114,8 @@ pub struct Spec {
     pub in_unit: bool,
     /// Has subcommands of its own in the table.
     pub container: bool,
+    /// What a reply to it can be.
+    pub replies: Replies,
     /// A bit for each [`Policy`](super::Policy) that forbids it.
     pub denied: u32,
 }

@@ -5,7 +5,7 @@
 
 use super::key::{GIB, KIB, MIB, count, key, optional, size, time};
 use super::value::Kind;
-use super::{auth, keys_client, keys_tls};
+use super::{auth, keys_client, keys_integrity, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
@@ -51,6 +51,7 @@ const FIRST: &[Key] = &[
         Kind::CountOr { word: "random", min: 1, max: 9000 },
         "Sets the client ids of several respmux on one upstream apart: ids start at instance * 10^12.",
     ),
+    keys_integrity::INTEGRITY,
     key(
         "allow_remote_passwordless",
         "false",
@@ -200,12 +201,7 @@ const FIRST: &[Key] = &[
         size(KIB, GIB),
         "Bytes of commands queued on one shared connection; then its clients are not read.",
     ),
-    key(
-        "lane.canary_commands",
-        "1024",
-        count(1, 1_000_000),
-        "Commands between two checks that replies still match commands.",
-    ),
+    keys_integrity::CANARY_COMMANDS,
     key("lane.canary_interval", "1s", time(1), "Longest time between two such checks while there is traffic."),
     key(
         "lane.busy_threshold",

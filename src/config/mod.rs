@@ -13,6 +13,7 @@ mod file;
 mod key;
 mod keys;
 mod keys_client;
+mod keys_integrity;
 mod keys_tls;
 mod load;
 mod machine;
@@ -91,6 +92,8 @@ pub struct Config {
     pub log: Log,
     /// Other machines may use a local upstream for which no password is configured (rule A9).
     pub allow_remote_passwordless: bool,
+    /// How far replies are checked.
+    pub integrity: Integrity,
 }
 
 /// The upstream, and what holds for every connection to it.
@@ -140,6 +143,17 @@ pub struct Upstream {
     pub tls: UpstreamTls,
     /// Reads that were written and not answered are sent once more.
     pub retry_reads: bool,
+}
+
+/// How far replies are checked before a client gets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Integrity {
+    /// By their position and by canaries, not by their type.
+    Loose,
+    /// Also by their type.
+    Normal,
+    /// Also by a canary behind each command, and no reply is given to a client before its canary is back.
+    Strict,
 }
 
 /// What a client gets when its upstream connection breaks after the command was written.

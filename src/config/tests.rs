@@ -129,6 +129,7 @@ fn the_defaults_are_those_of_the_design() {
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
+        integrity: Integrity::Normal,
     };
     assert_eq!(config, expected);
 }
@@ -176,6 +177,7 @@ fn every_key_reaches_the_configuration() {
             "unix.mode" => "0600".to_owned(),
             "unix.allow_uids" => "1000".to_owned(),
             "upstream.on_loss" => "error".to_owned(),
+            "integrity" => "strict".to_owned(),
             "log.format" => "json".to_owned(),
             "memory.limit" => "9MiB".to_owned(),
             "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),

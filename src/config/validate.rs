@@ -70,6 +70,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         drain: values.drain(),
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
+        integrity: values.integrity(),
     };
     check.relations(&config);
     check.remote_passwordless(&config);

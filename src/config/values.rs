@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::address::{Listen, UpstreamUrl};
 use super::settings::{Entry, Settings};
 use super::value::Setting;
-use super::{Blocking, Client, Drain, Lane, Log, LogFormat, Pool, Pubsub};
+use super::{Blocking, Client, Drain, Integrity, Lane, Log, LogFormat, Pool, Pubsub};
 
 /// Typed access to settings. The kind in the table and the type asked for here belong together; a
 /// mismatch is caught by the first test that loads anything.
@@ -72,6 +72,16 @@ impl Values<'_> {
         match &self.entry("listen").setting {
             Setting::Listen(listen) => listen.clone(),
             other => unreachable!("listen is no list but {other:?}"),
+        }
+    }
+
+    pub(super) fn integrity(&self) -> Integrity {
+        if self.is_word("integrity", "strict") {
+            Integrity::Strict
+        } else if self.is_word("integrity", "loose") {
+            Integrity::Loose
+        } else {
+            Integrity::Normal
         }
     }
 

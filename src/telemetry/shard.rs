@@ -108,8 +108,8 @@ pub struct Shard {
     pub lane_canaries: Count,
     /// Canaries answered wrongly; each one kills its lane.
     pub lane_canary_failures: Count,
-    /// Lanes killed because they could not be trusted (I5).
-    pub lane_anomalies: Each<AnomalyReason, Count>,
+    /// Upstream connections killed because they could not be trusted (I5).
+    pub integrity_violations: Each<UpstreamKind, Each<AnomalyReason, Count>>,
     /// Lanes that owe replies and have been silent for too long.
     pub lanes_suspect: Level,
     /// Lanes lost, anomalies left out.
@@ -198,7 +198,7 @@ impl Shard {
             lane_tombstones: Count::default(),
             lane_canaries: Count::default(),
             lane_canary_failures: Count::default(),
-            lane_anomalies: Each::default(),
+            integrity_violations: Each::default(),
             lanes_suspect: Level::default(),
             lane_losses: Each::default(),
             lane_detection: Histogram::new(&HOLD),

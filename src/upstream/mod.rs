@@ -214,6 +214,15 @@ impl Upstreams {
         self.folds.forget();
     }
 
+    /// For the log: the name of the command that was being answered.
+    pub(crate) fn command_name(&self, id: Option<CommandId>) -> &str {
+        match id {
+            None => "none",
+            Some(CommandId::OURS) => "respmux's own",
+            Some(id) => &self.table.spec(id).name,
+        }
+    }
+
     /// One command of a client was answered, `nanos` after it was taken.
     pub fn answered(&self, id: CommandId, nanos: u64) {
         if id == CommandId::OURS {

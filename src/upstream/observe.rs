@@ -36,9 +36,9 @@ impl Shard {
         self.upstream_closed[reason].inc();
     }
 
-    /// A lane was killed because its replies could not be trusted.
-    pub fn anomaly(&self, reason: AnomalyReason) {
-        self.lane_anomalies[reason].inc();
+    /// A connection was killed because its replies could not be trusted.
+    pub fn anomaly(&self, purpose: Use, reason: AnomalyReason) {
+        self.integrity_violations[UpstreamKind::from(purpose)][reason].inc();
     }
 
     /// A lane wrote this many commands at once.

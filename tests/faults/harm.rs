@@ -121,7 +121,7 @@ pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally 
         tally.found(Verdict::Bystander, "respmux ended");
     }
     let done = stage.upstream.done() + stage.client.done();
-    let anomalies = proxy.metric("respmux_lane_anomalies_total", &[]).unwrap_or(0.0);
+    let anomalies = proxy.metric("respmux_integrity_violations_total", &[]).unwrap_or(0.0);
     println!(
         "{{\"suite\":\"faults\",\"seed\":{seed},\"jobs\":{total},\"faults\":{done},\"seconds\":{:.1},\"replies\":{},\
          \"bystander_replies\":{},\"closed\":{},\"not_executed\":{},\"unknown_writes\":{},\"anomalies\":{anomalies},{}}}",

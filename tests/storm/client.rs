@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
+use crate::crowd::Crowd;
 use crate::judge::{End, Judge};
 use crate::mate::{Ears, mate_call};
 use crate::op::{Names, Op, User};
@@ -80,15 +81,39 @@ impl Session {
         match (style, mate) {
             (Style::Cut { reset }, _) => self.cut(ops, reset).await,
             (_, Some(Mate::Feeds(push))) => self.fed(ops, push).await,
-            (_, Some(Mate::Listens { channel, messages, protocol })) => {
-                let ears = Ears::open(&self.shared, channel, messages, protocol).await.ok_or(End::Unclear)?;
+            (_, Some(Mate::Listens { channel, messages, protocols, busy })) => {
+                let mut ears = Vec::new();
+                for protocol in protocols {
+                    let one = Ears::open(&self.shared, channel, messages.clone(), protocol).await;
+                    ears.push(one.ok_or(End::Unclear)?);
+                }
                 let refused = self.judge.refusals;
-                self.exchange(ops, style).await?;
+                let shared = self.shared.clone();
+                let talk = async {
+                    match ears.first_mut() {
+                        Some(first) if !busy.is_empty() => first.is_busy(&shared, &busy).await,
+                        _ => true,
+                    }
+                };
+                let (outcome, talked) = tokio::join!(self.exchange(ops, style), talk);
+                outcome?;
                 // Which of the messages were refused does not matter: the next storm has others.
                 if self.judge.refusals != refused {
                     return self.nothing_left();
                 }
-                ears.hear(&self.shared).await;
+                for one in ears.into_iter().skip(usize::from(!talked)) {
+                    one.hear(&self.shared).await;
+                }
+                Ok(())
+            }
+            (_, Some(Mate::Waits { key, tokens, way })) => {
+                let names = self.judge.names;
+                let crowd = Crowd::open(&self.shared, &names, key, tokens, way).await.ok_or(End::Unclear)?;
+                let refused = self.judge.refusals;
+                self.exchange(ops, style).await?;
+                if self.judge.refusals == refused {
+                    crowd.served(&self.shared).await;
+                }
                 Ok(())
             }
             (_, Some(Mate::Writes { after, key, token })) => {

@@ -130,7 +130,10 @@ impl Judge {
     fn fits(&mut self, expected: &Expected, reply: &Value) -> bool {
         match expected {
             Expected::Exact(value) => value == reply,
-            Expected::OneReceiver => *reply == Value::Int(1) || (*reply == Value::Int(0) && !self.shared.certain.get()),
+            Expected::Between(least, most) => {
+                let least = if self.shared.certain.get() { *least } else { 0 };
+                matches!(reply, Value::Int(count) if (least..=*most).contains(count))
+            }
             Expected::AnyError => matches!(reply, Value::Error(_)),
             Expected::ClientId => {
                 if let Value::Int(id) = reply {

@@ -2,19 +2,23 @@
 //!
 //! `cargo test --test storm` runs a short one, the control arm (the same seed straight to the server) and the
 //! self-test of the checker. A long one: `cargo test --release --test storm -- --ignored --nocapture`, with
-//! `STORM_SECONDS`, `STORM_REPLIES`, `STORM_SEED`, `STORM_CLIENTS`, `STORM_WORKERS`, `STORM_CONNECTIONS`.
+//! `STORM_SECONDS`, `STORM_REPLIES` (`1e8`: for as long as that takes), `STORM_SEED`, `STORM_CLIENTS`, `STORM_WORKERS`, `STORM_CONNECTIONS`.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests report and pace themselves")]
 
 mod chaos;
 mod client;
+mod crowd;
 mod judge;
 mod ledger;
 mod mate;
+mod metrics;
 mod middle;
 mod model;
 mod op;
 mod plan;
 mod resp;
+#[cfg(feature = "seeded-bugs")]
+mod seeded;
 mod shim;
 mod storm;
 mod support;
@@ -45,13 +49,21 @@ fn config(server: &Server, target: std::net::SocketAddr, seconds: u64) -> Config
         upstream: server.address(),
         calm: Duration::ZERO,
         chaos: Duration::ZERO,
-        replies: setting("STORM_REPLIES", u64::MAX),
+        replies: replies(),
+        admin: None,
+        stop_on_alarm: false,
         mix: Mix::Everything,
         patience: wire::PATIENCE,
         stop_on_red: false,
         direct_arm: target == server.address(),
     };
     lasting(config, setting("STORM_SECONDS", seconds))
+}
+
+/// How many replies end a storm early; `1e8` will do.
+fn replies() -> u64 {
+    let wanted: f64 = setting("STORM_REPLIES", f64::INFINITY);
+    if wanted.is_finite() { wanted as u64 } else { u64::MAX }
 }
 
 /// So many seconds, of which the first part is calm.
@@ -73,6 +85,7 @@ fn report(arm: &str, config: Config) -> Tally {
 
 fn assert_green(tally: &Tally) {
     assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
+    assert_eq!(tally.counted.violations, 0, "respmux took a server's reply for a fault");
     assert!(tally.replies > 10_000, "only {} replies were checked", tally.replies);
     // Allowed by the rules, but a proxy that refuses much serves nobody.
     assert!(tally.refused * 50 <= tally.replies, "{} of {} were refused", tally.refused, tally.replies);
@@ -92,7 +105,10 @@ fn through_the_proxy() {
     let server = Server::start(Flavour::Redis70);
     let most = setting("STORM_CONNECTIONS", 64);
     let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
-    let tally = report("respmux", config(&server, proxy.address(), 20));
+    let tally = report("respmux", Config { admin: Some(proxy.admin()), ..config(&server, proxy.address(), 20) });
+    // Each road was taken.
+    let counted = tally.counted;
+    assert!(counted.units > 100 && counted.fold_elements > 20 && counted.hub_messages > 100, "{counted:?}");
     assert_green(&tally);
     assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
     assert!(proxy.runs(), "respmux ended");
@@ -106,6 +122,7 @@ fn through_six_connections() {
     let mut proxy = Proxy::start(&server, &ProxyOptions::sized(1, 6));
     let mut config = config(&server, proxy.address(), 10);
     config.clients = config.clients.min(40);
+    config.admin = Some(proxy.admin());
     let tally = report("respmux, 6 connections", config);
     assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
     assert!(tally.max_upstream <= 6, "{} upstream connections", tally.max_upstream);
@@ -122,6 +139,7 @@ fn through_a_bad_network() {
     let mut proxy = Proxy::start(&server, &options);
     let mut config = config(&server, proxy.address(), 12);
     config.clients = config.clients.min(100);
+    config.admin = Some(proxy.admin());
     config.chaos += std::mem::take(&mut config.calm);
     let tally = report("respmux, bad network", config);
     eprintln!("{} connections were cut", shim.cuts());
@@ -136,13 +154,22 @@ fn through_a_bad_network() {
 #[ignore = "minutes to hours: STORM_SECONDS, STORM_REPLIES"]
 fn long() {
     let time = setting("STORM_SECONDS", 300) / 3;
+    let mut total = Tally::default();
+    let mut took = Duration::ZERO;
     let sizes = [(Flavour::Redis70, 2, 24), (Flavour::Redis82, 4, 64), (Flavour::Valkey9, 1, 16)];
     for (flavour, workers, most) in sizes {
         let (workers, most) = (setting("STORM_WORKERS", workers), setting("STORM_CONNECTIONS", most));
         let server = Server::start(flavour);
         let mut proxy = Proxy::start(&server, &ProxyOptions::sized(workers, most));
         let arm = format!("{flavour:?}, {workers} workers, {most} connections");
-        let tally = report(&arm, lasting(config(&server, proxy.address(), 100), time));
+        let mut config = lasting(config(&server, proxy.address(), 100), time);
+        config.replies = config.replies.div_ceil(3);
+        config.admin = Some(proxy.admin());
+        let (seed, clients, started) = (config.seed, config.clients, std::time::Instant::now());
+        let tally = report(&arm, config);
+        total.add(&tally);
+        took += started.elapsed();
+        println!("{}", total.json("all so far", seed, clients as usize, took));
         eprintln!("{arm}: respmux used at most {} KiB", proxy.peak_rss_kib());
         assert_green(&tally);
         assert!(tally.max_upstream <= u64::from(most), "{} upstream connections", tally.max_upstream);
@@ -190,51 +217,5 @@ fn the_checker_sees_each_fault() {
         let (tally, done) = self_test(&server, fault);
         assert!(done, "{fault:?} never happened");
         assert!(tally.count(verdict) > 0, "{fault:?} is not found as {verdict:?}:\n{}", tally.told.join("\n"));
-    }
-}
-
-/// What the build with `--features seeded-bugs` can be told to do wrong, by `SEEDED_BUG`; it does so once in
-/// `SEEDED_EVERY` chances.
-#[cfg(feature = "seeded-bugs")]
-const SEEDED: [&str; 7] = [
-    // Two consecutive replies of a lane go to each other's slot.
-    "swap_replies",
-    // A client that goes away takes its slots with it instead of leaving tombstones.
-    "drop_tombstone",
-    // A command is written twice; the second reply is swallowed by an internal slot.
-    "double_write",
-    // A reply takes its slot and is not delivered.
-    "drop_reply",
-    // A reply is delivered twice to its client.
-    "duplicate_reply",
-    // A lane of another database is opened without its SELECT.
-    "skip_select",
-    // A connection goes back to the pool as it is, with its MULTI or WATCH.
-    "skip_hygiene",
-];
-
-/// The storm goes red on each bug that the product itself can have. Built and run by
-/// `cargo test --features seeded-bugs --test storm seeded`.
-#[cfg(feature = "seeded-bugs")]
-#[test]
-fn seeded_bugs_are_found() {
-    let chosen = std::env::var("STORM_BUG").unwrap_or_default();
-    // The control: the same build without a bug is green, so what is red below is red because of its bug.
-    for bug in ["none"].into_iter().chain(SEEDED.into_iter().filter(|bug| bug.contains(&chosen))) {
-        let server = Server::start(Flavour::Redis70);
-        let mut options = ProxyOptions::sized(2, setting("STORM_CONNECTIONS", 24));
-        options.environment.push(("SEEDED_BUG".into(), bug.into()));
-        // Tombstones, losses and returns are rare; replies are not.
-        let rare = matches!(bug, "drop_tombstone" | "skip_select" | "skip_hygiene");
-        let every = if rare { 2 } else { 500 };
-        options.environment.push(("SEEDED_EVERY".into(), setting("SEEDED_EVERY", every).to_string()));
-        let proxy = Proxy::start(&server, &options);
-        let mut config = config(&server, proxy.address(), if bug == "none" { 6 } else { 40 });
-        config.clients = 100;
-        config.patience = Duration::from_secs(10);
-        config.stop_on_red = true;
-        let tally = report(&format!("seeded {bug}"), config);
-        let found = tally.wrong() > 0;
-        assert_eq!(found, bug != "none", "{bug}: found {found} in {} replies", tally.replies);
     }
 }

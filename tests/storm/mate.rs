@@ -1,5 +1,7 @@
 //! Further connections of a storm client: one that writes, one that listens.
 
+use std::collections::VecDeque;
+
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -9,7 +11,7 @@ use crate::resp::Value;
 use crate::storm::Shared;
 use crate::token::Token;
 use crate::verdict::Verdict;
-use crate::wire::{NoFrame, Wire};
+use crate::wire::{NoFrame, Wire, request};
 
 /// One command over a new connection of the same client.
 pub(crate) async fn mate_call(shared: &Shared, names: &Names, op: &Op) -> Option<Value> {
@@ -30,7 +32,8 @@ pub(crate) async fn mate_call(shared: &Shared, names: &Names, op: &Op) -> Option
 pub(crate) struct Ears {
     wire: Wire,
     channel: Token,
-    messages: Vec<Token>,
+    /// Still to come.
+    messages: VecDeque<Token>,
     protocol: u8,
 }
 
@@ -45,7 +48,7 @@ impl Ears {
         }
         let name = channel.text(shared.config.seed);
         let confirmed = wire.call(&["SUBSCRIBE", &name]).await.ok()?;
-        let ears = Self { wire, channel, messages, protocol };
+        let ears = Self { wire, channel, messages: messages.into(), protocol };
         let wanted = ears.frame(vec![Value::text("subscribe"), Value::text(&name), Value::Int(1)]);
         if is_refusal(&confirmed) {
             return None;
@@ -68,6 +71,93 @@ impl Ears {
         });
         let verdict = if foreign { Verdict::Misdelivered } else { Verdict::Misordered };
         shared.tally.borrow_mut().found(verdict, || format!("a subscriber wants {wanted:?}, got {got:?}"));
+    }
+
+    /// Joins and leaves another channel and a pattern that covers its own, and asks questions, while messages come.
+    /// Whether everything was as it must be.
+    pub(crate) async fn is_busy(&mut self, shared: &Shared, tokens: &[Token]) -> bool {
+        let text = |token: &Token| token.text(shared.config.seed);
+        let (own, other) = (text(&self.channel), text(&tokens[0]));
+        let pattern = format!("{}*", own.replace('[', "\\["));
+        let change = |ears: &Self, kind: &str, name: &str, count| {
+            ears.frame(vec![Value::text(kind), Value::text(name), Value::Int(count)])
+        };
+        let question = |ears: &Self, token: &Token| match ears.protocol {
+            3 => (vec!["ECHO".to_owned(), text(token)], Value::text(&text(token))),
+            _ => (
+                vec!["PING".to_owned(), text(token)],
+                Value::Array(vec![Value::text("pong"), Value::text(&text(token))]),
+            ),
+        };
+        let order = |command: &str, name: &str| vec![command.to_owned(), name.to_owned()];
+        let steps = [
+            (order("SUBSCRIBE", &other), change(self, "subscribe", &other, 2)),
+            question(self, &tokens[1]),
+            (order("PSUBSCRIBE", &pattern), change(self, "psubscribe", &pattern, 3)),
+            question(self, &tokens[2]),
+            (order("UNSUBSCRIBE", &other), change(self, "unsubscribe", &other, 2)),
+            (order("PUNSUBSCRIBE", &pattern), change(self, "punsubscribe", &pattern, 1)),
+        ];
+        let mut all: VecDeque<Token> = self.messages.clone();
+        for (words, answer) in steps {
+            let mut bytes = Vec::new();
+            request(&mut bytes, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+            // That the other side has closed shows in what is read.
+            let _ = self.wire.writer.write_all(&bytes).await;
+            if !self.answered(shared, &answer, &pattern, &mut all).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reads messages up to `answer`. By its pattern (`by_pattern`: what may still come) it hears from some message on
+    /// up to another, in order.
+    async fn answered(
+        &mut self,
+        shared: &Shared,
+        answer: &Value,
+        pattern: &str,
+        by_pattern: &mut VecDeque<Token>,
+    ) -> bool {
+        let seed = shared.config.seed;
+        let name = Value::text(&self.channel.text(seed));
+        loop {
+            let got = match timeout(shared.config.patience, self.wire.reader.frame()).await {
+                Ok(Ok(got)) => got,
+                Ok(Err(NoFrame::End(_))) if !shared.certain.get() => return false,
+                _ => {
+                    let story = || format!("a subscriber waits for {answer:?}");
+                    shared.tally.borrow_mut().found(Verdict::Missing, story);
+                    return false;
+                }
+            };
+            if is_refusal(&got) {
+                return false;
+            }
+            shared.tally.borrow_mut().replies += 1;
+            if got == *answer {
+                return true;
+            }
+            let message = self
+                .messages
+                .front()
+                .map(|token| self.frame(vec![Value::text("message"), name.clone(), Value::text(&token.text(seed))]));
+            if message.as_ref() == Some(&got) {
+                self.messages.pop_front();
+                continue;
+            }
+            let place = by_pattern.iter().position(|token| {
+                let items =
+                    [Value::text("pmessage"), Value::text(pattern), name.clone(), Value::text(&token.text(seed))];
+                got == self.frame(items.to_vec())
+            });
+            let Some(place) = place else {
+                self.found(shared, message.as_ref().unwrap_or(answer), &got);
+                return false;
+            };
+            by_pattern.drain(..=place);
+        }
     }
 
     /// All messages, in order, then the way out of the subscription.

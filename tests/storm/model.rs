@@ -17,8 +17,9 @@ pub(crate) enum Expected {
     ClientId,
     /// `CLIENT INFO` with this connection's id, name, database, protocol version and user.
     ClientInfo,
-    /// `:1`; also `:0` once upstream connections, and with them the subscriber, may have been killed.
-    OneReceiver,
+    /// A count from the first to the second; also less once upstream connections, and with them subscribers, may have
+    /// been killed.
+    Between(i64, i64),
     /// Any error: the body of a transaction whose MULTI was refused.
     AnyError,
 }
@@ -156,7 +157,13 @@ impl Model {
                 return op.is_plain()
                     || matches!(
                         op,
-                        Op::Unknown(_) | Op::GetName | Op::ClientId | Op::ClientInfo | Op::Whoami | Op::Publish { .. }
+                        Op::Unknown(_)
+                            | Op::GetName
+                            | Op::ClientId
+                            | Op::ClientInfo
+                            | Op::Whoami
+                            | Op::Publish { .. }
+                            | Op::Feed { .. }
                     );
             }
         }
@@ -209,7 +216,8 @@ impl Model {
                 return Expected::Hello(*version);
             }
             Op::ClientId => return Expected::ClientId,
-            Op::Publish { .. } => return Expected::OneReceiver,
+            Op::Publish { least, most, .. } => return Expected::Between(*least, *most),
+            Op::Feed { most, .. } => return Expected::Between(1, *most),
             Op::ClientInfo => return Expected::ClientInfo,
             Op::Login(user) => {
                 self.user = *user;

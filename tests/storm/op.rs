@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Counter,
     /// Filled and emptied by blocking pops.
     Queue,
+    /// Filled for many waiters at once.
+    Crowd,
     /// Only ever pushed to; compared with the ledger at the end.
     Ledger,
 }
@@ -37,6 +39,7 @@ impl Names {
             Kind::Value => 'v',
             Kind::Counter => 'c',
             Kind::Queue => 'q',
+            Kind::Crowd => 'w',
             Kind::Ledger => 'l',
         };
         format!("storm:{}.{}:{}:{kind}{}", self.who, self.life, key.db, key.number)
@@ -160,10 +163,18 @@ pub(crate) enum Op {
     },
     Script(Shape, Token),
     Unknown(Token),
-    /// To the one subscriber of `channel`.
+    /// To the subscribers of `channel`; so many are told.
     Publish {
         channel: Token,
         token: Token,
+        least: i64,
+        most: i64,
+    },
+    /// Elements for waiters of this client; the list never holds more than `most`.
+    Feed {
+        key: Key,
+        tokens: Vec<Token>,
+        most: i64,
     },
     Multi,
     Exec,
@@ -248,7 +259,12 @@ impl Op {
             }
             Self::Script(shape, t) => words(out, &["EVAL", shape.script(), "0", &token(t)]),
             Self::Unknown(t) => words(out, &["NOSUCH", &token(t)]),
-            Self::Publish { channel, token: t } => words(out, &["PUBLISH", &token(channel), &token(t)]),
+            Self::Publish { channel, token: t, .. } => words(out, &["PUBLISH", &token(channel), &token(t)]),
+            Self::Feed { key: at, tokens, .. } => {
+                let mut all = vec!["RPUSH".to_owned(), key(at)];
+                all.extend(tokens.iter().map(token));
+                words(out, &all.iter().map(String::as_str).collect::<Vec<_>>());
+            }
             Self::Login(user) => words(out, &["AUTH", user.name(), PASSWORD]),
             Self::Select(db) => words(out, &["SELECT", &db.to_string()]),
             Self::Hello(version) => words(out, &["HELLO", &version.to_string()]),

@@ -29,8 +29,11 @@ pub(crate) enum Mate {
     Feeds(Op),
     /// Writes a watched key between the `n`th command's reply and the next one.
     Writes { after: usize, key: Key, token: Token },
-    /// Subscribes before the batch, which publishes to it, and must get all of it.
-    Listens { channel: Token, messages: Vec<Token>, protocol: u8 },
+    /// Subscribe before the batch, which publishes to them, and must get all of it. The first of them has something to
+    /// say meanwhile, if there are tokens for it.
+    Listens { channel: Token, messages: Vec<Token>, protocols: Vec<u8>, busy: Vec<Token> },
+    /// Wait for the elements that the batch pushes, one each.
+    Waits { key: Key, tokens: Vec<Token>, way: u8 },
 }
 
 #[derive(Clone, Debug)]
@@ -122,7 +125,8 @@ impl Planner {
             730..760 => self.watch(ledger),
             760..800 => self.pop(),
             800..830 => self.silence(ledger),
-            830..870 => self.state(ledger),
+            830..855 => self.state(ledger),
+            855..870 => self.crowd(),
             870..890 => self.big(),
             890..920 => self.identity(),
             920..940 => self.listen(),
@@ -413,17 +417,38 @@ impl Planner {
         Batch { ops: vec![Op::SetName(name), Op::GetName, Op::ClientInfo, Op::Whoami, Op::ClientId], style, mate: None }
     }
 
+    /// Many wait for one key, and are fed in one to three writes.
+    fn crowd(&mut self) -> Batch {
+        let tokens: Vec<_> = (0..self.rng.usize(2..7)).map(|_| self.token()).collect();
+        let key = Key { db: self.db, kind: Kind::Crowd, number: self.sequence as u16 };
+        let most = tokens.len() as i64;
+        let mut ops = Vec::new();
+        let mut rest = &tokens[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(if ops.len() > 3 { rest.len() } else { self.rng.usize(1..=rest.len()) });
+            ops.push(Op::Feed { key, tokens: now.to_vec(), most });
+            ops.push(Op::Echo { token: self.token(), size: 30, inline: false });
+            rest = later;
+        }
+        let mate = Mate::Waits { key, tokens, way: self.rng.u8(..3) };
+        Batch { ops, style: self.style(), mate: Some(mate) }
+    }
+
     fn listen(&mut self) -> Batch {
         let channel = self.token();
         let messages: Vec<_> = (0..self.rng.u8(1..20)).map(|_| self.token()).collect();
+        let protocols: Vec<u8> = (0..self.rng.u8(1..4)).map(|_| 2 + self.rng.u8(..2)).collect();
+        let busy: Vec<_> = if self.rng.bool() { (0..3).map(|_| self.token()).collect() } else { Vec::new() };
+        // One that joins and leaves a pattern meanwhile counts or not.
+        let (count, doubt) = (protocols.len() as i64, i64::from(!busy.is_empty()));
         let mut ops = Vec::new();
         for token in &messages {
-            ops.push(Op::Publish { channel, token: *token });
+            ops.push(Op::Publish { channel, token: *token, least: count - doubt, most: count + doubt });
             if self.rng.u8(..3) == 0 {
                 ops.push(Op::Echo { token: self.token(), size: 20, inline: false });
             }
         }
-        let mate = Mate::Listens { channel, messages, protocol: 2 + self.rng.u8(..2) };
+        let mate = Mate::Listens { channel, messages, protocols, busy };
         Batch { ops, style: self.style(), mate: Some(mate) }
     }
 }

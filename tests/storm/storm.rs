@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::chaos;
 use crate::client;
 use crate::ledger::{Ledger, List};
+use crate::metrics;
 use crate::op::Names;
 use crate::plan::Mix;
 use crate::resp::Value;
@@ -33,8 +34,12 @@ pub(crate) struct Config {
     pub(crate) calm: Duration,
     /// Then upstream connections are killed at random.
     pub(crate) chaos: Duration,
-    /// Ends the storm early.
+    /// Ends the storm early; the calm part then has its share of them.
     pub(crate) replies: u64,
+    /// Where respmux shows its metrics.
+    pub(crate) admin: Option<SocketAddr>,
+    /// Ends the storm as soon as respmux itself says that something is wrong.
+    pub(crate) stop_on_alarm: bool,
     pub(crate) mix: Mix,
     /// How long a reply may take.
     pub(crate) patience: Duration,
@@ -110,16 +115,24 @@ async fn storm(config: Config) -> (Tally, Duration) {
         (0..clients).map(|who| tokio::task::spawn_local(client::run(shared.clone(), who))).collect();
     tasks.push(tokio::task::spawn_local(chaos::count_connections(shared.clone())));
     tasks.push(tokio::task::spawn_local(audit_meanwhile(shared.clone())));
+    tasks.push(tokio::task::spawn_local(metrics::watch(shared.clone())));
 
-    wait(&shared, shared.config.calm).await;
-    if !shared.config.chaos.is_zero() && !over(&shared) {
+    let all = shared.config.chaos.is_zero();
+    let calm = if all { shared.config.replies } else { shared.config.replies / 5 * 2 };
+    wait(&shared, shared.config.calm, calm).await;
+    if !shared.config.chaos.is_zero() && !over(&shared, shared.config.replies) {
         shared.certain.set(false);
         let chaos = tokio::task::spawn_local(chaos::kill_connections(shared.clone()));
-        wait(&shared, shared.config.chaos).await;
+        wait(&shared, shared.config.chaos, shared.config.replies).await;
         chaos.abort();
     }
     shared.stop.set(true);
     let took = started.elapsed();
+    if let Some(admin) = shared.config.admin
+        && let Some(counted) = metrics::counted(admin).await
+    {
+        shared.tally.borrow_mut().counted = counted;
+    }
     finish(&shared, tasks).await;
     settle(&mut direct).await;
     stray_keys(&shared, &mut direct).await;
@@ -127,14 +140,15 @@ async fn storm(config: Config) -> (Tally, Duration) {
     (shared.tally.take(), took)
 }
 
-fn over(shared: &Shared) -> bool {
+fn over(shared: &Shared, replies: u64) -> bool {
     let tally = shared.tally.borrow();
-    tally.replies >= shared.config.replies || (shared.config.stop_on_red && tally.wrong() > 0)
+    let alarm = shared.config.stop_on_alarm && tally.counted.violations > 0;
+    tally.replies >= replies || alarm || (shared.config.stop_on_red && tally.wrong() > 0)
 }
 
-async fn wait(shared: &Shared, time: Duration) {
+async fn wait(shared: &Shared, time: Duration, replies: u64) {
     let end = Instant::now() + time;
-    while Instant::now() < end && !over(shared) {
+    while Instant::now() < end && !over(shared, replies) {
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::metrics::Counted;
 use serde_json::{Map, Value as Json, json};
 
 /// What can be wrong. Each of these must be 0.
@@ -74,6 +75,8 @@ pub(crate) struct Tally {
     pub(crate) kills: u64,
     /// The most upstream connections of the proxy that were seen at once.
     pub(crate) max_upstream: u64,
+    /// What respmux says of itself.
+    pub(crate) counted: Counted,
 }
 
 impl Tally {
@@ -93,10 +96,37 @@ impl Tally {
         self.found.iter().sum()
     }
 
+    /// Wrong bytes that a client has got, or bytes that it has not.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn wrong_replies(&self) -> u64 {
+        use Verdict::{Misdelivered, Misordered, Missing, Surplus, Torn};
+        [Misdelivered, Misordered, Torn, Surplus, Missing].iter().map(|verdict| self.count(*verdict)).sum()
+    }
+
+    /// One more arm in the sum.
+    pub(crate) fn add(&mut self, arm: &Self) {
+        self.found.iter_mut().zip(arm.found).for_each(|(sum, count)| *sum += count);
+        self.replies += arm.replies;
+        self.refused += arm.refused;
+        self.disconnects += arm.disconnects;
+        self.aborted += arm.aborted;
+        self.lives += arm.lives;
+        self.ledger_writes += arm.ledger_writes;
+        self.unknown_present += arm.unknown_present;
+        self.unknown_absent += arm.unknown_absent;
+        self.kills += arm.kills;
+        self.max_upstream = self.max_upstream.max(arm.max_upstream);
+        self.counted.violations += arm.counted.violations;
+        self.counted.units += arm.counted.units;
+        self.counted.fold_elements += arm.counted.fold_elements;
+        self.counted.hub_messages += arm.counted.hub_messages;
+    }
+
     /// The line for the record.
     pub(crate) fn json(&self, arm: &str, seed: u64, clients: usize, took: Duration) -> Json {
         let mut line = Map::new();
         line.insert("arm".into(), json!(arm));
+        line.insert("git".into(), json!(git()));
         line.insert("seed".into(), json!(seed));
         line.insert("clients".into(), json!(clients));
         line.insert("replies".into(), json!(self.replies));
@@ -113,10 +143,35 @@ impl Tally {
             "connections": self.lives,
             "kills": self.kills,
             "max_upstream_connections": self.max_upstream,
+            "integrity_violations": self.counted.violations,
+            "lane_transactions": self.counted.units,
+            "fold_elements": self.counted.fold_elements,
+            "hub_messages": self.counted.hub_messages,
             "seconds": (took.as_secs_f64() * 100.0).round() / 100.0,
             "replies_per_second": (self.replies as f64 / took.as_secs_f64()).round(),
         });
         line.extend(rest.as_object().expect("an object literal").clone());
         Json::Object(line)
     }
+}
+
+/// Which commit this is, with `+` when files differ from it; `unknown` outside a clone.
+pub(crate) fn git() -> String {
+    let ask = |arguments: &[&str]| {
+        let output = std::process::Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+        output
+            .ok()
+            .filter(|output| output.status.success())
+            .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+    };
+    let Some(commit) = ask(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".into() };
+    let changed = ask(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+    if changed { commit + "+" } else { commit }
+}
+
+/// `STORM_SEEDS`, separated by commas.
+#[cfg(feature = "seeded-bugs")]
+pub(crate) fn seeds() -> Vec<u64> {
+    let given = std::env::var("STORM_SEEDS").unwrap_or_else(|_| "20240611,7,4242".to_owned());
+    given.split(',').map(|seed| seed.trim().parse().expect("STORM_SEEDS: numbers")).collect()
 }

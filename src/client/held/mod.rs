@@ -76,6 +76,8 @@ pub(super) struct Held {
     session: bool,
     /// Something ran whose traces only RESET removes.
     unproved: bool,
+    /// A reply could not be trusted: the connection is of no use to anybody.
+    broken: bool,
     /// Subscriptions are made here, not on a hub.
     subscribes: bool,
     relayed: u32,
@@ -105,6 +107,7 @@ impl Held {
             tracking: false,
             session: false,
             unproved: matches!(reason, PinReason::Isolated | PinReason::OutOfBand),
+            broken: false,
             subscribes: reason == PinReason::Subscribe,
             relayed: 0,
             incomplete: false,
@@ -324,7 +327,7 @@ impl Held {
     /// The client is gone. What it left unfinished on the connection is ended there, never handed on.
     pub(super) fn abandon(mut self, client: &Client) {
         let lost = matches!(client.outbox().fate(), Some(CloseReason::UpstreamLost | CloseReason::UpstreamAnomaly));
-        let torn = !self.out.is_empty() || self.scanner.mid_frame() || !self.partial.is_empty() || lost;
+        let torn = self.broken || !self.out.is_empty() || self.scanner.mid_frame() || !self.partial.is_empty() || lost;
         if torn {
             return; // dropping the lease closes the connection
         }

@@ -9,10 +9,13 @@ use crate::client::connection::{Client, Closed};
 use crate::client::error_reply;
 use crate::client::hello::{Hello, patch_id};
 use crate::client::subscribe::renumbered;
+use crate::command::ReplyMask;
+use crate::config::Integrity;
+use crate::link::Use;
 use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
 use crate::router::{Effect, Relay};
 use crate::session::{Guard, Identity, Reply, Resp};
-use crate::telemetry::{CloseReason, Origin};
+use crate::telemetry::{AnomalyReason, CloseReason, Origin};
 use crate::upstream::recounted;
 
 impl Held {
@@ -27,26 +30,58 @@ impl Held {
                     self.on_end(client, piece, kind)?;
                 }
                 Advance::Partial => {
-                    self.on_piece(client, rest);
+                    self.on_piece(client, rest)?;
                     rest = &[];
                 }
-                Advance::Invalid(_) => return Err(Closed(CloseReason::UpstreamAnomaly)),
+                Advance::Invalid(_) => return Err(self.distrust(AnomalyReason::ParseError)),
             }
         }
         Ok(())
     }
 
+    /// The connection is killed, and its client with it (I5).
+    fn distrust(&mut self, reason: AnomalyReason) -> Closed {
+        self.broken = true;
+        self.up.shard.anomaly(Use::Pool, reason);
+        self.up.on_upstream_lost();
+        let connection = self.lease.as_mut().map_or(0, |lease| lease.link().id());
+        let command = self.up.command_name(self.expect.front().map(|expect| expect.id));
+        tracing::error!(connection, %reason, command, clients = 1,
+            "lent connection killed: its replies cannot be trusted; its client is closed");
+        Closed(CloseReason::UpstreamAnomaly)
+    }
+
+    /// Whether a reply to the oldest request can begin with `byte`. The client may change the connection's protocol, so
+    /// both protocols count; with subscriptions a PING is answered in a form of its own.
+    fn fits(&self, byte: u8) -> bool {
+        let Some(expect) = self.expect.front() else { return false };
+        if self.up.config.integrity == Integrity::Loose || self.subscriptions.any() || self.monitor {
+            return true;
+        }
+        let own = match &expect.payload {
+            // Sent in its place.
+            Payload::Nil | Payload::Abort => ReplyMask::STATUS,
+            Payload::Wait(_) => ReplyMask::of(b":"),
+            _ => self.up.table.spec(expect.id).replies.either(),
+        };
+        own.allows(byte) || (byte == b'+' && self.transaction.queueing())
+    }
+
     /// Bytes in the middle of a frame: passed on, unless it must be seen whole.
-    fn on_piece(&mut self, client: &Client, piece: &[u8]) {
+    fn on_piece(&mut self, client: &Client, piece: &[u8]) -> Result<(), Closed> {
         if !self.streaming && self.needs_whole(self.scanner.kind()) {
             self.partial.extend_from_slice(piece);
-            return;
+            return Ok(());
+        }
+        if !self.streaming && self.scanner.kind().is_some_and(|byte| !self.fits(byte)) {
+            return Err(self.distrust(AnomalyReason::WrongType));
         }
         self.streaming = true;
         if self.expect.front().is_some_and(|expect| !expect.suppressed) {
             client.outbox().on_reply_part(&self.up.buffers, false);
             client.outbox().push(&self.up.buffers, piece);
         }
+        Ok(())
     }
 
     /// Frames that may be messages, confirmations or MONITOR lines, and replies that are changed on their way.
@@ -84,7 +119,11 @@ impl Held {
         if !streamed && self.is_not_a_reply(client, frame, kind) {
             return Ok(());
         }
-        let Some(expect) = self.expect.pop_front() else { return Err(Closed(CloseReason::UpstreamAnomaly)) };
+        if !self.fits(kind.byte()) {
+            let reason = if self.expect.is_empty() { AnomalyReason::NoSlot } else { AnomalyReason::WrongType };
+            return Err(self.distrust(reason));
+        }
+        let Some(expect) = self.expect.pop_front() else { return Ok(()) };
         if kind.is_error() {
             self.up.shard.error(Origin::Upstream, frame);
         }

@@ -375,10 +375,14 @@ labels! {
 }
 
 labels! {
-    /// What showed that a lane can no longer be trusted (I5).
+    /// What showed that an upstream connection can no longer be trusted (I5).
     AnomalyReason {
         /// A reply that nobody waits for.
         NoSlot = "no_slot",
+        /// A reply of a type that its command never has.
+        WrongType = "wrong_type",
+        /// A push where nothing asked for one.
+        Push = "push",
         /// A command of our own was answered wrongly.
         UnexpectedReply = "unexpected_reply",
         /// The canary came back wrong (L7).

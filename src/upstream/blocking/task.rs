@@ -9,6 +9,7 @@ use tokio::io::ReadBuf;
 
 use super::fold::SourceId;
 use super::{Fold, Upstreams};
+use crate::link::Use;
 use crate::resp::{Advance, ReplyScanner};
 use crate::telemetry::AnomalyReason;
 use crate::upstream::{Lease, Return};
@@ -77,7 +78,7 @@ pub(super) async fn run(up: Rc<Upstreams>, fold: Rc<Fold>, source: SourceId) {
         }
         End::Anomaly => {
             tracing::error!(worker = up.worker, "a connection with blocked clients was killed: unexpected reply");
-            up.shard.anomaly(AnomalyReason::UnexpectedReply);
+            up.shard.anomaly(Use::Pool, AnomalyReason::UnexpectedReply);
             up.on_upstream_lost();
             fold.act(&up, |machine| machine.lost(source));
         }

@@ -1,13 +1,14 @@
 //! Replies of a lane, from bytes to their owners.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::{Bytes, BytesMut};
 
-use super::in_flight::{Owner, Slot};
+use super::in_flight::{Owner, Popped, Slot};
 use super::retry::candidates;
-use super::{Lane, State, UNKNOWN_OUTCOME, canary_text};
-use crate::config::OnLoss;
+use super::{Lane, State, UNKNOWN_OUTCOME, Withheld, canary_text};
+use crate::command::CommandId;
+use crate::config::{Integrity, OnLoss};
 use crate::link::{bug, decoded, tolerable};
 use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
@@ -15,6 +16,19 @@ use crate::telemetry::{AnomalyReason, CloseReason, Origin, RetryOutcome};
 use crate::upstream::Upstreams;
 use crate::upstream::big::BIG_REPLY;
 use crate::upstream::outbox::Answer;
+
+/// Why a connection is not to be trusted, and what was being answered, if that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Anomaly {
+    pub reason: AnomalyReason,
+    pub command: Option<CommandId>,
+}
+
+impl From<AnomalyReason> for Anomaly {
+    fn from(reason: AnomalyReason) -> Self {
+        Self { reason, command: None }
+    }
+}
 
 /// A reply longer than this is passed on while it arrives, bytes.
 const STREAM_FROM: usize = 64 << 10;
@@ -24,7 +38,7 @@ impl Lane {
     ///
     /// # Errors
     /// What makes the connection untrustworthy. Replies before the anomaly were delivered.
-    pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), AnomalyReason> {
+    pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), Anomaly> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.last_progress = now;
@@ -38,10 +52,13 @@ impl Lane {
                     self.on_frame(up, state, frame, kind, now)?;
                 }
                 Advance::Partial => {
-                    on_piece(up, state, rest)?;
+                    on_piece(up, &self.key, state, rest)?;
                     rest = &[];
                 }
-                Advance::Invalid(_) => return Err(AnomalyReason::ParseError),
+                Advance::Invalid(_) => {
+                    let command = state.in_flight.head().map(|slot| slot.command);
+                    return Err(Anomaly { reason: AnomalyReason::ParseError, command });
+                }
             }
         }
         Ok(())
@@ -55,17 +72,26 @@ impl Lane {
         piece: &[u8],
         kind: FrameKind,
         now: u64,
-    ) -> Result<(), AnomalyReason> {
+    ) -> Result<(), Anomaly> {
         if kind.is_push() {
-            // A push is never a reply (I1), and nothing on a lane asks for one.
-            state.carry.clear();
-            return Ok(());
+            // A push is never a reply (I1), and nothing on a lane asks for one: it is not the connection we made.
+            return Err(AnomalyReason::Push.into());
         }
         let gone = |slot: &Slot| slot.owner.client().is_some_and(|client| up.roster.with(client, |_| ()).is_none());
         if state.in_flight.head().is_some_and(gone) && bug("drop_tombstone") {
             state.in_flight.forget_head();
         }
-        let Some(slot) = state.in_flight.pop() else { return Err(AnomalyReason::NoSlot) };
+        let (key, refused) = (&self.key, state.unit_refused);
+        let slot = match state.in_flight.pop_if(|slot| fits(up, key, refused, slot, kind.byte())) {
+            Popped::Slot(slot) => slot,
+            Popped::Nothing => return Err(AnomalyReason::NoSlot.into()),
+            Popped::Unfit(command) => {
+                return Err(Anomaly { reason: AnomalyReason::WrongType, command: Some(command) });
+            }
+        };
+        if !slot.joined {
+            state.unit_refused = kind.is_error();
+        }
         state.kept.on_answered(slot.bytes as usize);
         if slot.retried {
             up.shard.retries[RetryOutcome::Answered].inc();
@@ -79,19 +105,53 @@ impl Lane {
             &carried
         };
         let streamed = std::mem::take(&mut state.streaming);
+        if let Owner::Canary(number) = slot.owner {
+            let wrong = |reason| Anomaly { reason, command: Some(slot.command) };
+            self.check_canary(up, number, frame, kind).map_err(wrong)?;
+            return self.release(up, state, now);
+        }
+        if up.config.integrity == Integrity::Strict {
+            state.withheld.push(Withheld { slot, frame: frame.to_vec(), kind });
+            return Ok(());
+        }
+        self.hand_over(up, state, &slot, frame, kind, streamed, now)
+    }
+
+    /// The canary behind them is back: what was kept until then is what it seems.
+    fn release(&self, up: &Upstreams, state: &mut State, now: u64) -> Result<(), Anomaly> {
+        let mut withheld = std::mem::take(&mut state.withheld);
+        for Withheld { slot, frame, kind } in withheld.drain(..) {
+            self.hand_over(up, state, &slot, &frame, kind, false, now)?;
+        }
+        state.withheld = withheld; // keeps the list's memory
+        Ok(())
+    }
+
+    /// Gives a whole reply, or the end of a streamed one, to its owner.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one reply")]
+    fn hand_over(
+        &self,
+        up: &Upstreams,
+        state: &mut State,
+        slot: &Slot,
+        frame: &[u8],
+        kind: FrameKind,
+        streamed: bool,
+        now: u64,
+    ) -> Result<(), Anomaly> {
         if kind.is_error() && !streamed {
             up.shard.error(Origin::Upstream, error_code(frame));
             self.check_identity(frame)?;
         }
         match slot.owner {
-            Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, &slot, frame, streamed, now),
-            Owner::Publish(_, by) => answer(up, state, &slot, &recounted(frame, by.into()), false, now),
+            Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, slot, frame, streamed, now),
+            Owner::Publish(_, by) => answer(up, state, slot, &recounted(frame, by.into()), false, now),
             Owner::Orphan => up.shard.lane_tombstones.inc(),
             Owner::Inner(number) => {
                 up.inquiries.answer(number, Answer::Reply(frame.to_vec()));
                 up.answered(slot.command, now.saturating_sub(slot.at));
             }
-            Owner::Canary(number) => self.check_canary(up, number, frame, kind)?,
+            Owner::Canary(_) => {}
             Owner::Audit => check_audit(&self.key, frame)?,
         }
         Ok(())
@@ -142,8 +202,8 @@ impl Lane {
 
     /// The connection is gone. Clients with a written request are closed (or told that the outcome is unknown);
     /// requests of which no byte was written stay, for the next connection. An anomaly closes every client that
-    /// has a slot.
-    pub(super) fn on_lost(&self, up: &Upstreams, anomaly: bool) {
+    /// has a slot. Gives how many clients were closed.
+    pub(super) fn on_lost(&self, up: &Upstreams, anomaly: bool) -> usize {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let cut = std::mem::take(&mut state.streaming);
@@ -154,6 +214,21 @@ impl Lane {
         state.scanner = crate::resp::ReplyScanner::new();
         state.carry = BytesMut::new();
         let reason = if anomaly { CloseReason::UpstreamAnomaly } else { CloseReason::UpstreamLost };
+        let mut closed = HashSet::new();
+        let mut close = |slot: &Slot| {
+            let Some(client) = slot.owner.client() else { return };
+            if up.roster.with(client, |outbox| outbox.close(reason)).is_some() {
+                closed.insert(client);
+            }
+        };
+        state.unit_refused = false;
+        for Withheld { slot, .. } in &std::mem::take(&mut state.withheld) {
+            match slot.owner {
+                Owner::Inner(number) => up.inquiries.lose(number),
+                _ if up.config.upstream.on_loss == OnLoss::Error && !anomaly => tell_unknown(up, state, slot),
+                _ => close(slot),
+            }
+        }
         let mut kept = state.kept.take(&old);
         let again = match up.config.upstream.retry_reads && !anomaly {
             true => candidates(up, &sent, cut),
@@ -172,7 +247,7 @@ impl Lane {
             }
             let torn = position == 0 && cut;
             let tell = up.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
-            if tell { tell_unknown(up, state, slot) } else { close(up, slot, reason) }
+            if tell { tell_unknown(up, state, slot) } else { close(slot) }
         }
         for slot in unsent {
             let request = waiting.split_to(slot.bytes as usize);
@@ -187,19 +262,31 @@ impl Lane {
                 }
             };
             if anomaly {
-                close(up, &slot, reason);
+                close(&slot);
             } else if alive {
                 state.out.extend_from_slice(&request);
-                state.in_flight.append(slot.owner, slot.command, request.len(), slot.at, slot.joined);
+                state.in_flight.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
             }
         }
+        if up.config.integrity == Integrity::Strict && !state.in_flight.is_empty() {
+            // What is sent again has lost its canaries, and nothing would release its replies.
+            Self::push_canary(self.id, state, up, up.now());
+        }
+        closed.len()
     }
 }
 
-fn close(up: &Upstreams, slot: &Slot, reason: CloseReason) {
-    if let Some(client) = slot.owner.client() {
-        up.roster.with(client, |outbox| outbox.close(reason));
-    }
+/// Whether a reply that begins with `byte` can be the one of `slot`. Where MULTI was refused, what was to be queued has
+/// run by itself.
+#[inline]
+fn fits(up: &Upstreams, key: &RouteKey, unit_refused: bool, slot: &Slot, byte: u8) -> bool {
+    slot.legal.allows(byte) || (slot.joined && unit_refused && by_itself(up, key, slot, byte))
+}
+
+#[cold]
+fn by_itself(up: &Upstreams, key: &RouteKey, slot: &Slot, byte: u8) -> bool {
+    let replies = up.table.spec(slot.command).replies;
+    if key.resp == Resp::Three { replies.three.allows(byte) } else { replies.two.allows(byte) }
 }
 
 /// `upstream.on_loss = "error"`: the client stays, and learns that nobody knows.
@@ -257,12 +344,21 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed
 
 /// Bytes in the middle of a reply. A long one is passed on at once: it belongs to the oldest request of its client,
 /// so nothing can come before it.
-fn on_piece(up: &Upstreams, state: &mut State, piece: &[u8]) -> Result<(), AnomalyReason> {
-    let Some(owner) = state.in_flight.head().map(|slot| slot.owner) else {
-        return if state.scanner.kind() == Some(b'>') { Ok(()) } else { Err(AnomalyReason::NoSlot) };
-    };
-    let push = state.scanner.kind().is_none_or(|kind| kind == b'>');
-    let whole_needed = push || !matches!(owner, Owner::Forward(_) | Owner::Discard(_) | Owner::Orphan);
+fn on_piece(up: &Upstreams, key: &RouteKey, state: &mut State, piece: &[u8]) -> Result<(), Anomaly> {
+    let Some(slot) = state.in_flight.head() else { return Err(AnomalyReason::NoSlot.into()) };
+    let (owner, command) = (slot.owner, slot.command);
+    let kind = state.scanner.kind();
+    match kind {
+        Some(b'>') => return Err(AnomalyReason::Push.into()),
+        // Before any of it is passed on.
+        Some(byte) if !state.streaming && !fits(up, key, state.unit_refused, slot, byte) => {
+            return Err(Anomaly { reason: AnomalyReason::WrongType, command: Some(command) });
+        }
+        _ => {}
+    }
+    let whole_needed = kind.is_none()
+        || !matches!(owner, Owner::Forward(_) | Owner::Discard(_) | Owner::Orphan)
+        || up.config.integrity == Integrity::Strict;
     if !state.streaming && (whole_needed || state.carry.len() + piece.len() < STREAM_FROM) {
         state.carry.extend_from_slice(piece);
         return Ok(());

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use crate::command::CommandId;
+use crate::command::{CommandId, ReplyMask};
 use crate::link::bug;
 use crate::upstream::roster::ClientKey;
 
@@ -47,6 +47,8 @@ impl Owner {
 pub(crate) struct Slot {
     pub owner: Owner,
     pub command: CommandId,
+    /// The types that its reply can have.
+    pub legal: ReplyMask,
     /// Length of the request, bytes.
     pub bytes: u32,
     /// When it was submitted, nanoseconds of the worker's clock.
@@ -57,6 +59,16 @@ pub(crate) struct Slot {
     pub joined: bool,
     /// Was sent on an earlier connection, too.
     pub retried: bool,
+}
+
+/// What a whole reply meets.
+#[derive(Debug)]
+pub(crate) enum Popped {
+    /// No request that was sent waits for one.
+    Nothing,
+    /// The oldest request, which cannot have such a reply. It keeps its slot: its client is closed with the others.
+    Unfit(CommandId),
+    Slot(Slot),
 }
 
 /// The slots of one lane, oldest first, and how far the socket has taken their bytes.
@@ -71,22 +83,32 @@ pub(crate) struct InFlight {
 impl InFlight {
     /// A request was appended to the lane's output. Must happen with the bytes, in one step: nothing may come
     /// between them.
-    pub(crate) fn push(&mut self, owner: Owner, command: CommandId, bytes: usize, at: u64) {
-        self.append(owner, command, bytes, at, false);
+    pub(crate) fn push(&mut self, owner: Owner, command: CommandId, legal: ReplyMask, bytes: usize, at: u64) {
+        self.append(owner, command, legal, bytes, at, false);
     }
 
     /// As [`InFlight::push`]; `joined` to the slot before it. A transaction is pushed in one step with its bytes: what
     /// came between its parts would run inside it.
-    pub(crate) fn append(&mut self, owner: Owner, command: CommandId, bytes: usize, at: u64, joined: bool) {
+    pub(crate) fn append(
+        &mut self,
+        owner: Owner,
+        command: CommandId,
+        legal: ReplyMask,
+        bytes: usize,
+        at: u64,
+        joined: bool,
+    ) {
         let length = u32::try_from(bytes).expect("requests on lanes are bounded far below 4 GiB");
-        self.slots.push_back(Slot { owner, command, bytes: length, at, start: self.submitted, joined, retried: false });
+        let start = self.submitted;
+        let slot = Slot { owner, command, legal, bytes: length, at, start, joined, retried: false };
+        self.slots.push_back(slot);
         self.submitted += u64::from(length);
         self.bytes += bytes;
     }
 
     /// A request of an earlier connection is sent again on the next one.
     pub(crate) fn push_again(&mut self, slot: &Slot) {
-        self.append(slot.owner, slot.command, slot.bytes as usize, slot.at, false);
+        self.append(slot.owner, slot.command, slot.legal, slot.bytes as usize, slot.at, false);
         if let Some(last) = self.slots.back_mut() {
             last.retried = true;
         }
@@ -104,15 +126,21 @@ impl InFlight {
         self.slots.front().filter(|slot| slot.start < self.written)
     }
 
-    /// The head's reply is complete.
-    pub(crate) fn pop(&mut self) -> Option<Slot> {
-        self.head()?;
+    /// The head's reply is complete, and `fits` says whether it can be one.
+    pub(crate) fn pop_if(&mut self, fits: impl FnOnce(&Slot) -> bool) -> Popped {
+        if self.head().is_none() {
+            return Popped::Nothing;
+        }
         if self.slots.len() > 1 && bug("swap_replies") {
             self.slots.swap(0, 1);
         }
-        let slot = self.slots.pop_front()?;
-        self.bytes -= slot.bytes as usize;
-        Some(slot)
+        match self.slots.front() {
+            Some(slot) if !fits(slot) => Popped::Unfit(slot.command),
+            _ => self.slots.pop_front().map_or(Popped::Nothing, |slot| {
+                self.bytes -= slot.bytes as usize;
+                Popped::Slot(slot)
+            }),
+        }
     }
 
     /// Only for the proof that the storm sees it: a slot that went with its client.
@@ -198,7 +226,7 @@ impl InFlight {
                 withdrawn.push(slot);
             } else {
                 out.extend_from_slice(&request);
-                self.append(slot.owner, slot.command, request.len(), slot.at, slot.joined);
+                self.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
             }
         }
         withdrawn
@@ -260,7 +288,7 @@ mod tests {
             .enumerate()
         {
             out.extend_from_slice(&[b'a' + n as u8; 4]);
-            in_flight.push(owner, CommandId::OTHER, 4, n as u64);
+            in_flight.push(owner, CommandId::OTHER, ReplyMask::ANY, 4, n as u64);
         }
         // The third is written to its half.
         drop(out.split_to(10));
@@ -273,7 +301,7 @@ mod tests {
         assert_eq!(orphaned.iter().map(|slot| slot.at).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(in_flight.abandoned_before(9, |_| false), (2, Some(0)));
         in_flight.on_written(10);
-        let owners: Vec<_> = std::iter::from_fn(|| in_flight.pop()).map(|slot| slot.owner).collect();
+        let owners: Vec<_> = std::iter::from_fn(|| pop(&mut in_flight)).collect();
         let expected = [Owner::Orphan, Owner::Canary(1), Owner::Orphan, Owner::Canary(2), Owner::Forward(client)];
         assert_eq!(owners, expected);
     }
@@ -284,7 +312,7 @@ mod tests {
         let mut in_flight = InFlight::default();
         let mut out = BytesMut::from(&[0; 20][..]);
         for joined in [false, true] {
-            in_flight.append(Owner::Forward(client), CommandId::OTHER, 10, 0, joined);
+            in_flight.append(Owner::Forward(client), CommandId::OTHER, ReplyMask::ANY, 10, 0, joined);
         }
         drop(out.split_to(3));
         in_flight.on_written(3);
@@ -295,18 +323,34 @@ mod tests {
     fn filled(lengths: &[usize]) -> InFlight {
         let mut in_flight = InFlight::default();
         for (n, length) in lengths.iter().enumerate() {
-            in_flight.push(Owner::Canary(n as u64), CommandId::OTHER, *length, n as u64);
+            in_flight.push(Owner::Canary(n as u64), CommandId::OTHER, ReplyMask::ANY, *length, n as u64);
         }
         in_flight
+    }
+
+    fn pop(in_flight: &mut InFlight) -> Option<Owner> {
+        match in_flight.pop_if(|_| true) {
+            Popped::Slot(slot) => Some(slot.owner),
+            _ => None,
+        }
     }
 
     #[test]
     fn a_reply_to_a_request_that_was_not_sent_belongs_to_nobody() {
         let mut in_flight = filled(&[10, 10]);
-        assert!(in_flight.pop().is_none());
+        assert!(pop(&mut in_flight).is_none());
         in_flight.on_written(10);
-        assert!(matches!(in_flight.pop().map(|s| s.owner), Some(Owner::Canary(0))));
-        assert!(in_flight.pop().is_none());
+        assert!(pop(&mut in_flight) == Some(Owner::Canary(0)));
+        assert!(pop(&mut in_flight).is_none());
+    }
+
+    #[test]
+    fn a_reply_that_does_not_fit_leaves_its_slot() {
+        let mut in_flight = filled(&[10]);
+        in_flight.on_written(10);
+        assert!(matches!(in_flight.pop_if(|_| false), Popped::Unfit(CommandId::OTHER)));
+        assert_eq!((in_flight.len(), in_flight.bytes()), (1, 10));
+        assert_eq!(pop(&mut in_flight), Some(Owner::Canary(0)));
     }
 
     #[test]
@@ -322,9 +366,9 @@ mod tests {
     fn a_transaction_is_written_whole_or_not_at_all() {
         let mut in_flight = filled(&[10]);
         for joined in [false, true, true] {
-            in_flight.append(Owner::Canary(9), CommandId::OTHER, 10, 0, joined);
+            in_flight.append(Owner::Canary(9), CommandId::OTHER, ReplyMask::ANY, 10, 0, joined);
         }
-        in_flight.push(Owner::Canary(9), CommandId::OTHER, 10, 0);
+        in_flight.push(Owner::Canary(9), CommandId::OTHER, ReplyMask::ANY, 10, 0);
         in_flight.on_written(11);
         let (sent, unsent) = in_flight.take_all();
         assert_eq!((sent.len(), unsent.len()), (4, 1), "one byte of MULTI was written");
@@ -339,7 +383,7 @@ mod tests {
         assert_eq!(in_flight.bytes(), 50);
         in_flight.on_written(1);
         assert!(in_flight.pop_unsent_before(9).is_none());
-        assert!(matches!(in_flight.pop().map(|s| s.owner), Some(Owner::Canary(1))));
-        assert!(in_flight.pop().is_none(), "not a byte of the third was written");
+        assert!(pop(&mut in_flight) == Some(Owner::Canary(1)));
+        assert!(pop(&mut in_flight).is_none(), "not a byte of the third was written");
     }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
+use deliver::Anomaly;
 pub(crate) use deliver::recounted;
 pub(crate) use in_flight::{InFlight, Owner, Slot};
 pub use retry::RetryBudget;
@@ -34,11 +35,12 @@ use retry::Kept;
 use super::outbox::Answer;
 use super::roster::ClientKey;
 use super::{Charge, Memory, Upstreams};
-use crate::command::CommandId;
+use crate::command::{CommandId, ReplyMask};
+use crate::config::Integrity;
 use crate::link::bug;
-use crate::resp::{ReplyScanner, encode};
-use crate::session::RouteKey;
-use crate::telemetry::{BufferKind, CloseReason, LossVerdict, Pressure, RetryOutcome};
+use crate::resp::{FrameKind, ReplyScanner, encode};
+use crate::session::{Resp, RouteKey};
+use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, LossVerdict, Pressure, RetryOutcome};
 
 /// Requests from which bytes are never written when the upstream is away are answered with this.
 pub(crate) const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
@@ -78,12 +80,20 @@ pub(crate) struct Part {
     pub owner: Option<Owner>,
 }
 
+/// A reply that has come and that nobody has seen.
+struct Withheld {
+    slot: Slot,
+    frame: Vec<u8>,
+    kind: FrameKind,
+}
+
 /// A shared upstream connection.
 pub struct Lane {
     id: u64,
     key: RouteKey,
     accepting: Cell<bool>,
     phase: Cell<Phase>,
+    distrusted: Cell<Option<Anomaly>>,
     condemned: Cell<Option<LossVerdict>>,
     /// Owes replies and has been silent for too long.
     suspect: Cell<bool>,
@@ -107,6 +117,10 @@ struct State {
     kept: Kept,
     /// The head's reply is being passed on piece by piece.
     streaming: bool,
+    /// The MULTI of the transaction under way was refused, so what follows runs by itself.
+    unit_refused: bool,
+    /// Replies whose canary is not back yet (`integrity = "strict"`), in order.
+    withheld: Vec<Withheld>,
     /// Bytes of it so far.
     streamed: usize,
     /// Clients that found the lane full, in order.
@@ -136,6 +150,8 @@ impl Lane {
             carry: BytesMut::new(),
             kept: Kept::default(),
             streaming: false,
+            unit_refused: false,
+            withheld: Vec::new(),
             streamed: 0,
             crowd: Vec::new(),
             touched: Vec::new(),
@@ -154,6 +170,7 @@ impl Lane {
             accepting: Cell::new(true),
             phase: Cell::new(Phase::Opening),
             condemned: Cell::new(None),
+            distrusted: Cell::new(None),
             suspect: Cell::new(false),
             served: Cell::new(false),
             deferred: Cell::new(false),
@@ -212,10 +229,11 @@ impl Lane {
     pub fn submit(&self, up: &Upstreams, owner: Owner, command: CommandId, request: &[u8], now: u64) {
         let mut state = self.state.borrow_mut();
         state.out.extend_from_slice(request);
-        state.in_flight.push(owner, command, request.len(), now);
+        let legal = self.legal(up, command);
+        state.in_flight.push(owner, command, legal, request.len(), now);
         if let (true, Owner::Forward(key)) = (bug("double_write"), owner) {
             state.out.extend_from_slice(request);
-            state.in_flight.push(Owner::Discard(key), command, request.len(), now);
+            state.in_flight.push(Owner::Discard(key), command, legal, request.len(), now);
             up.roster.with(key, |outbox| outbox.on_submitted(request.len()));
         }
         self.on_submitted(&mut state, up, 1, now);
@@ -227,13 +245,30 @@ impl Lane {
     pub(crate) fn submit_unit(&self, up: &Upstreams, parts: &[Part], unit: &[u8], now: u64) {
         let mut state = self.state.borrow_mut();
         state.out.extend_from_slice(unit);
+        let unchecked = up.config.integrity == Integrity::Loose;
         for (position, part) in parts.iter().enumerate() {
             let owner = part.owner.expect("the client has said who gets the replies");
-            state.in_flight.append(owner, part.command, part.bytes, now, position > 0);
+            // MULTI itself, EXEC, and +QUEUED for what stands between them.
+            let own = position == 0 || position + 1 == parts.len();
+            let legal = if own || unchecked { self.legal(up, part.command) } else { ReplyMask::STATUS };
+            state.in_flight.append(owner, part.command, legal, part.bytes, now, position > 0);
         }
         self.on_submitted(&mut state, up, parts.len(), now);
         drop(state);
         self.wake();
+    }
+
+    /// The types that a reply to `command` can have here.
+    #[inline]
+    fn legal(&self, up: &Upstreams, command: CommandId) -> ReplyMask {
+        if up.config.integrity == Integrity::Loose {
+            return ReplyMask::ANY;
+        }
+        if command == CommandId::OURS {
+            return ReplyMask::OURS;
+        }
+        let replies = up.table.spec(command).replies;
+        if self.key.resp == Resp::Three { replies.three } else { replies.two }
     }
 
     /// Counts what was appended, and sends a canary behind it when one is due.
@@ -245,7 +280,7 @@ impl Lane {
         }
         state.since_canary += commands;
         state.audited = false;
-        if state.since_canary >= up.config.lane.canary_commands {
+        if state.since_canary >= up.config.lane.canary_commands || up.config.integrity == Integrity::Strict {
             Self::push_canary(self.id, state, up, now);
         }
     }
@@ -258,7 +293,7 @@ impl Lane {
         let before = state.out.len();
         encode::command(&mut state.out, &["PING", &canary_text(id, state.canaries)]);
         let length = state.out.len() - before;
-        state.in_flight.push(Owner::Canary(state.canaries), CommandId::OTHER, length, now);
+        state.in_flight.push(Owner::Canary(state.canaries), CommandId::OURS, ReplyMask::ANY, length, now);
         up.shard.lane_canaries.inc();
     }
 
@@ -273,6 +308,12 @@ impl Lane {
         if self.condemned.get().is_none() {
             self.condemned.set(Some(verdict));
         }
+        self.wake();
+    }
+
+    /// What it answered to `command` can not be: its task kills it, and closes every client that has a slot on it.
+    pub fn distrust(&self, reason: AnomalyReason, command: CommandId) {
+        self.distrusted.set(Some(Anomaly { reason, command: Some(command) }));
         self.wake();
     }
 

@@ -10,10 +10,10 @@ use bytes::Buf;
 use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
-use super::{Lane, NOT_EXECUTED, Phase};
+use super::{Anomaly, Lane, NOT_EXECUTED, Phase};
 use crate::link::{DialError, Link, Permit, Use};
 use crate::session::Identity;
-use crate::telemetry::{AnomalyReason, CloseReason, LossVerdict, UpstreamCloseReason};
+use crate::telemetry::{CloseReason, LossVerdict, UpstreamCloseReason};
 use crate::upstream::Upstreams;
 
 /// Reads of at most 64 KiB after which the lane lets others run.
@@ -27,7 +27,7 @@ enum End {
     /// Given up by us, although the connection stands.
     GivenUp(LossVerdict),
     /// Nothing that comes from it can be trusted.
-    Anomaly(AnomalyReason),
+    Anomaly(Anomaly),
 }
 
 /// Runs a lane to its end: until it is retired, idle and drained, or cannot be opened.
@@ -62,13 +62,15 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
                 tracing::warn!(lane = lane.id, in_flight, %verdict, "lane given up: it is connected and owes replies");
                 up.shard.lane_losses[*verdict].inc();
                 up.on_upstream_lost();
-                lane.on_lost(&up, false);
+                let _ = lane.on_lost(&up, false);
             }
-            End::Anomaly(reason) => {
-                tracing::error!(lane = lane.id, %reason, "lane killed: its replies cannot be trusted");
-                up.shard.anomaly(*reason);
+            End::Anomaly(Anomaly { reason, command }) => {
+                up.shard.anomaly(Use::Lane, *reason);
                 up.on_upstream_lost();
-                lane.on_lost(&up, true);
+                let clients = lane.on_lost(&up, true);
+                let command = up.command_name(*command);
+                tracing::error!(lane = lane.id, connection = link.id(), %reason, command, clients,
+                    "lane killed: its replies cannot be trusted; its clients are closed");
             }
         }
         up.shard.upstream_closed(Use::Lane.into(), end.reason());
@@ -170,6 +172,9 @@ impl Lane {
     /// clients behind it have requests for the same write. Polled again, it stands behind all of them.
     fn poll_turn(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
         self.remember(cx);
+        if let Some(anomaly) = self.distrusted.take() {
+            return Poll::Ready(End::Anomaly(anomaly));
+        }
         if let Some(verdict) = self.condemned.take() {
             return Poll::Ready(End::GivenUp(verdict));
         }

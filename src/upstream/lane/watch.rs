@@ -3,7 +3,7 @@
 use bytes::Buf;
 
 use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, nanos};
-use crate::command::CommandId;
+use crate::command::{CommandId, ReplyMask};
 use crate::resp::encode;
 use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
 use crate::upstream::Upstreams;
@@ -45,7 +45,7 @@ impl Lane {
             let before = state.out.len();
             encode::command(&mut state.out, &["CLIENT", "INFO"]);
             let length = state.out.len() - before;
-            state.in_flight.push(Owner::Audit, CommandId::OTHER, length, now);
+            state.in_flight.push(Owner::Audit, CommandId::OURS, ReplyMask::TEXT, length, now);
         } else {
             drop(state);
             self.judge_silence(up, silent, healthy);

@@ -348,7 +348,7 @@ pub(super) async fn run(hub: Rc<Hub>, up: Rc<Upstreams>, permit: Permit) {
         }
         End::Anomaly(reason) => {
             tracing::error!(hub = hub.id, %reason, "subscriber connection killed: it cannot be trusted");
-            up.shard.anomaly(reason);
+            up.shard.anomaly(Use::Hub, reason);
             hub.on_lost(&up, CloseReason::UpstreamAnomaly);
             UpstreamCloseReason::Anomaly
         }

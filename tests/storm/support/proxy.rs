@@ -86,6 +86,11 @@ impl Proxy {
         self.address
     }
 
+    /// Where it shows its metrics.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Whether the process still runs.
     pub(crate) fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
