@@ -9,6 +9,9 @@
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
+#   make fuzz     parsers, router and addresses under a hundred million mutated inputs, and real servers beside them
+#   make sim      a whole worker in simulated time over a hundred thousand seeds, cancelled at every await point
+#   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -41,7 +44,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm state suite jobs static clean
+.PHONY: run build demo test lint bench micro storm state suite jobs fuzz sim audit static clean
 
 build:
 	$(CARGO) build --release --locked
@@ -87,6 +90,18 @@ jobs: build
 state:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test state -- --ignored --nocapture --test-threads 1 $(STATE_ARGS)
+
+fuzz:
+	tests/setup.sh
+	$(CARGO) test --profile fuzz --locked --test fuzz -- --ignored --nocapture
+
+# SIM_SEEDS and SIM_FIRST choose the seeds, SIM_SEED=n with `cargo test --lib sim::some` replays one.
+sim:
+	SIM_SWEEPS=$(or $(SIM_SWEEPS),100) $(CARGO) test --profile fuzz --locked --lib sim:: -- --include-ignored --nocapture
+	$(CARGO) test --profile fuzz --locked --lib --features seeded-bugs seeded_bugs_are_seen -- --nocapture
+
+audit:
+	deploy/audit.sh
 
 static:
 	deploy/static.sh

@@ -22,7 +22,7 @@ mod values;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use address::{Endpoint, Listen};
+pub use address::{Endpoint, Listen, read_upstream};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
@@ -33,6 +33,9 @@ pub(crate) use load::{Flags, Loaded, load};
 pub(crate) use print::{example, merged, report_json, report_text};
 pub(crate) use settings::{Assignment, Origin, name_key};
 pub(crate) use value::{Kind, Raw};
+
+#[cfg(test)]
+pub(crate) use tests::tested;
 
 use settings::Settings;
 use validate::Host;

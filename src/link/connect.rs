@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::handshake::{Credentials, Handshake, Login, Refused};
-use super::{Link, Owned, Permit, Socket};
+use super::{Link, Owned, Permit, Socket, now, since};
 use crate::config::{Config, Endpoint, Upstream};
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{ConnectError, Shard, UpstreamKind};
@@ -70,7 +70,7 @@ impl Dialer {
             serial: Cell::new(0),
             failures: Cell::new(0),
             retry_at: Cell::new(None),
-            tokens: Cell::new((burst, Instant::now())),
+            tokens: Cell::new((burst, now())),
             credentials: RefCell::default(),
             owned,
         }
@@ -96,7 +96,7 @@ impl Dialer {
     /// When the next attempt may start, if the upstream is in back-off.
     #[must_use]
     pub fn retry_at(&self) -> Option<Instant> {
-        self.retry_at.get().filter(|at| *at > Instant::now())
+        self.retry_at.get().filter(|at| *at > now())
     }
 
     /// Opens one link in the state `key`. Waits for the rate limit, not for the back-off: callers decide about it.
@@ -150,12 +150,12 @@ impl Dialer {
 
     async fn open(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
         self.wait_for_token().await;
-        let started = Instant::now();
+        let started = now();
         let kind = UpstreamKind::from(permit.purpose());
         self.shard.upstream_connecting(kind);
         let result = self.attempt(permit, key, stage).await;
         match &result {
-            Ok(_) => self.shard.upstream_connected(kind, started.elapsed()),
+            Ok(_) => self.shard.upstream_connected(kind, since(started)),
             Err((error, _)) => self.shard.upstream_failed(kind, error.cause()),
         }
         match &result {
@@ -243,7 +243,7 @@ impl Dialer {
         self.failures.set(failures.saturating_add(1));
         let step = settings.backoff_min.saturating_mul(1 << failures.min(16)).min(settings.backoff_max);
         let pause = step.mul_f64(0.5 + fastrand::f64() / 2.0).max(settings.backoff_min.min(step));
-        self.retry_at.set(Some(Instant::now() + pause));
+        self.retry_at.set(Some(now() + pause));
         if failures.is_power_of_two() || failures == 0 {
             tracing::warn!(worker = self.worker, failures = failures + 1, reason, "upstream connect failed");
         }
@@ -254,13 +254,13 @@ impl Dialer {
         let rate = connect_rate(&self.config);
         loop {
             let (tokens, counted) = self.tokens.get();
-            let now = Instant::now();
-            let tokens = (tokens + now.duration_since(counted).as_secs_f64() * rate).min(rate);
+            let at = now();
+            let tokens = (tokens + at.duration_since(counted).as_secs_f64() * rate).min(rate);
             if tokens >= 1.0 {
-                self.tokens.set((tokens - 1.0, now));
+                self.tokens.set((tokens - 1.0, at));
                 return;
             }
-            self.tokens.set((tokens, now));
+            self.tokens.set((tokens, at));
             tokio::time::sleep(Duration::from_secs_f64((1.0 - tokens) / rate)).await;
         }
     }
@@ -314,6 +314,10 @@ fn configured(upstream: &Upstream) -> io::Result<Option<Credentials>> {
 }
 
 async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
+    #[cfg(test)]
+    if let Some(socket) = super::memory::connect() {
+        return socket.map(Socket::Memory);
+    }
     match endpoint {
         Endpoint::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
         Endpoint::Tcp { host, port } => {

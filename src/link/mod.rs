@@ -5,14 +5,18 @@
 //! closed its side too, so that `connected_clients` never counts a connection that the budget has forgotten.
 
 mod budget;
+mod clock;
 mod connect;
 mod handshake;
 mod interest;
+#[cfg(test)]
+pub(crate) mod memory;
 mod owned;
 mod seeded;
 mod socket;
 
 pub use budget::{Budget, Permit, Use};
+pub use clock::{now, since};
 pub use connect::{DialError, Dialed, Dialer};
 pub use handshake::{Credentials, tolerable};
 pub use interest::Interest;

@@ -8,10 +8,15 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
+#[cfg(test)]
+use super::memory::MemorySocket;
+
 /// A connected stream socket.
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    #[cfg(test)]
+    Memory(MemorySocket),
 }
 
 impl Socket {
@@ -23,6 +28,8 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+            #[cfg(test)]
+            Self::Memory(s) => s.try_write(bytes),
         }
     }
 
@@ -31,6 +38,8 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.poll_write_ready(cx),
             Self::Unix(s) => s.poll_write_ready(cx),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_writable(cx),
         }
     }
 
@@ -41,6 +50,8 @@ impl Socket {
         let read = match self {
             Self::Tcp(s) => s.try_read(&mut byte),
             Self::Unix(s) => s.try_read(&mut byte),
+            #[cfg(test)]
+            Self::Memory(s) => return s.is_quiet(),
         };
         matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
@@ -57,6 +68,8 @@ impl Socket {
                 let (r, w) = s.into_split();
                 (ReadHalf::Unix(r), WriteHalf::Unix(w))
             }
+            #[cfg(test)]
+            Self::Memory(s) => (ReadHalf::Memory(s.clone()), WriteHalf::Memory(s)),
         }
     }
 }
@@ -66,6 +79,8 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_read(cx, buf),
         }
     }
 }
@@ -75,6 +90,8 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_write(cx, buf),
         }
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -84,6 +101,11 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            #[cfg(test)]
+            Self::Memory(s) => {
+                s.end();
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }
@@ -92,6 +114,8 @@ impl AsyncWrite for Socket {
 pub enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     Unix(unix::OwnedReadHalf),
+    #[cfg(test)]
+    Memory(MemorySocket),
 }
 
 impl ReadHalf {
@@ -100,6 +124,8 @@ impl ReadHalf {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_read(cx, buf),
         }
     }
 }
@@ -108,6 +134,8 @@ impl ReadHalf {
 pub enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
+    #[cfg(test)]
+    Memory(MemorySocket),
 }
 
 impl WriteHalf {
@@ -119,6 +147,8 @@ impl WriteHalf {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+            #[cfg(test)]
+            Self::Memory(s) => s.try_write(bytes),
         }
     }
 
@@ -129,6 +159,8 @@ impl WriteHalf {
         let peeked = match self {
             Self::Tcp(s) => SockRef::from(s.as_ref()).peek(&mut byte),
             Self::Unix(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+            #[cfg(test)]
+            Self::Memory(s) => return s.peer_is_gone(),
         };
         match peeked {
             Ok(bytes) => bytes == 0,
@@ -141,6 +173,8 @@ impl WriteHalf {
         match self {
             Self::Tcp(s) => s.as_ref().poll_write_ready(cx),
             Self::Unix(s) => s.as_ref().poll_write_ready(cx),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_writable(cx),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! One thread with its runtime, its share of the clients and its own upstream connections. Shares nothing on the
 //! data path; orders and questions come as messages.
 
+#[cfg(test)]
+mod sim;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
