@@ -56,6 +56,10 @@ impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
+            // Two slashes at the start are not part of a path when it is read.
+            Self::Unix(path) if path.as_os_str().as_encoded_bytes().starts_with(b"//") => {
+                write!(f, "unix://{}", path.display())
+            }
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -400,7 +404,7 @@ mod tests {
 
     #[test]
     fn listen_addresses() {
-        for text in ["127.0.0.1:6380", "[::1]:0", "unix:/run/r.sock"] {
+        for text in ["127.0.0.1:6380", "[::1]:0", "unix:/run/r.sock", "unix:////r"] {
             assert_eq!(Listen::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Listen::parse("unix:///r").unwrap(), Listen::Unix(PathBuf::from("/r")));

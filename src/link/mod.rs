@@ -9,6 +9,7 @@ mod clock;
 mod connect;
 mod handshake;
 mod interest;
+mod map;
 #[cfg(test)]
 pub(crate) mod memory;
 mod owned;
@@ -20,6 +21,7 @@ pub use clock::{now, since};
 pub use connect::{DialError, Dialed, Dialer};
 pub use handshake::{Credentials, tolerable};
 pub use interest::Interest;
+pub use map::Map;
 pub use owned::{Owned, OwnedId};
 pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};

@@ -1,7 +1,6 @@
 //! Which lane serves which [`RouteKey`], inside the budget.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ pub struct Full;
 /// The lanes of one worker.
 #[derive(Default)]
 pub struct Lanes {
-    by_key: RefCell<HashMap<RouteKey, Rc<Lane>>>,
+    by_key: RefCell<crate::link::Map<RouteKey, Rc<Lane>>>,
     /// Retired lanes that still have replies to read, or permits to give back.
     leaving: RefCell<Vec<Rc<Lane>>>,
     serial: Cell<u64>,

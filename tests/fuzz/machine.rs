@@ -15,7 +15,11 @@ use crate::engine::{Target, behaviour};
 /// share. From the servers' documentation, not from our table.
 const NEVER_SHARED: &str = "BLPOP BRPOP BLMOVE BRPOPLPUSH BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF SUBSCRIBE \
     PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE MONITOR SYNC PSYNC REPLCONF MULTI WATCH AUTH HELLO RESET \
-    SELECT READONLY READWRITE ASKING QUIT CLIENT DEBUG SHUTDOWN FAILOVER POST HOST: ";
+    SELECT READONLY READWRITE ASKING QUIT DEBUG SHUTDOWN FAILOVER POST HOST: ";
+
+/// Subcommands of CLIENT that are about the connection itself.
+const OWN_CLIENT: &str =
+    "REPLY TRACKING CACHING SETNAME GETNAME SETINFO NO-EVICT NO-TOUCH KILL UNBLOCK ID INFO LIST GETREDIR CAPA";
 
 /// Words that options are made of.
 const VOCABULARY: [&[u8]; 24] = [
@@ -208,6 +212,14 @@ impl Machine {
         Words(words)
     }
 
+    /// Whether a connection that clients share must not see it.
+    fn is_never_shared(&self, words: &[Vec<u8>]) -> bool {
+        let upper = |word: &Vec<u8>| String::from_utf8_lossy(word).to_ascii_uppercase();
+        let own = |word: &Vec<u8>| OWN_CLIENT.split(' ').any(|known| known == upper(word));
+        let name = upper(&words[0]);
+        self.never.contains(name.as_str()) || name.contains('\0') || (name == "CLIENT" && words.get(1).is_some_and(own))
+    }
+
     /// What no route may break, whatever the state.
     fn check(&self, facts: Facts, words: &Words, lookup: Lookup, to: Route) -> Result<(), String> {
         let broken = |rule: &str| {
@@ -232,7 +244,9 @@ impl Machine {
             }
         }
         let shared = to.rides() || matches!(to, Route::Fold);
-        if to.rides() && (self.never.contains(name.as_str()) || first.contains(&0)) {
+        // With too few arguments or too many the server refuses it, wherever it is.
+        let complete = !matches!(lookup, Lookup::Known(id) if !self.table.spec(id).arity_fits(words.count()));
+        if to.rides() && complete && self.is_never_shared(&words.0) {
             return broken("never on a shared connection");
         }
         if to.rides() && name.starts_with("XREAD") && blocks(&words.0) {
@@ -245,14 +259,14 @@ impl Machine {
         if facts.held == Held::None && matches!(to, Route::Relay(_)) {
             return broken("to a connection that the client does not hold");
         }
-        if facts.guard == Guard::Poisoned && (shared || matches!(to, Route::Ask | Route::Hub)) {
+        if complete && facts.guard == Guard::Poisoned && (shared || matches!(to, Route::Ask | Route::Hub)) {
             return broken("the body of a lost transaction runs");
         }
         if facts.hub == Hub::Two && (shared || apart) {
             return broken("a subscriber of RESP2 runs a command");
         }
         if let UnitPart::Body(_) = unit_part(&self.table, lookup, words)
-            && (self.never.contains(name.as_str()) || first.contains(&0) || name == "EXEC" || name == "DISCARD")
+            && (self.is_never_shared(&words.0) || name == "EXEC" || name == "DISCARD")
         {
             return broken("rides within a transaction");
         }
