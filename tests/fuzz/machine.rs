@@ -279,7 +279,7 @@ impl Machine {
         let facts = client.facts();
         let to = route(&self.table, lookup, facts, &words);
         self.check(facts, &words, lookup, to)?;
-        let refuses = choices.byte() % 5 == 0;
+        let refuses = choices.byte().is_multiple_of(5);
         match to {
             Route::Pin(reason) => {
                 client.guard = Guard::Intact;
@@ -297,7 +297,7 @@ impl Machine {
                 }
             }
             Route::Login(_) if !refuses => client.authenticated = true,
-            Route::Hub if !refuses => client.hub = if choices.byte() % 2 == 0 { Hub::Two } else { Hub::Three },
+            Route::Hub if !refuses => client.hub = if choices.byte().is_multiple_of(2) { Hub::Two } else { Hub::Three },
             _ => {}
         }
         match choices.byte() % 8 {
