@@ -1,6 +1,8 @@
 //! Sockets in memory, for simulations: everything on one thread, reads and writes cut as chance wants it, and chance
 //! is the thread's `fastrand`, so that a seed replays.
 
+#![allow(clippy::needless_pass_by_ref_mut, reason = "the signatures are those of polling")]
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
