@@ -15,6 +15,9 @@
 #   make head-of-line    what one bad client costs the others: T12 a to d, and Jain's index
 #   make faults   harm to connections at every byte of a reply, on both sides of respmux
 #   make restarts the server killed and stopped again and again under writers
+#   make fuzz     parsers, router and addresses under a hundred million mutated inputs, and real servers beside them
+#   make sim      a whole worker in simulated time over a hundred thousand seeds, cancelled at every await point
+#   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -51,7 +54,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit
 
 build:
 	$(CARGO) build --release --locked
@@ -121,6 +124,18 @@ faults:
 restarts:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test faults -- --ignored --nocapture restarts_full
+
+fuzz:
+	tests/setup.sh
+	$(CARGO) test --profile fuzz --locked --test fuzz -- --ignored --nocapture
+
+# SIM_SEEDS and SIM_FIRST choose the seeds, SIM_SEED=n with `cargo test --lib sim::some` replays one.
+sim:
+	SIM_SWEEPS=$(or $(SIM_SWEEPS),100) $(CARGO) test --profile fuzz --locked --lib sim:: -- --include-ignored --nocapture
+	$(CARGO) test --profile fuzz --locked --lib --features seeded-bugs seeded_bugs_are_seen -- --nocapture
+
+audit:
+	deploy/audit.sh
 
 static:
 	deploy/static.sh

@@ -35,7 +35,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 pub(crate) use connection::Client;
 pub(crate) use directory::Transport;
@@ -141,7 +140,7 @@ impl Shared {
         let limit = self.up.config.client.output_limit;
         let id = self.ids.next();
         let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
-        let now = Instant::now();
+        let now = crate::link::now();
         let profile = Rc::new(Profile {
             outbox: Rc::clone(&outbox),
             addr,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use super::secret::{REDACTED, Secret};
 
@@ -54,10 +55,22 @@ impl Listen {
     }
 }
 
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
+            // Two slashes at the start are not part of a path when it is read.
+            Self::Unix(path) if path.as_os_str().as_encoded_bytes().starts_with(b"//") => {
+                write!(f, "unix://{}", path.display())
+            }
             Self::Tls(address) => write!(f, "tls:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
@@ -136,7 +149,7 @@ impl UpstreamUrl {
     }
 
     fn parse_tcp(rest: &str) -> Result<Self, String> {
-        let (rest, query) = split_query(rest);
+        let (rest, query) = split_query(rest)?;
         if let Some(pair) = query_pairs(query).next() {
             return Err(unknown_query_key(pair, "a redis:// URL takes none"));
         }
@@ -151,7 +164,7 @@ impl UpstreamUrl {
     }
 
     fn parse_unix(rest: &str) -> Result<Self, String> {
-        let (rest, query) = split_query(rest);
+        let (rest, query) = split_query(rest)?;
         let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
         let (credentials, _) = split_credentials(authority);
         let path = credentials.map_or(rest, |c| &rest[c.len() + 1..]);
@@ -193,19 +206,29 @@ impl fmt::Display for UpstreamUrl {
     }
 }
 
-fn split_query(rest: &str) -> (&str, &str) {
-    rest.split_once('?').unwrap_or((rest, ""))
+/// Reads an upstream URL as the setting `upstream.url` does: where it leads, and how it prints, without its password.
+///
+/// # Errors
+/// What is wrong with it; never quotes a password.
+pub fn read_upstream(text: &str) -> Result<(Endpoint, String), String> {
+    UpstreamUrl::parse(text).map(|url| (url.endpoint.clone(), url.to_string()))
+}
+
+/// What stands before the first `?`, and after it. A query with an `@` anywhere is the end of a password.
+fn split_query(rest: &str) -> Result<(&str, &str), String> {
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if query.contains('@') {
+        return Err("'?' in a user name or password must be written as %3F".to_owned());
+    }
+    Ok((rest, query))
 }
 
 fn query_pairs(query: &str) -> impl Iterator<Item = &str> {
     query.split('&').filter(|pair| !pair.is_empty())
 }
 
-/// Quotes the name only, and not even that when the query may be the end of a password.
+/// Quotes the name only: the caller has made sure that the query is not the end of a password.
 fn unknown_query_key(pair: &str, allowed: &str) -> String {
-    if pair.contains('@') {
-        return "'?' in a user name or password must be written as %3F".to_owned();
-    }
     let name = pair.split('=').next().unwrap_or_default();
     format!("unknown query key {name:?}: {allowed}")
 }
@@ -370,6 +393,8 @@ mod tests {
             ("redis://::1", "no host is named"),
             ("redis://:hunt/er2@h", "%2F"),
             ("redis://:hunt?er2@h", "%3F"),
+            ("redis://:hunt?hunter2&x@h", "%3F"),
+            ("unix://u:p?hunter2&db=1@/s", "%3F"),
             ("redis://[::1", "neither a name nor an IP address"),
             ("redis://[h]:1", "neither a name nor an IP address"),
             ("redis://h h", "neither a name nor an IP address"),
@@ -397,7 +422,7 @@ mod tests {
 
     #[test]
     fn listen_addresses() {
-        for text in ["127.0.0.1:6380", "[::1]:0", "unix:/run/r.sock"] {
+        for text in ["127.0.0.1:6380", "[::1]:0", "unix:/run/r.sock", "unix:////r"] {
             assert_eq!(Listen::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Listen::parse("unix:///r").unwrap(), Listen::Unix(PathBuf::from("/r")));

@@ -1,7 +1,7 @@
 //! The rows of the checks of replies.
 
+use super::key::count;
 use super::key::{Key, key};
-use super::keys::count;
 use super::value::Kind;
 
 pub(super) const INTEGRITY: Key = key(

@@ -30,7 +30,7 @@ mod values;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use address::{Endpoint, Listen};
+pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use secret::{Secret, SecretSource};
@@ -44,6 +44,9 @@ pub(crate) use load::{Flags, Loaded, load};
 pub(crate) use print::{example, merged, report_json, report_text};
 pub(crate) use settings::{Assignment, Origin, name_key};
 pub(crate) use value::{Kind, Raw};
+
+#[cfg(test)]
+pub(crate) use tests::tested;
 
 use settings::Settings;
 pub(crate) use validate::SPARE_DESCRIPTORS;

@@ -18,6 +18,11 @@ fn good(file: &str) -> (Config, Vec<String>) {
     load_both(file, &[]).unwrap()
 }
 
+/// A configuration for the tests of other rooms.
+pub(crate) fn tested(file: &str) -> Config {
+    good(file).0
+}
+
 fn bad(file: &str) -> Vec<String> {
     load_both(file, &[]).unwrap_err().texts()
 }

@@ -15,7 +15,7 @@ use super::handshake::{Credentials, Handshake, Login, Refused, configured};
 use super::open::connect;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
-use super::{Link, Owned, Permit, Socket};
+use super::{Link, Owned, Permit, Socket, now, since};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{CircuitState, ConnectError, Shard, UpstreamKind};
@@ -76,7 +76,7 @@ impl Dialer {
             serial: Cell::new(0),
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
-            tokens: Cell::new((burst, Instant::now())),
+            tokens: Cell::new((burst, now())),
             credentials: RefCell::default(),
             owned,
             tls,
@@ -112,7 +112,7 @@ impl Dialer {
     /// whether it is back.
     #[must_use]
     pub fn retry_at(&self) -> Option<Instant> {
-        self.circuit.borrow().retry_at(Instant::now())
+        self.circuit.borrow().retry_at(now())
     }
 
     /// Nobody waits for the upstream: it has been away for long.
@@ -123,7 +123,7 @@ impl Dialer {
 
     /// Commands were answered since the last look.
     pub fn on_service(&self) {
-        if self.circuit.borrow_mut().on_service(Instant::now()) {
+        if self.circuit.borrow_mut().on_service(now()) {
             tracing::info!(worker = self.worker, "upstream is in service again; the pauses between connects are short");
         }
     }
@@ -190,16 +190,16 @@ impl Dialer {
             return Err((DialError::Identity(text), permit));
         }
         let limit = settings.connect_timeout + settings.handshake_timeout + Duration::from_secs(1);
-        if !self.moved(|circuit| circuit.begin(Instant::now(), limit)) {
+        if !self.moved(|circuit| circuit.begin(now(), limit)) {
             return Err((DialError::unavailable(ConnectError::Refused, "waiting for the upstream"), permit));
         }
         self.wait_for_token().await;
-        let started = Instant::now();
+        let started = now();
         let kind = UpstreamKind::from(permit.purpose());
         self.shard.upstream_connecting(kind);
         let result = self.attempt(permit, key, stage).await;
         match &result {
-            Ok(_) => self.shard.upstream_connected(kind, started.elapsed()),
+            Ok(_) => self.shard.upstream_connected(kind, since(started)),
             Err((error, _)) => self.shard.upstream_failed(kind, error.cause()),
         }
         match &result {
@@ -319,7 +319,7 @@ impl Dialer {
     }
 
     fn on_failure(&self, began: Instant, why: Failure, reason: &str) {
-        let now = Instant::now();
+        let now = now();
         let pause = self.moved(|circuit| circuit.on_failure(began, now, why, fastrand::f64()));
         let failures = self.circuit.borrow().failures();
         if let Some(pause) = pause
@@ -354,13 +354,13 @@ impl Dialer {
         let rate = connect_rate(&self.config);
         loop {
             let (tokens, counted) = self.tokens.get();
-            let now = Instant::now();
-            let tokens = (tokens + now.duration_since(counted).as_secs_f64() * rate).min(rate);
+            let at = now();
+            let tokens = (tokens + at.duration_since(counted).as_secs_f64() * rate).min(rate);
             if tokens >= 1.0 {
-                self.tokens.set((tokens - 1.0, now));
+                self.tokens.set((tokens - 1.0, at));
                 return;
             }
-            self.tokens.set((tokens, now));
+            self.tokens.set((tokens, at));
             tokio::time::sleep(Duration::from_secs_f64((1.0 - tokens) / rate)).await;
         }
     }

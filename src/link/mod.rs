@@ -6,9 +6,13 @@
 
 mod budget;
 mod circuit;
+mod clock;
 mod connect;
 mod handshake;
 mod interest;
+mod map;
+#[cfg(test)]
+pub(crate) mod memory;
 mod open;
 mod owned;
 mod refusal;
@@ -17,9 +21,11 @@ mod socket;
 mod tls;
 
 pub use budget::{Budget, Permit, Use};
+pub use clock::{now, since};
 pub use connect::{DialError, Dialed, Dialer};
 pub use handshake::{Credentials, tolerable};
 pub use interest::Interest;
+pub use map::Map;
 pub use owned::{Owned, OwnedId};
 pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};

@@ -14,6 +14,10 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// Connects, with what makes a dead peer noticed.
 pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
+    #[cfg(test)]
+    if let Some(socket) = super::memory::connect() {
+        return socket.map(Socket::Memory);
+    }
     match endpoint {
         Endpoint::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
         Endpoint::Tcp { host, port } => {

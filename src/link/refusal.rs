@@ -28,7 +28,7 @@ impl Refusals {
     pub(super) fn still(&self, current: impl FnOnce() -> Option<Credentials>) -> Option<Vec<u8>> {
         let mut refusal = self.0.borrow_mut();
         let refusal = refusal.as_mut()?;
-        let now = Instant::now();
+        let now = super::now();
         if now >= refusal.until {
             return None;
         }
@@ -49,7 +49,7 @@ impl Refusals {
         let pause = step.mul_f64(0.5 + fastrand::f64() / 2.0);
         let (reason, pause_s) = (String::from_utf8_lossy(text), pause.as_secs());
         tracing::error!(%reason, pause_s, "upstream refused the configured login");
-        let now = Instant::now();
+        let now = super::now();
         let (until, look_at) = (now + pause, now + LOOK_AT_SECRET);
         *refusal = Some(Refusal { login, text: text.to_vec(), step, until, look_at });
     }

@@ -9,12 +9,16 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
+#[cfg(test)]
+use super::memory::MemorySocket;
 use super::tls::Tls;
 
 /// A connected stream socket.
 pub enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    #[cfg(test)]
+    Memory(MemorySocket),
     Tls(Rc<Tls>),
 }
 
@@ -27,6 +31,8 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+            #[cfg(test)]
+            Self::Memory(s) => s.try_write(bytes),
             Self::Tls(s) => s.try_write(bytes),
         }
     }
@@ -36,6 +42,8 @@ impl Socket {
         match self {
             Self::Tcp(s) => s.poll_write_ready(cx),
             Self::Unix(s) => s.poll_write_ready(cx),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_writable(cx),
             Self::Tls(s) => s.poll_writable(cx),
         }
     }
@@ -62,6 +70,8 @@ impl Socket {
         let read = match self {
             Self::Tcp(s) => s.try_read(&mut byte),
             Self::Unix(s) => s.try_read(&mut byte),
+            #[cfg(test)]
+            Self::Memory(s) => return s.is_quiet(),
             Self::Tls(s) => return s.is_quiet(),
         };
         matches!(read, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
@@ -79,6 +89,8 @@ impl Socket {
                 let (r, w) = s.into_split();
                 (ReadHalf::Unix(r), WriteHalf::Unix(w))
             }
+            #[cfg(test)]
+            Self::Memory(s) => (ReadHalf::Memory(s.clone()), WriteHalf::Memory(s)),
             Self::Tls(s) => (ReadHalf::Tls(Rc::clone(&s)), WriteHalf::Tls(s)),
         }
     }
@@ -89,6 +101,8 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_read(cx, buf),
             Self::Tls(s) => s.poll_read(cx, buf),
         }
     }
@@ -99,6 +113,8 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_write(cx, buf),
             Self::Tls(s) => loop {
                 match s.try_write(buf) {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::task::ready!(s.poll_writable(cx))?,
@@ -114,6 +130,11 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            #[cfg(test)]
+            Self::Memory(s) => {
+                s.end();
+                Poll::Ready(Ok(()))
+            }
             Self::Tls(s) => s.poll_shutdown(cx),
         }
     }
@@ -123,6 +144,8 @@ impl AsyncWrite for Socket {
 pub enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     Unix(unix::OwnedReadHalf),
+    #[cfg(test)]
+    Memory(MemorySocket),
     Tls(Rc<Tls>),
 }
 
@@ -132,6 +155,8 @@ impl ReadHalf {
         match self {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_read(cx, buf),
             Self::Tls(s) => s.poll_read(cx, buf),
         }
     }
@@ -141,6 +166,8 @@ impl ReadHalf {
 pub enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Unix(unix::OwnedWriteHalf),
+    #[cfg(test)]
+    Memory(MemorySocket),
     Tls(Rc<Tls>),
 }
 
@@ -153,6 +180,8 @@ impl WriteHalf {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+            #[cfg(test)]
+            Self::Memory(s) => s.try_write(bytes),
             Self::Tls(s) => s.try_write(bytes),
         }
     }
@@ -164,6 +193,8 @@ impl WriteHalf {
         let peeked = match self {
             Self::Tcp(s) => SockRef::from(s.as_ref()).peek(&mut byte),
             Self::Unix(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+            #[cfg(test)]
+            Self::Memory(s) => return s.peer_is_gone(),
             Self::Tls(s) => return s.peer_is_gone(),
         };
         match peeked {
@@ -177,6 +208,8 @@ impl WriteHalf {
         match self {
             Self::Tcp(s) => s.as_ref().poll_write_ready(cx),
             Self::Unix(s) => s.as_ref().poll_write_ready(cx),
+            #[cfg(test)]
+            Self::Memory(s) => s.poll_writable(cx),
             Self::Tls(s) => s.poll_writable(cx),
         }
     }

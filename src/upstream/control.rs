@@ -79,7 +79,7 @@ impl Control {
     /// The upstream answered the control connection within `age`.
     #[must_use]
     pub fn healthy_within(&self, age: Duration) -> bool {
-        self.healthy_at.get().is_some_and(|at| at.elapsed() <= age)
+        self.healthy_at.get().is_some_and(|at| crate::link::since(at) <= age)
     }
 
     /// Which server this is, asked if it is not known yet; zero when nobody answers.
@@ -150,7 +150,7 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Option<Job>) -> bool {
     };
     let fine = result.is_ok();
     if fine {
-        up.control.healthy_at.set(Some(Instant::now()));
+        up.control.healthy_at.set(Some(crate::link::now()));
         up.process.set_upstream_up(true);
     }
     if let Some(reply) = reply {

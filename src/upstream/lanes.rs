@@ -1,7 +1,6 @@
 //! Which lane serves which [`RouteKey`], inside the budget.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +27,9 @@ pub struct Full;
 /// The lanes of one worker.
 #[derive(Default)]
 pub struct Lanes {
-    by_key: RefCell<HashMap<RouteKey, Rc<Lane>>>,
+    by_key: RefCell<crate::link::Map<RouteKey, Rc<Lane>>>,
     /// Lanes for long replies, where there is room for a second one.
-    big: RefCell<HashMap<RouteKey, Rc<Lane>>>,
+    big: RefCell<crate::link::Map<RouteKey, Rc<Lane>>>,
     /// Retired lanes that still have replies to read, or permits to give back.
     leaving: RefCell<Vec<Rc<Lane>>>,
     serial: Cell<u64>,
@@ -91,7 +90,7 @@ impl Lanes {
         self.give_way(&self.big, now) || self.give_way(&self.by_key, now)
     }
 
-    fn give_way(&self, lanes: &RefCell<HashMap<RouteKey, Rc<Lane>>>, now: u64) -> bool {
+    fn give_way(&self, lanes: &RefCell<crate::link::Map<RouteKey, Rc<Lane>>>, now: u64) -> bool {
         let mut lanes = lanes.borrow_mut();
         let idle = lanes
             .values()

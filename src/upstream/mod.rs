@@ -151,7 +151,7 @@ impl Upstreams {
             big_replies: BigReplies::default(),
             retries: RetryBudget::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
-            started: Instant::now(),
+            started: crate::link::now(),
             epoch: Cell::new(0),
             first_bad_db: Cell::new(u32::MAX),
             ticks: Cell::new(0),
@@ -184,7 +184,7 @@ impl Upstreams {
     /// Nanoseconds since the worker started.
     #[must_use]
     pub fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(crate::link::since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Counts histories of the upstream: a WAIT must not be answered from another one than the writes it covers

@@ -140,7 +140,7 @@ impl Pool {
 
     /// The connection for a place: an idle one, made to fit, or a new one.
     async fn open(&self, up: &Rc<Upstreams>, key: &RouteKey, place: Place) -> Result<Lease, LendError> {
-        let deadline = Instant::now() + up.config.upstream.connect_wait;
+        let deadline = crate::link::now() + up.config.upstream.connect_wait;
         loop {
             let attempt = match self.take_idle(key) {
                 Some(idle) if idle.link.is_closed() => {
@@ -172,7 +172,7 @@ impl Pool {
                 Ok(link) => return Ok(Lease { link: Some(link), place: Some(place), up: Rc::clone(up) }),
                 Err((error @ DialError::Unavailable { .. }, permit)) => {
                     drop(permit);
-                    let retry = up.dialer.retry_at().unwrap_or_else(|| Instant::now() + Duration::from_millis(1));
+                    let retry = up.dialer.retry_at().unwrap_or_else(|| crate::link::now() + Duration::from_millis(1));
                     if retry >= deadline {
                         return Err(LendError::Dial(error));
                     }
@@ -217,7 +217,7 @@ impl Pool {
     /// How long the first of them has waited.
     #[must_use]
     pub fn longest_wait(&self) -> Duration {
-        self.line.borrow().first_key_value().map_or(Duration::ZERO, |(_, since)| since.elapsed())
+        self.line.borrow().first_key_value().map_or(Duration::ZERO, |(_, since)| crate::link::since(*since))
     }
 
     /// Open connections that nobody has.
@@ -246,7 +246,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let mut position = 0;
         while position < idle.len() {
-            if idle[position].since.elapsed() >= limit || idle[position].link.is_closed() {
+            if crate::link::since(idle[position].since) >= limit || idle[position].link.is_closed() {
                 let old = idle.swap_remove(position);
                 up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Idle);
                 spawn_local(old.link.close());
@@ -337,7 +337,7 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn new(pool: &'a Pool, up: &'a Upstreams) -> Self {
-        let (number, started) = (pool.last_in_line.get() + 1, Instant::now());
+        let (number, started) = (pool.last_in_line.get() + 1, crate::link::now());
         pool.last_in_line.set(number);
         pool.line.borrow_mut().insert(number, started);
         up.shard.pool_waiters.add(1);
@@ -349,7 +349,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.pool.line.borrow_mut().remove(&self.number);
         self.up.shard.pool_waiters.sub(1);
-        self.up.shard.pool_waited(self.started.elapsed());
+        self.up.shard.pool_waited(crate::link::since(self.started));
     }
 }
 
@@ -365,7 +365,7 @@ fn broken(_: tokio::task::JoinError) -> LendError {
 
 impl Pool {
     fn put(&self, link: Link, dirty: bool) {
-        self.idle.borrow_mut().push(Idle { link, dirty, since: Instant::now() });
+        self.idle.borrow_mut().push(Idle { link, dirty, since: crate::link::now() });
     }
 }
 

@@ -182,7 +182,7 @@ impl Scratch {
         if let Some(known) = self.known() {
             return Ok(known);
         }
-        let asked = Instant::now();
+        let asked = crate::link::now();
         let mut ping = BytesMut::new();
         encode::command(&mut ping, &["PING"]);
         let reply = self.unit(up, &ping).await?;
@@ -202,7 +202,7 @@ impl Scratch {
     /// The answer of a probe that is fresh enough.
     #[must_use]
     pub fn known(&self) -> Option<Standing> {
-        self.probe.get().filter(|(asked, _)| asked.elapsed() < PROBE_LIFE).map(|(_, standing)| standing)
+        self.probe.get().filter(|(asked, _)| crate::link::since(*asked) < PROBE_LIFE).map(|(_, standing)| standing)
     }
 
     /// The upstream's users may have changed: ask again.

@@ -2,6 +2,8 @@
 //! data path; orders and questions come as messages.
 
 mod handshake;
+#[cfg(test)]
+mod sim;
 
 use std::net::IpAddr;
 use std::rc::Rc;

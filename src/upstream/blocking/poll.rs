@@ -1,6 +1,5 @@
 //! Asks in turns for the folds that have no connection (semantics.md 7.3, 4b). One task a worker, while there are any.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -76,7 +75,7 @@ fn offer_places(up: &Rc<Upstreams>) {
 
 /// Puts folds together that one question can serve.
 fn questions(folds: Vec<Rc<Fold>>) -> Vec<Vec<Rc<Fold>>> {
-    let mut groups: HashMap<(RouteKey, PopKind), Vec<Rc<Fold>>> = HashMap::new();
+    let mut groups: crate::link::Map<(RouteKey, PopKind), Vec<Rc<Fold>>> = crate::link::Map::default();
     let mut questions = Vec::new();
     for fold in folds {
         if fold.pop.mergeable().is_some() && !fold.difficult.get() {

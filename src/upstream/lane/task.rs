@@ -42,7 +42,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         lane.condemned.set(None);
         // The time without a connection was no silence of this one.
         lane.state.borrow_mut().last_progress = up.now();
-        let ready = std::time::Instant::now();
+        let ready = crate::link::now();
         let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
         lane.phase.set(Phase::Opening);
         lane.suspect.set(false);

@@ -1,0 +1,279 @@
+//! A simulated application: every request has one right answer, but where the rules allow another, and that is counted.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::timeout;
+
+use super::server::{Item, Server};
+use super::{Ledger, Log, pause, read, write};
+use crate::link::memory::MemorySocket;
+use crate::resp::{Advance, ReplyScanner, encode};
+
+/// What takes longer is never answered.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What an answer must be.
+#[derive(Debug)]
+enum Wanted {
+    Exactly(Vec<u8>),
+    /// The next value of the counter in this database, after an INCR.
+    Next(u32),
+    /// The last value set in this database.
+    Value(u32),
+    /// `+OK` to a SET of this value.
+    Set(u32, Vec<u8>),
+    /// `+OK` to a SELECT.
+    Selected(u32),
+    /// The end of a transaction with one INCR and one ECHO of this token.
+    Executed(u32, Vec<u8>),
+    Queued,
+    Pushed(Vec<u8>),
+    Popped,
+}
+
+/// What the client knows of its own keys.
+#[derive(Default)]
+struct Own {
+    counter: BTreeMap<u32, i64>,
+    value: BTreeMap<u32, Vec<u8>>,
+    db: u32,
+}
+
+/// One life of one client.
+pub(super) struct Life {
+    id: u64,
+    socket: MemorySocket,
+    log: Rc<Log>,
+    ledger: Rc<Ledger>,
+    own: Own,
+    input: Vec<u8>,
+    /// The outcome of something it sent is not known.
+    unsure: bool,
+    serial: u32,
+}
+
+impl Life {
+    pub(super) fn new(id: u64, socket: MemorySocket, log: Rc<Log>, ledger: Rc<Ledger>) -> Self {
+        Self { id, socket, log, ledger, own: Own::default(), input: Vec::new(), unsure: false, serial: 0 }
+    }
+
+    /// Sends batches of requests and checks the answers, until it has enough or is cut off.
+    pub(super) async fn live(mut self, rounds: usize, server: Rc<Server>) {
+        for _ in 0..rounds {
+            pause(3000).await;
+            let (batch, wanted) = self.batch();
+            if !write(&self.socket, &batch).await {
+                self.unsure = true;
+                break;
+            }
+            if fastrand::u8(..12) == 0 {
+                // It leaves and reads nothing more.
+                self.unsure = true;
+                break;
+            }
+            if !self.expect_all(wanted).await {
+                self.unsure = true;
+                break;
+            }
+        }
+        if fastrand::bool() {
+            self.socket.cut()
+        } else {
+            self.socket.end()
+        }
+        if !self.unsure {
+            self.check_state(&server);
+        }
+    }
+
+    fn token(&mut self) -> Vec<u8> {
+        self.serial += 1;
+        let filler = "x".repeat(if fastrand::u8(..20) == 0 { 3000 } else { fastrand::usize(..20) });
+        format!("t{}-{}{filler}", self.id, self.serial).into_bytes()
+    }
+
+    fn key(&self, kind: &str) -> Vec<u8> {
+        format!("{kind}{}", self.id).into_bytes()
+    }
+
+    fn batch(&mut self) -> (Vec<u8>, Vec<Wanted>) {
+        let (mut out, mut wanted) = (BytesMut::new(), Vec::new());
+        let mut db = self.own.db;
+        for _ in 0..1 + fastrand::usize(..6) {
+            let token = self.token();
+            let mut send = |words: &[&[u8]]| encode::command(&mut out, words);
+            let (counter, value) = (self.key("n"), self.key("v"));
+            match fastrand::u8(..12) {
+                0 | 1 => {
+                    send(&[b"ECHO", &token]);
+                    wanted.push(Wanted::Exactly(bulk(&token)));
+                }
+                2 => {
+                    send(&[b"SET", &value, &token]);
+                    wanted.push(Wanted::Set(db, token));
+                }
+                3 | 4 => {
+                    send(&[b"GET", &value]);
+                    wanted.push(Wanted::Value(db));
+                }
+                5 | 6 => {
+                    send(&[b"INCR", &counter]);
+                    wanted.push(Wanted::Next(db));
+                }
+                7 => {
+                    db = fastrand::u32(..3);
+                    send(&[b"SELECT", db.to_string().as_bytes()]);
+                    wanted.push(Wanted::Selected(db));
+                }
+                8 => {
+                    send(&[b"RPUSH", b"jobs", &token]);
+                    self.ledger.pushes.borrow_mut().insert(token.clone(), None);
+                    wanted.push(Wanted::Pushed(token));
+                }
+                9 => {
+                    send(&[b"BLPOP", b"jobs", b"0.01"]);
+                    wanted.push(Wanted::Popped);
+                }
+                _ => {
+                    if fastrand::bool() {
+                        send(&[b"WATCH", &counter]);
+                        wanted.push(Wanted::Exactly(b"+OK\r\n".to_vec()));
+                    }
+                    for words in
+                        [vec![b"MULTI".as_slice()], vec![b"INCR", &counter], vec![b"ECHO", &token], vec![b"EXEC"]]
+                    {
+                        send(&words);
+                    }
+                    wanted.push(Wanted::Exactly(b"+OK\r\n".to_vec()));
+                    wanted.extend([Wanted::Queued, Wanted::Queued, Wanted::Executed(db, token)]);
+                }
+            }
+            if matches!(wanted.last(), Some(Wanted::Selected(_))) {
+                // Whether a switch is refused decides what all that follows means: it is waited for.
+                break;
+            }
+        }
+        (out.to_vec(), wanted)
+    }
+
+    /// False when the connection ended, or nothing is known any more.
+    async fn expect_all(&mut self, wanted: Vec<Wanted>) -> bool {
+        for wanted in wanted {
+            let Some(frame) = self.frame().await else { return false };
+            self.log.note("reply", self.id, &frame);
+            self.ledger.replies.set(self.ledger.replies.get() + 1);
+            if !self.check(&wanted, &frame) {
+                self.ledger.wrong(format!("client {} wanted {wanted:?}, got {}", self.id, frame.escape_ascii()));
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn frame(&mut self) -> Option<Vec<u8>> {
+        loop {
+            match ReplyScanner::new().advance(&self.input) {
+                Advance::Complete { len, .. } => return Some(self.input.drain(..len).collect()),
+                Advance::Partial => {}
+                Advance::Invalid(error) => {
+                    self.ledger.wrong(format!("client {}: {error} in {}", self.id, self.input.escape_ascii()));
+                    return None;
+                }
+            }
+            let Ok(chunk) = timeout(PATIENCE, read(&self.socket)).await else {
+                self.ledger.wrong(format!("client {} got no answer", self.id));
+                return None;
+            };
+            let chunk = chunk?;
+            self.input.extend_from_slice(&chunk);
+        }
+    }
+
+    fn check(&mut self, wanted: &Wanted, frame: &[u8]) -> bool {
+        if frame[0] == b'-' {
+            let text = String::from_utf8_lossy(frame);
+            let refused =
+                ["was not executed", "try again", "EXECABORT", "without MULTI"].iter().any(|part| text.contains(part));
+            self.ledger.refused.set(self.ledger.refused.get() + 1);
+            if let Wanted::Pushed(token) = wanted {
+                self.ledger.pushes.borrow_mut().insert(token.clone(), Some(false));
+            }
+            return refused;
+        }
+        match wanted {
+            Wanted::Exactly(bytes) => frame == &bytes[..],
+            Wanted::Queued => frame == b"+QUEUED\r\n",
+            Wanted::Next(db) => {
+                let next = self.own.counter.entry(*db).or_default();
+                *next += 1;
+                frame == format!(":{next}\r\n").as_bytes()
+            }
+            Wanted::Value(db) => match self.own.value.get(db) {
+                Some(value) => frame == &bulk(value)[..],
+                None => frame == b"$-1\r\n",
+            },
+            Wanted::Set(db, value) => {
+                self.own.value.insert(*db, value.clone());
+                frame == b"+OK\r\n"
+            }
+            Wanted::Selected(db) => {
+                self.own.db = *db;
+                frame == b"+OK\r\n"
+            }
+            Wanted::Executed(db, token) => {
+                let next = self.own.counter.entry(*db).or_default();
+                *next += 1;
+                frame == [format!("*2\r\n:{next}\r\n").into_bytes(), bulk(token)].concat()
+            }
+            Wanted::Pushed(token) => {
+                self.ledger.pushes.borrow_mut().insert(token.clone(), Some(true));
+                frame[0] == b':'
+            }
+            Wanted::Popped => self.check_popped(frame),
+        }
+    }
+
+    fn check_popped(&self, frame: &[u8]) -> bool {
+        if frame == b"*-1\r\n" {
+            return true;
+        }
+        let head = b"*2\r\n$4\r\njobs\r\n";
+        let Some(element) = frame.strip_prefix(head).and_then(|rest| rest.split(|byte| *byte == b'\n').nth(1)) else {
+            return false;
+        };
+        let element = element.strip_suffix(b"\r").unwrap_or(element).to_vec();
+        let times = self
+            .ledger
+            .pops
+            .borrow_mut()
+            .entry(element.clone())
+            .and_modify(|times| *times += 1)
+            .or_insert(1)
+            .to_owned();
+        times == 1 && self.ledger.pushes.borrow().contains_key(&element)
+    }
+
+    /// The server has what the answers said.
+    fn check_state(&self, server: &Server) {
+        for db in 0..3 {
+            let text = |kind: &str| match server.item(&(db, self.key(kind))) {
+                Some(Item::Text(text)) => Some(text),
+                _ => None,
+            };
+            let count =
+                self.own.counter.get(&db).filter(|count| **count > 0).map(|count| count.to_string().into_bytes());
+            if text("n") != count || text("v") != self.own.value.get(&db).cloned() {
+                self.ledger.wrong(format!("client {}: database {db} is not what was answered", self.id));
+            }
+        }
+    }
+}
+
+fn bulk(bytes: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    encode::bulk(&mut out, bytes);
+    out.to_vec()
+}

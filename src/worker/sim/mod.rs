@@ -1,0 +1,453 @@
+//! A whole worker under simulation: the real loop of every client, the router, lanes, pool, folds, scratch and control
+//! connection, between simulated clients and a simulated Redis, over sockets in memory, on one thread with a clock that
+//! jumps. Everything that chance decides (cuts, pauses, kills, cancellations) follows from the seed.
+//!
+//! `SIM_SEED` replays one seed; `make sim` runs `SIM_SEEDS` of them.
+
+mod client;
+mod server;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+use tokio::runtime::{Builder, Handle, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+use self::client::Life;
+use self::server::Server;
+use super::{answer_questions, tick};
+use crate::client::{Accepted, Ids, MAX_QUESTIONS, Peers, Shared};
+use crate::command::CommandTable;
+use crate::config::{Config, tested};
+use crate::link::memory::{MemorySocket, listen, pair};
+use crate::link::{Budget, Interest, Owned, Socket, Use};
+use crate::telemetry::{ProcessFacts, Telemetry};
+use crate::upstream::{Parts, Upstreams};
+
+/// What happened, as one number that two runs of a seed must share.
+#[derive(Default)]
+pub(super) struct Log(RefCell<DefaultHasher>);
+
+impl Log {
+    fn note(&self, what: &str, who: u64, bytes: &[u8]) {
+        if std::env::var_os("SIM_SHOW").is_some() {
+            println!("{what} {who} {}", bytes.escape_ascii());
+        }
+        (what, who, bytes).hash(&mut *self.0.borrow_mut());
+    }
+}
+
+/// What was promised and what was seen, over all clients.
+#[derive(Default)]
+pub(super) struct Ledger {
+    /// Elements that were pushed: acknowledged, refused, or not known.
+    pushes: RefCell<BTreeMap<Vec<u8>, Option<bool>>>,
+    pops: RefCell<BTreeMap<Vec<u8>, u32>>,
+    replies: Cell<u64>,
+    refused: Cell<u64>,
+    violations: RefCell<Vec<String>>,
+}
+
+impl Ledger {
+    fn wrong(&self, what: String) {
+        self.violations.borrow_mut().push(what);
+    }
+}
+
+/// How one client's task is disturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cancel {
+    Never,
+    /// At this poll of its task the client's connection is reset.
+    Cut(u64),
+    /// At this poll its task is dropped, wherever it waits.
+    Drop(u64),
+}
+
+/// A client's task that counts its polls, and is cancelled at one of them.
+struct Watched<F> {
+    task: Option<Pin<Box<F>>>,
+    socket: MemorySocket,
+    cancel: Cancel,
+    polls: u64,
+    total: Rc<Cell<u64>>,
+    done: Rc<Cell<u64>>,
+}
+
+impl<F: Future<Output = ()>> Future for Watched<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.polls += 1;
+        self.total.set(self.total.get() + 1);
+        match self.cancel {
+            Cancel::Cut(at) if at == self.polls => {
+                self.done.set(self.done.get() + 1);
+                self.socket.cut();
+            }
+            Cancel::Drop(at) if at == self.polls => {
+                self.done.set(self.done.get() + 1);
+                self.task = None;
+                self.socket.cut();
+                return Poll::Ready(());
+            }
+            _ => {}
+        }
+        let Some(task) = &mut self.task else { return Poll::Ready(()) };
+        task.as_mut().poll(cx)
+    }
+}
+
+/// What a seed came to.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Outcome {
+    hash: u64,
+    polls: u64,
+    cancelled: u64,
+    commands: u64,
+    replies: u64,
+    refused: u64,
+    millis: u64,
+    violations: Vec<String>,
+}
+
+/// What is simulated.
+#[derive(Clone, Copy)]
+struct Plan {
+    seed: u64,
+    clients: usize,
+    rounds: usize,
+    kills: bool,
+    /// For the first client; the others draw theirs.
+    victim: Option<Cancel>,
+}
+
+impl Plan {
+    fn of(seed: u64) -> Self {
+        Self { seed, clients: 3 + (seed % 6) as usize, rounds: 6, kills: !seed.is_multiple_of(3), victim: None }
+    }
+}
+
+struct World {
+    config: Arc<Config>,
+    up: Rc<Upstreams>,
+    shared: Rc<Shared>,
+    server: Rc<Server>,
+    ledger: Rc<Ledger>,
+    log: Rc<Log>,
+    polls: Rc<Cell<u64>>,
+    cancelled: Rc<Cell<u64>>,
+}
+
+thread_local! {
+    static TABLE: (Arc<CommandTable>, Arc<Telemetry>, Arc<ProcessFacts>) = {
+        let table = Arc::new(CommandTable::new());
+        let facts = Arc::new(ProcessFacts::new("sim", "sim"));
+        let telemetry = Arc::new(Telemetry::new(1, &table.labels(), Arc::clone(&facts)));
+        (table, telemetry, facts)
+    };
+}
+
+impl World {
+    fn new(config: Arc<Config>) -> Self {
+        let log = Rc::new(Log::default());
+        let server = Server::new(Rc::clone(&log));
+        let accepting = Rc::clone(&server);
+        listen(Rc::new(move || accepting.accept()));
+        let (table, telemetry, process) = TABLE.with(Clone::clone);
+        let up = Upstreams::new(Parts {
+            worker: 0,
+            shard: Arc::clone(&telemetry.shards[0]),
+            process,
+            table,
+            budget: Budget::new(config.division().worker(0)),
+            owned: Owned::default(),
+            interest: Interest::default(),
+            tls: None,
+            throttle: crate::auth::Throttle::new(config.auth.failures),
+            config: Arc::clone(&config),
+        });
+        up.start();
+        let (sender, questions) = mpsc::channel(MAX_QUESTIONS);
+        let shared = Shared::new(Rc::clone(&up), Peers::new(vec![sender]), Ids::new(1));
+        spawn_local(answer_questions(Rc::clone(&shared), questions));
+        spawn_local(tick(Rc::clone(&shared)));
+        let (polls, cancelled) = (Rc::default(), Rc::default());
+        Self { config, up, shared, server, ledger: Rc::default(), log, polls, cancelled }
+    }
+
+    /// One client after the other in this place, until it has had its lives.
+    async fn place(self: Rc<Self>, number: u64, plan: Plan) {
+        for life in 0..2 {
+            let cancel = match (plan.victim, number) {
+                (Some(cancel), 0) if life == 0 => cancel,
+                (Some(_), _) => Cancel::Never,
+                (None, _) => match fastrand::u8(..4) {
+                    0 => Cancel::Cut(1 + fastrand::u64(..30)),
+                    1 => Cancel::Drop(1 + fastrand::u64(..30)),
+                    _ => Cancel::Never,
+                },
+            };
+            let (theirs, ours) = pair();
+            let accepted = Accepted {
+                socket: Socket::Memory(ours.clone()),
+                transport: crate::client::Transport::Tcp,
+                addr: "sim".into(),
+                laddr: "sim".into(),
+            };
+            let task = Box::pin(Rc::clone(&self.shared).serve(Box::new(accepted)));
+            spawn_local(Watched {
+                task: Some(task),
+                socket: theirs.clone(),
+                cancel,
+                polls: 0,
+                total: Rc::clone(&self.polls),
+                done: Rc::clone(&self.cancelled),
+            });
+            drop(ours);
+            let life = Life::new(number * 10 + life, theirs, Rc::clone(&self.log), Rc::clone(&self.ledger));
+            life.live(plan.rounds, Rc::clone(&self.server)).await;
+        }
+    }
+
+    async fn play(self: Rc<Self>, plan: Plan) {
+        let places: Vec<_> =
+            (0..plan.clients as u64).map(|number| spawn_local(Rc::clone(&self).place(number, plan))).collect();
+        let killer = plan.kills.then(|| {
+            let world = Rc::clone(&self);
+            spawn_local(async move {
+                loop {
+                    sleep(Duration::from_micros(500 + fastrand::u64(..20_000))).await;
+                    world.server.kill(fastrand::u8(..6) == 0);
+                    if fastrand::u8(..6) == 0 {
+                        world.server.refuses.set(true);
+                        pause(50_000).await;
+                        world.server.refuses.set(false);
+                    }
+                }
+            })
+        });
+        for place in places {
+            if place.await.is_err() {
+                self.ledger.wrong("a client's side panicked".to_owned());
+            }
+        }
+        if let Some(killer) = killer {
+            killer.abort();
+            self.server.refuses.set(false);
+        }
+        self.check_the_end().await;
+    }
+
+    /// When everybody has left and the idle connections are gone, nothing is held and nothing is missing.
+    async fn check_the_end(&self) {
+        sleep(self.config.upstream.idle_timeout + Duration::from_secs(10)).await;
+        let held: Vec<usize> =
+            [Use::Lane, Use::Pool, Use::Hub].into_iter().map(|purpose| self.up.budget.used(purpose)).collect();
+        if held.iter().any(|held| *held > 0) {
+            self.ledger.wrong(format!("lanes, pool and hubs still hold {held:?} permits"));
+        }
+        let permits: usize = [Use::Lane, Use::Pool, Use::Hub, Use::Scratch, Use::Control]
+            .map(|purpose| self.up.budget.used(purpose))
+            .iter()
+            .sum();
+        // The scratch connection may have been cut since it was used last; it is looked at before the next use.
+        if !(self.server.connected()..=self.server.connected() + 1).contains(&permits) {
+            self.ledger.wrong(format!("{permits} permits for {} connections", self.server.connected()));
+        }
+        if self.server.most.get() > self.config.upstream.max_connections {
+            self.ledger.wrong(format!("{} connections at once", self.server.most.get()));
+        }
+        // The control connection, the tick, the questions, this one, and the server's side of what is connected.
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        let expected = 3 + self.server.connected();
+        if tasks > expected + 2 {
+            self.ledger.wrong(format!("{tasks} tasks are left, {expected} expected"));
+        }
+        self.check_jobs();
+    }
+
+    /// Every element acknowledged was popped once, or is there, or was on its way to somebody who was cut off.
+    fn check_jobs(&self) {
+        let remaining = match self.server.item(&(0, b"jobs".to_vec())) {
+            Some(server::Item::List(list)) => list.into_iter().collect::<Vec<_>>(),
+            _ => Vec::new(),
+        };
+        for (element, acknowledged) in self.ledger.pushes.borrow().iter() {
+            let there = self.ledger.pops.borrow().contains_key(element) || remaining.contains(element);
+            if *acknowledged == Some(false) && there {
+                self.ledger.wrong(format!("{} was refused and is there", element.escape_ascii()));
+            }
+        }
+        for element in &remaining {
+            if remaining.iter().filter(|other| *other == element).count() > 1 {
+                self.ledger.wrong(format!("{} is there twice", element.escape_ascii()));
+            }
+        }
+    }
+}
+
+/// A pause of up to so many microseconds, often none.
+async fn pause(most: u64) {
+    if fastrand::bool() {
+        sleep(Duration::from_micros(fastrand::u64(..=most))).await;
+    }
+}
+
+/// The next bytes; `None` at the end.
+async fn read(socket: &MemorySocket) -> Option<Vec<u8>> {
+    let mut memory = [0; 1024];
+    let mut buf = ReadBuf::new(&mut memory);
+    poll_fn(|cx| socket.poll_read(cx, &mut buf)).await.ok()?;
+    (!buf.filled().is_empty()).then(|| buf.filled().to_vec())
+}
+
+/// Writes all; false when the other side is gone.
+async fn write(socket: &MemorySocket, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match poll_fn(|cx| socket.poll_write(cx, bytes)).await {
+            Ok(written) => bytes = &bytes[written..],
+            Err(_) => return false,
+        }
+        if fastrand::u8(..8) == 0 {
+            pause(200).await;
+        }
+    }
+    true
+}
+
+fn run(plan: Plan) -> Outcome {
+    fastrand::seed(plan.seed);
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build_local(LocalOptions::default())
+        .expect("a runtime");
+    let config = "workers = 1\nupstream.max_connections = 8\ninstance = 1\n";
+    let outcome = runtime.block_on(async {
+        let began = Instant::now();
+        let world = Rc::new(World::new(Arc::new(tested(config))));
+        Rc::clone(&world).play(plan).await;
+        Outcome {
+            hash: world.log.0.borrow().finish(),
+            polls: world.polls.get(),
+            cancelled: world.cancelled.get(),
+            commands: world.server.commands.get(),
+            replies: world.ledger.replies.get(),
+            refused: world.ledger.refused.get(),
+            millis: began.elapsed().as_millis() as u64,
+            violations: world.ledger.violations.take(),
+        }
+    });
+    drop(runtime);
+    outcome
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Runs seeds and prints the line; the violations.
+fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
+    let began = std::time::Instant::now();
+    let (mut sum, mut hash) = (Outcome::default(), DefaultHasher::new());
+    for seed in first..first + seeds {
+        let outcome = run(Plan::of(seed));
+        if seed % 64 == first % 64 && run(Plan::of(seed)) != outcome {
+            sum.violations.push(format!("SIM_SEED={seed}: two runs differ"));
+        }
+        outcome.hash.hash(&mut hash);
+        sum.polls += outcome.polls;
+        sum.cancelled += outcome.cancelled;
+        sum.commands += outcome.commands;
+        sum.replies += outcome.replies;
+        sum.refused += outcome.refused;
+        sum.millis += outcome.millis;
+        sum.violations.extend(outcome.violations.into_iter().map(|what| format!("SIM_SEED={seed}: {what}")));
+    }
+    println!(
+        "{{\"sim\":\"worker\",\"first_seed\":{first},\"seeds\":{seeds},\"seconds\":{:.1},\"simulated_hours\":{:.2},\
+         \"polls\":{},\"polls_cancelled\":{},\"commands\":{},\"replies\":{},\"refused\":{},\"violations\":{},\"hash\":\"{:016x}\"}}",
+        began.elapsed().as_secs_f64(),
+        sum.millis as f64 / 3_600_000.0,
+        sum.polls,
+        sum.cancelled,
+        sum.commands,
+        sum.replies,
+        sum.refused,
+        sum.violations.len(),
+        hash.finish()
+    );
+    sum.violations.truncate(10);
+    sum.violations
+}
+
+#[test]
+fn some_seeds() {
+    let violations = match std::env::var("SIM_SEED") {
+        Ok(_) => run_seeds(setting("SIM_SEED", 0), 1),
+        Err(_) => run_seeds(1, setting("SIM_SEEDS", 200)),
+    };
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
+
+#[test]
+#[ignore = "a hundred thousand seeds: make sim"]
+fn many_seeds() {
+    let violations = run_seeds(setting("SIM_FIRST", 1), setting("SIM_SEEDS", 100_000));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
+
+/// Every poll of one client's task is once the one at which its connection is cut, and once the one at which the task
+/// is dropped.
+#[test]
+fn every_await_point_is_cancelled_once() {
+    let mut points = 0;
+    for seed in 1..=setting("SIM_SWEEPS", 3) {
+        let plan = |victim| Plan { seed, clients: 3, rounds: 8, kills: false, victim: Some(victim) };
+        for at in 1.. {
+            let mut reached = 0;
+            for cancel in [Cancel::Cut(at), Cancel::Drop(at)] {
+                let outcome = run(plan(cancel));
+                assert!(outcome.violations.is_empty(), "seed {seed}, {cancel:?}: {}", outcome.violations.join("\n"));
+                reached += outcome.cancelled;
+            }
+            if reached == 0 {
+                break;
+            }
+            points += 1;
+        }
+    }
+    println!("{{\"sim\":\"sweep\",\"await_points\":{points},\"cancelled\":{}}}", points * 2);
+    assert!(points > 30, "only {points} polls");
+}
+
+/// The oracle sees each bug that is seeded in the path of replies and connections.
+#[cfg(feature = "seeded-bugs")]
+#[test]
+fn seeded_bugs_are_seen() {
+    let program = std::env::current_exe().expect("the test's own program");
+    for bug in ["drop_tombstone", "drop_reply", "duplicate_reply", "swap_replies", "double_write", "skip_select"] {
+        let seen = std::process::Command::new(&program)
+            .args(["worker::sim::some_seeds", "--exact"])
+            .env("SEEDED_BUG", bug)
+            .env("SEEDED_EVERY", if bug == "drop_tombstone" { "1" } else { "20" })
+            .env("SIM_SEEDS", "300")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .is_ok_and(|status| !status.success());
+        println!("{{\"sim\":\"seeded\",\"bug\":\"{bug}\",\"seen\":{seen}}}");
+        assert!(seen, "{bug} is not seen");
+    }
+}

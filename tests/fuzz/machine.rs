@@ -1,0 +1,416 @@
+//! The client's state machine: random histories of requests through lookup, router and transaction tracker, beside
+//! rules that are written down here a second time and a small model of the server's side of a connection.
+
+use std::collections::HashSet;
+
+use respmux::command::{CommandTable, Lookup, Policy};
+use respmux::router::{
+    Args, Facts, Held, Hub, Local, Login, PinReason, Relay, Route, Switch, UnitPart, route, unit_part,
+};
+use respmux::session::{Guard, Reply, ReplyMode, Resp, Session, Tracked, Transaction};
+
+use crate::engine::{Target, behaviour};
+
+/// Names that leave state on a connection, wait, or give other than one reply: never on a connection that clients
+/// share. From the servers' documentation, not from our table.
+const NEVER_SHARED: &str = "BLPOP BRPOP BLMOVE BRPOPLPUSH BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF SUBSCRIBE \
+    PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE MONITOR SYNC PSYNC REPLCONF MULTI WATCH AUTH HELLO RESET \
+    SELECT READONLY READWRITE ASKING QUIT DEBUG SHUTDOWN FAILOVER POST HOST: ";
+
+/// Subcommands of CLIENT that are about the connection itself.
+const OWN_CLIENT: &str =
+    "REPLY TRACKING CACHING SETNAME GETNAME SETINFO NO-EVICT NO-TOUCH KILL UNBLOCK ID INFO LIST GETREDIR CAPA";
+
+/// Words that options are made of.
+const VOCABULARY: [&[u8]; 24] = [
+    b"k",
+    b"1",
+    b"0",
+    b"-1",
+    b"BLOCK",
+    b"block\0x",
+    b"STREAMS",
+    b"COUNT",
+    b"GROUP",
+    b"NOACK",
+    b"AUTH",
+    b"SETNAME",
+    b"NO",
+    b"YES",
+    b"REPLY",
+    b"ON",
+    b"OFF",
+    b"SKIP",
+    b"$",
+    b">",
+    b"",
+    b"3",
+    b"\xff\r\n",
+    b"default",
+];
+
+/// Router and session as one machine.
+pub(crate) struct Machine {
+    table: CommandTable,
+    names: Vec<String>,
+    never: HashSet<&'static str>,
+}
+
+struct Words(Vec<Vec<u8>>);
+
+impl Args for Words {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn nth(&self, index: usize) -> &[u8] {
+        &self.0[index]
+    }
+}
+
+/// Choices, read from the input; zero when it is used up.
+struct Choices<'a>(std::slice::Iter<'a, u8>);
+
+impl Choices<'_> {
+    fn below(&mut self, most: usize) -> usize {
+        let (high, low) = (self.byte(), if most > 256 { self.byte() } else { 0 });
+        (high * 256 + low) % most.max(1)
+    }
+
+    fn byte(&mut self) -> usize {
+        self.0.next().copied().map_or(0, usize::from)
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.as_slice().is_empty()
+    }
+}
+
+/// One client, and what the server knows of the connection it holds.
+struct Client {
+    authenticated: bool,
+    guard: Guard,
+    hub: Hub,
+    /// The connection it holds, as we follow it and as the server has it.
+    held: Option<(Transaction, Server)>,
+    session: Session,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Server {
+    multi: bool,
+    watching: bool,
+    aborted: bool,
+    queued: u32,
+}
+
+impl Server {
+    /// Carries out a request; `refuses` when the server finds fault with it for reasons of its own.
+    fn obey(&mut self, request: Tracked, refuses: bool) -> Reply {
+        match request {
+            Tracked::Exec | Tracked::Discard if self.multi => {
+                let failed = self.aborted && request == Tracked::Exec;
+                *self = Self::default();
+                match (request, failed) {
+                    (_, true) => Reply::Error,
+                    (Tracked::Discard, _) => Reply::Ok,
+                    _ => Reply::Other,
+                }
+            }
+            Tracked::Exec | Tracked::Discard => Reply::Error,
+            Tracked::Multi | Tracked::Watch if self.multi => Reply::Error,
+            _ if refuses => {
+                self.aborted |= self.multi;
+                Reply::Error
+            }
+            Tracked::Multi => {
+                self.multi = true;
+                Reply::Ok
+            }
+            Tracked::Watch => {
+                self.watching = true;
+                Reply::Ok
+            }
+            Tracked::Unwatch if !self.multi => {
+                self.watching = false;
+                Reply::Ok
+            }
+            Tracked::Unwatch | Tracked::Other => {
+                self.queued += u32::from(self.multi);
+                Reply::Other
+            }
+        }
+    }
+}
+
+impl Client {
+    fn facts(&self) -> Facts {
+        let held = match &self.held {
+            None => Held::None,
+            Some((follows, _)) if follows.queueing() => Held::Queueing,
+            Some(_) => Held::Open,
+        };
+        Facts { authenticated: self.authenticated, guard: self.guard, held, hub: self.hub, policy: Policy::ALLOW_ALL }
+    }
+
+    /// The held connection is lost.
+    fn lose(&mut self) {
+        if let Some((follows, _)) = self.held.take() {
+            self.guard = match (follows.queueing(), follows.watching()) {
+                (true, _) => Guard::Poisoned,
+                (false, true) => Guard::WatchBroken,
+                (false, false) => self.guard,
+            };
+        }
+    }
+
+    fn send(&mut self, request: Tracked, refuses: bool) -> Result<(), String> {
+        let Some((follows, server)) = &mut self.held else { return Err("relayed to nowhere".to_owned()) };
+        let reply = server.obey(request, refuses);
+        follows.on_reply(request, reply);
+        let same = follows.queueing() == server.multi
+            && follows.watching() == server.watching
+            && follows.queued() == server.queued
+            && (follows.aborted() || !server.aborted)
+            && follows.clean() == (!server.multi && !server.watching);
+        if same { Ok(()) } else { Err(format!("after {request:?} {reply:?}: {follows:?}, the server is {server:?}")) }
+    }
+}
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        let table = CommandTable::new();
+        let names = table.labels().iter().map(|label| label.replace('|', " ")).collect();
+        Self { table, names, never: NEVER_SHARED.split_whitespace().collect() }
+    }
+
+    fn request(&self, choices: &mut Choices<'_>) -> Words {
+        let common =
+            ["get", "multi", "exec", "watch", "unwatch", "discard", "xread", "subscribe", "hello", "reset", "blpop"];
+        let shape = choices.byte();
+        let name = match shape % 4 {
+            0 | 1 => common[choices.below(common.len())].to_owned(),
+            _ => self.names[choices.below(self.names.len())].clone(),
+        };
+        let mut words: Vec<Vec<u8>> = name.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        if shape & 8 > 0 {
+            words[0].make_ascii_uppercase();
+        }
+        match shape >> 4 {
+            1 => words[0].extend(b"\0x"),
+            2 => words[0].push(b'x'),
+            3 => {
+                if let Some(word) = words.last_mut() {
+                    word.push(0);
+                }
+            }
+            _ => {}
+        }
+        for _ in 0..choices.below(8) {
+            words.push(VOCABULARY[choices.below(VOCABULARY.len())].to_vec());
+        }
+        Words(words)
+    }
+
+    /// Whether a connection that clients share must not see it.
+    fn is_never_shared(&self, words: &[Vec<u8>]) -> bool {
+        let upper = |word: &Vec<u8>| String::from_utf8_lossy(word).to_ascii_uppercase();
+        let own = |word: &Vec<u8>| OWN_CLIENT.split(' ').any(|known| known == upper(word));
+        let name = upper(&words[0]);
+        self.never.contains(name.as_str()) || name.contains('\0') || (name == "CLIENT" && words.get(1).is_some_and(own))
+    }
+
+    /// What no route may break, whatever the state.
+    fn check(&self, facts: Facts, words: &Words, lookup: Lookup, to: Route) -> Result<(), String> {
+        let broken = |rule: &str| {
+            let shown: Vec<_> = words.0.iter().map(|word| word.escape_ascii().to_string()).collect();
+            Err(format!("{rule}: {to:?} for {shown:?} ({lookup:?}) with {facts:?}"))
+        };
+        let first = words.0[0].to_ascii_uppercase();
+        let name = String::from_utf8_lossy(&first).into_owned();
+        if !facts.authenticated {
+            let allowed = matches!(
+                to,
+                Route::Refuse(_)
+                    | Route::Login(_)
+                    | Route::Relay(Relay::Login(Login::Auth | Login::Hello))
+                    | Route::Switch(Switch::Hello)
+                    | Route::Local(Local::Reset)
+                    | Route::Quit
+                    | Route::Drop
+            );
+            if !allowed {
+                return broken("a client that has not logged in causes nothing");
+            }
+        }
+        let shared = to.rides() || matches!(to, Route::Fold);
+        // With too few arguments or too many the server refuses it, wherever it is.
+        let complete = !matches!(lookup, Lookup::Known(id) if !self.table.spec(id).arity_fits(words.count()));
+        if to.rides() && complete && self.is_never_shared(&words.0) {
+            return broken("never on a shared connection");
+        }
+        if to.rides() && name.starts_with("XREAD") && blocks(&words.0) {
+            return broken("waits on a shared connection");
+        }
+        let apart = matches!(to, Route::Pin(_) | Route::Ask | Route::Switch(_) | Route::Login(_)) || shared;
+        if facts.held != Held::None && apart {
+            return broken("beside the connection that the client holds");
+        }
+        if facts.held == Held::None && matches!(to, Route::Relay(_)) {
+            return broken("to a connection that the client does not hold");
+        }
+        if complete && facts.guard == Guard::Poisoned && (shared || matches!(to, Route::Ask | Route::Hub)) {
+            return broken("the body of a lost transaction runs");
+        }
+        if facts.hub == Hub::Two && (shared || apart) {
+            return broken("a subscriber of RESP2 runs a command");
+        }
+        if let UnitPart::Body(_) = unit_part(&self.table, lookup, Policy::ALLOW_ALL, words)
+            && (self.is_never_shared(&words.0) || name == "EXEC" || name == "DISCARD")
+        {
+            return broken("rides within a transaction");
+        }
+        Ok(())
+    }
+
+    fn step(&self, client: &mut Client, choices: &mut Choices<'_>) -> Result<(u64, Route), String> {
+        let words = self.request(choices);
+        let lookup = self.table.lookup(&words.0[0], words.0.get(1).map(Vec::as_slice));
+        let facts = client.facts();
+        let to = route(&self.table, lookup, facts, &words);
+        self.check(facts, &words, lookup, to)?;
+        let refuses = choices.byte().is_multiple_of(5);
+        match to {
+            Route::Pin(reason) => {
+                client.guard = Guard::Intact;
+                client.held = Some(<(Transaction, Server)>::default());
+                client.send(of_reason(reason), refuses)?;
+            }
+            Route::Relay(relay) => client.send(of_relay(relay), refuses)?,
+            Route::Local(Local::PoisonedExec | Local::PoisonedDiscard | Local::Unwatch) => client.guard = Guard::Intact,
+            Route::Local(Local::Reset) => {
+                client.held = None;
+                client.session.on_reset(0, Policy::ALLOW_ALL);
+                (client.guard, client.hub) = (Guard::Intact, Hub::Open);
+                if client.session.key.resp != Resp::Two || client.session.reply != ReplyMode::On {
+                    return Err("RESET leaves something".to_owned());
+                }
+            }
+            Route::Login(_) if !refuses => client.authenticated = true,
+            Route::Hub if !refuses => client.hub = if choices.byte().is_multiple_of(2) { Hub::Two } else { Hub::Three },
+            _ => {}
+        }
+        match choices.byte() % 8 {
+            0 => client.lose(),
+            1 if client.held.as_ref().is_some_and(|(follows, _)| follows.clean()) => client.held = None,
+            _ => {}
+        }
+        let name = (matches!(lookup, Lookup::Known(_)), words.count().min(3));
+        Ok((behaviour((format!("{to:?}"), format!("{facts:?}"), name)), to))
+    }
+}
+
+impl Target for Machine {
+    fn name(&self) -> &'static str {
+        "machine"
+    }
+
+    fn corpus(&self) -> Vec<Vec<u8>> {
+        (0..64_u8).map(|i| (0..40_u8).map(|j| i.wrapping_mul(37).wrapping_add(j.wrapping_mul(11))).collect()).collect()
+    }
+
+    fn words(&self) -> &'static [&'static [u8]] {
+        &[b"\0\x01", b"\0\x02", b"\0\x03", b"\x08\0", b"\x10\0", b"\x02", b"\x03\x01", b"\xff", b"\0\0\0", b"\x01\x04"]
+    }
+
+    fn run(&mut self, input: &[u8]) -> Result<u64, String> {
+        let mut choices = Choices(input.iter());
+        let start = choices.byte();
+        let mut client = Client {
+            authenticated: start & 1 == 0,
+            guard: Guard::Intact,
+            hub: if start & 2 == 0 { Hub::Open } else { Hub::Off },
+            held: None,
+            session: Session::new(0, Policy::ALLOW_ALL),
+        };
+        let mut last = 0;
+        for _ in 0..8 {
+            if choices.is_over() {
+                break;
+            }
+            last = self.step(&mut client, &mut choices)?.0;
+        }
+        Ok(last)
+    }
+
+    fn weigh(&mut self, _: &[u8]) {}
+}
+
+/// Whether the server would wait: its walk over the options of XREAD and XREADGROUP, up to STREAMS.
+fn blocks(words: &[Vec<u8>]) -> bool {
+    let is = |word: &[u8], name: &[u8]| {
+        let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
+        word[..end].eq_ignore_ascii_case(name)
+    };
+    let (mut at, mut waits) = (1, false);
+    while let Some(word) = words.get(at) {
+        let more = words.len() - at - 1;
+        if is(word, b"BLOCK") && more > 0 {
+            waits = true;
+            at += 1;
+        } else if is(word, b"COUNT") && more > 0 {
+            at += 1;
+        } else if is(word, b"STREAMS") && more > 0 {
+            return waits;
+        } else if is(word, b"GROUP") && more > 1 {
+            at += 2;
+        } else if !is(word, b"NOACK") {
+            return false;
+        }
+        at += 1;
+    }
+    false
+}
+
+fn of_reason(reason: PinReason) -> Tracked {
+    match reason {
+        PinReason::Transaction => Tracked::Multi,
+        PinReason::Watch => Tracked::Watch,
+        _ => Tracked::Other,
+    }
+}
+
+fn of_relay(relay: Relay) -> Tracked {
+    match relay {
+        Relay::Multi => Tracked::Multi,
+        Relay::Exec => Tracked::Exec,
+        Relay::Discard => Tracked::Discard,
+        Relay::Watch => Tracked::Watch,
+        Relay::Unwatch => Tracked::Unwatch,
+        _ => Tracked::Other,
+    }
+}
+
+/// The rules see a router that sends everything on the lane.
+pub(crate) fn a_wrong_router_is_seen() -> bool {
+    let machine = Machine::new();
+    let facts = Facts {
+        authenticated: true,
+        guard: Guard::Intact,
+        held: Held::None,
+        hub: Hub::Open,
+        policy: Policy::ALLOW_ALL,
+    };
+    let wrong = |facts: Facts, words: &[&[u8]]| {
+        let words = Words(words.iter().map(|word| word.to_vec()).collect());
+        let lookup = machine.table.lookup(&words.0[0], words.0.get(1).map(Vec::as_slice));
+        machine.check(facts, &words, lookup, Route::Lane).is_err()
+    };
+    wrong(facts, &[b"blpop", b"k", b"0"])
+        && wrong(facts, &[b"get\0", b"k"])
+        && wrong(facts, &[b"xread", b"block", b"0", b"streams", b"s", b"$"])
+        && wrong(Facts { authenticated: false, ..facts }, &[b"get", b"k"])
+        && wrong(Facts { held: Held::Open, ..facts }, &[b"get", b"k"])
+        && wrong(Facts { guard: Guard::Poisoned, ..facts }, &[b"get", b"k"])
+        && !wrong(facts, &[b"get", b"k"])
+}
