@@ -9,6 +9,7 @@
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
+#   make deploy-check  the chart, Kustomize, alerts, dashboard and unit, checked without a cluster
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -41,7 +42,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm state suite jobs static clean
+.PHONY: run build demo test lint bench micro storm state suite jobs deploy-check static clean
 
 build:
 	$(CARGO) build --release --locked
@@ -87,6 +88,9 @@ jobs: build
 state:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test state -- --ignored --nocapture --test-threads 1 $(STATE_ARGS)
+
+deploy-check:
+	deploy/check.sh
 
 static:
 	deploy/static.sh
