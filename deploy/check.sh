@@ -62,6 +62,12 @@ while read -r alert; do
     }
 done < <(sed -n 's/^ *- alert: //p' deploy/prometheus/rules.yml)
 
+echo '== the schema of the configuration'
+"$target/debug/respmux" config schema >"$work/respmux.schema.json"
+"$tools/check-jsonschema" --check-metaschema "$work/respmux.schema.json"
+"$tools/check-jsonschema" --schemafile "$work/respmux.schema.json" deploy/config.example.toml deploy/kustomize/base/respmux.toml
+cmp <("$target/debug/respmux" config reference) deploy/configuration.md
+
 echo '== systemd'
 if command -v systemd-analyze >/dev/null; then
     # Where respmux is not installed, a program that is stands in for it.

@@ -21,6 +21,7 @@ mod protocol_errors;
 mod pubsub;
 mod support;
 mod telemetry;
+mod tools;
 mod transactions;
 mod transcripts;
 mod unix;
