@@ -18,6 +18,7 @@
 #   make fuzz     parsers, router and addresses under a hundred million mutated inputs, and real servers beside them
 #   make sim      a whole worker in simulated time over a hundred thousand seeds, cancelled at every await point
 #   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
+#   make deploy-check  the chart, Kustomize, alerts, dashboard and unit, checked without a cluster
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -54,7 +55,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check
 
 build:
 	$(CARGO) build --release --locked
@@ -136,6 +137,9 @@ sim:
 
 audit:
 	deploy/audit.sh
+
+deploy-check:
+	deploy/check.sh
 
 static:
 	deploy/static.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks respmux itself about the manifests: `check_manifests.py RESPMUX FILE...`
+"""Asks respmux itself about the manifests: `check_manifests.py RESPMUX FILE|DIRECTORY...`
 
 Every respmux container's arguments, variables and configuration file go through
 `respmux check`, with a stand-in for the mounted secret, so that a flag or a key
@@ -35,7 +35,8 @@ def mounted(directory, pod, container, documents):
         places[mount["mountPath"]] = str(place)
         volume = volumes[mount["name"]]
         if "secret" in volume:
-            (place / "password").write_text("stand-in\n")
+            for key in ("password", "redis-password"):
+                (place / key).write_text("stand-in\n")
         for document in documents:
             if document["kind"] == "ConfigMap" and document["metadata"]["name"] == volume.get("configMap", {}).get(
                 "name"
@@ -66,7 +67,8 @@ def main():
     respmux, *files = sys.argv[1:]
     seen = failed = 0
     for file in files:
-        documents = list(yaml.safe_load_all(Path(file).read_text()))
+        texts = [path.read_text() for path in sorted(Path(file).glob("*.yaml")) or [Path(file)]]
+        documents = [document for text in texts for document in yaml.safe_load_all(text) if document]
         for name, pod, container in containers(documents):
             seen += 1
             answer = check(respmux, pod, container, documents)

@@ -8,15 +8,22 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::auth;
-use crate::config::{self, Assignment, Config, Flags, KEYS, Key, Kind, Loaded, Origin, Problems, Raw};
+use crate::config::{
+    self, Assignment, Config, Endpoint, Flags, KEYS, Key, Kind, Listen, Loaded, Origin, Problems, Raw,
+};
+use crate::tools::{self, Target};
 
 /// EX_CONFIG of sysexits: a supervisor should not start the program again.
 const BAD_CONFIGURATION: u8 = 78;
+
+/// How long a question to a running proxy may take.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a command line comes to.
 #[derive(Debug)]
@@ -55,7 +62,71 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
         }),
         Task::Example => Begin::Exit(say(&config::example())),
         Task::HashPassword => Begin::Exit(hash_password()),
+        Task::Schema => Begin::Exit(say(&tools::schema())),
+        Task::Reference => Begin::Exit(say(&tools::reference())),
+        Task::Completions(shell) => Begin::Exit(write(&tools::completions(command(), shell))),
+        Task::Manual => Begin::Exit(match tools::manual(command()) {
+            Ok(page) => write(&page),
+            Err(error) => fail(&error.to_string()),
+        }),
+        Task::Ask(question, flags) => match load(flags) {
+            Ok(loaded) => Begin::Exit(ask(&question, &loaded.config)),
+            Err(problems) => Begin::Exit(refuse(&problems, BAD_CONFIGURATION)),
+        },
     }
+}
+
+/// Asks a running proxy, found by the configuration it has. Exit code 1 when it is not well.
+fn ask(question: &Question, config: &Config) -> ExitCode {
+    let Some(admin) = config.admin else {
+        if !matches!(question, Question::Ping { .. }) {
+            return fail("the admin endpoint is off");
+        }
+        return ping(question, config);
+    };
+    match question {
+        Question::Ping { .. } => ping(question, config),
+        Question::Health { ready } => {
+            let page = if *ready { "/readyz" } else { "/livez" };
+            tools::health(admin, page, PATIENCE).map_or_else(|error| fail(&error), |body| say(&format!("{body}\n")))
+        }
+        Question::Stat { interval, count } => {
+            let lines = tools::stat(admin, *interval, *count, &mut io::stdout().lock());
+            lines.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn ping(question: &Question, config: &Config) -> ExitCode {
+    let Question::Ping { url } = question else { return ExitCode::SUCCESS };
+    let target = match url {
+        Some(url) => {
+            config::parse_url(url).map(|(endpoint, username, password)| Target { endpoint, username, password })
+        }
+        None => own_endpoint(&config.listen[0]).map(|endpoint| Target { endpoint, username: None, password: None }),
+    };
+    let answer = target.and_then(|target| tools::ping(&target, PATIENCE));
+    match answer {
+        Ok(took) => say(&format!("PONG {:.3} ms\n", took.as_secs_f64() * 1e3)),
+        Err(error) => fail(&error),
+    }
+}
+
+/// Where a client of this host reaches what listens there.
+fn own_endpoint(listen: &Listen) -> Result<Endpoint, String> {
+    match listen {
+        Listen::Tcp(address) => {
+            let address = tools::reachable(*address);
+            Ok(Endpoint::Tcp { host: address.ip().to_string(), port: address.port() })
+        }
+        Listen::Unix(path) => Ok(Endpoint::Unix(path.clone())),
+        Listen::Tls(_) => Err("ping speaks no TLS; give --url, or ask `respmux healthcheck`".to_owned()),
+    }
+}
+
+fn fail(error: &str) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "respmux: {error}");
+    ExitCode::FAILURE
 }
 
 /// Loads the configuration, and checks what it says about commands.
@@ -90,7 +161,12 @@ fn hash_password() -> ExitCode {
 
 /// A reader that went away (`| head`) is no failure.
 fn say(text: &str) -> ExitCode {
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+    write(text.as_bytes())
+}
+
+/// A reader that went away (`| head`) is no failure.
+fn write(bytes: &[u8]) -> ExitCode {
+    let _ = io::stdout().lock().write_all(bytes);
     ExitCode::SUCCESS
 }
 
@@ -106,6 +182,22 @@ enum Task {
     Print(Flags),
     Example,
     HashPassword,
+    Schema,
+    Reference,
+    Completions(clap_complete::Shell),
+    Manual,
+    Ask(Question, Flags),
+}
+
+/// What a running proxy is asked from outside.
+#[derive(Debug)]
+enum Question {
+    /// PING over RESP, to a URL or to the first address of the configuration.
+    Ping { url: Option<String> },
+    /// `/livez`, or `/readyz`.
+    Health { ready: bool },
+    /// Lines of numbers.
+    Stat { interval: Duration, count: Option<u64> },
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Error> {
@@ -132,8 +224,28 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
         Some(("hash-password", _)) => Ok(Task::HashPassword),
         Some(("config", matches)) => match matches.subcommand() {
             Some(("print", matches)) => flags_of(matches).map(Task::Print),
+            Some(("schema", _)) => Ok(Task::Schema),
+            Some(("reference", _)) => Ok(Task::Reference),
             _ => Ok(Task::Example),
         },
+        Some(("completions", matches)) => {
+            Ok(Task::Completions(*matches.get_one("shell").expect("clap requires the shell")))
+        }
+        Some(("man", _)) => Ok(Task::Manual),
+        Some(("ping", matches)) => {
+            let question = Question::Ping { url: matches.get_one::<String>("url").cloned() };
+            flags_of(matches).map(|flags| Task::Ask(question, flags))
+        }
+        Some(("healthcheck", matches)) => {
+            let question = Question::Health { ready: matches.get_flag("ready") };
+            flags_of(matches).map(|flags| Task::Ask(question, flags))
+        }
+        Some(("stat", matches)) => {
+            let seconds = matches.get_one::<f64>("interval").copied().unwrap_or(1.0).clamp(0.1, 3600.0);
+            let interval = Duration::from_secs_f64(seconds);
+            let question = Question::Stat { interval, count: matches.get_one("count").copied() };
+            flags_of(matches).map(|flags| Task::Ask(question, flags))
+        }
         Some((name, _)) => unreachable!("{name} is not among the subcommands"),
     }
 }
@@ -155,7 +267,9 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(Command::new("print").about(print).args(arguments()))
-        .subcommand(Command::new("example").about("Print every key with its meaning and default, as TOML"));
+        .subcommand(Command::new("example").about("Print every key with its meaning and default, as TOML"))
+        .subcommand(Command::new("schema").about("Print the JSON schema of the file, for editors"))
+        .subcommand(Command::new("reference").about("Print every key as Markdown tables"));
     Command::new("respmux")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Carries many Redis clients over few upstream connections")
@@ -169,6 +283,32 @@ fn command() -> Command {
         .subcommand(Command::new("check").about(check).args(arguments()).arg(json))
         .subcommand(config)
         .subcommand(Command::new("hash-password").about(hash))
+        .subcommands(questions())
+        .subcommand(Command::new("completions").about("Print the completion script of a shell").arg(
+            Arg::new("shell").required(true).value_name("SHELL").value_parser(value_parser!(clap_complete::Shell)),
+        ))
+        .subcommand(Command::new("man").about("Print the manual page"))
+}
+
+/// What asks a running proxy. Each takes the same flags, variables and file as the proxy and finds it by them.
+fn questions() -> [Command; 3] {
+    let url =
+        Arg::new("url").long("url").value_name("URL").help("redis://… to ping instead of the first listen address");
+    let ready = Arg::new("ready").long("ready").action(ArgAction::SetTrue).help("Ask /readyz instead of /livez");
+    let interval = Arg::new("interval").short('i').long("interval").value_name("SECONDS");
+    let count = Arg::new("count").short('n').long("count").value_name("LINES").help("Lines after which to end");
+    [
+        Command::new("ping").about("Send one PING as a client; exit code 1 without PONG").args(arguments()).arg(url),
+        Command::new("healthcheck")
+            .about("Ask the admin endpoint whether the proxy is well; exit code 1 if not")
+            .args(arguments())
+            .arg(ready),
+        Command::new("stat")
+            .about("A line of numbers each second: clients, upstream connections, commands, latency")
+            .args(arguments())
+            .arg(interval.help("Seconds between lines [default: 1]").value_parser(value_parser!(f64)))
+            .arg(count.value_parser(value_parser!(u64))),
+    ]
 }
 
 /// `--config`, a flag for each key that has one, and `--set` for all.

@@ -35,7 +35,7 @@
 //! client. [`router`] decides, in one pure function. [`link`] makes connections and holds the cap. [`upstream`] is
 //! one folder or file per way of using a link. [`client`] is the loop of one client and the one `match` on a route.
 //! [`worker`] is the thread. [`lifecycle`] starts, drains and stops the process; [`admin`] and [`telemetry`] show it;
-//! [`config`] and [`cli`] say what the operator wants.
+//! [`config`] and [`cli`] say what the operator wants, and `tools` asks a running proxy from outside.
 //!
 //! [`auth`] says which logins are looked at.
 //!
@@ -81,5 +81,6 @@ pub mod resp;
 pub mod router;
 pub mod session;
 pub mod telemetry;
+mod tools;
 pub mod upstream;
 pub mod worker;

@@ -344,5 +344,17 @@ impl Default for Config {
     }
 }
 
+/// The parts of a `redis://` URL: address, user, password.
+///
+/// # Errors
+/// What is wrong with it, without the password.
+pub(crate) fn parse_url(text: &str) -> Result<(Endpoint, Option<String>, Option<Secret>), String> {
+    let url = address::UpstreamUrl::parse(text)?;
+    if url.tls {
+        return Err("only redis:// here, without TLS".to_owned());
+    }
+    Ok((url.endpoint, url.username, url.password))
+}
+
 #[cfg(test)]
 mod tests;

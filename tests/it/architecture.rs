@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("config", &[]),
     ("telemetry", &[]),
+    ("tools", &[]),
 ];
 
 /// No I/O, no time, nothing that counts or logs.

@@ -32,6 +32,7 @@ mod support;
 mod telemetry;
 mod terminate;
 mod tls;
+mod tools;
 mod transactions;
 mod transcripts;
 mod unix;

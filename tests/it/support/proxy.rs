@@ -149,6 +149,11 @@ impl Proxy {
         Address::Unix(self.directory.path().join("respmux.sock"))
     }
 
+    /// Where `/metrics` is.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     pub(crate) fn connect(&self) -> TestClient {
         TestClient::connect(&self.address())
     }

@@ -1,0 +1,128 @@
+//! Documents about the program that are made from the program: completions, man page, schema, reference.
+
+use std::fmt::Write as _;
+
+use clap::Command;
+use serde_json::{Map, Value, json};
+
+use crate::config::{KEYS, Key, Kind};
+
+/// The completion script of a shell, by its name; `None` for one that nobody knows.
+pub(crate) fn completions(mut command: Command, shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "respmux", &mut script);
+    script
+}
+
+/// `respmux.1` as roff.
+pub(crate) fn manual(command: Command) -> std::io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    Ok(page)
+}
+
+/// JSON Schema (draft 2020-12) of the configuration file, for editors.
+pub(crate) fn schema() -> String {
+    let mut top = Map::new();
+    let mut tables: Map<String, Value> = Map::new();
+    for key in KEYS {
+        let (table, name) = key.table_and_name();
+        let place = if table.is_empty() {
+            &mut top
+        } else {
+            let table = tables
+                .entry(table)
+                .or_insert_with(|| json!({"type": "object", "additionalProperties": false, "properties": {}}));
+            table["properties"].as_object_mut().expect("made above")
+        };
+        place.insert(name.to_owned(), property(key));
+    }
+    top.extend(tables);
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "respmux",
+        "description": "The configuration file of respmux",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": top,
+    });
+    format!("{schema:#}\n")
+}
+
+fn property(key: &Key) -> Value {
+    let mut value = kind(key.kind);
+    value["description"] = json!(key.doc);
+    if let (text, true) = key.example_toml()
+        && let Ok(Value::Object(table)) = toml::from_str::<Value>(&format!("x = {text}"))
+    {
+        value["default"] = table["x"].clone();
+    }
+    value
+}
+
+fn kind(kind: Kind) -> Value {
+    match kind {
+        Kind::Count { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
+        Kind::CountOr { word, min, max } => {
+            json!({"oneOf": [{"const": word}, {"type": "integer", "minimum": min, "maximum": max}]})
+        }
+        Kind::Size { .. } => json!({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"}),
+        Kind::SizeOr { word, .. } => json!({"oneOf": [{"const": word}, self::kind(Kind::Size { min: 0, max: 0 })]}),
+        Kind::Texts => json!({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+        Kind::Uids => json!({"oneOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}),
+        Kind::Accounts => json!({"type": "array", "items": {"type": "object", "required": ["name"]}}),
+        Kind::Time { .. } => json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"}),
+        Kind::Switch => json!({"type": "boolean"}),
+        Kind::Word(words) => json!({"enum": words}),
+        Kind::Listen => json!({"type": "array", "minItems": 1, "items": {"type": "string"}}),
+        Kind::AddressOrOff | Kind::Url | Kind::Text | Kind::Secret | Kind::Path | Kind::LogFilter | Kind::Mode => {
+            json!({"type": "string"})
+        }
+    }
+}
+
+/// Every key as a table in Markdown.
+pub(crate) fn reference() -> String {
+    let mut text = String::from(
+        "# Configuration reference\n\nWritten by `respmux config reference`. Flags go over `RESPMUX_*` variables, these \
+         over the file.\n",
+    );
+    let mut last = None;
+    for key in KEYS {
+        let (table, name) = key.table_and_name();
+        if last != Some(table) {
+            let title = if table.is_empty() { "Without a table".to_owned() } else { format!("`[{table}]`") };
+            let _ = write!(text, "\n## {title}\n\n| key | default | variable | meaning |\n|---|---|---|---|\n");
+            last = Some(table);
+        }
+        let flag = key.flag.map_or_else(String::new, |(flag, _)| format!(", flag `--{flag}`"));
+        let doc = key.doc.replace('|', "\\|");
+        let _ = writeln!(text, "| `{name}` | `{}` | `{}`{flag} | {doc} |", key.default_text(), key.env());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_has_every_key_and_takes_every_default() {
+        let schema: Value = serde_json::from_str(&schema()).unwrap();
+        for key in KEYS {
+            let (table, name) = key.table_and_name();
+            let of = if table.is_empty() { &schema } else { &schema["properties"][table] };
+            let property = &of["properties"][name];
+            assert!(property.is_object(), "{}", key.path);
+            assert_eq!(property["default"].is_null(), !key.example_toml().1, "{}", key.path);
+        }
+    }
+
+    #[test]
+    fn the_reference_has_a_row_for_every_key() {
+        let reference = reference();
+        for key in KEYS {
+            assert!(reference.contains(&format!("`{}`", key.env())), "{}", key.path);
+        }
+    }
+}
