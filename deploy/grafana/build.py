@@ -215,7 +215,7 @@ ROWS = [
                 [
                     (
                         "{{reason}}",
-                        f"sum by (reason) (increase(respmux_lane_anomalies_total{WHERE}[$__rate_interval]))",
+                        f"sum by (reason) (increase(respmux_integrity_violations_total{WHERE}[$__rate_interval]))",
                     ),
                     (
                         "failed self-checks",
