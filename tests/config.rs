@@ -166,7 +166,7 @@ fn secrets_are_printed_nowhere() {
 #[test]
 fn the_check_shows_summary_table_and_warnings() {
     let flags = ["check", "--workers", "2", "--max-upstream-connections", "15", "--admin", "off"];
-    let answer = respmux(&[&flags as &[&str], &["--drain-delay", "10s"]].concat(), &[]);
+    let answer = respmux(&[&flags as &[&str], &["--drain-delay", "10s", "--set", "memory.limit=64MiB"]].concat(), &[]);
     assert_eq!(answer.code, 0, "{}", answer.err);
     let expected = "\
 Listen    127.0.0.1:6380
@@ -174,6 +174,7 @@ Upstream  127.0.0.1:6379, database 0, no password
 Admin     off
 Workers   2
 Clients   at most 10000
+Memory    buffers take at most 64MiB
 
 Upstream connections: at most 15, over all workers and kinds (a hard cap)
 
@@ -232,7 +233,7 @@ fn version_and_help_are_short_answers() {
     let help = respmux(&["run", "--help"], &[]);
     assert_eq!(help.code, 0);
     for flag in [
-        "--listen <ADDR|unix:PATH>",
+        "--listen <ADDR|tls:ADDR|unix:PATH>",
         "--upstream <URL>",
         "--max-upstream-connections <N>",
         "--workers <N>",
