@@ -167,6 +167,10 @@ impl UpstreamUrl {
         let (rest, query) = split_query(rest)?;
         let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
         let (credentials, _) = split_credentials(authority);
+        // Taken for a path, the password would be printed with it.
+        if credentials.is_none() && authority.contains(':') && rest.contains('@') {
+            return Err("'/' in a user name or password must be written as %2F".to_owned());
+        }
         let path = credentials.map_or(rest, |c| &rest[c.len() + 1..]);
         let (username, password) = parse_credentials(credentials)?;
         let mut db = None;
@@ -392,6 +396,8 @@ mod tests {
             ("redis://h:65536", "the port must be 1 to 65535"),
             ("redis://::1", "no host is named"),
             ("redis://:hunt/er2@h", "%2F"),
+            ("unix://:hunter2/@", "%2F"),
+            ("unix://u:hunt/er2@/s", "%2F"),
             ("redis://:hunt?er2@h", "%3F"),
             ("redis://:hunt?hunter2&x@h", "%3F"),
             ("unix://u:p?hunter2&db=1@/s", "%3F"),

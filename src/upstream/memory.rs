@@ -190,7 +190,11 @@ impl Upstreams {
         if memory.pressure() == Pressure::Over || (memory.pressure() == Pressure::Close && much) {
             let excess = sum.saturating_sub(total.limit() / 100 * RELIEVED);
             let left = self.close_largest(excess, Outbox::held_output);
-            self.close_largest(left, Outbox::held);
+            // Unfinished requests are their clients' only harm, so they go only where most is held: elsewhere an honest
+            // one would pay for what another worker has not given back yet.
+            if much {
+                self.close_largest(left, Outbox::held);
+            }
         }
     }
 

@@ -90,7 +90,8 @@ impl Target for Addresses {
 
 /// Whether the secret is between the first `:` after the scheme and the last `@`, and nowhere else.
 fn in_password(text: &str) -> bool {
-    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let plain = text.strip_prefix("unix:").unwrap_or(text);
+    let rest = text.split_once("://").map_or(plain, |(_, rest)| rest);
     let Some((credentials, _)) = rest.rsplit_once('@') else { return false };
     let Some((_, password)) = credentials.split_once(':') else { return false };
     text.matches(SECRET).count() == password.matches(SECRET).count()

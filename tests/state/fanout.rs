@@ -58,6 +58,12 @@ async fn round(
             .encode(&mut stream);
     }
     let stream = std::rc::Rc::new(stream);
+    // Those of the round before are counted until the server has seen their ends.
+    let mut publisher = connect(target).await;
+    let nobody = Value::Array(vec![Value::text("fan"), Value::Int(0)]);
+    while publisher.call(&["PUBSUB", "NUMSUB", "fan"]).await.expect("the count") != nobody {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let mut readers = Vec::new();
     for _ in 0..subscribers {
         let mut wire = connect(target).await;
@@ -70,7 +76,6 @@ async fn round(
             wire.reader.expect_stream(&stream).await
         }));
     }
-    let mut publisher = connect(target).await;
     before.set(stage.cpu());
     for number in 0..messages {
         let mut bytes = Vec::new();
