@@ -163,12 +163,13 @@ fn announces_much(bytes: &[u8]) -> bool {
     bytes.windows(6).any(|digits| digits.iter().all(u8::is_ascii_digit))
 }
 
-/// Where we may refuse what the oracle accepts or waits for: we insist on CRLF and on canonical lengths, know no
-/// streams and no `HELLO` frame, and see an error in a line before its end.
+/// Where we may refuse what the oracle accepts or waits for: we insist on CRLF, on canonical lengths and on `inf` and
+/// `nan` in small letters, as servers write them, know no streams and no `HELLO` frame, and see an error in a line
+/// before its end.
 fn may_refuse(error: ReplyError, accepted: bool) -> bool {
     match error {
         ReplyError::MissingCrlf | ReplyError::InvalidLength | ReplyError::Streamed => true,
-        ReplyError::InvalidContent(kind) => !accepted || kind == b'_',
+        ReplyError::InvalidContent(kind) => !accepted || matches!(kind, b'_' | b','),
         ReplyError::UnknownType(kind) => matches!(kind, b'H' | b';' | b'.'),
         ReplyError::TooLong => !accepted,
         ReplyError::TooDeep => false,
