@@ -224,7 +224,15 @@ suite.check('streams and scan', async () => {
 });
 
 suite.check('monitor', async () => {
-  const m = await connect().monitor();
+  // The library takes what another connection does for a reply if it comes in one packet with MONITOR's +OK.
+  let m;
+  for (let tries = 0; !m; tries += 1) {
+    try {
+      m = await connect().monitor();
+    } catch (error) {
+      if (tries === 5 || !String(error).includes('Command queue state error')) throw error;
+    }
+  }
   opened.push(m);
   const lines = [];
   m.on('monitor', (_, command) => lines.push(command));
