@@ -40,8 +40,7 @@ for version in 1.29 1.33 1.37; do
         "$tools/kubernetes-validate" --strict --quiet --kubernetes-version "$version" "$file"
     done
 done
-# Left out: a CPU limit throttles a proxy at its peak; digest and pull policy are the user's choice; the examples
-# have no image pull secrets or anti-affinity of their own.
+# Left out: a CPU limit throttles a proxy at its peak; digest and pull policy are the user's choice.
 "$tools/checkov" --skip-download --quiet --compact --framework kubernetes \
     --skip-check CKV_K8S_11,CKV_K8S_15,CKV_K8S_43 -d "$work/chart"
 

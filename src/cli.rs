@@ -78,38 +78,29 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
 
 /// Asks a running proxy, found by the configuration it has. Exit code 1 when it is not well.
 fn ask(question: &Question, config: &Config) -> ExitCode {
-    let Some(admin) = config.admin else {
-        if !matches!(question, Question::Ping { .. }) {
-            return fail("the admin endpoint is off");
-        }
-        return ping(question, config);
-    };
-    match question {
-        Question::Ping { .. } => ping(question, config),
+    let admin = config.admin.ok_or_else(|| "the admin endpoint is off".to_owned());
+    let answer = match question {
+        Question::Ping { url } => ping(url.as_deref(), config),
         Question::Health { ready } => {
             let page = if *ready { "/readyz" } else { "/livez" };
-            tools::health(admin, page, PATIENCE).map_or_else(|error| fail(&error), |body| say(&format!("{body}\n")))
+            admin.and_then(|admin| tools::health(admin, page, PATIENCE)).map(|body| format!("{body}\n"))
         }
-        Question::Stat { interval, count } => {
-            let lines = tools::stat(admin, *interval, *count, &mut io::stdout().lock());
-            lines.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
-        }
-    }
+        Question::Stat { interval, count } => admin
+            .and_then(|admin| tools::stat(admin, *interval, *count, &mut io::stdout().lock()))
+            .map(|()| String::new()),
+    };
+    answer.map_or_else(|error| fail(&error), |text| say(&text))
 }
 
-fn ping(question: &Question, config: &Config) -> ExitCode {
-    let Question::Ping { url } = question else { return ExitCode::SUCCESS };
+fn ping(url: Option<&str>, config: &Config) -> Result<String, String> {
     let target = match url {
         Some(url) => {
             config::parse_url(url).map(|(endpoint, username, password)| Target { endpoint, username, password })
         }
         None => own_endpoint(&config.listen[0]).map(|endpoint| Target { endpoint, username: None, password: None }),
     };
-    let answer = target.and_then(|target| tools::ping(&target, PATIENCE));
-    match answer {
-        Ok(took) => say(&format!("PONG {:.3} ms\n", took.as_secs_f64() * 1e3)),
-        Err(error) => fail(&error),
-    }
+    let took = target.and_then(|target| tools::ping(&target, PATIENCE))?;
+    Ok(format!("PONG {:.3} ms\n", took.as_secs_f64() * 1e3))
 }
 
 /// Where a client of this host reaches what listens there.

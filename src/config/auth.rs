@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use super::key::{Key, count, key, optional, size, time};
+use super::key::{KIB, Key, MIB, count, key, optional, size, time};
 use super::users::User;
 use super::value::{Kind, Setting};
 use super::values::Values;
-
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
 
 /// The rows of both tables.
 pub(super) const KEYS: &[Key] = &[

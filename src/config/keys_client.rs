@@ -1,13 +1,9 @@
 //! Rows of [`KEYS`](super::keys::KEYS) about clients and their limits.
 
-use super::key::{Key, key, optional};
+use super::key::{GIB, KIB, Key, MIB, key, optional};
 use super::key::{count, size, time};
 use super::keys_tls;
 use super::value::Kind;
-
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-const GIB: usize = 1 << 30;
 
 pub(super) const KEYS: &[Key] = &[
     key(

@@ -18,6 +18,7 @@ use super::sources::Sources;
 use super::start::Workers;
 use crate::client::Transport;
 use crate::config::{Config, Listen};
+use crate::link::Rate;
 use crate::telemetry::{AcceptError, Pressure, RejectReason, ShedStep};
 use crate::worker::{Arrival, ArrivalSocket};
 
@@ -59,7 +60,7 @@ impl Acceptor {
             addresses: Vec::new(),
             sources: Sources::default(),
             first: Cell::new(0),
-            rate: Rate::new(config.client.accept_rate, config.client.accept_burst),
+            rate: accept_rate(config),
             errors_in_a_row: Cell::new(0),
             log: Cell::new((None, 0)),
         };
@@ -231,6 +232,12 @@ fn unix(stream: tokio::net::UnixStream, path: &std::path::Path) -> io::Result<Ar
     Ok(Arrival { socket, addr: name.clone(), laddr: name, source: None, place: None })
 }
 
+/// Clients a second, after a burst.
+#[allow(clippy::cast_precision_loss)] // both are below 2^53
+fn accept_rate(config: &Config) -> Rate {
+    Rate::new(config.client.accept_rate as f64, config.client.accept_burst as f64)
+}
+
 /// The last words to a client that is not let in. The socket is new, so its buffer is empty; a client that is gone
 /// already misses nothing. With TLS there is nobody yet who could read them.
 fn turn_away(arrival: Arrival, words: &[u8]) {
@@ -239,36 +246,4 @@ fn turn_away(arrival: Arrival, words: &[u8]) {
         ArrivalSocket::Unix(mut stream, _) => stream.write(words),
         ArrivalSocket::Tls(..) => Ok(0),
     };
-}
-
-/// Clients a second, after a burst.
-struct Rate {
-    per_second: f64,
-    burst: f64,
-    /// Clients that may be accepted now, and when that was counted.
-    tokens: Cell<(f64, Instant)>,
-}
-
-impl Rate {
-    #[allow(clippy::cast_precision_loss)] // both are below 2^53
-    fn new(per_second: usize, burst: usize) -> Self {
-        let burst = burst as f64;
-        Self { per_second: per_second as f64, burst, tokens: Cell::new((burst, Instant::now())) }
-    }
-
-    /// How long to wait before the next client; nothing when it may come now.
-    fn missing(&self) -> Option<Duration> {
-        if self.per_second == 0.0 {
-            return None;
-        }
-        let ((tokens, counted), now) = (self.tokens.get(), Instant::now());
-        let tokens = (tokens + now.duration_since(counted).as_secs_f64() * self.per_second).min(self.burst);
-        self.tokens.set((tokens, now));
-        (tokens < 1.0).then(|| Duration::from_secs_f64((1.0 - tokens) / self.per_second))
-    }
-
-    fn take(&self) {
-        let (tokens, counted) = self.tokens.get();
-        self.tokens.set((tokens - 1.0, counted));
-    }
 }

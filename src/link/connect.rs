@@ -15,7 +15,7 @@ use super::handshake::{Credentials, Handshake, Login, Refused, configured};
 use super::open::connect;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
-use super::{Link, Owned, Permit, Socket, now, since};
+use super::{Link, Owned, Permit, Rate, Socket, now, since};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{CircuitState, ConnectError, Shard, UpstreamKind};
@@ -52,8 +52,7 @@ pub struct Dialer {
     serial: Cell<u64>,
     circuit: RefCell<Circuit>,
     refused: Refusals,
-    /// Tokens of the connect rate limit, and when they were counted.
-    tokens: Cell<(f64, Instant)>,
+    rate: Rate,
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
     tls: Option<ClientTls>,
@@ -66,7 +65,7 @@ impl Dialer {
     /// A dialer for worker number `worker`. `tls` is there if the upstream speaks it.
     #[must_use]
     pub fn new(config: Arc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned, tls: Option<ClientTls>) -> Self {
-        let burst = connect_rate(&config);
+        let rate = connect_rate(&config);
         let circuit = Circuit::new(&config.upstream);
         shard.circuit[circuit.state()].set(1);
         Self {
@@ -76,7 +75,7 @@ impl Dialer {
             serial: Cell::new(0),
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
-            tokens: Cell::new((burst, now())),
+            rate: Rate::new(rate, rate),
             credentials: RefCell::default(),
             owned,
             tls,
@@ -351,18 +350,10 @@ impl Dialer {
 
     /// Token bucket over all connects of this worker: a restart of the upstream must not meet a storm.
     async fn wait_for_token(&self) {
-        let rate = connect_rate(&self.config);
-        loop {
-            let (tokens, counted) = self.tokens.get();
-            let at = now();
-            let tokens = (tokens + at.duration_since(counted).as_secs_f64() * rate).min(rate);
-            if tokens >= 1.0 {
-                self.tokens.set((tokens - 1.0, at));
-                return;
-            }
-            self.tokens.set((tokens, at));
-            tokio::time::sleep(Duration::from_secs_f64((1.0 - tokens) / rate)).await;
+        while let Some(pause) = self.rate.missing() {
+            tokio::time::sleep(pause).await;
         }
+        self.rate.take();
     }
 }
 

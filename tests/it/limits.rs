@@ -24,6 +24,18 @@ fn closed(proxy: &Proxy, reason: &str) -> f64 {
     count(proxy, "respmux_client_connections_closed_total", &[("reason", reason)])
 }
 
+/// Waits until a new client is served.
+fn lets_somebody_in(proxy: &Proxy) {
+    eventually(PATIENCE, || {
+        let mut new = proxy.connect();
+        new.send(b"PING\r\n");
+        match new.try_read_frame(PATIENCE) {
+            Ok(frame) if frame.as_str() == "PONG" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
 /// Peak resident memory of a process, bytes.
 fn peak(process: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
@@ -64,14 +76,7 @@ fn memory_stays_below_its_limit_whatever_clients_do_not_read() {
     assert!(grown < 4 * limit, "resident memory grew by {grown}");
 
     // They still do not read, and keep nobody out for long.
-    eventually(PATIENCE, || {
-        let mut new = proxy.connect();
-        new.send(b"PING\r\n");
-        match new.try_read_frame(PATIENCE) {
-            Ok(frame) if frame.as_str() == "PONG" => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    lets_somebody_in(&proxy);
     // Nobody is kept from anything when those have gone.
     drop((readers, slow, begun));
     becomes(&proxy, "respmux_shed_state", &[], |state| state == 0.0);
@@ -177,14 +182,7 @@ fn one_address_has_no_more_clients_than_it_may() {
     refused.expect_eof();
     assert!(count(&proxy, "respmux_client_connections_rejected_total", &[("reason", "source")]) >= 1.0);
     drop(clients.pop());
-    eventually(PATIENCE, || {
-        let mut next = proxy.connect();
-        next.send(b"PING\r\n");
-        match next.try_read_frame(PATIENCE) {
-            Ok(frame) if frame.as_str() == "PONG" => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
+    lets_somebody_in(&proxy);
 }
 
 /// A question with a long reply is asked on a lane of its own from the second time on, whoever asks, and what a client

@@ -1,5 +1,6 @@
 """What the memory wall and the head-of-line run share: clients that are measured, and clients that misbehave."""
 
+import json
 import multiprocessing
 import os
 import selectors
@@ -7,10 +8,13 @@ import socket
 import sys
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "benches"))
+
+from harness import Failure, raise_open_files, say  # noqa: E402
 
 CONTEXT = multiprocessing.get_context("fork")
 MIB = 1 << 20
@@ -160,3 +164,16 @@ def trickle(stop, socks, each, pause):
                 key.fileobj.close()
         time.sleep(pause)
     return closed
+
+
+def main(name, run):
+    """Prints what `run(stack)` reports as one line of JSON; the exit code says whether it is all well."""
+    raise_open_files()
+    try:
+        with ExitStack() as stack:
+            report = run(stack)
+    except Failure as failure:
+        say(f"{name}: {failure}")
+        return 2
+    print(json.dumps(report), flush=True)
+    return 0 if report["ok"] else 1

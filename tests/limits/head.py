@@ -17,16 +17,14 @@ control's, or an index is below 0.95.
     RESPMUX        the program to test (target/release/respmux)
 """
 
-import json
 import os
 import selectors
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 
-from common import MIB, Background, Good, encode, open_socket
-from harness import Failure, Redis, Respmux, command, connect, cpu_seconds, raise_open_files, say
+from common import MIB, Background, Good, encode, main, open_socket
+from harness import Redis, Respmux, command, connect, cpu_seconds
 
 SECONDS = float(os.environ.get("HEAD_SECONDS", "10"))
 KEYS = int(os.environ.get("HEAD_KEYS", "1000000"))
@@ -165,17 +163,5 @@ def run(stack):
     return report
 
 
-def main():
-    raise_open_files()
-    with ExitStack() as stack:
-        report = run(stack)
-    print(json.dumps(report), flush=True)
-    return 0 if report["ok"] else 1
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        say(f"head: {failure}")
-        sys.exit(2)
+    sys.exit(main("head", run))

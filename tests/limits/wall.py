@@ -16,16 +16,15 @@ limit, a good client had an error, or the good clients' p99 was above twice that
     RESPMUX           the program to test (target/release/respmux)
 """
 
-import json
 import os
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from common import MIB, Background, Good, encode, metrics, open_socket, total, trickle
-from harness import RESPMUX, Failure, Redis, Respmux, command, connect, memory_bytes, raise_open_files, say
+from common import MIB, Background, Good, encode, main, metrics, open_socket, total, trickle
+from harness import RESPMUX, Redis, Respmux, command, connect, memory_bytes
 
 LIMIT = int(os.environ.get("WALL_LIMIT_MIB", "128")) * MIB
 READERS = int(os.environ.get("WALL_READERS", "1000"))
@@ -200,17 +199,5 @@ def run(stack):
     return report
 
 
-def main():
-    raise_open_files()
-    with ExitStack() as stack:
-        report = run(stack)
-    print(json.dumps(report), flush=True)
-    return 0 if report["ok"] else 1
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        say(f"wall: {failure}")
-        sys.exit(2)
+    sys.exit(main("wall", run))

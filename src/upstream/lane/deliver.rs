@@ -1,6 +1,6 @@
 //! Replies of a lane, from bytes to their owners.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use bytes::{Bytes, BytesMut};
 
@@ -232,11 +232,11 @@ impl Lane {
         let mut kept = state.kept.take(&old);
         let again = match up.config.upstream.retry_reads && !anomaly {
             true => candidates(up, &sent, cut),
-            false => HashMap::new(),
+            false => HashSet::new(),
         };
         for (position, slot) in sent.iter().enumerate() {
             let request = kept.split_to((slot.bytes as usize).min(kept.len()));
-            if slot.owner.client().is_some_and(|client| again.contains_key(&client)) {
+            if slot.owner.client().is_some_and(|client| again.contains(&client)) {
                 state.out.extend_from_slice(&request);
                 state.in_flight.push_again(slot);
                 continue;

@@ -1,7 +1,7 @@
 //! `upstream.retry_reads`: what was written to a connection that broke is sent once more, if that can change nothing.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::{Buf, BytesMut};
 
@@ -69,7 +69,7 @@ impl Window {
 
 /// Which clients' written requests may be sent again: those of whom every one is a read of the allow-list, alone, for
 /// the first time, and not in the middle of its reply.
-pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashMap<ClientKey, u64> {
+pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashSet<ClientKey> {
     let mut clients: HashMap<ClientKey, Option<u64>> = HashMap::new();
     for (position, slot) in sent.iter().enumerate() {
         let Some(client) = slot.owner.client() else { continue };
@@ -82,11 +82,11 @@ pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashMap<Cl
         *entry = entry.filter(|_| harmless).map(|count| count + 1);
     }
     let (workers, now) = (up.config.workers, up.now());
-    let mut chosen = HashMap::new();
+    let mut chosen = HashSet::new();
     for (client, count) in clients.into_iter().filter_map(|(client, count)| Some((client, count?))) {
         if up.retries.take(count, workers, now) {
             up.shard.retries[RetryOutcome::Resent].add(count);
-            chosen.insert(client, count);
+            chosen.insert(client);
         } else {
             up.shard.retries[RetryOutcome::OverBudget].add(count);
         }

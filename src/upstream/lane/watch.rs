@@ -38,21 +38,20 @@ impl Lane {
         let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));
         let kept_alive = state.in_flight.is_empty() && keepalive > 0 && quiet >= keepalive;
         let due = state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval;
+        let audit = state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval;
         if kept_alive || due {
             Self::push_canary(self.id, &mut state, up, now);
-        } else if state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval {
+        } else if audit {
             state.audited = true;
             let before = state.out.len();
             encode::command(&mut state.out, &["CLIENT", "INFO"]);
             let length = state.out.len() - before;
             state.in_flight.push(Owner::Audit, CommandId::OURS, ReplyMask::TEXT, length, now);
-        } else {
-            drop(state);
-            self.judge_silence(up, silent, healthy);
-            return;
         }
         drop(state);
-        self.wake();
+        if kept_alive || due || audit {
+            self.wake();
+        }
         self.judge_silence(up, silent, healthy);
     }
 
