@@ -122,9 +122,9 @@ fn programs(names: &[&str]) -> tempfile::TempDir {
     directory
 }
 
-/// Kills a process that holds a server; returns the directory of the server when that is dead.
-fn killed(names: &[&str]) -> PathBuf {
-    let path = programs(names);
+/// Kills a process that holds a server and has only the programs in `path`; returns the directory of the server when
+/// that is dead. The programs must stay for as long as the guard may look for them.
+fn killed(path: &tempfile::TempDir) -> PathBuf {
     let (mut child, said) = hold(path.path());
     let (server, directory) = said.split_once(' ').unwrap();
     let (server, directory): (u32, _) = (server.parse().unwrap(), PathBuf::from(directory));
@@ -137,7 +137,7 @@ fn killed(names: &[&str]) -> PathBuf {
 
 #[test]
 fn kill_9_takes_the_server_along_by_the_kernel() {
-    let directory = killed(&["redis-server", "setpriv"]);
+    let directory = killed(&programs(&["redis-server", "setpriv"]));
     // Without a shell nobody is left to clean up.
     assert!(directory.exists());
     fs::remove_dir_all(directory).unwrap();
@@ -145,7 +145,8 @@ fn kill_9_takes_the_server_along_by_the_kernel() {
 
 #[test]
 fn kill_9_takes_the_server_along_by_the_guard() {
-    let directory = killed(&["redis-server", "sh", "rm"]);
+    let path = programs(&["redis-server", "sh", "rm"]);
+    let directory = killed(&path);
     block_on(eventually("the directory is gone", || !directory.exists()));
 }
 
