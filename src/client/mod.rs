@@ -30,6 +30,7 @@ mod request;
 mod seat;
 mod subscribe;
 mod unit;
+mod wish;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -40,6 +41,7 @@ pub(crate) use connection::Client;
 pub(crate) use directory::Transport;
 pub(crate) use peers::answer;
 pub(crate) use peers::{MAX_QUESTIONS, Peers, Question};
+pub(crate) use wish::{Asked, Wish, Wishes};
 
 use directory::{Directory, Profile};
 

@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::directory::Line;
+use super::wish::Wishes;
 use crate::telemetry::CloseReason;
 use crate::upstream::Report;
 
@@ -25,17 +26,23 @@ pub(crate) enum Question {
     Unblock(u64, bool, oneshot::Sender<bool>),
 }
 
-/// Ways to all workers, the asking one included.
+/// Ways to all workers, the asking one included, and to the main thread.
 #[derive(Clone)]
 pub(crate) struct Peers {
     workers: Vec<mpsc::Sender<Question>>,
+    main: Wishes,
 }
 
 impl Peers {
     /// In the order of the workers.
     #[must_use]
-    pub(crate) fn new(workers: Vec<mpsc::Sender<Question>>) -> Self {
-        Self { workers }
+    pub(crate) fn new(workers: Vec<mpsc::Sender<Question>>, main: Wishes) -> Self {
+        Self { workers, main }
+    }
+
+    /// The way to the main thread.
+    pub(super) fn main(&self) -> &Wishes {
+        &self.main
     }
 
     async fn ask<T>(&self, make: impl Fn(oneshot::Sender<T>) -> Question) -> Vec<T> {

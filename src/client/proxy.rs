@@ -10,6 +10,7 @@ use super::directory::{Line, Transport};
 use super::error_reply;
 use super::explain::{Tail, explain};
 use super::request::Request;
+use super::wish::Wish;
 use crate::command::token_is;
 use crate::config::ProxyRight;
 use crate::resp::encode;
@@ -22,6 +23,8 @@ const HELP: &[&str] = &[
     "PROXY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "CLIENTS",
     "    Return one line for each client of this process and what it is doing.",
+    "DRAIN",
+    "    Let every client finish what it does, then end the process, as SIGTERM does.",
     "EXPLAIN <command> [<arg> ...]",
     "    Return which way the command would take from this connection now, and why. It is not executed.",
     "INFO",
@@ -43,6 +46,7 @@ enum Verb {
     Clients,
     Info,
     Pools,
+    Drain,
 }
 
 /// Words and how many arguments there must be, the name and the subcommand among them; at least so many with `true`.
@@ -53,6 +57,7 @@ const VERBS: &[(&str, usize, bool, Verb)] = &[
     ("CLIENTS", 2, false, Verb::Clients),
     ("INFO", 2, false, Verb::Info),
     ("POOLS", 2, false, Verb::Pools),
+    ("DRAIN", 2, false, Verb::Drain),
 ];
 
 impl Verb {
@@ -66,13 +71,15 @@ impl Verb {
     fn right(self) -> ProxyRight {
         match self {
             Self::Help | Self::Whoami | Self::Explain | Self::Clients | Self::Info | Self::Pools => ProxyRight::Read,
+            Self::Drain => ProxyRight::Write,
         }
     }
 
-    /// What the server must allow as well, because it shows the same of a server.
+    /// What the server must allow as well, because it shows the same of a server. It is carried out there.
     fn twin(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Help | Self::Whoami | Self::Explain => None,
+            // What changes respmux itself is no server's matter: `auth.proxy_write` alone says who may.
+            Self::Help | Self::Whoami | Self::Explain | Self::Drain => None,
             Self::Clients => Some(&["CLIENT", "LIST", "ID", "0"]),
             Self::Info | Self::Pools => Some(&["INFO", "server"]),
         }
@@ -114,8 +121,18 @@ impl Client {
             Verb::Clients => shared.peers.lines().await.iter().map(client_line).collect(),
             Verb::Info => self.info_lines(&shared.peers.reports().await),
             Verb::Pools => pool_lines(&shared.peers.reports().await),
+            Verb::Drain => return self.wish(Wish::Drain).await,
         };
         self.reply_lines(&lines);
+        Ok(())
+    }
+
+    /// Asks the main thread; its lines, or its error.
+    async fn wish(&self, wish: Wish) -> Result<(), Closed> {
+        match self.shared.peers.main().ask(wish).await {
+            Ok(lines) => self.reply_lines(&lines),
+            Err(reason) => self.reply_error(format!("ERR {reason}").as_bytes()),
+        }
         Ok(())
     }
 

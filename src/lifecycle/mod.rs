@@ -14,11 +14,12 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::admin::{self, AdminState};
+use crate::client::{Asked, Wish, Wishes};
 use crate::config::Config;
 use accept::Acceptor;
 use certificates::Certificates;
@@ -62,7 +63,8 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
         Some(addr) => Some(TcpListener::bind(addr).await.with_context(|| format!("admin: cannot listen on {addr}"))?),
         None => None,
     };
-    let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref())?;
+    let (ways, mut wishes) = Wishes::new();
+    let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways)?;
     spawn_local(certificates.watch());
     let (stop, stopped) = watch::channel(false);
     if let Some(listener) = admin {
@@ -75,6 +77,7 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
     tokio::select! {
         () = acceptor.run(&workers) => {}
         () = signals.next() => {}
+        () = asked_to_drain(&mut wishes) => {}
         status = exited(embedded) => anyhow::bail!("the embedded server ended: {status}"),
     }
     facts.set_draining(true);
@@ -87,6 +90,16 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
     // Nobody listens any more if the admin server is gone.
     let _ = stop.send(true);
     Ok(())
+}
+
+/// Grants what the main thread is asked for, until that is a drain.
+async fn asked_to_drain(wishes: &mut mpsc::Receiver<Asked>) {
+    while let Some(asked) = wishes.recv().await {
+        match asked.wish {
+            Wish::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Unready at once, still accepting for `drain.delay`, then closing clients at request boundaries until

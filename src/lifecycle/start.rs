@@ -9,7 +9,7 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::auth::Throttle;
-use crate::client::{Ids, MAX_QUESTIONS, Peers};
+use crate::client::{Ids, MAX_QUESTIONS, Peers, Wishes};
 use crate::config::{Config, Endpoint, SPARE_DESCRIPTORS};
 use crate::link::{Budget, ClientTls, Interest, Owned};
 use crate::telemetry::{ProcessFacts, Telemetry, UpstreamKind};
@@ -36,11 +36,12 @@ impl Workers {
         config: &Arc<Config>,
         facts: &Arc<ProcessFacts>,
         tls: Option<&ClientTls>,
+        wishes: &Wishes,
     ) -> anyhow::Result<Self> {
         let table = Arc::new(crate::auth::table(config)?);
         let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(facts)));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(MAX_QUESTIONS)).unzip();
-        let peers = Peers::new(senders);
+        let peers = Peers::new(senders, wishes.clone());
         let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
         let interest = Interest::default();
         let throttle = Throttle::new(config.auth.failures);

@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep};
 use self::client::Life;
 use self::server::Server;
 use super::{answer_questions, tick};
-use crate::client::{Accepted, Ids, MAX_QUESTIONS, Peers, Shared};
+use crate::client::{Accepted, Ids, MAX_QUESTIONS, Peers, Shared, Wishes};
 use crate::command::CommandTable;
 use crate::config::{Config, tested};
 use crate::link::memory::{MemorySocket, listen, pair};
@@ -180,7 +180,7 @@ impl World {
         });
         up.start();
         let (sender, questions) = mpsc::channel(MAX_QUESTIONS);
-        let shared = Shared::new(Rc::clone(&up), Peers::new(vec![sender]), Ids::new(1));
+        let shared = Shared::new(Rc::clone(&up), Peers::new(vec![sender], Wishes::new().0), Ids::new(1));
         spawn_local(answer_questions(Rc::clone(&shared), questions));
         spawn_local(tick(Rc::clone(&shared)));
         let (polls, cancelled) = (Rc::default(), Rc::default());

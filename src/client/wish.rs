@@ -1,0 +1,54 @@
+//! What clients with the right for it, and the admin port, may ask of the main thread. One message and one answer;
+//! nothing of it is on the data path.
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Wishes that may wait for the main thread; who asks beyond that waits in line.
+pub(crate) const MAX_WISHES: usize = 16;
+
+/// What the main thread can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// As SIGTERM: let every client finish, then end.
+    Drain,
+}
+
+/// The lines of a success, or why not.
+pub(crate) type Granted = Result<Vec<String>, String>;
+
+/// A wish and where its answer goes.
+pub(crate) struct Asked {
+    pub wish: Wish,
+    answer: oneshot::Sender<Granted>,
+}
+
+impl Asked {
+    /// Who asked may have left.
+    pub(crate) fn answer(self, granted: Granted) {
+        let _ = self.answer.send(granted);
+    }
+}
+
+/// The way to the main thread.
+#[derive(Clone)]
+pub(crate) struct Wishes(mpsc::Sender<Asked>);
+
+impl Wishes {
+    /// The way, and its end.
+    #[must_use]
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Asked>) {
+        let (sender, receiver) = mpsc::channel(MAX_WISHES);
+        (Self(sender), receiver)
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// The main thread's reason against it, or that it is ending.
+    pub(crate) async fn ask(&self, wish: Wish) -> Granted {
+        let (answer, granted) = oneshot::channel();
+        let ending = || "the process is ending".to_owned();
+        self.0.send(Asked { wish, answer }).await.map_err(|_| ending())?;
+        granted.await.unwrap_or_else(|_| Err(ending()))
+    }
+}
