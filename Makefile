@@ -19,6 +19,10 @@
 #   make sim      a whole worker in simulated time over a hundred thousand seeds, cancelled at every await point
 #   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
 #   make deploy-check  the chart, Kustomize, alerts, dashboard and unit, checked without a cluster
+#   make status-page   the status page in a real browser, under load; pictures of it in target/status-page
+#   make prometheus    a real Prometheus scrapes respmux, its upstream goes away, and the alert fires
+#   make scrape-cost   what a scrape costs with a thousand clients, and what they notice of it
+#   make metrics-cost  the share of a request's work that its metrics are
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -55,7 +59,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check status-page prometheus scrape-cost metrics-cost
 
 build:
 	$(CARGO) build --release --locked
@@ -73,6 +77,7 @@ demo: build
 test:
 	tests/setup.sh
 	$(CARGO) test --locked
+	tests/status-page/if-there.sh
 
 lint:
 	$(CARGO) fmt --check
@@ -140,6 +145,25 @@ audit:
 
 deploy-check:
 	deploy/check.sh
+
+status-page:
+	tests/setup.sh
+	.ci/need 'chromium|chromium-browser=chromium'
+	$(CARGO) build --locked
+	node tests/status-page/run.mjs --seconds 12 $(STATUS_ARGS)
+
+prometheus:
+	.ci/need redis-server=redis-server python3=python3
+	$(CARGO) build --locked
+	RESPMUX=$(TARGET)/debug/respmux tests/metrics/alert.py
+
+scrape-cost: build
+	.ci/need redis-server=redis-server python3=python3
+	tests/metrics/scrape.py
+
+metrics-cost: build
+	.ci/need redis-server=redis-server redis-benchmark=redis-tools valgrind=valgrind python3=python3
+	tests/metrics/cost.py
 
 static:
 	deploy/static.sh

@@ -11,16 +11,7 @@ trap 'rm -rf "$work"' EXIT
 deploy/validate.sh
 .ci/venv "$target/deploy-venv" -r deploy/requirements.txt -r deploy/check-requirements.txt
 
-promtool=${PROMTOOL:-$(command -v promtool || true)}
-if [ -z "$promtool" ]; then
-    promtool=$target/prometheus/usr/bin/promtool
-    # Unpacked and not installed, so that no service starts.
-    [ -x "$promtool" ] || (
-        cd "$work"
-        apt-get download -q prometheus
-        dpkg -x prometheus_*.deb "$OLDPWD/$target/prometheus"
-    ) >&2
-fi
+promtool=$(deploy/prometheus/programs.sh)/promtool
 
 echo '== the chart'
 "$tools/check-jsonschema" --check-metaschema deploy/helm/respmux/values.schema.json
@@ -60,6 +51,10 @@ while read -r alert; do
         exit 1
     }
 done < <(sed -n 's/^ *- alert: //p' deploy/prometheus/rules.yml)
+
+echo '== a real Prometheus, and an upstream that goes away'
+.ci/need redis-server=redis-server
+RESPMUX=$target/debug/respmux tests/metrics/alert.py
 
 echo '== the schema of the configuration'
 "$target/debug/respmux" config schema >"$work/respmux.schema.json"

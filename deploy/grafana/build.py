@@ -27,6 +27,11 @@ def quantile(share, metric, more=""):
     return f"histogram_quantile({share}, {rate(metric + '_bucket', 'le', more)})"
 
 
+def mean(metric):
+    prompt = 'class!~"blocking|pubsub"'
+    return f"{rate(metric + '_sum', 'job', prompt)} / clamp_min({rate(metric + '_count', 'job', prompt)}, 1e-9)"
+
+
 # A row's title, then its panels: title, unit, kind, width, and (legend, expression) pairs.
 ROWS = [
     (
@@ -138,7 +143,7 @@ ROWS = [
                 "Command, without blocking ones",
                 "s",
                 "timeseries",
-                12,
+                8,
                 [
                     (f"p{100 * share:g}", quantile(share, "respmux_command_duration_seconds", 'class!="blocking"'))
                     for share in (0.5, 0.99, 0.999)
@@ -148,12 +153,25 @@ ROWS = [
                 "p99 by class",
                 "s",
                 "timeseries",
-                12,
+                8,
                 [
                     (
                         "{{class}}",
                         f"histogram_quantile(0.99, {rate('respmux_command_duration_seconds_bucket', 'le, class')})",
                     )
+                ],
+            ),
+            (
+                "Mean: the upstream's part, and what respmux adds",
+                "s",
+                "timeseries",
+                8,
+                [
+                    ("upstream", mean("respmux_upstream_duration_seconds")),
+                    (
+                        "respmux",
+                        f"{mean('respmux_command_duration_seconds')} - {mean('respmux_upstream_duration_seconds')}",
+                    ),
                 ],
             ),
         ],

@@ -1,34 +1,46 @@
-//! The admin port: metrics and health over HTTP.
+//! The admin port: metrics, health and the status page over HTTP.
 //!
-//! Read-only, and served by the main thread: nothing here touches the data path. [`pages`] says
-//! what there is; this file is the I/O with its limits. The port may be open to a whole cluster,
+//! Served by the main thread: nothing here touches the data path. [`pages`] says what there is, [`access`] who may
+//! do more than look; this file is the I/O with its limits. The port may be open to a whole cluster,
 //! so a peer gets little: one request a connection, few headers, little time, and a browser's
 //! script from another site gets nothing at all.
 
+mod access;
+mod html;
 mod pages;
+mod status;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::Request;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::telemetry::{Telemetry, unix_millis};
+use crate::client::{Peers, Wishes};
+use crate::config::Config;
+use crate::telemetry::{Telemetry, lately, unix_millis};
 
-/// What the admin port shows.
-pub struct AdminState {
+/// What the admin port shows, and whom it asks.
+pub(crate) struct AdminState {
     /// Counters, facts and heartbeats.
     pub telemetry: Arc<Telemetry>,
+    /// Gives the configuration in effect.
+    pub config: Box<dyn Fn() -> Arc<Config>>,
+    /// The workers, for what only they know.
+    pub peers: Peers,
+    /// The main thread, for what somebody wants changed.
+    pub wishes: Wishes,
 }
 
 /// How much a peer of the admin port may take.
@@ -60,14 +72,28 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// 250 ms longer.
 ///
 /// Connections are local tasks: call it within a `LocalSet` or `LocalRuntime`.
-pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
-    serve_within(LIMITS, listener, state, shutdown).await;
+pub(crate) async fn serve(listener: TcpListener, state: Rc<AdminState>, shutdown: impl Future<Output = ()>) {
+    let sampled = Arc::clone(&state.telemetry);
+    tokio::select! {
+        () = serve_within(LIMITS, listener, state, shutdown) => {}
+        () = sample(&sampled) => {}
+    }
+}
+
+/// A sample a second, for rates and the graph.
+async fn sample(telemetry: &Telemetry) {
+    let mut timer = interval(lately::STEP);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        telemetry.beat();
+    }
 }
 
 async fn serve_within(
     limits: Limits,
     listener: TcpListener,
-    state: Arc<AdminState>,
+    state: Rc<AdminState>,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut shutdown = pin!(shutdown);
@@ -78,8 +104,8 @@ async fn serve_within(
         tokio::select! {
             () = &mut shutdown => break,
             accepted = listener.accept(), if room => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn_local(answer(limits, stream, Arc::clone(&state)));
+                Ok((stream, peer)) => {
+                    connections.spawn_local(answer(limits, stream, peer.ip(), Rc::clone(&state)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "admin port: accept failed");
@@ -96,10 +122,13 @@ async fn serve_within(
 }
 
 /// One connection: one request, one response.
-async fn answer(limits: Limits, stream: TcpStream, state: Arc<AdminState>) {
+async fn answer(limits: Limits, stream: TcpStream, peer: IpAddr, state: Rc<AdminState>) {
     let respond = service_fn(|request: Request<Incoming>| {
-        let response = respond(&request, &state.telemetry);
-        async move { Ok::<_, Infallible>(response) }
+        let state = Rc::clone(&state);
+        async move {
+            let (head, _) = request.into_parts();
+            Ok::<_, Infallible>(pages::respond(&head, peer, &state, unix_millis()).await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -114,11 +143,6 @@ async fn answer(limits: Limits, stream: TcpStream, state: Arc<AdminState>) {
         Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
         Err(_) => tracing::debug!("admin connection took too long"),
     }
-}
-
-fn respond(request: &Request<Incoming>, telemetry: &Telemetry) -> Response<Full<Bytes>> {
-    let cross_site = request.headers().contains_key(hyper::header::ORIGIN);
-    pages::page(request.method(), request.uri().path(), cross_site, telemetry, unix_millis())
 }
 
 #[cfg(test)]

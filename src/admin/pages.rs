@@ -1,89 +1,276 @@
-//! What the admin port answers: a function of the request, the telemetry and the time.
+//! What the admin port answers: a function of the request, what the process knows of itself, and the time.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, ORIGIN, REFERRER_POLICY, VARY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
+use super::access::{self, Denial};
+use super::{AdminState, html, status};
+use crate::client::{Line, Transport, Wish};
 use crate::telemetry::Telemetry;
 
 /// A worker that was silent for longer is stuck.
 const SILENCE: Duration = Duration::from_secs(10);
 
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
+/// How long workers may take to tell about themselves; a stuck one must not take the page with it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A page: its path, what it is, and how it is made at a unix time in milliseconds.
+/// Who guesses tokens waits.
+const WRONG_TOKEN: Duration = Duration::from_millis(250);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4";
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// A page: its path, who may have it, what it is.
 struct Page {
     path: &'static str,
     about: &'static str,
-    make: fn(&Telemetry, u64) -> (StatusCode, String),
+    rule: Rule,
+    what: What,
+}
+
+/// Who may ask for a page, and how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    /// Whoever reaches the port may look.
+    Look,
+    /// It shows clients or the configuration: see [`access`].
+    Know,
+    /// It changes something: a POST, and see [`access`].
+    Change,
+}
+
+enum What {
+    Home,
+    Metrics,
+    Live,
+    Ready,
+    Started,
+    Status,
+    Certificates,
+    Config,
+    Clients,
+    Wish(Wish),
+}
+
+const fn page(path: &'static str, rule: Rule, what: What, about: &'static str) -> Page {
+    Page { path, about, rule, what }
 }
 
 /// Every page.
 static PAGES: &[Page] = &[
-    Page { path: "/", about: "this list", make: |_, _| (StatusCode::OK, index()) },
-    Page {
-        path: "/metrics",
-        about: "metrics for Prometheus",
-        make: |telemetry, _| (StatusCode::OK, telemetry.render()),
-    },
-    Page { path: "/livez", about: "200 while every worker shows signs of life", make: |t, now| verdict(alive(t, now)) },
-    Page { path: "/readyz", about: "200 while new clients are welcome", make: |t, _| verdict(ready(t)) },
-    Page { path: "/startupz", about: "200 once the listeners are bound", make: |t, _| verdict(started(t)) },
+    page("/", Rule::Look, What::Home, "the status page; this list for who takes no HTML"),
+    page("/metrics", Rule::Look, What::Metrics, "metrics for Prometheus"),
+    page("/livez", Rule::Look, What::Live, "200 while every worker shows signs of life"),
+    page("/readyz", Rule::Look, What::Ready, "200 while new clients are welcome"),
+    page("/startupz", Rule::Look, What::Started, "200 once the listeners are bound"),
+    page("/healthz", Rule::Look, What::Live, "the same as /livez"),
+    page("/status.json", Rule::Look, What::Status, "what the status page shows"),
+    page("/certs", Rule::Look, What::Certificates, "when the certificates in use expire"),
+    page("/config", Rule::Know, What::Config, "the settings in effect and where they were given, without secrets"),
+    page("/clients.json", Rule::Know, What::Clients, "who is connected"),
+    page("/drain", Rule::Change, What::Wish(Wish::Drain), "POST: as SIGTERM, let clients finish and end"),
 ];
 
-/// The response to a request. `cross_site`: it has an `Origin` header, so a script of some web
-/// page made it, and no page of ours does.
-pub(super) fn page(
-    method: &Method,
-    path: &str,
-    cross_site: bool,
-    telemetry: &Telemetry,
-    now: u64,
-) -> Response<Full<Bytes>> {
-    if cross_site {
-        return text(StatusCode::FORBIDDEN, "requests with an Origin header are refused\n");
+/// What is sent, without the headers that every response has.
+struct Reply {
+    status: StatusCode,
+    kind: &'static str,
+    body: String,
+}
+
+impl Reply {
+    fn new(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Self {
+        Self { status, kind, body: body.into() }
     }
-    let Some(page) = PAGES.iter().find(|page| page.path == path) else {
-        return text(StatusCode::NOT_FOUND, "no such page; / lists them\n");
+
+    fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self::new(status, TEXT, body)
+    }
+
+    fn json(value: &Value) -> Self {
+        Self::new(StatusCode::OK, JSON, format!("{value}\n"))
+    }
+}
+
+/// The response to a request from `peer` at `now`, unix time in milliseconds.
+pub(super) async fn respond(head: &Parts, peer: IpAddr, state: &AdminState, now: u64) -> Response<Full<Bytes>> {
+    if head.headers.contains_key(ORIGIN) {
+        // A script of some web page made it, and no page of ours does.
+        let reply = Reply::text(StatusCode::FORBIDDEN, "requests with an Origin header are refused\n");
+        return finished(reply);
+    }
+    let Some(page) = PAGES.iter().find(|page| page.path == head.uri.path()) else {
+        return finished(Reply::text(StatusCode::NOT_FOUND, "no such page; / lists them\n"));
     };
-    // hyper leaves out the body of a response to HEAD and keeps its length.
-    if method != Method::GET && method != Method::HEAD {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
+    if let Some(allowed) = wrong_method(page.rule, &head.method) {
+        let reply = Reply::text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed}\n"));
+        return with(finished(reply), ALLOW, allowed);
     }
-    let (status, body) = (page.make)(telemetry, now);
-    let mut response = text(status, body);
-    if page.path == "/metrics" {
-        response.headers_mut().insert(CONTENT_TYPE, METRICS);
+    if page.rule != Rule::Look
+        && let Err(denial) = access::check(&head.headers, peer, (state.config)().admin_token.as_ref())
+    {
+        return denied(page, peer, denial).await;
+    }
+    if page.rule == Rule::Change {
+        tracing::info!(%peer, path = page.path, "asked over HTTP");
+    }
+    let reply = page.what.answer(head, state, now).await;
+    let is_html = reply.kind == HTML;
+    let response = finished(reply);
+    match (&page.what, is_html) {
+        (What::Home, true) => with(with(response, CONTENT_SECURITY_POLICY, &html::POLICY), VARY, "accept"),
+        (What::Home, false) => with(response, VARY, "accept"),
+        _ => response,
+    }
+}
+
+fn wrong_method(rule: Rule, method: &Method) -> Option<&'static str> {
+    match rule {
+        Rule::Change => (method != Method::POST).then_some("POST"),
+        // hyper leaves out the body of a response to HEAD and keeps its length.
+        Rule::Look | Rule::Know => (method != Method::GET && method != Method::HEAD).then_some("GET, HEAD"),
+    }
+}
+
+async fn denied(page: &Page, peer: IpAddr, denial: Denial) -> Response<Full<Bytes>> {
+    let status = match denial {
+        Denial::Remote | Denial::StrangeHost => StatusCode::FORBIDDEN,
+        Denial::NoToken | Denial::WrongToken => StatusCode::UNAUTHORIZED,
+        Denial::NoSecret => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    if denial == Denial::WrongToken {
+        tracing::warn!(%peer, path = page.path, "wrong token at the admin port");
+        sleep(WRONG_TOKEN).await;
+    }
+    let response = finished(Reply::text(status, denial.text()));
+    if status == StatusCode::UNAUTHORIZED { with(response, WWW_AUTHENTICATE, "Bearer") } else { response }
+}
+
+/// A response with the headers that all have: it is not kept, not guessed at, not framed, and loads nothing.
+fn finished(reply: Reply) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(reply.body.into()));
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (CONTENT_TYPE, reply.kind),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    response
+}
+
+fn with(
+    mut response: Response<Full<Bytes>>,
+    name: hyper::header::HeaderName,
+    value: &str,
+) -> Response<Full<Bytes>> {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
     }
     response
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, TEXT);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+impl What {
+    async fn answer(&self, head: &Parts, state: &AdminState, now: u64) -> Reply {
+        let telemetry = &state.telemetry;
+        match self {
+            Self::Home if takes_html(head) => {
+                Reply::new(StatusCode::OK, HTML, html::page(&current(state, now).await))
+            }
+            Self::Home => Reply::text(StatusCode::OK, index()),
+            Self::Metrics => Reply::new(StatusCode::OK, METRICS, telemetry.render()),
+            Self::Live => verdict(alive(telemetry, now)),
+            Self::Ready => verdict(ready(telemetry)),
+            Self::Started => verdict(started(telemetry)),
+            Self::Status => Reply::json(&current(state, now).await),
+            Self::Certificates => Reply::json(&status::certificates(telemetry)),
+            Self::Config => Reply::json(&settings(state)),
+            Self::Clients => match timeout(PATIENCE, state.peers.lines()).await {
+                Ok(lines) => Reply::json(&lines.iter().map(client).collect()),
+                Err(_) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
+            },
+            Self::Wish(wish) => match state.wishes.ask(wish.clone()).await {
+                Ok(lines) => Reply::text(StatusCode::OK, lines.join("\n") + "\n"),
+                Err(reason) => Reply::text(StatusCode::CONFLICT, reason + "\n"),
+            },
+        }
+    }
+}
+
+/// What the process is doing. Workers that do not answer in time are left out of what only they know.
+async fn current(state: &AdminState, now: u64) -> Value {
+    let reports = timeout(PATIENCE, state.peers.reports()).await.unwrap_or_default();
+    status::status(&state.telemetry, &(state.config)(), &reports, now)
+}
+
+/// Browsers say so; curl and wget take anything.
+fn takes_html(head: &Parts) -> bool {
+    head.headers.get(ACCEPT).is_some_and(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html")))
 }
 
 fn index() -> String {
     let mut list = concat!("respmux ", env!("CARGO_PKG_VERSION"), "\n\n").to_owned();
     for page in PAGES {
-        list += &format!("{:<10} {}\n", page.path, page.about);
+        list += &format!("{:<14} {}\n", page.path, page.about);
     }
     list
 }
 
-fn verdict(verdict: Result<(), String>) -> (StatusCode, String) {
+fn settings(state: &AdminState) -> Value {
+    let one = |setting: &crate::config::ShownSetting| {
+        let value = (!setting.value.is_empty()).then_some(&setting.value);
+        (setting.key.to_owned(), json!({ "value": value, "origin": setting.origin }))
+    };
+    json!({
+        "sha256": state.telemetry.facts.config_sha256(),
+        "settings": (state.config)().shown.iter().map(one).collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn client(line: &Line) -> Value {
+    let via = match line.transport {
+        Transport::Tcp => json!("tcp"),
+        Transport::Tls => json!("tls"),
+        Transport::Unix { uid, pid } => json!({ "uid": uid, "pid": pid }),
+    };
+    json!({
+        "id": line.id,
+        "addr": line.addr,
+        "via": via,
+        "name": String::from_utf8_lossy(&line.name),
+        "user": String::from_utf8_lossy(&line.user),
+        "lib": String::from_utf8_lossy(&line.lib_name),
+        "age": line.age,
+        "idle": line.idle,
+        "db": line.db,
+        "resp": line.resp,
+        "flags": line.flags(),
+    })
+}
+
+fn verdict(verdict: Result<(), String>) -> Reply {
     match verdict {
-        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
+        Ok(()) => Reply::text(StatusCode::OK, "ok\n"),
+        Err(reason) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
     }
 }
 

@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use http_body_util::BodyExt;
+use hyper::http::request::Parts;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::*;
+use crate::client::{Asked, Wish};
+use crate::config::{Secret, SecretSource};
 use crate::telemetry::ProcessFacts;
 
 /// Far more than anything here takes.
@@ -18,22 +22,38 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Admin {
     address: SocketAddr,
     telemetry: Arc<Telemetry>,
+    wishes: mpsc::Receiver<Asked>,
     shutdown: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
+/// A state with `workers` workers whose facts are `facts`; nobody answers questions.
+fn state(workers: usize, token: Option<&str>) -> (Rc<AdminState>, mpsc::Receiver<Asked>) {
+    let facts = Arc::new(ProcessFacts::new("redis://u:hunter2@db:6379", "c0ffee"));
+    let telemetry = Arc::new(Telemetry::new(workers, &["GET".to_owned()], facts));
+    let mut config = Config::from_toml("[upstream]\nurl = 'redis://u:hunter2@db:6379'").unwrap();
+    config.admin_token = token.map(|token| SecretSource::Inline(Secret::new(token.as_bytes())));
+    let (ways, wishes) = Wishes::new();
+    let peers = Peers::new(Vec::new(), ways.clone());
+    let config = Arc::new(config);
+    (Rc::new(AdminState { telemetry, config: Box::new(move || Arc::clone(&config)), peers, wishes: ways }), wishes)
+}
+
 impl Admin {
     async fn within(limits: Limits) -> Self {
-        let facts = Arc::new(ProcessFacts::new("db:6379", "c0ffee"));
-        let telemetry = Arc::new(Telemetry::new(2, &["GET".to_owned()], facts));
+        Self::with_token(limits, None).await
+    }
+
+    async fn with_token(limits: Limits, token: Option<&str>) -> Self {
+        let (state, wishes) = state(2, token);
+        let telemetry = Arc::clone(&state.telemetry);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(AdminState { telemetry: Arc::clone(&telemetry) });
         let (shutdown, told) = oneshot::channel();
         let server = tokio::task::spawn_local(serve_within(limits, listener, state, async {
             told.await.unwrap();
         }));
-        Self { address, telemetry, shutdown, server }
+        Self { address, telemetry, wishes, shutdown, server }
     }
 
     /// Everything the server sends, to the end of the connection, after `request`.
@@ -49,7 +69,13 @@ impl Admin {
     }
 
     async fn get(&self, path: &str) -> String {
-        self.says(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await
+        self.says(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let response = self.get(path).await;
+        assert!(response.contains("\r\ncontent-type: application/json\r\n"), "{response}");
+        serde_json::from_str(body(&response)).unwrap()
     }
 }
 
@@ -72,6 +98,22 @@ fn body(response: &str) -> &str {
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(LocalSet::new().run_until(test));
+}
+
+fn request(path: &str, headers: &[(&str, &str)]) -> Parts {
+    let request = headers.iter().fold(Request::builder().uri(path), |all, (name, value)| all.header(*name, *value));
+    request.body(()).unwrap().into_parts().0
+}
+
+/// Status and body of the answer to `peer` at `now`.
+fn ask_at(now: u64, head: &Parts, peer: &str, state: &AdminState) -> (u16, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let response = pages::respond(head, peer.parse().unwrap(), state, now).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    })
 }
 
 #[test]
@@ -97,8 +139,10 @@ fn the_index_lists_pages_that_exist() {
             .lines()
             .filter_map(|line| line.split_whitespace().next().filter(|word| word.starts_with('/')))
             .collect();
-        assert_eq!(paths, ["/", "/metrics", "/livez", "/readyz", "/startupz"]);
-        for path in paths {
+        let wanted = ["/", "/metrics", "/livez", "/readyz", "/startupz", "/healthz", "/status.json", "/certs"];
+        assert_eq!(paths[..wanted.len()], wanted);
+        assert_eq!(paths[wanted.len()..], ["/config", "/clients.json", "/drain"]);
+        for path in paths.into_iter().filter(|path| *path != "/drain") {
             assert_eq!(status(&admin.get(path).await), "HTTP/1.1 200 OK", "{path}");
         }
     });
@@ -131,10 +175,10 @@ fn readiness_follows_listeners_and_drain_but_not_the_upstream() {
 
 #[test]
 fn a_silent_worker_is_not_alive() {
-    let facts = Arc::new(ProcessFacts::new("db:6379", ""));
-    let telemetry = Telemetry::new(2, &[], facts);
+    let (state, _wishes) = state(2, None);
+    let telemetry = &state.telemetry;
     let start = telemetry.facts.started_unix_millis();
-    let livez = |now| pages::page(&hyper::Method::GET, "/livez", false, &telemetry, now).status();
+    let livez = |now| ask_at(now, &request("/livez", &[]), "127.0.0.1", &state).0;
     assert_eq!(livez(start), 200);
     assert_eq!(livez(start + 10_000), 200, "both have time to start");
     telemetry.shards[0].beat(start + 9_000);
@@ -147,15 +191,118 @@ fn a_silent_worker_is_not_alive() {
 
 #[test]
 fn the_silent_worker_is_named() {
+    let (state, _wishes) = state(3, None);
+    let start = state.telemetry.facts.started_unix_millis();
+    state.telemetry.shards[0].beat(start + 12_000);
+    state.telemetry.shards[2].beat(start + 12_000);
+    let (_, body) = ask_at(start + 12_500, &request("/livez", &[]), "127.0.0.1", &state);
+    assert_eq!(body, "worker 1 is silent for 12.5 s\n");
+}
+
+#[test]
+fn the_status_has_what_is_known_and_no_secret() {
     run(async {
-        let facts = Arc::new(ProcessFacts::new("db:6379", ""));
-        let telemetry = Telemetry::new(3, &[], facts);
-        let start = telemetry.facts.started_unix_millis();
-        telemetry.shards[0].beat(start + 12_000);
-        telemetry.shards[2].beat(start + 12_000);
-        let response = pages::page(&hyper::Method::GET, "/livez", false, &telemetry, start + 12_500);
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(body, "worker 1 is silent for 12.5 s\n");
+        let admin = Admin::within(LIMITS).await;
+        let facts = &admin.telemetry.facts;
+        facts.set_listening();
+        facts.set_upstream_max(64, &[(crate::telemetry::UpstreamKind::Lane, 40)]);
+        for _ in 0..3 {
+            admin.telemetry.shards[0].client_began();
+        }
+        admin.telemetry.acceptor.client_rejected[crate::telemetry::RejectReason::Limit].add(5);
+        admin.telemetry.beat();
+        let status = admin.json("/status.json").await;
+        for (path, value) in [
+            ("/format", Value::from(1)),
+            ("/state", "serving".into()),
+            ("/clients/now", 3.into()),
+            ("/clients/idle", 3.into()),
+            ("/clients/refused", 5.into()),
+            ("/upstream/max", 64.into()),
+            ("/upstream/endpoint", "redis://db:6379".into()),
+            ("/upstream/up", false.into()),
+            ("/upstream/kinds/0/max", 40.into()),
+            ("/latency/p99", Value::Null),
+            ("/config/sha256", "c0ffee".into()),
+            ("/trouble/0/count", 5.into()),
+            ("/workers/1/clients", 0.into()),
+        ] {
+            assert_eq!(status.pointer(path), Some(&value), "{path} in {status:#}");
+        }
+        assert!(status["events"].as_array().unwrap().len() >= 2, "{status:#}");
+        let settings = admin.json("/config").await;
+        let url = &settings["settings"]["upstream.url"];
+        assert!(url["value"].as_str().unwrap().contains("db:6379"), "{url}");
+        assert_eq!(settings["settings"]["pool.wait_timeout"], serde_json::json!({ "value": "5s", "origin": "default" }));
+        for page in ["/", "/status.json", "/config", "/certs", "/metrics"] {
+            assert!(!admin.get(page).await.contains("hunter2"), "{page}");
+        }
+    });
+}
+
+#[test]
+fn the_page_is_for_browsers() {
+    run(async {
+        let admin = Admin::within(LIMITS).await;
+        let html = admin.says("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html,*/*\r\n\r\n").await;
+        assert!(html.contains("\r\ncontent-type: text/html; charset=utf-8\r\n"), "{html}");
+        let policy = html.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
+        assert!(policy.starts_with("content-security-policy: default-src 'none'; style-src 'sha256-"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert!(body(&html).starts_with("<!doctype html>"));
+        let list = admin.says("GET / HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n").await;
+        assert!(list.contains("\r\ncontent-type: text/plain"), "{list}");
+        for response in [html, list, admin.get("/nothing").await, admin.get("/status.json").await] {
+            for header in ["x-content-type-options: nosniff", "x-frame-options: DENY", "cache-control: no-store"] {
+                assert!(response.contains(&format!("\r\n{header}\r\n")), "{header} in {response}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_not_for_everybody_wants_this_machine_or_the_token() {
+    let (open, _wishes) = state(1, None);
+    let (locked, _wishes) = state(1, Some("s3cret"));
+    let now = open.telemetry.facts.started_unix_millis();
+    let from_here = [("host", "localhost:9380")];
+    for path in ["/config", "/clients.json"] {
+        let ask = |headers: &[(&str, &str)], peer, state: &AdminState| ask_at(now, &request(path, headers), peer, state).0;
+        assert_eq!(ask(&from_here, "127.0.0.1", &open), 200, "{path}");
+        assert_eq!(ask(&from_here, "10.0.0.7", &open), 403, "{path}");
+        assert_eq!(ask(&from_here, "10.0.0.7", &locked), 401, "{path}");
+        assert_eq!(ask(&[("authorization", "Bearer guess")], "10.0.0.7", &locked), 401, "{path}");
+        assert_eq!(ask(&[("authorization", "Bearer s3cret")], "10.0.0.7", &locked), 200, "{path}");
+        assert_eq!(ask(&[("host", "rebound.example")], "127.0.0.1", &open), 403, "{path}");
+    }
+    for path in ["/", "/metrics", "/status.json", "/livez", "/certs"] {
+        assert_ne!(ask_at(now, &request(path, &[]), "10.0.0.7", &locked).0, 401, "{path} is for everybody");
+    }
+}
+
+#[test]
+fn a_drain_is_asked_for_by_post_and_passed_on() {
+    run(async {
+        let mut admin = Admin::within(LIMITS).await;
+        let response = admin.get("/drain").await;
+        assert_eq!(status(&response), "HTTP/1.1 405 Method Not Allowed");
+        assert!(response.contains("\r\nallow: POST\r\n"), "{response}");
+        let post = "POST /drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+        let evil = post.replacen("Host", "Origin: http://localhost\r\nHost", 1);
+        assert_eq!(status(&admin.says(&evil).await), "HTTP/1.1 403 Forbidden");
+        assert_eq!(status(&admin.says(&post.replace("localhost", "evil.example")).await), "HTTP/1.1 403 Forbidden");
+        assert!(admin.wishes.try_recv().is_err(), "nothing was passed on yet");
+        for (answer, wanted, text) in [
+            (Ok(vec!["draining".to_owned()]), "HTTP/1.1 200 OK", "draining\n"),
+            (Err("no".to_owned()), "HTTP/1.1 409 Conflict", "no\n"),
+        ] {
+            let mut stream = admin.sent(post).await;
+            let asked = timeout(PATIENCE, admin.wishes.recv()).await.unwrap().unwrap();
+            assert_eq!(asked.wish, Wish::Drain);
+            asked.answer(answer);
+            let response = rest(&mut stream).await;
+            assert_eq!((status(&response), body(&response)), (wanted, text));
+        }
     });
 }
 

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use connection::Client;
-pub(crate) use directory::Transport;
+pub(crate) use directory::{Line, Transport};
 pub(crate) use peers::answer;
 pub(crate) use peers::{MAX_QUESTIONS, Peers, Question};
 pub(crate) use wish::{Asked, Wish, Wishes};

@@ -62,14 +62,14 @@ impl Peers {
     }
 
     /// Every client of the process, by id.
-    pub(super) async fn lines(&self) -> Vec<Line> {
+    pub(crate) async fn lines(&self) -> Vec<Line> {
         let mut lines: Vec<Line> = self.ask(Question::List).await.into_iter().flatten().collect();
         lines.sort_by_key(|line| line.id);
         lines
     }
 
     /// The upstream side of every worker, in their order.
-    pub(super) async fn reports(&self) -> Vec<Report> {
+    pub(crate) async fn reports(&self) -> Vec<Report> {
         self.ask(Question::Report).await
     }
 

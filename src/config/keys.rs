@@ -34,9 +34,23 @@ const FIRST: &[Key] = &[
         "admin",
         "127.0.0.1:9380",
         Kind::AddressOrOff,
-        "Where HTTP for /metrics, /livez, /readyz and /startupz is served; \"off\" for nowhere.",
+        "Where HTTP is served: a status page on /, /metrics, /status.json, /livez, /readyz and /startupz; \"off\" for \
+         nowhere.",
     )
     .flag("admin", "ADDR"),
+    optional(
+        "admin_token",
+        "\"secret\"",
+        Kind::Secret,
+        "Who sends it as `Authorization: Bearer` may also POST /drain and the like, and read /config and /clients.json, \
+         from other machines. From this machine that needs no token. Prefer admin_token_file.",
+    ),
+    optional(
+        "admin_token_file",
+        "\"/run/secrets/respmux-admin-token\"",
+        Kind::Path,
+        "File with that token, read at each request. One line end after it is dropped.",
+    ),
     key(
         "embedded",
         "false",

@@ -10,6 +10,7 @@ mod address;
 mod auth;
 mod budget;
 mod file;
+mod insight;
 mod key;
 mod keys;
 mod keys_client;
@@ -33,6 +34,7 @@ use std::time::Duration;
 pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
+pub use insight::{ShownSetting, ShownSettings};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
 pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
@@ -62,6 +64,8 @@ pub struct Config {
     pub workers: usize,
     /// Where the admin HTTP listens; `None` is nowhere.
     pub admin: Option<SocketAddr>,
+    /// Who shows it may change something over the admin HTTP from other machines; read at each request.
+    pub admin_token: Option<SecretSource>,
     /// Start a private server and use it: `upstream.endpoint` is then empty until its address is
     /// known, and there is no user or password.
     pub embedded: bool,
@@ -97,6 +101,8 @@ pub struct Config {
     pub allow_remote_passwordless: bool,
     /// How far replies are checked.
     pub integrity: Integrity,
+    /// The settings behind all this, for people.
+    pub shown: ShownSettings,
 }
 
 /// The upstream, and what holds for every connection to it.

@@ -76,6 +76,7 @@ fn the_defaults_are_those_of_the_design() {
         listen: vec![Listen::Tcp("127.0.0.1:6380".parse().unwrap())],
         workers: 4,
         admin: Some("127.0.0.1:9380".parse().unwrap()),
+        admin_token: None,
         embedded: false,
         instance: 42,
         upstream: Upstream {
@@ -135,6 +136,7 @@ fn the_defaults_are_those_of_the_design() {
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
         integrity: Integrity::Normal,
+        shown: ShownSettings::default(),
     };
     assert_eq!(config, expected);
 }
@@ -171,7 +173,7 @@ fn every_key_reaches_the_configuration() {
             "listen" => "unix:/s".to_owned(),
             "upstream.url" => "redis://h/1".to_owned(),
             "upstream.db" => "5".to_owned(),
-            "upstream.password" | "upstream.password_file" => "p".to_owned(),
+            "upstream.password" | "upstream.password_file" | "admin_token" | "admin_token_file" => "p".to_owned(),
             // Needs a password to be valid: see the test on credentials.
             "upstream.username" => continue,
             // Valid in company only: see the test on TLS.
@@ -352,8 +354,19 @@ fn advice_is_given_where_it_is_due() {
 }
 
 #[test]
+fn the_token_of_the_admin_port_is_given_once() {
+    let inline = |text: &str| Some(SecretSource::Inline(Secret::new(text.as_bytes())));
+    let (config, _) = good("admin_token = 'secret'");
+    assert_eq!(config.admin_token, inline("secret"));
+    let (config, _) = good("admin_token_file = '/t'");
+    assert_eq!(config.admin_token, Some(SecretSource::File("/t".into())));
+    let twice = bad("admin_token = 'secret'\nadmin_token_file = '/t'");
+    assert_eq!(twice, ["f:2:20: admin_token_file: the token is also in admin_token (f:1:15); keep one"]);
+}
+
+#[test]
 fn no_debug_output_holds_a_secret() {
-    let file = "[upstream]\nurl = 'redis://u:hunter2@h'";
+    let file = "admin_token = 'hunter2'\n[upstream]\nurl = 'redis://u:hunter2@h'";
     let layer = file::read("f", file);
     let settings = Settings::merge(vec![layer]).unwrap();
     let (config, _) = validate(&settings, HOST).unwrap();

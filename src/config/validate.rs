@@ -9,7 +9,7 @@ use super::secret::SecretSource;
 use super::settings::{Origin, Problem, Problems, Settings};
 use super::value::Setting;
 use super::values::Values;
-use super::{Config, OnLoss, Tls, Unix, Upstream, UpstreamTls, tls};
+use super::{Config, OnLoss, ShownSettings, Tls, Unix, Upstream, UpstreamTls, print, tls};
 
 /// `workers = "auto"` takes no more cores than this: beyond it Redis' one thread is the limit.
 const AUTO_WORKERS: usize = 4;
@@ -44,13 +44,14 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     let mut check = Check { values: &values, problems: Vec::new(), warnings: Vec::new() };
     let embedded = check.embedded();
     let workers = check.workers(host.parallelism);
-    let config = Config {
+    let mut config = Config {
         listen: values.listen(),
         workers,
         admin: match &values.entry("admin").setting {
             Setting::Address(address) => Some(*address),
             _ => None,
         },
+        admin_token: check.admin_token(),
         embedded,
         instance: match values.maybe_count("instance") {
             Some(number) => number as u64,
@@ -71,7 +72,9 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
         integrity: values.integrity(),
+        shown: ShownSettings::default(),
     };
+    config.shown = print::shown(settings, &config);
     check.relations(&config);
     check.remote_passwordless(&config);
     for (path, reason) in tls::problems(&config) {
@@ -221,6 +224,15 @@ impl Check<'_> {
         }
         let sources = [("upstream.url", url), ("upstream.password", key), ("upstream.password_file", file)];
         self.one_of("password", sources)
+    }
+
+    fn admin_token(&mut self) -> Option<SecretSource> {
+        let key = match &self.values.entry("admin_token").setting {
+            Setting::Secret(secret) => Some(SecretSource::Inline(secret.clone())),
+            _ => None,
+        };
+        let file = self.values.path("admin_token_file").map(SecretSource::File);
+        self.one_of("token", [("admin_token", key), ("admin_token_file", file)])
     }
 
     /// What several keys can give: the one of the latest layer, and a problem if two are in it.

@@ -7,6 +7,7 @@ pub mod embedded;
 mod sources;
 mod start;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +69,13 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
     spawn_local(certificates.watch());
     let (stop, stopped) = watch::channel(false);
     if let Some(listener) = admin {
-        let state = Arc::new(AdminState { telemetry: Arc::clone(&workers.telemetry) });
+        let config = Arc::clone(config);
+        let state = Rc::new(AdminState {
+            telemetry: Arc::clone(&workers.telemetry),
+            config: Box::new(move || Arc::clone(&config)),
+            peers: workers.peers.clone(),
+            wishes: ways.clone(),
+        });
         spawn_local(admin::serve(listener, state, until(stopped.clone())));
     }
     facts.set_listening();
@@ -94,7 +101,7 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
 
 /// Grants what the main thread is asked for, until that is a drain.
 async fn asked_to_drain(wishes: &mut mpsc::Receiver<Asked>) {
-    while let Some(asked) = wishes.recv().await {
+    if let Some(asked) = wishes.recv().await {
         match asked.wish {
             Wish::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
         }

@@ -19,6 +19,8 @@ use crate::worker::{self, Blueprint, MAX_ORDERS, Order};
 /// The running workers.
 pub(super) struct Workers {
     pub telemetry: Arc<Telemetry>,
+    /// The way to ask them.
+    pub peers: Peers,
     seats: Vec<Seat>,
 }
 
@@ -82,7 +84,7 @@ impl Workers {
                 .context("cannot start a worker thread")?;
             seats.push(Seat { orders: sender, load, ended: Some(ended), _thread: thread });
         }
-        Ok(Self { telemetry, seats })
+        Ok(Self { telemetry, peers, seats })
     }
 
     /// Clients of all workers, those on their way included.
@@ -132,8 +134,9 @@ pub(super) fn facts(config: &Config) -> ProcessFacts {
         Endpoint::Tcp { host, port } => format!("{host}:{port}"),
         Endpoint::Unix(path) => format!("unix:{}", path.display()),
     };
-    let facts =
-        ProcessFacts::new(&endpoint, config.fingerprint()).with_memory(config.memory_limit as u64, config.workers);
+    let facts = ProcessFacts::new(&endpoint, config.fingerprint())
+        .with_memory(config.memory_limit as u64, config.workers)
+        .with_log_counts(crate::telemetry::log::counts());
     facts.set_client_max(config.client.max_connections as u64);
     let shares = config.division();
     let sum = |pick: fn(&crate::config::WorkerShare) -> usize| shares.shares().iter().map(pick).sum::<usize>() as u64;
@@ -199,7 +202,7 @@ pub(super) fn announce(config: &Config, addresses: &[String]) {
         text.push_str(&format!("listening on {address}    try: {hint}\n"));
     }
     if let Some(admin) = config.admin {
-        text.push_str(&format!("metrics and health on http://{admin}/metrics /readyz /livez /startupz\n"));
+        text.push_str(&format!("status page on http://{admin}/    metrics and health on /metrics /readyz /livez /startupz\n"));
     }
     let _ = std::io::stdout().write_all(text.as_bytes());
     tracing::info!(listen = ?addresses, workers = config.workers, cap = config.upstream.max_connections, memory = config.memory_limit, "ready");

@@ -98,6 +98,11 @@ impl<E: Label, T> Each<E, T> {
         Self(E::fill(make))
     }
 
+    /// All cells, in the order of [`Label::ALL`].
+    pub fn as_slice(&self) -> &[T] {
+        self.0.as_ref()
+    }
+
     /// The cell of the `index`th label value, in the order of [`Label::ALL`].
     ///
     /// # Panics

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cells::Each;
+use super::log_count::LogCounts;
 use super::memory::Total;
 use super::reasons::{LogLevel, ReloadResult, TlsSide, UpstreamKind};
 
@@ -25,7 +26,7 @@ pub struct ProcessFacts {
     client_max: AtomicU64,
     upstream_max: AtomicU64,
     upstream_max_by_kind: Each<UpstreamKind, AtomicU64>,
-    log_messages: Each<LogLevel, AtomicU64>,
+    log_counts: LogCounts,
     memory: Total,
     certificate_expiry: Each<TlsSide, AtomicI64>,
     reloads: Each<TlsSide, Each<ReloadResult, AtomicU64>>,
@@ -49,7 +50,7 @@ impl ProcessFacts {
             client_max: AtomicU64::new(0),
             upstream_max: AtomicU64::new(0),
             upstream_max_by_kind: Each::default(),
-            log_messages: Each::default(),
+            log_counts: LogCounts::default(),
             memory: Total::new(u64::MAX, 1),
             certificate_expiry: Each::default(),
             reloads: Each::default(),
@@ -60,6 +61,13 @@ impl ProcessFacts {
     #[must_use]
     pub fn with_memory(mut self, limit: u64, workers: usize) -> Self {
         self.memory = Total::new(limit, workers);
+        self
+    }
+
+    /// With log events that are counted here.
+    #[must_use]
+    pub fn with_log_counts(mut self, counts: LogCounts) -> Self {
+        self.log_counts = counts;
         self
     }
 
@@ -139,7 +147,8 @@ impl ProcessFacts {
         self.client_max.store(clients, Relaxed);
     }
 
-    pub(super) fn client_max(&self) -> u64 {
+    /// The client limit of the whole process.
+    pub fn client_max(&self) -> u64 {
         self.client_max.load(Relaxed)
     }
 
@@ -152,11 +161,13 @@ impl ProcessFacts {
         }
     }
 
-    pub(super) fn upstream_max(&self) -> u64 {
+    /// The budget of upstream connections of the whole process.
+    pub fn upstream_max(&self) -> u64 {
         self.upstream_max.load(Relaxed)
     }
 
-    pub(super) fn upstream_max_of(&self, kind: usize) -> u64 {
+    /// The part of one kind, by its place in [`UpstreamKind::ALL`].
+    pub fn upstream_max_of(&self, kind: usize) -> u64 {
         self.upstream_max_by_kind.at(kind).load(Relaxed)
     }
 
@@ -165,8 +176,9 @@ impl ProcessFacts {
         self.certificate_expiry[side].store(seconds, Relaxed);
     }
 
+    /// By the place in [`TlsSide::ALL`]; 0 if there is none.
     #[allow(clippy::cast_precision_loss)] // seconds of the next 285 million years are exact
-    pub(super) fn certificate_expiry(&self, side: usize) -> f64 {
+    pub fn certificate_expiry(&self, side: usize) -> f64 {
         self.certificate_expiry.at(side).load(Relaxed) as f64
     }
 
@@ -179,13 +191,13 @@ impl ProcessFacts {
         self.reloads.at(side).at(result).load(Relaxed)
     }
 
-    /// A log event was made. Any thread may log, hence a locked increment here.
+    /// A log event was made.
     pub fn logged(&self, level: LogLevel) {
-        self.log_messages[level].fetch_add(1, Relaxed);
+        self.log_counts.logged(level);
     }
 
     pub(super) fn log_messages(&self, level: usize) -> u64 {
-        self.log_messages.at(level).load(Relaxed)
+        self.log_counts.of(level)
     }
 }
 

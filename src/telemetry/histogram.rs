@@ -103,7 +103,7 @@ impl Histogram {
 }
 
 /// The sum of the same histogram of several workers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Totals {
     scale: &'static Scale,
     cells: Vec<u64>,
@@ -123,6 +123,41 @@ impl Totals {
             totals.sum += histogram.sum.value();
         }
         Some(totals)
+    }
+
+    /// What was recorded since `earlier`, which is of the same histograms.
+    pub(super) fn since(&self, earlier: &Self) -> Self {
+        let cells = self.cells.iter().zip(&earlier.cells).map(|(now, then)| now.saturating_sub(*then)).collect();
+        Self { scale: self.scale, cells, sum: (self.sum - earlier.sum).max(0.0) }
+    }
+
+    /// How many samples.
+    pub(super) fn count(&self) -> u64 {
+        self.cells.iter().sum()
+    }
+
+    /// Their mean, in the unit that is shown; nothing of no samples.
+    #[allow(clippy::cast_precision_loss)] // a count of 2^53 is far away
+    pub(super) fn mean(&self) -> Option<f64> {
+        let count = self.count();
+        (count > 0).then(|| self.sum / self.scale.per_shown / count as f64)
+    }
+
+    /// Below this are so many of them, in the unit that is shown: as if the samples of a bucket lay evenly in it, which
+    /// is how Prometheus' `histogram_quantile` takes them. Above the last bound that bound is all that is known.
+    #[allow(clippy::cast_precision_loss)] // counts and bounds are below 2^53
+    pub(super) fn quantile(&self, share: f64) -> Option<f64> {
+        let count = self.count();
+        let wanted = share * count as f64;
+        let (mut below, mut floor) = (0.0, 0.0);
+        for (cell, bound) in self.cells.iter().zip(self.scale.bounds) {
+            let (cell, bound) = (*cell as f64, *bound as f64 / self.scale.per_shown);
+            if cell > 0.0 && below + cell >= wanted {
+                return Some(floor + (bound - floor) * ((wanted - below) / cell).clamp(0.0, 1.0));
+            }
+            (below, floor) = (below + cell, bound);
+        }
+        (count > 0).then_some(floor)
     }
 
     /// Writes the buckets, sum and count in the text format of Prometheus. `labels` is
@@ -217,5 +252,25 @@ mod tests {
         assert!(out.contains("m_bucket{le=\"1\"} 2\n"), "{out}");
         assert!(out.ends_with("m_sum 9\nm_count 3\n"), "{out}");
         assert!(Totals::of([]).is_none());
+    }
+
+    #[test]
+    fn quantiles_lie_within_their_bucket_and_count_from_a_moment_on() {
+        let histogram = Histogram::new(&LATENCY);
+        histogram.record(9 * SECOND);
+        let before = Totals::of([&histogram]).unwrap();
+        assert!(before.since(&before).quantile(0.5).is_none() && before.since(&before).mean().is_none());
+        for nanos in [60 * MICRO, 70 * MICRO, 80 * MICRO, 400 * MICRO] {
+            histogram.record(nanos);
+        }
+        let lately = Totals::of([&histogram]).unwrap().since(&before);
+        assert_eq!(lately.count(), 4);
+        let near = |value: Option<f64>, wanted: f64| assert!((value.unwrap() - wanted).abs() < 1e-9, "{value:?}");
+        near(lately.mean(), 152.5e-6);
+        // Two of the three between 50 and 100 us.
+        near(lately.quantile(0.5), 50e-6 + 50e-6 * 2.0 / 3.0);
+        near(lately.quantile(1.0), 500e-6);
+        histogram.record(60 * SECOND);
+        near(Totals::of([&histogram]).unwrap().quantile(1.0), 10.0);
     }
 }

@@ -2,30 +2,41 @@
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::sync::LazyLock;
 
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::log_count::{LogCount, LogCounts};
 use crate::config::{Log, LogFormat};
+
+/// The process has one log, which is set up before there is anything else.
+static COUNTS: LazyLock<LogCounts> = LazyLock::new(LogCounts::default);
+
+/// How many lines the log of this process has got, suppressed ones included.
+pub fn counts() -> LogCounts {
+    COUNTS.clone()
+}
 
 /// Sets up logging for the process; to be called once, before the first line. A second call has no
 /// effect. Standard output stays free for what a command answers.
 pub fn init(log: &Log) {
     let is_terminal = io::stderr().is_terminal();
-    let registry = tracing_subscriber::registry();
+    // What this filter drops is made nowhere, and costs next to nothing.
+    let registry = tracing_subscriber::registry().with(targets(&log.level)).with(LogCount::new(counts()));
     // A test, or a program around the library, may have set up its own.
     let _ = match is_json(log.format, is_terminal) {
         true => {
             let lines = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
-            registry.with(lines.with_filter(targets(&log.level))).try_init()
+            registry.with(lines).try_init()
         }
         false => {
             let colour = is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             let lines = fmt::layer().with_ansi(colour).with_writer(io::stderr);
-            registry.with(lines.with_filter(targets(&log.level))).try_init()
+            registry.with(lines).try_init()
         }
     };
 }

@@ -13,19 +13,26 @@
 
 pub mod catalogue;
 pub mod cells;
+pub mod events;
 pub mod facts;
 pub mod histogram;
+pub mod lately;
 pub mod log;
 pub mod log_count;
 pub mod memory;
 pub mod reasons;
 mod registry;
 pub mod shard;
+mod watch;
 
 use std::sync::Arc;
+use std::time::Instant;
 
+pub use events::{Event, Events};
 pub use facts::{ProcessFacts, unix_millis};
-pub use log_count::LogCount;
+pub use lately::{Lately, Point};
+pub use metrics_process::collector::{Metrics as ProcessNumbers, collect as process_numbers};
+pub use log_count::{LogCount, LogCounts};
 pub use memory::{Pressure, Total};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
@@ -42,6 +49,9 @@ pub struct Telemetry {
     pub facts: Arc<ProcessFacts>,
     /// What the accept loop counts: it runs on the main thread, and a shard has one writer.
     pub acceptor: Arc<Shard>,
+    /// What happened lately, for people.
+    pub events: Events,
+    pulse: lately::Pulse,
     registry: registry::Registry,
 }
 
@@ -52,7 +62,7 @@ impl Telemetry {
         let shards = (0..workers).map(|_| Arc::new(Shard::new(command_names.len()))).collect();
         let registry = registry::Registry::new(&facts, command_names);
         let acceptor = Arc::new(Shard::new(command_names.len()));
-        Self { shards, facts, acceptor, registry }
+        Self { shards, facts, acceptor, events: Events::default(), pulse: lately::Pulse::new(), registry }
     }
 
     /// All metrics in the text format of Prometheus, version 0.0.4, in a stable order.
@@ -60,6 +70,21 @@ impl Telemetry {
     /// Reads files in /proc; takes a millisecond or two. Not for a worker thread.
     pub fn render(&self) -> String {
         self.registry.render(&self.shards, &self.acceptor, &self.facts)
+    }
+
+    /// Takes the sample of this second; to be called every [`lately::STEP`] by whoever shows what is [`lately`](Self::lately).
+    pub fn beat(&self) {
+        self.pulse.beat(self, Instant::now());
+    }
+
+    /// Rates and latencies of the last seconds, and a graph of the last minutes.
+    pub fn lately(&self) -> Lately {
+        self.pulse.lately()
+    }
+
+    /// Limits that were hit and failures since the start: level, words, how often.
+    pub fn trouble(&self) -> Vec<(reasons::LogLevel, &str, u64)> {
+        self.pulse.trouble(self)
     }
 }
 

@@ -233,6 +233,11 @@ impl Shard {
         self.commands.get(id).map_or(0, Count::value)
     }
 
+    /// How many commands were answered.
+    pub(super) fn commands_total(&self) -> u64 {
+        self.commands.iter().map(Count::value).sum()
+    }
+
     /// An error reply went to a client. `first_word` may be the whole line.
     #[inline]
     pub fn error(&self, origin: Origin, first_word: &[u8]) {
@@ -297,7 +302,7 @@ impl Shard {
     }
 
     /// Clients connected and in no [`ClientState`].
-    pub(super) fn idle_clients(&self) -> u64 {
+    pub fn idle_clients(&self) -> u64 {
         let busy: u64 = ClientState::ALL.iter().map(|state| self.clients_by_state[*state].value()).sum();
         // The cells are read one after the other while the worker goes on.
         self.clients.value().saturating_sub(busy)

@@ -235,6 +235,14 @@ impl Upstreams {
         }
     }
 
+    /// The upstream's reply to a command was read, `nanos` after it was written.
+    #[inline]
+    pub fn replied(&self, id: CommandId, nanos: u64) {
+        if id != CommandId::OURS {
+            self.shard.upstream_latency(self.table.spec(id).kind.into(), nanos);
+        }
+    }
+
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();

@@ -11,6 +11,7 @@
 )]
 
 mod accept;
+mod admin;
 mod adversary;
 mod architecture;
 mod blocking;

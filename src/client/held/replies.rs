@@ -127,7 +127,7 @@ impl Held {
         if kind.is_error() {
             self.up.shard.error(Origin::Upstream, frame);
         }
-        self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
+        self.count(&expect);
         let own = expect.own;
         self.on_reply(client, expect, frame, kind);
         if streamed {
@@ -169,8 +169,15 @@ impl Held {
         if self.confirmations == 0
             && let Some(expect) = self.expect.pop_front()
         {
-            self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
+            self.count(&expect);
         }
+    }
+
+    /// One command was answered. It was written when it was taken: here nobody else's requests come before it.
+    fn count(&self, expect: &Expect) {
+        let took = self.up.now().saturating_sub(expect.at);
+        self.up.replied(expect.id, took);
+        self.up.answered(expect.id, took);
     }
 
     /// The reply to the oldest request: follow what it changes, then give it to the client.

@@ -92,6 +92,8 @@ impl Lane {
         if !slot.joined {
             state.unit_refused = kind.is_error();
         }
+        let written = state.in_flight.written_at(&slot);
+        up.replied(slot.command, now.saturating_sub(written));
         state.kept.on_answered(slot.bytes as usize);
         if slot.retried {
             up.shard.retries[RetryOutcome::Answered].inc();

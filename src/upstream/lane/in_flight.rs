@@ -78,6 +78,8 @@ pub(crate) struct InFlight {
     submitted: u64,
     written: u64,
     bytes: usize,
+    /// What `written` was after each write whose requests are not all answered, and when that was.
+    writes: VecDeque<(u64, u64)>,
 }
 
 impl InFlight {
@@ -114,9 +116,25 @@ impl InFlight {
         }
     }
 
-    /// The socket took `n` more bytes.
-    pub(crate) fn on_written(&mut self, n: usize) {
+    /// The socket took `n` more bytes, at `now`.
+    pub(crate) fn on_written(&mut self, n: usize, now: u64) {
         self.written += n as u64;
+        match self.writes.back_mut() {
+            Some((end, at)) if *at == now => *end = self.written,
+            _ => self.writes.push_back((self.written, now)),
+        }
+    }
+
+    /// When the socket took the first byte of this request. Requests are asked about in their order, each once.
+    #[inline]
+    pub(crate) fn written_at(&mut self, slot: &Slot) -> u64 {
+        while let Some((end, at)) = self.writes.front() {
+            if slot.start < *end {
+                return *at;
+            }
+            self.writes.pop_front();
+        }
+        slot.at
     }
 
     /// The request that the reply now being read belongs to; `None` for a reply to nothing, and for one to a
@@ -292,7 +310,7 @@ mod tests {
         }
         // The third is written to its half.
         drop(out.split_to(10));
-        in_flight.on_written(10);
+        in_flight.on_written(10, 0);
         let withdrawn = in_flight.withdraw_before(5, &mut out, None);
         assert_eq!(withdrawn.iter().map(|slot| slot.at).collect::<Vec<_>>(), [4]);
         assert_eq!(&out[..], b"ccddddffff");
@@ -300,7 +318,7 @@ mod tests {
         let orphaned = in_flight.orphan_before(5, None);
         assert_eq!(orphaned.iter().map(|slot| slot.at).collect::<Vec<_>>(), [0, 2]);
         assert_eq!(in_flight.abandoned_before(9, |_| false), (2, Some(0)));
-        in_flight.on_written(10);
+        in_flight.on_written(10, 0);
         let owners: Vec<_> = std::iter::from_fn(|| pop(&mut in_flight)).collect();
         let expected = [Owner::Orphan, Owner::Canary(1), Owner::Orphan, Owner::Canary(2), Owner::Forward(client)];
         assert_eq!(owners, expected);
@@ -315,7 +333,7 @@ mod tests {
             in_flight.append(Owner::Forward(client), CommandId::OTHER, ReplyMask::ANY, 10, 0, joined);
         }
         drop(out.split_to(3));
-        in_flight.on_written(3);
+        in_flight.on_written(3, 0);
         assert!(in_flight.withdraw_before(9, &mut out, None).is_empty());
         assert_eq!(out.len(), 17);
     }
@@ -339,15 +357,29 @@ mod tests {
     fn a_reply_to_a_request_that_was_not_sent_belongs_to_nobody() {
         let mut in_flight = filled(&[10, 10]);
         assert!(pop(&mut in_flight).is_none());
-        in_flight.on_written(10);
+        in_flight.on_written(10, 0);
         assert!(pop(&mut in_flight) == Some(Owner::Canary(0)));
         assert!(pop(&mut in_flight).is_none());
     }
 
     #[test]
+    fn each_request_knows_the_write_that_took_its_first_byte() {
+        let mut in_flight = filled(&[10, 10, 10, 10]);
+        in_flight.on_written(15, 100);
+        in_flight.on_written(15, 200);
+        in_flight.on_written(10, 200);
+        let mut times = Vec::new();
+        while let Popped::Slot(slot) = in_flight.pop_if(|_| true) {
+            times.push(in_flight.written_at(&slot));
+        }
+        assert_eq!(times, [100, 100, 200, 200]);
+        assert!(in_flight.writes.len() <= 1);
+    }
+
+    #[test]
     fn a_reply_that_does_not_fit_leaves_its_slot() {
         let mut in_flight = filled(&[10]);
-        in_flight.on_written(10);
+        in_flight.on_written(10, 0);
         assert!(matches!(in_flight.pop_if(|_| false), Popped::Unfit(CommandId::OTHER)));
         assert_eq!((in_flight.len(), in_flight.bytes()), (1, 10));
         assert_eq!(pop(&mut in_flight), Some(Owner::Canary(0)));
@@ -356,7 +388,7 @@ mod tests {
     #[test]
     fn one_byte_written_is_written() {
         let mut in_flight = filled(&[10, 10, 10]);
-        in_flight.on_written(11);
+        in_flight.on_written(11, 0);
         let (sent, unsent) = in_flight.take_all();
         assert_eq!((sent.len(), unsent.len()), (2, 1));
         assert!(in_flight.is_empty() && in_flight.bytes() == 0);
@@ -369,7 +401,7 @@ mod tests {
             in_flight.append(Owner::Canary(9), CommandId::OTHER, ReplyMask::ANY, 10, 0, joined);
         }
         in_flight.push(Owner::Canary(9), CommandId::OTHER, ReplyMask::ANY, 10, 0);
-        in_flight.on_written(11);
+        in_flight.on_written(11, 0);
         let (sent, unsent) = in_flight.take_all();
         assert_eq!((sent.len(), unsent.len()), (4, 1), "one byte of MULTI was written");
     }
@@ -381,7 +413,7 @@ mod tests {
         assert!(in_flight.pop_unsent_before(1).is_some());
         assert!(in_flight.pop_unsent_before(1).is_none());
         assert_eq!(in_flight.bytes(), 50);
-        in_flight.on_written(1);
+        in_flight.on_written(1, 0);
         assert!(in_flight.pop_unsent_before(9).is_none());
         assert!(pop(&mut in_flight) == Some(Owner::Canary(1)));
         assert!(pop(&mut in_flight).is_none(), "not a byte of the third was written");

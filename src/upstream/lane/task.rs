@@ -240,6 +240,7 @@ impl Lane {
             0 => {}
             commands => up.shard.batch_written(commands),
         }
+        let now = if state.out.is_empty() { 0 } else { up.now() };
         while !state.out.is_empty() {
             let n = link.try_write(&state.out)?;
             if n == 0 {
@@ -255,7 +256,9 @@ impl Lane {
                 state.kept.on_written(&state.out[..n]);
             }
             state.out.advance(n);
-            state.in_flight.on_written(n);
+            if n > 0 {
+                state.in_flight.on_written(n, now);
+            }
             up.shard.upstream_written(n);
         }
         Ok(())

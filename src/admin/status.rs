@@ -1,0 +1,225 @@
+//! What the process is doing, as JSON: the status page shows it, and programs may read it.
+//!
+//! Names stay; `format` is raised when one goes or changes its meaning, not when one is added. Times are unix seconds,
+//! durations seconds, sizes bytes. What nobody knows yet is null. Nothing of a client's data is in it.
+
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+use crate::telemetry::reasons::{CircuitState, ClientState, Label, PinReason, TlsSide, UpstreamKind, UpstreamState};
+use crate::telemetry::{Event, Lately, Shard, Telemetry, process_numbers};
+use crate::upstream::Report;
+
+/// The version of the fields below.
+const FORMAT: u32 = 1;
+
+/// The document. `reports` are of the workers that answered in time; `now` is unix time in milliseconds.
+pub(super) fn status(telemetry: &Telemetry, config: &Config, reports: &[Report], now: u64) -> Value {
+    let facts = &telemetry.facts;
+    let lately = telemetry.lately();
+    let state = match (facts.draining(), facts.listening()) {
+        (true, _) => "draining",
+        (false, true) => "serving",
+        (false, false) => "starting",
+    };
+    json!({
+        "format": FORMAT,
+        "time": seconds(now),
+        "version": env!("CARGO_PKG_VERSION"),
+        "revision": crate::telemetry::catalogue::REVISION,
+        "instance": config.instance,
+        "state": state,
+        "started": seconds(facts.started_unix_millis()),
+        "uptime": seconds(now.saturating_sub(facts.started_unix_millis())),
+        "listen": config.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "clients": clients(telemetry),
+        "upstream": upstream(telemetry, now),
+        "rates": rates(&lately),
+        "latency": latency(&lately),
+        "pools": pools(reports),
+        "lanes": lanes(reports),
+        "workers": workers(telemetry, &lately, now),
+        "memory": memory(telemetry),
+        "trouble": trouble(telemetry),
+        "config": { "sha256": facts.config_sha256(), "loaded": seconds(facts.started_unix_millis()) },
+        "certificates": certificates(telemetry),
+        "events": telemetry.events.latest().iter().map(event).collect::<Vec<_>>(),
+        "history": history(&lately),
+    })
+}
+
+/// The certificates in use and when they end.
+pub(super) fn certificates(telemetry: &Telemetry) -> Value {
+    let expiry = |side: &TlsSide| telemetry.facts.certificate_expiry(side.index());
+    let known = TlsSide::ALL.iter().filter(|side| expiry(side) > 0.0);
+    known.map(|side| json!({ "side": side.label(), "expires": expiry(side) })).collect()
+}
+
+fn shards(telemetry: &Telemetry) -> impl Iterator<Item = &Shard> {
+    telemetry.shards.iter().chain([&telemetry.acceptor]).map(|shard| &**shard)
+}
+
+fn sum(telemetry: &Telemetry, read: impl Fn(&Shard) -> u64) -> u64 {
+    shards(telemetry).map(read).sum()
+}
+
+/// One number for each value of a label.
+fn by_label<E: Label + std::fmt::Display>(read: impl Fn(E) -> u64) -> Value {
+    E::ALL.iter().map(|value| (value.to_string(), json!(read(*value)))).collect::<Map<_, _>>().into()
+}
+
+fn clients(telemetry: &Telemetry) -> Value {
+    let total = |read: fn(&Shard) -> u64| sum(telemetry, read);
+    json!({
+        "now": total(|s| s.clients.value()),
+        "max": telemetry.facts.client_max(),
+        "idle": total(Shard::idle_clients),
+        "doing": by_label(|state: ClientState| sum(telemetry, |s| s.clients_by_state[state].value())),
+        "pinned": by_label(|reason: PinReason| sum(telemetry, |s| s.pinned[reason].value())),
+        "opened": total(|s| s.client_opened.value()),
+        "closed": total(|s| s.client_closed.as_slice().iter().map(|count| count.value()).sum()),
+        "refused": total(|s| s.client_rejected.as_slice().iter().map(|count| count.value()).sum()),
+        "subscribers": total(|s| s.pubsub_subscribers.value()),
+        "waiting_without_connection": total(|s| s.fold_waiters.as_slice().iter().map(|level| level.value()).sum()),
+    })
+}
+
+fn upstream(telemetry: &Telemetry, now: u64) -> Value {
+    let facts = &telemetry.facts;
+    let open = |kind: UpstreamKind, state: UpstreamState| sum(telemetry, |s| s.upstream_connections[kind][state].value());
+    let of_kind = |kind: UpstreamKind| UpstreamState::ALL.iter().map(|state| open(kind, *state)).sum::<u64>();
+    let kinds = UpstreamKind::ALL.iter().map(|kind| {
+        json!({ "kind": kind.label(), "connections": of_kind(*kind), "max": facts.upstream_max_of(kind.index()) })
+    });
+    let oldest = shards(telemetry).map(|s| s.oldest_inflight_start.value()).filter(|start| *start > 0.0);
+    json!({
+        "endpoint": facts.endpoint(),
+        "up": facts.upstream_up(),
+        "connections": UpstreamKind::ALL.iter().map(|kind| of_kind(*kind)).sum::<u64>(),
+        "max": facts.upstream_max(),
+        "kinds": kinds.collect::<Vec<_>>(),
+        "in_flight": sum(telemetry, |s| s.inflight.value()),
+        "oldest_in_flight": oldest.min_by(f64::total_cmp).map(|start| (seconds(now) - start).max(0.0)),
+        "circuit": by_label(|state: CircuitState| sum(telemetry, |s| s.circuit[state].value())),
+        "opened": sum(telemetry, |s| s.upstream_opened.as_slice().iter().map(|count| count.value()).sum()),
+        "lost": sum(telemetry, |s| s.lane_losses.as_slice().iter().map(|count| count.value()).sum()),
+    })
+}
+
+fn rates(lately: &Lately) -> Value {
+    json!({
+        "over": lately.rate_over,
+        "commands": lately.commands,
+        "errors_of_respmux": lately.own_errors,
+        "errors_of_upstream": lately.upstream_errors,
+        "bytes_from_clients": lately.received,
+        "bytes_to_clients": lately.sent,
+        "commands_per_write": lately.commands_per_write,
+    })
+}
+
+/// `own` is what respmux adds: the mean of commands less the mean at the upstream, and its share of the former.
+fn latency(lately: &Lately) -> Value {
+    let own = lately.mean.zip(lately.upstream_mean).map(|(all, upstream)| (all - upstream).max(0.0));
+    json!({
+        "over": lately.latency_over,
+        "p50": lately.p50,
+        "p99": lately.p99,
+        "p999": lately.p999,
+        "mean": lately.mean,
+        "upstream_mean": lately.upstream_mean,
+        "own_mean": own,
+        "own_share": own.zip(lately.mean).filter(|(_, mean)| *mean > 0.0).map(|(own, mean)| own / mean),
+    })
+}
+
+fn pools(reports: &[Report]) -> Vec<Value> {
+    let pool = |report: &Report| report.kinds.iter().find(|(kind, ..)| *kind == "pool").map(|(_, max, used)| (*max, *used));
+    let one = |report: &Report| {
+        let (max, open) = pool(report).unwrap_or_default();
+        json!({
+            "worker": report.worker,
+            "max": max,
+            "open": open,
+            "idle": report.idle,
+            "waiting": report.waiting,
+            "longest_wait": report.longest_wait.as_secs_f64(),
+        })
+    };
+    reports.iter().map(one).collect()
+}
+
+/// Without the users: whoever may read this need not know them.
+fn lanes(reports: &[Report]) -> Vec<Value> {
+    let mut lanes = Vec::new();
+    for report in reports {
+        for lane in &report.lanes {
+            lanes.push(json!({
+                "worker": report.worker,
+                "resp": lane.resp,
+                "db": lane.db,
+                "phase": lane.phase,
+                "in_flight": lane.in_flight,
+            }));
+        }
+    }
+    lanes
+}
+
+fn workers(telemetry: &Telemetry, lately: &Lately, now: u64) -> Vec<Value> {
+    let one = |(index, shard): (usize, &std::sync::Arc<Shard>)| {
+        json!({
+            "worker": index,
+            "clients": shard.clients.value(),
+            "load": lately.loads.get(index),
+            "silent": seconds(now.saturating_sub(shard.heartbeat().max(telemetry.facts.started_unix_millis()))),
+        })
+    };
+    telemetry.shards.iter().enumerate().map(one).collect()
+}
+
+fn memory(telemetry: &Telemetry) -> Value {
+    let (memory, process) = (telemetry.facts.memory(), process_numbers());
+    json!({
+        "buffers": memory.sum(),
+        "limit": memory.limit(),
+        "pressure": memory.pressure().number(),
+        "resident": process.resident_memory_bytes,
+        "open_files": process.open_fds,
+        "max_files": process.max_fds,
+        "cpu_seconds": process.cpu_seconds_total,
+    })
+}
+
+fn trouble(telemetry: &Telemetry) -> Vec<Value> {
+    let one = |(level, text, count): (crate::telemetry::reasons::LogLevel, &str, u64)| {
+        json!({ "level": level.label(), "text": text, "count": count })
+    };
+    telemetry.trouble().into_iter().map(one).collect()
+}
+
+fn event(event: &Event) -> Value {
+    json!({
+        "first": seconds(event.first),
+        "last": seconds(event.last),
+        "count": event.count,
+        "level": event.level.label(),
+        "text": event.text,
+    })
+}
+
+fn history(lately: &Lately) -> Value {
+    let points = &lately.points;
+    json!({
+        "step": crate::telemetry::lately::STEP.as_secs_f64(),
+        "commands": points.iter().map(|p| p.commands.round()).collect::<Vec<_>>(),
+        "clients": points.iter().map(|p| p.clients).collect::<Vec<_>>(),
+        "upstream": points.iter().map(|p| p.upstream).collect::<Vec<_>>(),
+        "p99": points.iter().map(|p| p.p99).collect::<Vec<_>>(),
+    })
+}
+
+#[allow(clippy::cast_precision_loss)] // milliseconds fit a double until the year 287,396
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}

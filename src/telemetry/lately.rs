@@ -1,0 +1,325 @@
+//! What the last seconds and minutes were like: rates, latencies, a graph, and the events that follow from counters.
+//!
+//! The main thread takes a sample a second. Workers do nothing for it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::events::Events;
+use super::histogram::{Histogram, Totals};
+use super::reasons::{LatencyClass, LogLevel, Origin};
+use super::watch::{self, Watched};
+use super::{Shard, Telemetry, unix_millis};
+
+/// Time between two samples.
+pub const STEP: Duration = Duration::from_secs(1);
+/// Points of the graph.
+const POINTS: usize = 180;
+/// Samples over which a rate is taken.
+const RATE_OVER: usize = 5;
+/// Samples over which a quantile is taken.
+const LATENCY_OVER: usize = 10;
+
+/// Rates and latencies of the last seconds. Nothing where nothing happened.
+#[derive(Clone, Debug, Default)]
+pub struct Lately {
+    /// Over how many seconds the rates are.
+    pub rate_over: f64,
+    /// Commands answered a second.
+    pub commands: f64,
+    /// Error replies of the proxy's own a second.
+    pub own_errors: f64,
+    /// Error replies of the upstream a second.
+    pub upstream_errors: f64,
+    /// Bytes read from clients a second.
+    pub received: f64,
+    /// Bytes written to clients a second.
+    pub sent: f64,
+    /// Commands in one write to the upstream.
+    pub commands_per_write: Option<f64>,
+    /// Busy time of each worker, 0 to 1.
+    pub loads: Vec<f64>,
+    /// Over how many seconds the latencies are.
+    pub latency_over: f64,
+    /// Seconds from command parsed to reply queued; blocking commands and subscriptions left out.
+    pub p50: Option<f64>,
+    /// See `p50`.
+    pub p99: Option<f64>,
+    /// See `p50`.
+    pub p999: Option<f64>,
+    /// See `p50`.
+    pub mean: Option<f64>,
+    /// Seconds from written upstream to reply read, of the same commands.
+    pub upstream_mean: Option<f64>,
+    /// One point a second, oldest first.
+    pub points: Vec<Point>,
+}
+
+/// One point of the graph.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Point {
+    /// Commands answered a second.
+    pub commands: f64,
+    /// Clients connected.
+    pub clients: u64,
+    /// Upstream connections.
+    pub upstream: u64,
+    /// Seconds, of this second alone; 0 where nothing was answered.
+    pub p99: f64,
+}
+
+/// Everything that is added up, at one moment.
+#[derive(Clone, Debug)]
+struct Sample {
+    at: Instant,
+    commands: u64,
+    own_errors: u64,
+    upstream_errors: u64,
+    received: u64,
+    sent: u64,
+    command: Totals,
+    upstream: Totals,
+    batches: Totals,
+    busy: Vec<f64>,
+    /// The totals of what is watched, in its order.
+    watched: Vec<u64>,
+    upstream_up: bool,
+    draining: bool,
+}
+
+/// The samples, and what is noted of their differences.
+pub(super) struct Pulse {
+    watched: Vec<Watched>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    samples: VecDeque<Sample>,
+    points: VecDeque<Point>,
+}
+
+impl Pulse {
+    pub(super) fn new() -> Self {
+        Self { watched: watch::all(), inner: Mutex::default() }
+    }
+
+    /// Takes a sample, and notes what is new since the last one.
+    pub(super) fn beat(&self, telemetry: &Telemetry, at: Instant) {
+        let sample = self.sample(telemetry, at);
+        let mut inner = self.lock();
+        self.note(inner.samples.back(), &sample, &telemetry.events);
+        if let Some(before) = inner.samples.back() {
+            let point = point(telemetry, before, &sample);
+            inner.points.push_back(point);
+        }
+        inner.samples.push_back(sample);
+        while inner.samples.len() > LATENCY_OVER + 1 {
+            inner.samples.pop_front();
+        }
+        while inner.points.len() > POINTS {
+            inner.points.pop_front();
+        }
+    }
+
+    pub(super) fn lately(&self) -> Lately {
+        let inner = self.lock();
+        let mut lately = Lately { points: inner.points.iter().copied().collect(), ..Lately::default() };
+        let Some(now) = inner.samples.back() else { return lately };
+        let ago = |samples: usize| inner.samples.len().checked_sub(samples + 1).map_or(0, |index| index);
+        rates(&mut lately, &inner.samples[ago(RATE_OVER)], now);
+        latencies(&mut lately, &inner.samples[ago(LATENCY_OVER)], now);
+        lately
+    }
+
+    /// Limits and failures, and how often they came up to now; those that never did are left out.
+    pub(super) fn trouble(&self, telemetry: &Telemetry) -> Vec<(LogLevel, &str, u64)> {
+        let total = |watched: &Watched| watched.total(shards(telemetry), &telemetry.facts);
+        let bad = self.watched.iter().filter(|watched| watched.is_bad());
+        bad.map(|watched| (watched.level, watched.text.as_str(), total(watched))).filter(|(.., n)| *n > 0).collect()
+    }
+
+    fn sample(&self, telemetry: &Telemetry, at: Instant) -> Sample {
+        let sum = |read: fn(&Shard) -> u64| shards(telemetry).map(read).sum();
+        Sample {
+            at,
+            commands: sum(Shard::commands_total),
+            own_errors: sum(|s| errors(s, Origin::Proxy)),
+            upstream_errors: sum(|s| errors(s, Origin::Upstream)),
+            received: sum(|s| s.client_received_bytes.value()),
+            sent: sum(|s| s.client_sent_bytes.value()),
+            command: totals(telemetry, |s| prompt().map(|class| &s.command_duration[class]).collect()),
+            upstream: totals(telemetry, |s| prompt().map(|class| &s.upstream_duration[class]).collect()),
+            batches: totals(telemetry, |s| vec![&s.batch_commands]),
+            busy: telemetry.shards.iter().map(|s| s.worker_busy_seconds.value()).collect(),
+            watched: self.watched.iter().map(|w| w.total(shards(telemetry), &telemetry.facts)).collect(),
+            upstream_up: telemetry.facts.upstream_up(),
+            draining: telemetry.facts.draining(),
+        }
+    }
+
+    fn note(&self, before: Option<&Sample>, sample: &Sample, events: &Events) {
+        let now = unix_millis();
+        if before.is_none() {
+            events.note(now, LogLevel::Info, concat!("respmux ", env!("CARGO_PKG_VERSION"), " started"), 1);
+        }
+        for (index, watched) in self.watched.iter().enumerate() {
+            let more = sample.watched[index].saturating_sub(before.map_or(0, |before| before.watched[index]));
+            if more > 0 {
+                events.note(now, watched.level, &watched.text, more);
+            }
+        }
+        if sample.upstream_up != before.is_some_and(|before| before.upstream_up) {
+            match sample.upstream_up {
+                true => events.note(now, LogLevel::Info, "the upstream answers", 1),
+                false => events.note(now, LogLevel::Error, "the upstream does not answer", 1),
+            }
+        }
+        if sample.draining != before.is_some_and(|before| before.draining) {
+            let text = if sample.draining { "draining: clients are asked to leave" } else { "the drain was called off" };
+            events.note(now, LogLevel::Info, text, 1);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shards(telemetry: &Telemetry) -> impl Iterator<Item = &Shard> {
+    telemetry.shards.iter().chain([&telemetry.acceptor]).map(|shard| &**shard)
+}
+
+/// The classes whose answers do not wait for somebody else.
+fn prompt() -> impl Iterator<Item = LatencyClass> {
+    let patient = [LatencyClass::Blocking, LatencyClass::Pubsub];
+    LatencyClass::ALL.iter().copied().filter(move |class| !patient.contains(class))
+}
+
+fn totals<'a>(telemetry: &'a Telemetry, pick: impl Fn(&'a Shard) -> Vec<&'a Histogram>) -> Totals {
+    Totals::of(shards(telemetry).flat_map(pick)).expect("the accept loop has a shard")
+}
+
+fn errors(shard: &Shard, origin: Origin) -> u64 {
+    shard.command_errors[origin].as_slice().iter().map(super::cells::Count::value).sum()
+}
+
+fn point(telemetry: &Telemetry, before: &Sample, now: &Sample) -> Point {
+    let connections = |s: &Shard| -> u64 {
+        let kinds = s.upstream_connections.as_slice().iter();
+        kinds.flat_map(|states| states.as_slice()).map(super::cells::Level::value).sum()
+    };
+    Point {
+        commands: per_second(before, now, |sample| sample.commands),
+        clients: shards(telemetry).map(|s| s.clients.value()).sum(),
+        upstream: shards(telemetry).map(connections).sum(),
+        p99: now.command.since(&before.command).quantile(0.99).unwrap_or_default(),
+    }
+}
+
+fn seconds(before: &Sample, now: &Sample) -> f64 {
+    now.at.duration_since(before.at).as_secs_f64()
+}
+
+#[allow(clippy::cast_precision_loss)] // what happens in seconds is far below 2^53
+fn per_second(before: &Sample, now: &Sample, read: fn(&Sample) -> u64) -> f64 {
+    let seconds = seconds(before, now);
+    if seconds > 0.0 { read(now).saturating_sub(read(before)) as f64 / seconds } else { 0.0 }
+}
+
+fn rates(lately: &mut Lately, before: &Sample, now: &Sample) {
+    let seconds = seconds(before, now);
+    lately.rate_over = seconds;
+    lately.commands = per_second(before, now, |s| s.commands);
+    lately.own_errors = per_second(before, now, |s| s.own_errors);
+    lately.upstream_errors = per_second(before, now, |s| s.upstream_errors);
+    lately.received = per_second(before, now, |s| s.received);
+    lately.sent = per_second(before, now, |s| s.sent);
+    lately.commands_per_write = now.batches.since(&before.batches).mean();
+    let load = |(now, before): (&f64, &f64)| if seconds > 0.0 { ((now - before) / seconds).clamp(0.0, 1.0) } else { 0.0 };
+    lately.loads = now.busy.iter().zip(&before.busy).map(load).collect();
+}
+
+fn latencies(lately: &mut Lately, before: &Sample, now: &Sample) {
+    lately.latency_over = seconds(before, now);
+    let (command, upstream) = (now.command.since(&before.command), now.upstream.since(&before.upstream));
+    (lately.p50, lately.p99, lately.p999) = (command.quantile(0.5), command.quantile(0.99), command.quantile(0.999));
+    (lately.mean, lately.upstream_mean) = (command.mean(), upstream.mean());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::telemetry::{ProcessFacts, RejectReason};
+
+    fn telemetry() -> Telemetry {
+        Telemetry::new(2, &["GET".to_owned()], Arc::new(ProcessFacts::new("db:6379", "c0ffee")))
+    }
+
+    #[test]
+    fn rates_are_over_the_last_seconds_and_latencies_over_some_more() {
+        let telemetry = telemetry();
+        let start = Instant::now();
+        assert!(telemetry.lately().commands.abs() < 1e-9 && telemetry.lately().p50.is_none());
+        for second in 0..20_u64 {
+            telemetry.pulse.beat(&telemetry, start + STEP * u32::try_from(second).unwrap());
+            for _ in 0..10 * second {
+                telemetry.shards[0].command(0);
+                telemetry.shards[0].latency(LatencyClass::Read, 80_000);
+                telemetry.shards[0].upstream_latency(LatencyClass::Read, 60_000);
+            }
+            telemetry.shards[1].latency(LatencyClass::Blocking, 5_000_000_000);
+            telemetry.shards[1].worker_busy_seconds.set(0.25 * second as f64);
+        }
+        let lately = telemetry.lately();
+        // Of the seconds 14 to 18.
+        assert!((lately.commands - 160.0).abs() < 1e-9, "{}", lately.commands);
+        assert!((lately.loads[1] - 0.25).abs() < 1e-9 && lately.loads[0].abs() < 1e-9, "{:?}", lately.loads);
+        assert!((lately.rate_over - 5.0).abs() < 1e-9 && (lately.latency_over - 10.0).abs() < 1e-9);
+        let p99 = lately.p99.unwrap();
+        assert!((50e-6..=100e-6).contains(&p99), "blocking commands are left out: {p99}");
+        assert!((lately.mean.unwrap() - 80e-6).abs() < 1e-9 && (lately.upstream_mean.unwrap() - 60e-6).abs() < 1e-9);
+        assert_eq!(lately.points.len(), 19);
+        assert!((lately.points[18].commands - 180.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_graph_has_an_end() {
+        let telemetry = telemetry();
+        let start = Instant::now();
+        for second in 0..400 {
+            telemetry.pulse.beat(&telemetry, start + STEP * second);
+        }
+        assert_eq!(telemetry.lately().points.len(), POINTS);
+        assert_eq!(telemetry.pulse.lock().samples.len(), LATENCY_OVER + 1);
+    }
+
+    #[test]
+    fn what_grows_is_an_event_and_what_is_bad_stays_counted() {
+        let telemetry = telemetry();
+        let start = Instant::now();
+        telemetry.pulse.beat(&telemetry, start);
+        telemetry.facts.set_upstream_up(true);
+        telemetry.acceptor.client_rejected[RejectReason::Limit].add(3);
+        telemetry.pulse.beat(&telemetry, start + STEP);
+        telemetry.facts.set_upstream_up(false);
+        telemetry.facts.set_draining(true);
+        telemetry.acceptor.client_rejected[RejectReason::Limit].add(4);
+        telemetry.pulse.beat(&telemetry, start + 2 * STEP);
+        telemetry.pulse.beat(&telemetry, start + 3 * STEP);
+        let mut events: Vec<_> = telemetry.events.latest().into_iter().map(|e| (e.text, e.count)).collect();
+        events.sort();
+        let expected = [
+            ("clients refused: client.max_connections", 7),
+            ("draining: clients are asked to leave", 1),
+            (concat!("respmux ", env!("CARGO_PKG_VERSION"), " started"), 1),
+            ("the upstream answers", 1),
+            ("the upstream does not answer", 1),
+        ];
+        assert_eq!(events, expected.map(|(text, count)| (text.to_owned(), count)));
+        assert_eq!(telemetry.trouble(), [(LogLevel::Warn, "clients refused: client.max_connections", 7)]);
+    }
+}
