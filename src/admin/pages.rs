@@ -178,11 +178,7 @@ fn finished(reply: Reply) -> Response<Full<Bytes>> {
     response
 }
 
-fn with(
-    mut response: Response<Full<Bytes>>,
-    name: hyper::header::HeaderName,
-    value: &str,
-) -> Response<Full<Bytes>> {
+fn with(mut response: Response<Full<Bytes>>, name: hyper::header::HeaderName, value: &str) -> Response<Full<Bytes>> {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
@@ -193,9 +189,7 @@ impl What {
     async fn answer(&self, head: &Parts, state: &AdminState, now: u64) -> Reply {
         let telemetry = &state.telemetry;
         match self {
-            Self::Home if takes_html(head) => {
-                Reply::new(StatusCode::OK, HTML, html::page(&current(state, now).await))
-            }
+            Self::Home if takes_html(head) => Reply::new(StatusCode::OK, HTML, html::page(&current(state, now).await)),
             Self::Home => Reply::text(StatusCode::OK, index()),
             Self::Metrics => Reply::new(StatusCode::OK, METRICS, telemetry.render()),
             Self::Live => verdict(alive(telemetry, now)),

@@ -86,7 +86,8 @@ fn clients(telemetry: &Telemetry) -> Value {
 
 fn upstream(telemetry: &Telemetry, now: u64) -> Value {
     let facts = &telemetry.facts;
-    let open = |kind: UpstreamKind, state: UpstreamState| sum(telemetry, |s| s.upstream_connections[kind][state].value());
+    let open =
+        |kind: UpstreamKind, state: UpstreamState| sum(telemetry, |s| s.upstream_connections[kind][state].value());
     let of_kind = |kind: UpstreamKind| UpstreamState::ALL.iter().map(|state| open(kind, *state)).sum::<u64>();
     let kinds = UpstreamKind::ALL.iter().map(|kind| {
         json!({ "kind": kind.label(), "connections": of_kind(*kind), "max": facts.upstream_max_of(kind.index()) })
@@ -134,7 +135,8 @@ fn latency(lately: &Lately) -> Value {
 }
 
 fn pools(reports: &[Report]) -> Vec<Value> {
-    let pool = |report: &Report| report.kinds.iter().find(|(kind, ..)| *kind == "pool").map(|(_, max, used)| (*max, *used));
+    let pool =
+        |report: &Report| report.kinds.iter().find(|(kind, ..)| *kind == "pool").map(|(_, max, used)| (*max, *used));
     let one = |report: &Report| {
         let (max, open) = pool(report).unwrap_or_default();
         json!({
@@ -192,9 +194,7 @@ fn memory(telemetry: &Telemetry) -> Value {
 }
 
 fn trouble(telemetry: &Telemetry) -> Vec<Value> {
-    let one = |(level, text, count): (crate::telemetry::reasons::LogLevel, &str, u64)| {
-        json!({ "level": level.label(), "text": text, "count": count })
-    };
+    let one = |(level, text, count): (crate::telemetry::reasons::LogLevel, &str, u64)| json!({ "level": level.label(), "text": text, "count": count });
     telemetry.trouble().into_iter().map(one).collect()
 }
 

@@ -233,7 +233,10 @@ fn the_status_has_what_is_known_and_no_secret() {
         let settings = admin.json("/config").await;
         let url = &settings["settings"]["upstream.url"];
         assert!(url["value"].as_str().unwrap().contains("db:6379"), "{url}");
-        assert_eq!(settings["settings"]["pool.wait_timeout"], serde_json::json!({ "value": "5s", "origin": "default" }));
+        assert_eq!(
+            settings["settings"]["pool.wait_timeout"],
+            serde_json::json!({ "value": "5s", "origin": "default" })
+        );
         for page in ["/", "/status.json", "/config", "/certs", "/metrics"] {
             assert!(!admin.get(page).await.contains("hunter2"), "{page}");
         }
@@ -267,7 +270,8 @@ fn what_is_not_for_everybody_wants_this_machine_or_the_token() {
     let now = open.telemetry.facts.started_unix_millis();
     let from_here = [("host", "localhost:9380")];
     for path in ["/config", "/clients.json"] {
-        let ask = |headers: &[(&str, &str)], peer, state: &AdminState| ask_at(now, &request(path, headers), peer, state).0;
+        let ask =
+            |headers: &[(&str, &str)], peer, state: &AdminState| ask_at(now, &request(path, headers), peer, state).0;
         assert_eq!(ask(&from_here, "127.0.0.1", &open), 200, "{path}");
         assert_eq!(ask(&from_here, "10.0.0.7", &open), 403, "{path}");
         assert_eq!(ask(&from_here, "10.0.0.7", &locked), 401, "{path}");

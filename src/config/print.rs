@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{KEYS, Key};
 use super::insight::{ShownSetting, ShownSettings};
+use super::keys::{KEYS, Key};
 use super::settings::{Entry, Origin, Problems, Settings};
 use super::units::show_size;
 use super::value::Setting;

@@ -202,7 +202,9 @@ pub(super) fn announce(config: &Config, addresses: &[String]) {
         text.push_str(&format!("listening on {address}    try: {hint}\n"));
     }
     if let Some(admin) = config.admin {
-        text.push_str(&format!("status page on http://{admin}/    metrics and health on /metrics /readyz /livez /startupz\n"));
+        text.push_str(&format!(
+            "status page on http://{admin}/    metrics and health on /metrics /readyz /livez /startupz\n"
+        ));
     }
     let _ = std::io::stdout().write_all(text.as_bytes());
     tracing::info!(listen = ?addresses, workers = config.workers, cap = config.upstream.max_connections, memory = config.memory_limit, "ready");

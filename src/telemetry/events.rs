@@ -47,7 +47,7 @@ impl Events {
 
     /// All that are kept, the latest first.
     pub fn latest(&self) -> Vec<Event> {
-        let mut events: Vec<_> = self.lock().iter().cloned().collect();
+        let mut events: Vec<_> = self.lock().iter().rev().cloned().collect();
         events.sort_by_key(|event| std::cmp::Reverse(event.last));
         events
     }

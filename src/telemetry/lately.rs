@@ -177,7 +177,8 @@ impl Pulse {
             }
         }
         if sample.draining != before.is_some_and(|before| before.draining) {
-            let text = if sample.draining { "draining: clients are asked to leave" } else { "the drain was called off" };
+            let text =
+                if sample.draining { "draining: clients are asked to leave" } else { "the drain was called off" };
             events.note(now, LogLevel::Info, text, 1);
         }
     }
@@ -237,7 +238,8 @@ fn rates(lately: &mut Lately, before: &Sample, now: &Sample) {
     lately.received = per_second(before, now, |s| s.received);
     lately.sent = per_second(before, now, |s| s.sent);
     lately.commands_per_write = now.batches.since(&before.batches).mean();
-    let load = |(now, before): (&f64, &f64)| if seconds > 0.0 { ((now - before) / seconds).clamp(0.0, 1.0) } else { 0.0 };
+    let load =
+        |(now, before): (&f64, &f64)| if seconds > 0.0 { ((now - before) / seconds).clamp(0.0, 1.0) } else { 0.0 };
     lately.loads = now.busy.iter().zip(&before.busy).map(load).collect();
 }
 

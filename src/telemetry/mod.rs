@@ -31,9 +31,9 @@ use std::time::Instant;
 pub use events::{Event, Events};
 pub use facts::{ProcessFacts, unix_millis};
 pub use lately::{Lately, Point};
-pub use metrics_process::collector::{Metrics as ProcessNumbers, collect as process_numbers};
 pub use log_count::{LogCount, LogCounts};
 pub use memory::{Pressure, Total};
+pub use metrics_process::collector::{Metrics as ProcessNumbers, collect as process_numbers};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
     HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,

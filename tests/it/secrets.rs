@@ -49,7 +49,9 @@ fn passwords_are_nowhere_in_what_the_process_prints_and_serves() {
     other.send(b"PING\r\n");
     redis.kill();
     client.send(b"PING\r\n");
-    for page in ["/metrics", "/readyz", "/livez", "/startupz", "/", "/status.json", "/config", "/clients.json", "/certs"] {
+    for page in
+        ["/metrics", "/readyz", "/livez", "/startupz", "/", "/status.json", "/config", "/clients.json", "/certs"]
+    {
         seen.push(proxy.http(page).map(|(_, body)| body).unwrap_or_default());
     }
     let run = |arguments: &[&str]| {

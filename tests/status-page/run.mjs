@@ -89,7 +89,7 @@ function client(port, number, first, work, rest) {
   const send = () => {
     if (!work || socket.destroyed) return;
     socket.write(work(number));
-    setTimeout(send, rest * (0.5 + Math.random()));
+    setTimeout(send, rest * (0.5 + Math.random()) * (1.4 + Math.sin(Date.now() / 9000)));
   };
   socket.on("connect", () => {
     if (first) socket.write(first);
@@ -186,8 +186,8 @@ class Browser {
 const SHOWN = `JSON.stringify({
   status: window.shownStatus,
   fields: Object.fromEntries([...document.querySelectorAll("[data-field]")].map((e) => [e.dataset.field, e.textContent])),
-  workers: [...document.querySelectorAll("#workers tr")].map((tr) => tr.children[1].textContent),
-  pools: [...document.querySelectorAll("#pools tr")].map((tr) => [...tr.children].map((td) => td.textContent)),
+  workers: [...document.querySelectorAll("#workers tr")].map((tr) => [...tr.children].map((td) => td.textContent)),
+  trouble: [...document.querySelectorAll("#trouble li")].map((li) => [li.children[1].textContent, li.children[2].textContent]),
   lanes: document.querySelectorAll("#lanes tr").length,
   events: [...document.querySelectorAll("#events li")].map((li) => li.children[2].textContent),
   pill: document.getElementById("state").textContent,
@@ -197,7 +197,7 @@ const SHOWN = `JSON.stringify({
 const number = (text) => Number(text.replaceAll(",", ""));
 const digits = (value) => Math.round(value).toLocaleString("en-US");
 
-function compare({ status: s, fields, workers, pools, lanes, events, pill, title }) {
+function compare({ status: s, fields, workers, trouble, lanes, events, pill, title }) {
   const equal = (field, wanted) => check(fields[field] === wanted, `${field} shows ${fields[field]}, not ${wanted}`);
   equal("clients.now", digits(s.clients.now));
   equal("clients.max", digits(s.clients.max));
@@ -209,14 +209,17 @@ function compare({ status: s, fields, workers, pools, lanes, events, pill, title
   check(Math.abs(number(fields["rates.commands"]) - s.rates.commands) <= 0.5, `rate shows ${fields["rates.commands"]} for ${s.rates.commands}`);
   const units = { µs: 1e-6, ms: 1e-3, s: 1 };
   for (const name of ["p50", "p99", "mean", "upstream_mean", "own_mean"]) {
-    const [value, unit] = fields[`latency.${name}`].split(" ");
+    const [value, unit] = fields[`latency.${name}`].split("\u00a0");
     const seconds = number(value) * units[unit];
     const fine = Math.abs(seconds - s.latency[name]) <= 0.006 * s.latency[name] + 1e-9;
     check(fine, `latency.${name} shows ${fields[`latency.${name}`]} for ${s.latency[name]}`);
   }
-  check(JSON.stringify(workers.map(number)) === JSON.stringify(s.workers.map((w) => w.clients)), `workers show ${workers}`);
-  const wanted = s.pools.map((p) => [p.worker, p.open - p.idle, p.idle, p.max, p.waiting]);
-  check(JSON.stringify(pools.map((row) => row.slice(0, 5).map(number))) === JSON.stringify(wanted), `pools show ${JSON.stringify(pools)}`);
+  const pool = (w) => s.pools.find((p) => p.worker === w.worker);
+  const wanted = s.workers.map((w) => [w.clients, pool(w).open - pool(w).idle, pool(w).idle, pool(w).max, pool(w).waiting]);
+  const seen = workers.map((row) => [1, 4, 5, 6, 7].map((column) => number(row[column])));
+  check(JSON.stringify(seen) === JSON.stringify(wanted), `workers show ${JSON.stringify(seen)}, not ${JSON.stringify(wanted)}`);
+  const troubles = s.trouble.map((t) => [t.text, digits(t.count)]);
+  check(JSON.stringify(trouble) === JSON.stringify(troubles), `limits show ${JSON.stringify(trouble)}`);
   check(lanes === s.lanes.length, `${lanes} lanes are shown of ${s.lanes.length}`);
   check(JSON.stringify(events) === JSON.stringify(s.events.map((e) => e.text)), `events show ${events}`);
   check(pill === "Serving", `the page says ${pill}`);
@@ -229,13 +232,17 @@ async function run() {
   const [redisPort, port, admin] = [await freePort(), await freePort(), await freePort()];
   start(REDIS, ["--port", `${redisPort}`, "--save", "", "--bind", "127.0.0.1"], "ignore");
   const cap = "64";
+  const limits = ["--set", `client.max_connections=${CLIENTS}`, "--set", "client.accept_burst=10000"];
   const listen = ["--listen", `127.0.0.1:${port}`, "--admin", `127.0.0.1:${admin}`, "--log-level", "warn"];
   const sizes = ["--workers", "2", "--max-upstream-connections", cap, "--upstream", `redis://127.0.0.1:${redisPort}`];
-  const respmux = start(RESPMUX, ["run", ...listen, ...sizes], ["ignore", "ignore", "inherit"]);
+  const respmux = start(RESPMUX, ["run", ...listen, ...sizes, ...limits], ["ignore", "ignore", "inherit"]);
   await until("respmux is ready", async () => (await get(admin, "/readyz").catch(() => null))?.status === 200);
   await until("its upstream is up", async () => (await status(admin)).upstream.up);
   crowd(port);
   await until("all clients are there", async () => (await status(admin)).clients.now === CLIENTS);
+  // Three too many, whom the page must show as refused.
+  for (let more = 0; more < 3; more += 1) client(port, 0);
+  await until("they are refused", async () => (await status(admin)).clients.refused === 3);
 
   const browser = new Browser();
   await browser.open(`http://127.0.0.1:${admin}/`);
@@ -259,6 +266,7 @@ async function run() {
   check(own.upstream.connections <= Number(cap), `${own.upstream.connections} connections with a cap of ${cap}`);
   check(last.status.rates.commands > 100, `only ${last.status.rates.commands} commands a second`);
   check(last.status.history.commands.length >= 3, "the graph has no points");
+  check(last.trouble.some(([text, count]) => text === "clients refused: client.max_connections" && count === "3"), `limits show ${last.trouble}`);
 
   const pictures = join(TARGET, "status-page");
   mkdirSync(pictures, { recursive: true });

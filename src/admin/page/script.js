@@ -10,10 +10,10 @@
   const grouped = (value, digits) => value.toLocaleString("en-US", { maximumFractionDigits: digits, minimumFractionDigits: digits });
   const three = (value) => grouped(value, value >= 100 ? 0 : value >= 10 ? 1 : 2);
   const time = (s) => {
-    if (s === 0) return "0 s";
-    if (s < 0.001) return three(s * 1e6) + " µs";
-    if (s < 1) return three(s * 1e3) + " ms";
-    return s < 120 ? three(s) + " s" : age(s);
+    if (s === 0) return "0\u00a0s";
+    if (s < 0.001) return three(s * 1e6) + "\u00a0µs";
+    if (s < 1) return three(s * 1e3) + "\u00a0ms";
+    return s < 120 ? three(s) + "\u00a0s" : age(s);
   };
   const age = (s) => {
     const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
@@ -23,14 +23,14 @@
     for (const [name, size] of units.slice(first, first + 2)) {
       const count = Math.floor(s / size);
       s -= count * size;
-      if (count > 0 || parts.length === 0) parts.push(count + " " + name);
+      if (count > 0 || parts.length === 0) parts.push(count + "\u00a0" + name);
     }
     return parts.join(" ");
   };
   const bytes = (n) => {
     let unit = 0;
     while (n >= 1024 && unit < 4) { n /= 1024; unit += 1; }
-    return (unit === 0 ? grouped(n, 0) : three(n)) + " " + ["B", "KiB", "MiB", "GiB", "TiB"][unit];
+    return (unit === 0 ? grouped(n, 0) : three(n)) + "\u00a0" + ["B", "KiB", "MiB", "GiB", "TiB"][unit];
   };
   const two = (n) => String(n).padStart(2, "0");
   const clock = (s) => { const d = new Date(s * 1000); return two(d.getHours()) + ":" + two(d.getMinutes()) + ":" + two(d.getSeconds()); };
@@ -40,7 +40,7 @@
     count: (n) => grouped(n, 0),
     rate: (n) => (n > 0 && n < 10 ? grouped(n, 1) : grouped(n, 0)),
     short: (n) => grouped(n, 1),
-    percent: (n) => grouped(100 * n, n < 0.1 ? 1 : 0) + " %",
+    percent: (n) => grouped(100 * n, n < 0.1 ? 1 : 0) + "\u00a0%",
     moment: (s) => day(s) + " " + clock(s),
     time, age, bytes, clock,
   };
@@ -76,8 +76,13 @@
     element.children[parts.length].style.flexGrow = Math.max(0, rest);
     element.setAttribute("aria-label", label);
   };
+  const MEANS = {
+    lane: "shared by many clients", pool: "lent to one client at a time", hub: "carries subscriptions",
+    scratch: "proves logins", control: "health checks",
+  };
   const legend = (id, parts) => list(id, null, parts, (ul, [name, count, colour]) => {
     const li = make("li", ul);
+    if (MEANS[name]) li.title = MEANS[name];
     make("i", li, "", colour);
     make("span", li, name);
     make("b", li, AS.count(count));
@@ -127,6 +132,7 @@
     const [text, name] = s.state === "draining" ? ["Draining", "warn"]
       : stuck ? [stuck + " worker" + (stuck > 1 ? "s" : "") + " stuck", "bad"]
       : s.state === "starting" ? ["Starting", "warn"]
+      : s.state === "paused" ? ["Paused", "warn"]
       : !s.upstream.up ? ["Upstream away", "bad"]
       : s.memory.pressure ? ["Short of memory", "warn"] : ["Serving", ""];
     put(pill, text);
@@ -158,16 +164,15 @@
   };
 
   const tables = (s) => {
-    list("pools", "no-pools", s.pools, (tbody, p) => {
-      const row = cells(tbody, [p.worker, p.open - p.idle, p.idle, p.max, p.waiting, p.waiting ? time(p.longest_wait) : "–"].map(String));
-      if (p.waiting) row.children[4].className = row.children[5].className = "warn-text";
-    });
     list("lanes", "no-lanes", s.lanes, (tbody, l) => {
       const row = cells(tbody, [l.worker, l.db, "RESP" + l.resp, l.phase, AS.count(l.in_flight)].map(String));
       if (l.phase !== "ready") row.children[3].className = "warn-text";
     });
     list("workers", null, s.workers, (tbody, w) => {
-      const row = cells(tbody, [String(w.worker), AS.count(w.clients), "", ""]);
+      const pool = s.pools.find((p) => p.worker === w.worker);
+      const lent = pool ? [pool.open - pool.idle, pool.idle, pool.max, pool.waiting].map(AS.count) : ["–", "–", "–", "–"];
+      const row = cells(tbody, [String(w.worker), AS.count(w.clients), "", "", ...lent, pool && pool.waiting ? time(pool.longest_wait) : "–"]);
+      if (pool && pool.waiting) row.children[7].className = row.children[8].className = "warn-text";
       if (w.silent > 10) {
         put(row.children[3], "silent for " + age(w.silent));
         row.children[3].className = "bad-text";
@@ -206,6 +211,10 @@
       make("span", li, e.count > 1 ? "× " + AS.count(e.count) : "", "times");
     });
     put(get("hash"), s.config.sha256.slice(0, 12));
+    const config = s.config, waits = config.pending_restart || [];
+    get("reload-row").hidden = !known(config.last_load_good) || (config.last_load_good && waits.length === 0);
+    put(get("reload"), config.last_load_good ? "waits for a restart: " + waits.join(", ") : "failed: the old one is in effect");
+    get("reload").className = config.last_load_good ? "warn-text" : "bad-text";
     put(get("listen"), s.listen.join(", "));
     get("certificates").hidden = s.certificates.length === 0;
     put(get("certificate-dates"), s.certificates.map((c) => c.side + " " + day(c.expires)).join(", "));
