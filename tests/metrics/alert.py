@@ -56,7 +56,11 @@ scrape_configs:
   - job_name: respmux
     static_configs: [{{targets: ['127.0.0.1:{target}']}}]
 """)
-        argv = [programs / "prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data"]
+        argv = [
+            programs / "prometheus",
+            f"--config.file={directory}/prometheus.yml",
+            f"--storage.tsdb.path={directory}/data",
+        ]
         argv += [f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"]
         super().__init__("prometheus", [str(word) for word in argv], lambda _: get(self.port, "/-/ready"))
 
@@ -73,7 +77,9 @@ scrape_configs:
 
 def check_scrape(programs, text):
     """What promtool says of a scrape: nothing, if all is well."""
-    run = subprocess.run([programs / "promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [programs / "promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
     if run.returncode or run.stdout or run.stderr:
         raise Failure(f"promtool: {run.stdout}{run.stderr}")
     return len(re.findall("^# TYPE ", text, re.MULTILINE))
@@ -84,7 +90,11 @@ def recorded():
 
 
 def run(stack):
-    programs = Path(subprocess.run([ROOT / "deploy/prometheus/programs.sh"], capture_output=True, text=True, check=True).stdout.strip())
+    programs = Path(
+        subprocess.run(
+            [ROOT / "deploy/prometheus/programs.sh"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    )
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     redis = stack.enter_context(Redis(str(directory)))
     proxy = stack.enter_context(Respmux(str(directory), f"redis://127.0.0.1:{redis.port}"))
@@ -111,7 +121,9 @@ def run(stack):
     until(f"{ALERT} fires", lambda: ALERT in prometheus.alerts())
     fired = time.monotonic() - killed
     others = sorted(set(prometheus.alerts()) - {ALERT})
-    again = stack.enter_context(Server("redis again", redis.argv, lambda _: connect(redis.address, 1.0).close() or True))
+    again = stack.enter_context(
+        Server("redis again", redis.argv, lambda _: connect(redis.address, 1.0).close() or True)
+    )
     _, resolved = until(f"{ALERT} is resolved", lambda: ALERT not in prometheus.alerts())
     return {
         "ok": again.process.poll() is None,

@@ -21,7 +21,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "benches"))
 
-from harness import RESPMUX, Failure, Redis, Respmux, Server, answers, cpu_seconds, free_port, say  # noqa: E402
+from harness import (  # noqa: E402
+    RESPMUX,
+    Failure,
+    Redis,
+    Respmux,
+    Server,
+    answers,
+    cpu_seconds,
+    free_port,
+    say,
+)
 
 REQUESTS = int(os.environ.get("COST_REQUESTS", "300000"))
 COUNTED = REQUESTS // 15

@@ -22,7 +22,16 @@ sys.path.insert(0, str(ROOT / "benches"))
 sys.path.insert(0, str(ROOT / "tests/limits"))
 
 from common import Good  # noqa: E402
-from harness import Failure, Redis, Respmux, command, connect, cpu_seconds, raise_open_files, say  # noqa: E402
+from harness import (  # noqa: E402
+    Failure,
+    Redis,
+    Respmux,
+    command,
+    connect,
+    cpu_seconds,
+    raise_open_files,
+    say,
+)
 
 CLIENTS = int(os.environ.get("SCRAPE_CLIENTS", "1000"))
 ROUNDS = int(os.environ.get("SCRAPE_ROUNDS", "10"))

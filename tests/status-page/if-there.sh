@@ -9,4 +9,4 @@ for browser in chromium chromium-browser; do
         CHROMIUM=$browser exec node tests/status-page/run.mjs --seconds 4
     fi
 done
-echo 'status page: no Chromium here; `make status-page` installs one and looks at the page with it'
+echo 'status page: no Chromium here; make status-page installs one and looks at the page with it'
