@@ -50,7 +50,11 @@ fn the_status_is_what_is() {
     let admitted = || {
         eventually(PATIENCE, || {
             let mut client = proxy.connect();
-            if client.ask("SET k v").as_str() == "OK" { Ok(client) } else { Err("refused") }
+            client.send_command(&["SET", "k", "v"]);
+            match client.try_read_frame(PATIENCE) {
+                Ok(reply) if reply.as_str() == "OK" => Ok(client),
+                other => Err(format!("{other:?}")),
+            }
         })
     };
     let mut clients: Vec<_> = (0..6).map(|_| admitted()).collect();
