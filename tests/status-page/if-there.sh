@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+node --check src/admin/page/script.js
 for browser in chromium chromium-browser; do
     if command -v "$browser" >/dev/null; then
         cargo build --locked --quiet --bin respmux
