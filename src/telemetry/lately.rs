@@ -86,6 +86,8 @@ struct Sample {
     watched: Vec<u64>,
     upstream_up: bool,
     draining: bool,
+    /// The beginning of the hash of the configuration in effect.
+    config: String,
 }
 
 /// The samples, and what is noted of their differences.
@@ -156,6 +158,7 @@ impl Pulse {
             watched: self.watched.iter().map(|w| w.total(shards(telemetry), &telemetry.facts)).collect(),
             upstream_up: telemetry.facts.upstream_up(),
             draining: telemetry.facts.draining(),
+            config: telemetry.facts.config_sha256().chars().take(12).collect(),
         }
     }
 
@@ -175,6 +178,10 @@ impl Pulse {
                 true => events.note(now, LogLevel::Info, "the upstream answers", 1),
                 false => events.note(now, LogLevel::Error, "the upstream does not answer", 1),
             }
+        }
+        if before.is_some_and(|before| before.config != sample.config) {
+            let text = format!("another configuration is in effect: {}", sample.config);
+            events.note(now, LogLevel::Info, &text, 1);
         }
         if sample.draining != before.is_some_and(|before| before.draining) {
             let text =
