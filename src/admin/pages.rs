@@ -81,6 +81,10 @@ static PAGES: &[Page] = &[
     page("/certs", Rule::Look, What::Certificates, "when the certificates in use expire"),
     page("/config", Rule::Know, What::Config, "the settings in effect and where they were given, without secrets"),
     page("/clients.json", Rule::Know, What::Clients, "who is connected"),
+    page("/reload", Rule::Change, What::Wish(Wish::Reload), "POST: as SIGHUP, read the configuration again"),
+    page("/pause", Rule::Change, What::Wish(Wish::Pause(None)), "POST: begin nothing for clients until /resume"),
+    page("/resume", Rule::Change, What::Wish(Wish::Resume), "POST: end that"),
+    page("/reconnect", Rule::Change, What::Wish(Wish::Reconnect), "POST: other upstream connections in place of all"),
     page("/drain", Rule::Change, What::Wish(Wish::Drain), "POST: as SIGTERM, let clients finish and end"),
 ];
 

@@ -17,10 +17,11 @@ const FORMAT: u32 = 1;
 pub(super) fn status(telemetry: &Telemetry, config: &Config, reports: &[Report], now: u64) -> Value {
     let facts = &telemetry.facts;
     let lately = telemetry.lately();
-    let state = match (facts.draining(), facts.listening()) {
-        (true, _) => "draining",
-        (false, true) => "serving",
-        (false, false) => "starting",
+    let state = match () {
+        () if facts.draining() => "draining",
+        () if !facts.listening() => "starting",
+        () if facts.paused() => "paused",
+        () => "serving",
     };
     json!({
         "format": FORMAT,
@@ -41,7 +42,12 @@ pub(super) fn status(telemetry: &Telemetry, config: &Config, reports: &[Report],
         "workers": workers(telemetry, &lately, now),
         "memory": memory(telemetry),
         "trouble": trouble(telemetry),
-        "config": { "sha256": facts.config_sha256(), "loaded": seconds(facts.started_unix_millis()) },
+        "config": {
+            "sha256": facts.config_sha256(),
+            "loaded": seconds(facts.loaded_unix_millis()),
+            "last_load_good": facts.last_load_good(),
+            "pending_restart": facts.pending_restart(),
+        },
         "certificates": certificates(telemetry),
         "events": telemetry.events.latest().iter().map(event).collect::<Vec<_>>(),
         "history": history(&lately),

@@ -141,8 +141,12 @@ fn the_index_lists_pages_that_exist() {
             .collect();
         let wanted = ["/", "/metrics", "/livez", "/readyz", "/startupz", "/healthz", "/status.json", "/certs"];
         assert_eq!(paths[..wanted.len()], wanted);
-        assert_eq!(paths[wanted.len()..], ["/config", "/clients.json", "/drain"]);
-        for path in paths.into_iter().filter(|path| *path != "/drain") {
+        assert_eq!(
+            paths[wanted.len()..],
+            ["/config", "/clients.json", "/reload", "/pause", "/resume", "/reconnect", "/drain"]
+        );
+        let changes = ["/reload", "/pause", "/resume", "/reconnect", "/drain"];
+        for path in paths.into_iter().filter(|path| !changes.contains(path)) {
             assert_eq!(status(&admin.get(path).await), "HTTP/1.1 200 OK", "{path}");
         }
     });

@@ -87,6 +87,11 @@ impl Workers {
         Ok(Self { telemetry, peers, seats })
     }
 
+    /// The way to each worker.
+    pub(super) fn orders(&self) -> Vec<mpsc::Sender<Order>> {
+        self.seats.iter().map(|seat| seat.orders.clone()).collect()
+    }
+
     /// Clients of all workers, those on their way included.
     pub(super) fn clients(&self) -> usize {
         self.seats.iter().map(|seat| seat.load.load(Ordering::Relaxed)).sum()
@@ -129,12 +134,16 @@ impl Workers {
     }
 }
 
-pub(super) fn facts(config: &Config) -> ProcessFacts {
-    let endpoint = match &config.upstream.endpoint {
+/// The upstream's address as it is shown.
+pub(super) fn endpoint(config: &Config) -> String {
+    match &config.upstream.endpoint {
         Endpoint::Tcp { host, port } => format!("{host}:{port}"),
         Endpoint::Unix(path) => format!("unix:{}", path.display()),
-    };
-    let facts = ProcessFacts::new(&endpoint, config.fingerprint())
+    }
+}
+
+pub(super) fn facts(config: &Config) -> ProcessFacts {
+    let facts = ProcessFacts::new(&endpoint(config), config.fingerprint())
         .with_memory(config.memory_limit as u64, config.workers)
         .with_log_counts(crate::telemetry::log::counts());
     facts.set_client_max(config.client.max_connections as u64);

@@ -86,6 +86,8 @@ struct Sample {
     watched: Vec<u64>,
     upstream_up: bool,
     draining: bool,
+    paused: bool,
+    load_good: bool,
     /// The beginning of the hash of the configuration in effect.
     config: String,
 }
@@ -158,6 +160,8 @@ impl Pulse {
             watched: self.watched.iter().map(|w| w.total(shards(telemetry), &telemetry.facts)).collect(),
             upstream_up: telemetry.facts.upstream_up(),
             draining: telemetry.facts.draining(),
+            paused: telemetry.facts.paused(),
+            load_good: telemetry.facts.last_load_good(),
             config: telemetry.facts.config_sha256().chars().take(12).collect(),
         }
     }
@@ -182,6 +186,13 @@ impl Pulse {
         if before.is_some_and(|before| before.config != sample.config) {
             let text = format!("another configuration is in effect: {}", sample.config);
             events.note(now, LogLevel::Info, &text, 1);
+        }
+        if !sample.load_good && before.is_some_and(|before| before.load_good) {
+            events.note(now, LogLevel::Error, "the configuration changed and is wrong: the old one stays in effect", 1);
+        }
+        if sample.paused != before.is_some_and(|before| before.paused) {
+            let text = if sample.paused { "paused: nothing is begun for clients" } else { "the pause has ended" };
+            events.note(now, LogLevel::Warn, text, 1);
         }
         if sample.draining != before.is_some_and(|before| before.draining) {
             let text =

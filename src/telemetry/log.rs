@@ -2,13 +2,14 @@
 
 use std::env;
 use std::io::{self, IsTerminal};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 use super::log_count::{LogCount, LogCounts};
 use crate::config::{Log, LogFormat};
@@ -21,14 +22,18 @@ pub fn counts() -> LogCounts {
     COUNTS.clone()
 }
 
+/// To change the filter of the log that was set up.
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
 /// Sets up logging for the process; to be called once, before the first line. A second call has no
 /// effect. Standard output stays free for what a command answers.
 pub fn init(log: &Log) {
     let is_terminal = io::stderr().is_terminal();
+    let (filter, handle) = reload::Layer::new(targets(&log.level));
     // What this filter drops is made nowhere, and costs next to nothing.
-    let registry = tracing_subscriber::registry().with(targets(&log.level)).with(LogCount::new(counts()));
+    let registry = tracing_subscriber::registry().with(filter).with(LogCount::new(counts()));
     // A test, or a program around the library, may have set up its own.
-    let _ = match is_json(log.format, is_terminal) {
+    let done = match is_json(log.format, is_terminal) {
         true => {
             let lines = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
             registry.with(lines).try_init()
@@ -39,6 +44,17 @@ pub fn init(log: &Log) {
             registry.with(lines).try_init()
         }
     };
+    if done.is_ok() {
+        let _ = LEVEL.set(handle);
+    }
+}
+
+/// Another `log.level` from here on.
+pub fn set_level(level: &str) {
+    if let Some(handle) = LEVEL.get() {
+        // The filter lives as long as the process.
+        let _ = handle.reload(targets(level));
+    }
 }
 
 fn is_json(format: LogFormat, is_terminal: bool) -> bool {

@@ -25,7 +25,7 @@ mod registry;
 pub mod shard;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 pub use events::{Event, Events};
@@ -52,7 +52,22 @@ pub struct Telemetry {
     /// What happened lately, for people.
     pub events: Events,
     pulse: lately::Pulse,
+    commands: Vec<String>,
+    registry: Mutex<Labelled>,
+}
+
+/// The series, and what their labels say.
+struct Labelled {
+    endpoint: String,
+    config_sha256: String,
     registry: registry::Registry,
+}
+
+impl Labelled {
+    fn new(facts: &ProcessFacts, commands: &[String]) -> Self {
+        let registry = registry::Registry::new(facts, commands);
+        Self { endpoint: facts.endpoint(), config_sha256: facts.config_sha256(), registry }
+    }
 }
 
 impl Telemetry {
@@ -60,16 +75,22 @@ impl Telemetry {
     /// (any case, subcommands after a space); only commands that were seen are exported.
     pub fn new(workers: usize, command_names: &[String], facts: Arc<ProcessFacts>) -> Self {
         let shards = (0..workers).map(|_| Arc::new(Shard::new(command_names.len()))).collect();
-        let registry = registry::Registry::new(&facts, command_names);
+        let registry = Mutex::new(Labelled::new(&facts, command_names));
         let acceptor = Arc::new(Shard::new(command_names.len()));
-        Self { shards, facts, acceptor, events: Events::default(), pulse: lately::Pulse::new(), registry }
+        let (events, pulse) = (Events::default(), lately::Pulse::new());
+        Self { shards, facts, acceptor, events, pulse, commands: command_names.to_vec(), registry }
     }
 
     /// All metrics in the text format of Prometheus, version 0.0.4, in a stable order.
     ///
     /// Reads files in /proc; takes a millisecond or two. Not for a worker thread.
     pub fn render(&self) -> String {
-        self.registry.render(&self.shards, &self.acceptor, &self.facts)
+        let mut labelled = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // The values are all in the shards, so that series with other labels lose nothing.
+        if labelled.endpoint != self.facts.endpoint() || labelled.config_sha256 != self.facts.config_sha256() {
+            *labelled = Labelled::new(&self.facts, &self.commands);
+        }
+        labelled.registry.render(&self.shards, &self.acceptor, &self.facts)
     }
 
     /// Takes the sample of this second; to be called every [`lately::STEP`] by whoever shows what is [`lately`](Self::lately).

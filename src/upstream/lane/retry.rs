@@ -81,7 +81,7 @@ pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashSet<Cl
         let entry = clients.entry(client).or_insert(Some(0));
         *entry = entry.filter(|_| harmless).map(|count| count + 1);
     }
-    let (workers, now) = (up.config.workers, up.now());
+    let (workers, now) = (up.config().workers, up.now());
     let mut chosen = HashSet::new();
     for (client, count) in clients.into_iter().filter_map(|(client, count)| Some((client, count?))) {
         if up.retries.take(count, workers, now) {

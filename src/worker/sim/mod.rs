@@ -129,13 +129,16 @@ struct Plan {
     clients: usize,
     rounds: usize,
     kills: bool,
+    /// Upstream connections are told to move, and clients are held, again and again.
+    moves: bool,
     /// For the first client; the others draw theirs.
     victim: Option<Cancel>,
 }
 
 impl Plan {
     fn of(seed: u64) -> Self {
-        Self { seed, clients: 3 + (seed % 6) as usize, rounds: 6, kills: !seed.is_multiple_of(3), victim: None }
+        let (kills, moves) = (!seed.is_multiple_of(3), seed.is_multiple_of(4));
+        Self { seed, clients: 3 + (seed % 6) as usize, rounds: 6, kills, moves, victim: None }
     }
 }
 
@@ -238,6 +241,21 @@ impl World {
                 }
             })
         });
+        let mover = plan.moves.then(|| {
+            let world = Rc::clone(&self);
+            spawn_local(async move {
+                loop {
+                    sleep(Duration::from_micros(500 + fastrand::u64(..10_000))).await;
+                    if fastrand::u8(..3) > 0 {
+                        world.up.move_on();
+                    } else {
+                        world.up.pause(true);
+                        pause(20_000).await;
+                        world.up.pause(false);
+                    }
+                }
+            })
+        });
         for place in places {
             if place.await.is_err() {
                 self.ledger.wrong("a client's side panicked".to_owned());
@@ -246,6 +264,10 @@ impl World {
         if let Some(killer) = killer {
             killer.abort();
             self.server.refuses.set(false);
+        }
+        if let Some(mover) = mover {
+            mover.abort();
+            self.up.pause(false);
         }
         self.check_the_end().await;
     }
