@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Folds, Upstreams};
+use super::{Folds, Scratch, Upstreams};
 use crate::auth::{Policies, Rights, Users};
 use crate::command::CommandTable;
 use crate::config::Config;
@@ -89,6 +89,7 @@ impl Upstreams {
         self.pool.move_on(self);
         self.hubs.move_on();
         Folds::move_on(self);
+        Scratch::move_on(self);
         self.control.look();
         for client in self.roster.all() {
             client.wake(); // whoever waits for a lane that goes
