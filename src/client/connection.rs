@@ -169,7 +169,7 @@ impl Client {
                 Poll::Pending => false,
             };
             if !flushed
-                && self.outbox().unsent() > self.up().config().client.output_soft
+                && self.outbox().unsent() > self.up().look().config.client.output_soft
                 && self.outbox().hub().is_none()
             {
                 // I8 (but a subscriber must be able to unsubscribe): a slow reader sends no more requests; the lane does not wait for it.
@@ -339,7 +339,7 @@ impl Client {
     fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Halt> {
         let up = Rc::clone(self.up());
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
-        let rules = up.rules();
+        let rules = up.look();
         let lookup = rules.table.lookup(scanned.nth(0), second);
         let route = route(&rules.table, lookup, self.facts(Held::None, false), scanned);
         if up.is_paused() && route.waits_for_resume() {
@@ -393,7 +393,8 @@ impl Client {
 
     /// Too much is unanswered: read no more requests until half of it is.
     fn stalled(&self) -> Option<Flow> {
-        let limits = &self.up().config().client;
+        let rules = self.up().look();
+        let limits = &rules.config.client;
         let most = u32::try_from(limits.inflight_commands).unwrap_or(u32::MAX);
         let pending = self.outbox().pending();
         if pending < most && self.outbox().pending_bytes() < limits.inflight_bytes {

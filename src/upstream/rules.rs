@@ -1,6 +1,7 @@
 //! What the configuration says now, and what follows from it. A reload replaces it as a whole; whoever has looked keeps
 //! what it saw.
 
+use std::cell::Ref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -45,6 +46,13 @@ impl Rules {
 }
 
 impl Upstreams {
+    /// The rules as they are now, for the data path: not to be kept.
+    #[inline]
+    #[must_use]
+    pub fn look(&self) -> Ref<'_, Rules> {
+        Ref::map(self.rules.borrow(), |rules| &**rules)
+    }
+
     /// The rules as they are now.
     #[inline]
     #[must_use]
