@@ -169,7 +169,12 @@ impl Pool {
                 },
             };
             match attempt {
-                Ok(link) if !up.dialer.is_current(&link) => discard(up, link).await, // told to move meanwhile
+                Ok(link) if !up.dialer.is_current(&link) => {
+                    discard(up, link).await; // told to move meanwhile
+                    if crate::link::now() >= deadline {
+                        return Err(LendError::Dial(away()));
+                    }
+                }
                 Ok(link) => return Ok(Lease { link: Some(link), place: Some(place), up: Rc::clone(up) }),
                 Err((error @ DialError::Unavailable { .. }, permit)) => {
                     drop(permit);
