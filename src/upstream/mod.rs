@@ -18,6 +18,7 @@ mod report;
 mod roster;
 mod rules;
 mod scratch;
+mod unblock;
 mod unknown;
 
 use std::cell::{Cell, RefCell};

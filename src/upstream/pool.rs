@@ -169,7 +169,12 @@ impl Pool {
                 },
             };
             match attempt {
-                Ok(link) if !up.dialer.is_current(&link) => discard(up, link).await, // told to move meanwhile
+                Ok(link) if !up.dialer.is_current(&link) => {
+                    discard(up, link).await; // told to move meanwhile
+                    if crate::link::now() >= deadline {
+                        return Err(LendError::Dial(away()));
+                    }
+                }
                 Ok(link) => return Ok(Lease { link: Some(link), place: Some(place), up: Rc::clone(up) }),
                 Err((error @ DialError::Unavailable { .. }, permit)) => {
                     drop(permit);
@@ -286,10 +291,8 @@ impl Lease {
         spawn_local(async move {
             let mut link = link;
             let id = link.id().to_string();
-            let words: [&[u8]; 3] = [b"CLIENT", b"UNBLOCK", id.as_bytes()];
-            // On another server the number is somebody else's.
-            let known = link.id() != 0 && link.generation() == up.control.generation();
-            let unblocked = known && matches!(up.control.ask(&words).await, Ok(reply) if reply.starts_with(b":"));
+            let unblocked = link.id() != 0
+                && matches!(up.control.unblock(id.as_bytes(), link.generation()).await, Ok(reply) if reply.starts_with(b":"));
             let silenced = unblocked && matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
             if silenced {
                 up.pool.put(&up, link, true).await;

@@ -264,7 +264,7 @@ impl Fold {
                 sleep(ASK_LATER).await;
                 return fold.act(&up, |machine| machine.on_unblock(source, Outcome::Failed));
             }
-            let outcome = match up.control.ask(&[b"CLIENT", b"UNBLOCK", id.as_bytes()]).await {
+            let outcome = match up.control.unblock(id.as_bytes(), generation).await {
                 Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
                 Ok(reply) if reply == b":0\r\n" => {
                     up.shard.fold_unblock_races.inc();

@@ -84,6 +84,8 @@ enum Step {
     Run,
     /// The hub reads this many of the server's frames.
     Read(u8),
+    /// The hub goes on with a connection to another server, as soon as nothing is owed on this one.
+    Move,
 }
 
 const CHANNELS: &[u8] = b"abcx";
@@ -99,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop::sample::select(&CHANNELS[..3]).prop_map(Step::Publish),
         4 => Just(Step::Run),
         6 => (1..6_u8).prop_map(Step::Read),
+        1 => Just(Step::Move),
     ]
 }
 
@@ -142,6 +145,11 @@ impl World {
                 self.server.run();
             }
             Step::Read(frames) => (0..*frames).for_each(|_| self.read()),
+            Step::Move if self.core.is_quiet() => {
+                self.server = Server::default();
+                self.core.begin_again(0);
+            }
+            Step::Move => {}
         }
         self.obey();
     }
@@ -285,4 +293,18 @@ fn a_revoked_channel_goes_to_all_who_heard_it() {
         .collect();
     assert_eq!(told, [(1, 0), (3, 0)]);
     assert_eq!(core.registry.wanted(), 0);
+}
+
+/// A subscription that the new server refuses: its clients would hear nothing and not know it.
+#[test]
+fn what_cannot_be_made_again_is_noticed() {
+    let mut core = Core::<Client>::default();
+    let order = Order { client: 1, resp: Resp::Three, family: Family::Channel, suppressed: false, now: 0, raw: b"?" };
+    core.subscribe(&order, &[b"a"]);
+    core.on_confirmation(true, Family::Channel, b"a").unwrap();
+    core.out.clear();
+    core.begin_again(0);
+    assert_eq!(&core.out[..], b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n");
+    core.on_reply(true, b"NOPERM", 0).unwrap();
+    assert!(core.lacks);
 }

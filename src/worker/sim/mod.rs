@@ -245,7 +245,7 @@ impl World {
             let world = Rc::clone(&self);
             spawn_local(async move {
                 loop {
-                    sleep(Duration::from_micros(500 + fastrand::u64(..10_000))).await;
+                    sleep(Duration::from_micros(2_000 + fastrand::u64(..20_000))).await;
                     if fastrand::u8(..3) > 0 {
                         world.up.move_on();
                     } else {
@@ -356,10 +356,14 @@ fn run(plan: Plan) -> Outcome {
         .start_paused(true)
         .build_local(LocalOptions::default())
         .expect("a runtime");
-    let config = "workers = 1\nupstream.max_connections = 8\ninstance = 1\n";
+    let mut config = "workers = 1\nupstream.max_connections = 8\ninstance = 1\n".to_owned();
+    if plan.moves {
+        // More than are told to move, or nobody would ever have one.
+        config.push_str("upstream.connects_per_second = 5000\n");
+    }
     let outcome = runtime.block_on(async {
         let began = Instant::now();
-        let world = Rc::new(World::new(Arc::new(tested(config))));
+        let world = Rc::new(World::new(Arc::new(tested(&config))));
         Rc::clone(&world).play(plan).await;
         Outcome {
             hash: world.log.0.borrow().finish(),
