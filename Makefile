@@ -19,6 +19,9 @@
 #   make sim      a whole worker in simulated time over a hundred thousand seeds, cancelled at every await point
 #   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
 #   make deploy-check  the chart, Kustomize, alerts, dashboard and unit, checked without a cluster
+#   make deploy-selftest  mistakes put into all of that on purpose: each check must see its own
+#   make manifests     deploy/kubernetes, the chart's copies, the dashboard and the reference, written anew from their sources
+#   make sizing   memory, processor time and connections that respmux needs: the numbers of deploy/sizing.md
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -55,7 +58,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check deploy-selftest manifests sizing
 
 build:
 	$(CARGO) build --release --locked
@@ -140,6 +143,16 @@ audit:
 
 deploy-check:
 	deploy/check.sh
+
+deploy-selftest:
+	deploy/selftest.py
+
+manifests:
+	deploy/manifests.sh
+
+sizing: build
+	.ci/need redis-server=redis-server redis-benchmark=redis-tools openssl=openssl python3=python3
+	benches/sizing.py
 
 static:
 	deploy/static.sh
