@@ -3,8 +3,8 @@
 # policy, alerts, dashboard, units, documents. Under three minutes.
 #
 #   check.sh            every step
-#   check.sh STEP...    some of them: files charts kustomize kubernetes checkov sidecar configurations prometheus names
-#                       runbook documents schema systemd
+#   check.sh STEP...    some of them: files charts kustomize kubernetes checkov sidecar configurations prometheus alert
+#                       names runbook documents schema systemd
 #
 # RESPMUX is the program that is asked (target/debug/respmux).
 set -euo pipefail
@@ -82,18 +82,16 @@ configurations() {
 }
 
 prometheus() {
-    local promtool=${PROMTOOL:-$(command -v promtool || true)}
-    if [ -z "$promtool" ]; then
-        promtool=$target/prometheus/usr/bin/promtool
-        # Unpacked and not installed, so that no service starts.
-        [ -x "$promtool" ] || (
-            cd "$work"
-            apt-get download -q prometheus
-            dpkg -x prometheus_*.deb "${promtool%/usr/bin/promtool}"
-        ) >&2
-    fi
+    local promtool
+    promtool=$(deploy/prometheus/programs.sh)/promtool
     "$promtool" check rules deploy/prometheus/rules.yml
     "$promtool" test rules deploy/prometheus/rules_test.yml
+}
+
+# A real Prometheus, and an upstream that goes away.
+alert() {
+    .ci/need redis-server=redis-server
+    RESPMUX=$respmux tests/metrics/alert.py
 }
 
 # Every metric that is asked for is exported, and the dashboard is what its script writes.
@@ -124,9 +122,12 @@ schema() {
 systemd() {
     if command -v systemd-analyze >/dev/null; then
         # Where respmux is not installed, a program that is stands in for it.
-        sed 's#/usr/bin/respmux#/usr/bin/true#' deploy/systemd/respmux.service >"$work/respmux.service"
+        for unit in service socket; do
+            sed 's#/usr/bin/respmux#/usr/bin/true#' "deploy/systemd/respmux.$unit" >"$work/respmux.$unit"
+        done
         # `verify` prints what is wrong and still returns 0.
-        said=$(systemd-analyze verify --man=no "$work/respmux.service" 2>&1)
+        local said
+        said=$(systemd-analyze verify --man=no "$work/respmux.service" "$work/respmux.socket" 2>&1)
         [ -z "$said" ] || {
             echo "$said" >&2
             exit 1
@@ -136,7 +137,7 @@ systemd() {
 }
 
 .ci/venv "$target/deploy-venv" -r deploy/requirements.txt -r deploy/check-requirements.txt
-[ $# -gt 0 ] || set -- files charts kustomize kubernetes checkov sidecar configurations prometheus names runbook documents schema systemd
+[ $# -gt 0 ] || set -- files charts kustomize kubernetes checkov sidecar configurations prometheus alert names runbook documents schema systemd
 for step in "$@"; do
     echo "== $step"
     start=$SECONDS

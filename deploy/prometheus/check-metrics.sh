@@ -4,18 +4,13 @@
 #   check-metrics.sh             what the tests render, with every metric in it
 #   check-metrics.sh URL|FILE    a running proxy, e.g. http://127.0.0.1:9380/metrics, or a saved scrape
 #
-# promtool is taken from PROMTOOL or PATH; else from Debian's package `prometheus`, unpacked into a
-# temporary directory and not installed, so that no service starts.
+# promtool is the one that programs.sh finds.
 set -eu
 
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 
-promtool=${PROMTOOL:-$(command -v promtool || true)}
-if [ -z "$promtool" ]; then
-    (cd "$temporary" && apt-get download -q prometheus && dpkg -x prometheus_*.deb unpacked) >&2
-    promtool=$temporary/unpacked/usr/bin/promtool
-fi
+promtool=$("$(dirname "$0")/programs.sh")/promtool
 
 case ${1-} in
 '')
