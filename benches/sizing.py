@@ -4,7 +4,7 @@
 deploy/sizing.md has the formulas; these are their numbers. Tables go to standard output as Markdown, and at the end one
 line of JSON with every figure. A private Redis, loopback addresses only, about two minutes.
 
-    SIZING_CLIENTS   idle clients at which memory is read (1000,5000,10000)
+    SIZING_CLIENTS   idle clients at which memory is read (1000,5000,10000), and SIZING_TLS with TLS (500,2000)
     SIZING_REQUESTS  requests for each figure of processor time (200000)
     RESPMUX          the program to measure (target/release/respmux)
 """
@@ -39,6 +39,7 @@ from harness import (  # noqa: E402
 from load import read_exactly  # noqa: E402
 
 CLIENTS = [int(count) for count in os.environ.get("SIZING_CLIENTS", "1000,5000,10000").split(",")]
+TLS_CLIENTS = [int(count) for count in os.environ.get("SIZING_TLS", "500,2000").split(",")]
 REQUESTS = int(os.environ.get("SIZING_REQUESTS", "200000"))
 WAVE = 500
 KIB = 1024
@@ -77,13 +78,13 @@ def encrypted(address):
     return context.wrap_socket(connect(address))
 
 
-def idle(server, opened):
+def idle(server, opened, counts):
     """`{clients: resident bytes}`: each client has sent commands, and is then silent but connected."""
     get = b"*2\r\n$3\r\nGET\r\n$4\r\nidle\r\n"
     packets = [(b"*3\r\n$3\r\nSET\r\n$4\r\nidle\r\n$32\r\n%s\r\n" % (b"x" * 32), 5), (get, 39), (get * 10, 390)]
     found, clients = {0: settled(server)}, []
     try:
-        for wanted in CLIENTS:
+        for wanted in counts:
             while len(clients) < wanted:
                 wave = [opened() for _ in range(min(WAVE, wanted - len(clients)))]
                 clients += wave
@@ -102,12 +103,12 @@ def idle(server, opened):
 
 def idle_memory():
     with proxy("--workers", 1, clients=max(CLIENTS)) as server:
-        plain = idle(server, lambda: connect(server.address))
+        plain = idle(server, lambda: connect(server.address), CLIENTS)
     with tempfile.TemporaryDirectory() as directory:
         port = free_port()
         extra = ["--workers", 1, "--listen", f"tls:127.0.0.1:{port}", *certificate(directory)]
-        with proxy(*extra, clients=max(CLIENTS)) as server:
-            tls = idle(server, lambda: encrypted(("127.0.0.1", port)))
+        with proxy(*extra, clients=max(TLS_CLIENTS)) as server:
+            tls = idle(server, lambda: encrypted(("127.0.0.1", port)), TLS_CLIENTS)
     return {"plain": plain, "tls": tls}
 
 
@@ -203,14 +204,13 @@ def kinds(server):
 # --- what is printed
 
 
-def memory_tables(idle_found):
-    rows = []
-    for kind, found in idle_found.items():
-        most = max(found)
-        each = (found[most] - found[0]) / most
-        rows.append([kind, *(f"{found[count] / KIB / KIB:.1f}" for count in found), f"{each:.0f}"])
-    head = ["MiB resident", *(f"{count} clients" for count in idle_found["plain"]), "bytes per client"]
-    return markdown(head, rows)
+def memory_table(idle_found):
+    rows = [
+        [f"{count} {kind}", f"{size / KIB / KIB:.1f}", f"{(size - found[0]) / count:.0f}" if count else ""]
+        for kind, found in idle_found.items()
+        for count, size in found.items()
+    ]
+    return markdown(["idle clients", "MiB resident", "bytes per client"], rows)
 
 
 def main():
@@ -234,7 +234,7 @@ def main():
         figures["connections"][f"{workers} workers, cap {cap}"] = upstream_connections(workers, cap)
 
     print("**Idle clients, one worker**\n")
-    print(memory_tables(figures["idle"]))
+    print(memory_table(figures["idle"]))
     print("\n**Clients whose replies wait, one worker**\n")
     rows = [[name, f"{f['peak']:.0f}", f"{f['after']:.0f}"] for name, f in figures["pipelining"].items()]
     print(markdown(["replies waiting for each client", "bytes per client, at the peak", "3 s later"], rows))

@@ -375,13 +375,30 @@ ROWS = [
                 4,
                 [("{{reason}}", rate("respmux_client_connections_rejected_total", "reason"))],
             ),
-            ("Draining", "none", "timeseries", 4, [("{{instance}}", level("respmux_draining", "instance"))]),
+            (
+                "Draining, paused, sent elsewhere",
+                "none",
+                "timeseries",
+                4,
+                [
+                    ("{{instance}} draining", level("respmux_draining", "instance")),
+                    ("{{instance}} paused", level("respmux_paused", "instance")),
+                    (
+                        "sent away: {{result}}",
+                        f"sum by (result) (increase(respmux_client_handoffs_total{WHERE}[$__rate_interval]))",
+                    ),
+                ],
+            ),
             (
                 "Configurations in use",
                 "none",
                 "timeseries",
                 4,
-                [("{{sha256}}", f"count by (sha256) (respmux_config_hash_info{WHERE})")],
+                [
+                    ("{{sha256}}", f"count by (sha256) (respmux_config_hash_info{WHERE})"),
+                    ("could not be read", f"sum(1 - respmux_config_last_reload_successful{WHERE})"),
+                    ("keys that wait for a restart", f"sum(respmux_config_pending_restart_keys{WHERE})"),
+                ],
             ),
             (
                 "Certificates: time left",

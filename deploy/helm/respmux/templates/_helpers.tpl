@@ -90,6 +90,9 @@ tls_ca_file = "/etc/respmux-upstream-ca/ca.crt"
 {{- define "respmux.drain" -}}
 delay = "{{ .Values.drain.delaySeconds }}s"
 timeout = "{{ .Values.drain.timeoutSeconds }}s"
+{{- with include "respmux.handoffEndpoint" . }}
+endpoint = {{ . | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "respmux.log" -}}
@@ -119,6 +122,9 @@ client_ca_file = "/etc/respmux-tls/ca.crt"
 {{- end -}}
 listen = {{ toJson $listen }}
 admin = "0.0.0.0:9380"
+{{- with .Values.admin.existingSecret }}
+admin_token_file = "/etc/respmux-admin/token"
+{{- end }}
 workers = {{ .Values.workers }}
 {{- $text := .Values.config | trim }}
 {{- $rest := "" }}
