@@ -109,11 +109,11 @@ def idle_memory():
         extra = ["--workers", 1, "--listen", f"tls:127.0.0.1:{port}", *certificate(directory)]
         with proxy(*extra, clients=max(TLS_CLIENTS)) as server:
             tls = idle(server, lambda: encrypted(("127.0.0.1", port)), TLS_CLIENTS)
-    return {"plain": plain, "tls": tls}
+    return {"plain": plain, "TLS": tls}
 
 
 def pipelining(depth, size, clients=200):
-    """Bytes that a client takes while `depth` replies of `size` bytes wait for it: what clients cost at their busiest."""
+    """Bytes that a client takes that asks for `depth` values of `size` bytes at once and reads them."""
     value = b"v" * size
     with proxy("--workers", 1) as server, connect(server.address) as first:
         first.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\nv\r\n$%d\r\n%s\r\n" % (size, value))
@@ -228,16 +228,16 @@ def main():
         (50, 1, 1),
         (500, 1, 1),
     ):
-        name = f"{clients} clients" + (f", pipelines of {pipeline}" if pipeline > 1 else "") + (", TLS" if tls else "")
+        name = f"{clients} client{'s' * (clients > 1)}" + (f", pipelines of {pipeline}" if pipeline > 1 else "") + (", TLS" if tls else "")
         figures["cpu"][name] = per_request(clients, pipeline, tls=bool(tls))
     for workers, cap in ((1, 6), (1, 8), (2, 32), (4, 32), (4, 64)):
-        figures["connections"][f"{workers} workers, cap {cap}"] = upstream_connections(workers, cap)
+        figures["connections"][f"{workers} worker{'s' * (workers > 1)}, cap {cap}"] = upstream_connections(workers, cap)
 
     print("**Idle clients, one worker**\n")
     print(memory_table(figures["idle"]))
-    print("\n**Clients whose replies wait, one worker**\n")
+    print("\n**200 clients with pipelines, one worker**\n")
     rows = [[name, f"{f['peak']:.0f}", f"{f['after']:.0f}"] for name, f in figures["pipelining"].items()]
-    print(markdown(["replies waiting for each client", "bytes per client, at the peak", "3 s later"], rows))
+    print(markdown(["GETs in one packet", "bytes per client, at the peak", "3 s later"], rows))
     print("\n**Processor time, one worker**\n")
     rows = [[name, f"{f['us']:.1f}", f"{1e6 / f['us']:.0f}", f"{f['rate']:.0f}"] for name, f in figures["cpu"].items()]
     print(markdown(["load", "µs of respmux a request", "requests/s a core", "requests/s reached here"], rows))

@@ -3,8 +3,8 @@
 # policy, alerts, dashboard, units, documents. Under three minutes.
 #
 #   check.sh            every step
-#   check.sh STEP...    some of them: files charts kustomize kubernetes checkov sidecar configurations prometheus alert
-#                       names runbook documents schema systemd
+#   check.sh STEP...    some of them: files charts kustomize kubernetes crds checkov sidecar configurations
+#                       prometheus alert names runbook documents schema systemd
 #
 # RESPMUX is the program that is asked (target/debug/respmux).
 set -euo pipefail
@@ -55,6 +55,12 @@ kubernetes() {
     "$tools/kubernetes-validate" --strict --quiet --kubernetes-version 1.37 deploy/kubernetes/sidecar-injection.yaml
     sed 's#k8s.io/v1$#k8s.io/v1beta1#' deploy/kubernetes/sidecar-injection.yaml >"$work/beta.yaml"
     "$tools/kubernetes-validate" --strict --quiet --kubernetes-version 1.34 "$work/beta.yaml"
+}
+
+# The kinds of the Prometheus operator.
+crds() {
+    rendered
+    "$tools/python" deploy/check_crds.py deploy/prometheus/podmonitor.yaml "$work"/chart/*/monitoring.yaml
 }
 
 # Left out: a CPU limit throttles a proxy at its peak; digest and pull policy are the user's choice; a network policy of
@@ -137,7 +143,7 @@ systemd() {
 }
 
 .ci/venv "$target/deploy-venv" -r deploy/requirements.txt -r deploy/check-requirements.txt
-[ $# -gt 0 ] || set -- files charts kustomize kubernetes checkov sidecar configurations prometheus alert names runbook documents schema systemd
+[ $# -gt 0 ] || set -- files charts kustomize kubernetes crds checkov sidecar configurations prometheus alert names runbook documents schema systemd
 for step in "$@"; do
     echo "== $step"
     start=$SECONDS

@@ -55,6 +55,14 @@ MISTAKES = [
     ),
     ("a field of the policy", "kubernetes", POLICY, "reinvocationPolicy", "reinvocation", "reinvocation"),
     (
+        "a monitor",
+        "crds",
+        "deploy/prometheus/podmonitor.yaml",
+        "replacement: respmux",
+        "replacemet: respmux",
+        "is no field",
+    ),
+    (
         "a right too many",
         "checkov",
         f"{CHART}/values.yaml",
@@ -111,7 +119,7 @@ MISTAKES = [
         "deploy/kustomize/components/sidecar/sidecar.yaml",
         "--drain-timeout",
         "--drain-time",
-        "drain-time",
+        "`respmux check` refuses it",
     ),
     ("a rule", "prometheus", "deploy/prometheus/rules.yml", "> 0.01", ">> 0.01", "parse error"),
     ("an alert that fires late", "prometheus", "deploy/prometheus/rules.yml", "for: 1m", "for: 50m", "FAILED"),
@@ -159,7 +167,7 @@ MISTAKES = [
         "deploy/systemd/respmux.service",
         "ProtectSystem=strict\n",
         "User=root\nPrivateUsers=no\nCapabilityBoundingSet=~\nProtectKernelModules=no\nPrivateDevices=no\n",
-        "threshold",
+        "exposure level",
     ),
 ]
 
