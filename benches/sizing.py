@@ -228,7 +228,11 @@ def main():
         (50, 1, 1),
         (500, 1, 1),
     ):
-        name = f"{clients} client{'s' * (clients > 1)}" + (f", pipelines of {pipeline}" if pipeline > 1 else "") + (", TLS" if tls else "")
+        name = (
+            f"{clients} client{'s' * (clients > 1)}"
+            + (f", pipelines of {pipeline}" if pipeline > 1 else "")
+            + (", TLS" if tls else "")
+        )
         figures["cpu"][name] = per_request(clients, pipeline, tls=bool(tls))
     for workers, cap in ((1, 6), (1, 8), (2, 32), (4, 32), (4, 64)):
         figures["connections"][f"{workers} worker{'s' * (workers > 1)}, cap {cap}"] = upstream_connections(workers, cap)
