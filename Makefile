@@ -25,6 +25,9 @@
 #   make prometheus    a real Prometheus scrapes respmux, its upstream goes away, and the alert fires
 #   make scrape-cost   what a scrape costs with a thousand clients, and what they notice of it
 #   make metrics-cost  the share of a request's work that its metrics are
+#   make deploy-selftest  mistakes put into all of that on purpose: each check must see its own
+#   make manifests     deploy/kubernetes, the chart's copies, the dashboard and the reference, written anew from their sources
+#   make sizing   memory, processor time and connections that respmux needs: the numbers of deploy/sizing.md
 #   make static   the static binary of the image, tried in an empty root directory
 
 SHELL := /bin/bash
@@ -174,6 +177,17 @@ scrape-cost: build
 metrics-cost: build
 	.ci/need redis-server=redis-server redis-benchmark=redis-tools valgrind=valgrind python3=python3
 	tests/metrics/cost.py
+.PHONY: deploy-selftest manifests sizing
+
+deploy-selftest:
+	deploy/selftest.py
+
+manifests:
+	deploy/manifests.sh
+
+sizing: build
+	.ci/need redis-server=redis-server redis-benchmark=redis-tools openssl=openssl python3=python3
+	benches/sizing.py
 
 static:
 	deploy/static.sh

@@ -13,7 +13,7 @@ mapfile -t scripts < <(git ls-files --cached --others --exclude-standard -- '.ci
 "$tools/ruff" check --no-cache --quiet --select E,F,I,B,UP,SIM,PL --ignore PLR2004,PLR0913,E501 benches deploy tests/suite tests/jobs tests/metrics
 "$tools/ruff" format --no-cache --quiet --line-length 120 --check benches deploy tests/suite tests/jobs tests/metrics
 
-"$tools/yamllint" --strict -d '{extends: default, rules: {line-length: {max: 160}, document-start: disable, braces: {max-spaces-inside: 1}}, ignore: [deploy/helm/respmux/templates/]}' deploy
+"$tools/yamllint" --strict -d '{extends: default, rules: {line-length: {max: 160}, document-start: disable, braces: {max-spaces-inside: 1}}, ignore: [templates/]}' deploy
 
 "$tools/hadolint" deploy/Dockerfile
 

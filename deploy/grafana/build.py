@@ -27,9 +27,16 @@ def quantile(share, metric, more=""):
     return f"histogram_quantile({share}, {rate(metric + '_bucket', 'le', more)})"
 
 
+OWN = rate("respmux_command_errors_total", "job", 'origin="proxy"')
+COMMANDS = rate("respmux_commands_total", "job")
+NOT_BLOCKING = 'class!="blocking"'
+PROMPT = 'class!~"blocking|pubsub"'
+DURATION = "respmux_command_duration_seconds"
+UPSTREAM = "respmux_upstream_duration_seconds"
+
+
 def mean(metric):
-    prompt = 'class!~"blocking|pubsub"'
-    return f"{rate(metric + '_sum', 'job', prompt)} / clamp_min({rate(metric + '_count', 'job', prompt)}, 1e-9)"
+    return f"{rate(metric + '_sum', 'job', PROMPT)} / clamp_min({rate(metric + '_count', 'job', PROMPT)}, 1e-9)"
 
 
 # A row's title, then its panels: title, unit, kind, width, and (legend, expression) pairs.
@@ -37,12 +44,14 @@ ROWS = [
     (
         "Is it well",
         [
-            ("Upstream", "none", "stat", 4, [("{{upstream}}", f"min by (upstream) (respmux_upstream_up{WHERE})")]),
+            ("Upstream", "none", "updown", 3, [("{{upstream}}", f"min by (upstream) (respmux_upstream_up{WHERE})")]),
+            ("Instances", "none", "stat", 3, [("up", f"count(respmux_build_info{WHERE})")]),
+            ("Version", "none", "name", 3, [("{{version}}", f"count by (version) (respmux_build_info{WHERE})")]),
             (
                 "Clients for one upstream connection",
                 "none",
                 "stat",
-                5,
+                4,
                 [
                     (
                         "ratio",
@@ -51,67 +60,85 @@ ROWS = [
                     )
                 ],
             ),
-            ("Commands a second", "ops", "stat", 5, [("all", rate("respmux_commands_total", "job"))]),
+            ("Commands a second", "ops", "stat", 4, [("all", f"sum({COMMANDS})")]),
             (
                 "Errors of the proxy's own",
                 "percentunit",
                 "stat",
-                5,
-                [
-                    (
-                        "share",
-                        rate("respmux_command_errors_total", "job", 'origin="proxy"')
-                        + " / clamp_min("
-                        + rate("respmux_commands_total", "job")
-                        + ", 1)",
-                    )
-                ],
+                4,
+                [("share", f"sum({OWN}) / clamp_min(sum({COMMANDS}), 1)")],
             ),
-            ("Draining", "none", "stat", 5, [("instances", f"sum(respmux_draining{WHERE})")]),
+            ("Draining", "none", "stat", 3, [("instances", f"sum(respmux_draining{WHERE})")]),
         ],
     ),
     (
-        "Multiplexing",
+        "Does it multiplex",
         [
             (
                 "Clients here, connections at Redis",
                 "none",
                 "timeseries",
-                12,
+                16,
                 [
                     ("clients of respmux", f"sum(respmux_client_connections{WHERE})"),
+                    ("connected_clients of Redis (redis_exporter)", "sum(redis_connected_clients)"),
                     ("connections of respmux", f"sum(respmux_upstream_connections{WHERE})"),
                     (
                         "the cap",
                         f"sum(respmux_upstream_connections_max{where('kind=' + chr(34) + 'total' + chr(34))})",
                     ),
-                    ("connected_clients of Redis (redis_exporter)", "sum(redis_connected_clients)"),
+                ],
+            ),
+            (
+                "Clients for one upstream connection",
+                "none",
+                "timeseries",
+                8,
+                [
+                    (
+                        "{{job}}",
+                        f"{level('respmux_client_connections', 'job')} / clamp_min({level('respmux_upstream_connections', 'job')}, 1)",
+                    )
                 ],
             ),
             (
                 "Upstream connections by kind",
                 "none",
                 "timeseries",
-                6,
+                8,
                 [("{{kind}} {{state}}", level("respmux_upstream_connections", "kind, state"))],
             ),
             (
                 "Clients with a connection of their own",
                 "none",
                 "timeseries",
-                6,
+                8,
                 [("{{reason}}", level("respmux_client_pinned_connections", "reason"))],
+            ),
+            (
+                "Clients by state",
+                "none",
+                "timeseries",
+                8,
+                [("{{state}}", level("respmux_client_connections", "state"))],
             ),
         ],
     ),
     (
-        "Traffic",
+        "How much traffic",
         [
+            (
+                "Commands by class",
+                "ops",
+                "timeseries",
+                6,
+                [("{{class}}", rate("respmux_command_duration_seconds_count", "class"))],
+            ),
             (
                 "Commands by name",
                 "ops",
                 "timeseries",
-                12,
+                6,
                 [("{{cmd}}", f"topk(12, {rate('respmux_commands_total', 'cmd')})")],
             ),
             (
@@ -122,6 +149,8 @@ ROWS = [
                 [
                     ("from clients", rate("respmux_client_received_bytes_total", "job")),
                     ("to clients", rate("respmux_client_sent_bytes_total", "job")),
+                    ("to Redis", rate("respmux_upstream_sent_bytes_total", "job")),
+                    ("from Redis", rate("respmux_upstream_received_bytes_total", "job")),
                 ],
             ),
             (
@@ -137,23 +166,34 @@ ROWS = [
         ],
     ),
     (
-        "Latency",
+        "How slow, and whose time it is",
         [
             (
                 "Command, without blocking ones",
                 "s",
                 "timeseries",
                 8,
-                [
-                    (f"p{100 * share:g}", quantile(share, "respmux_command_duration_seconds", 'class!="blocking"'))
-                    for share in (0.5, 0.99, 0.999)
-                ],
+                [(f"p{100 * share:g}", quantile(share, DURATION, NOT_BLOCKING)) for share in (0.5, 0.99, 0.999)],
+            ),
+            (
+                "With Redis, without blocking ones",
+                "s",
+                "timeseries",
+                8,
+                [(f"p{100 * share:g}", quantile(share, UPSTREAM, NOT_BLOCKING)) for share in (0.5, 0.99, 0.999)],
+            ),
+            (
+                "Mean: the upstream's part, and what respmux adds",
+                "s",
+                "timeseries",
+                8,
+                [("upstream", mean(UPSTREAM)), ("respmux", f"{mean(DURATION)} - {mean(UPSTREAM)}")],
             ),
             (
                 "p99 by class",
                 "s",
                 "timeseries",
-                8,
+                24,
                 [
                     (
                         "{{class}}",
@@ -161,49 +201,47 @@ ROWS = [
                     )
                 ],
             ),
-            (
-                "Mean: the upstream's part, and what respmux adds",
-                "s",
-                "timeseries",
-                8,
-                [
-                    ("upstream", mean("respmux_upstream_duration_seconds")),
-                    (
-                        "respmux",
-                        f"{mean('respmux_command_duration_seconds')} - {mean('respmux_upstream_duration_seconds')}",
-                    ),
-                ],
-            ),
         ],
     ),
     (
-        "Waiting for a connection",
+        "Who waits",
         [
             (
                 "Clients in line",
                 "none",
                 "timeseries",
-                8,
+                6,
                 [
                     ("pool", f"sum(respmux_pool_waiters{WHERE})"),
                     ("blocked together: {{state}}", level("respmux_blocking_waiters", "state")),
                 ],
             ),
             (
-                "Wait for the pool, p99",
+                "Wait for the pool",
                 "s",
                 "timeseries",
-                8,
-                [("p99", quantile(0.99, "respmux_pool_wait_duration_seconds"))],
+                6,
+                [(f"p{100 * share:g}", quantile(share, "respmux_pool_wait_duration_seconds")) for share in (0.5, 0.99)],
             ),
             (
                 "Waited in vain; reading paused",
                 "ops",
                 "timeseries",
-                8,
+                6,
                 [
                     ("timeouts", rate("respmux_pool_timeouts_total", "job")),
                     ("paused: {{reason}}", rate("respmux_client_stalls_total", "reason")),
+                ],
+            ),
+            (
+                "Buffers",
+                "bytes",
+                "timeseries",
+                6,
+                [
+                    ("{{kind}}", level("respmux_buffered_bytes", "kind")),
+                    ("limit", f"sum(respmux_buffered_bytes_max{WHERE})"),
+                    ("not read by clients", f"sum(respmux_client_output_buffer_bytes{WHERE})"),
                 ],
             ),
         ],
@@ -215,15 +253,25 @@ ROWS = [
                 "Error replies",
                 "ops",
                 "timeseries",
-                12,
+                8,
                 [("{{origin}} {{code}}", rate("respmux_command_errors_total", "origin, code"))],
             ),
             (
                 "Refused by the proxy",
                 "ops",
                 "timeseries",
-                6,
+                5,
                 [("{{reason}}", rate("respmux_commands_rejected_total", "reason"))],
+            ),
+            (
+                "Logins",
+                "ops",
+                "timeseries",
+                5,
+                [
+                    ("{{result}}", rate("respmux_client_logins_total", "result")),
+                    ("made to wait", rate("respmux_client_logins_delayed_total", "job")),
+                ],
             ),
             (
                 "Connections not to be trusted",
@@ -244,20 +292,33 @@ ROWS = [
         ],
     ),
     (
-        "Upstream",
+        "Is the upstream there",
         [
+            (
+                "Health checks answered; circuits not closed",
+                "none",
+                "timeseries",
+                6,
+                [
+                    ("{{instance}} up", f"min by (instance) (respmux_upstream_up{WHERE})"),
+                    (
+                        "{{instance}} circuit {{state}}",
+                        level("respmux_upstream_circuit_workers", "instance, state", 'state!="closed"'),
+                    ),
+                ],
+            ),
             (
                 "Connects that failed",
                 "ops",
                 "timeseries",
-                8,
+                6,
                 [("{{reason}}", rate("respmux_upstream_connect_errors_total", "reason"))],
             ),
             (
                 "Connections opened and closed",
                 "ops",
                 "timeseries",
-                8,
+                6,
                 [
                     ("opened {{kind}}", rate("respmux_upstream_connections_opened_total", "kind")),
                     ("closed {{reason}}", rate("respmux_upstream_connections_closed_total", "reason")),
@@ -267,7 +328,7 @@ ROWS = [
                 "In flight",
                 "none",
                 "timeseries",
-                8,
+                6,
                 [("{{instance}}", level("respmux_upstream_inflight_commands", "instance"))],
             ),
         ],
@@ -295,7 +356,66 @@ ROWS = [
         ],
     ),
     (
-        "Process",
+        "What came and went",
+        [
+            (
+                "Clients accepted and closed",
+                "ops",
+                "timeseries",
+                8,
+                [
+                    ("accepted", rate("respmux_client_connections_opened_total", "job")),
+                    ("closed: {{reason}}", rate("respmux_client_connections_closed_total", "reason")),
+                ],
+            ),
+            (
+                "Clients refused",
+                "ops",
+                "timeseries",
+                4,
+                [("{{reason}}", rate("respmux_client_connections_rejected_total", "reason"))],
+            ),
+            (
+                "Draining, paused, sent elsewhere",
+                "none",
+                "timeseries",
+                4,
+                [
+                    ("{{instance}} draining", level("respmux_draining", "instance")),
+                    ("{{instance}} paused", level("respmux_paused", "instance")),
+                    (
+                        "sent away: {{result}}",
+                        f"sum by (result) (increase(respmux_client_handoffs_total{WHERE}[$__rate_interval]))",
+                    ),
+                ],
+            ),
+            (
+                "Configurations in use",
+                "none",
+                "timeseries",
+                4,
+                [
+                    ("{{sha256}}", f"count by (sha256) (respmux_config_hash_info{WHERE})"),
+                    ("could not be read", f"sum(1 - respmux_config_last_reload_successful{WHERE})"),
+                    ("keys that wait for a restart", f"sum(respmux_config_pending_restart_keys{WHERE})"),
+                ],
+            ),
+            (
+                "Certificates: time left",
+                "s",
+                "timeseries",
+                4,
+                [
+                    (
+                        "{{instance}} {{side}}",
+                        f"min by (instance, side) (respmux_tls_certificate_expiry_timestamp_seconds{WHERE} > 0) - time()",
+                    )
+                ],
+            ),
+        ],
+    ),
+    (
+        "Does the process have what it needs",
         [
             ("CPU", "none", "timeseries", 6, [("{{instance}}", rate("process_cpu_seconds_total", "instance"))]),
             (
@@ -322,20 +442,6 @@ ROWS = [
                     ("limit {{instance}}", level("process_max_fds", "instance")),
                 ],
             ),
-            (
-                "Clients closed",
-                "ops",
-                "timeseries",
-                12,
-                [("{{reason}}", rate("respmux_client_connections_closed_total", "reason"))],
-            ),
-            (
-                "Configurations in use",
-                "none",
-                "timeseries",
-                12,
-                [("{{sha256}}", f"count by (sha256) (respmux_config_hash_info{WHERE})")],
-            ),
         ],
     ),
 ]
@@ -347,21 +453,36 @@ def target(index, legend, expression):
     return {"datasource": SOURCE, "expr": expression, "legendFormat": legend, "refId": chr(ord("A") + index)}
 
 
+UP_DOWN = [
+    {
+        "type": "value",
+        "options": {
+            "0": {"text": "down", "color": "red", "index": 0},
+            "1": {"text": "up", "color": "green", "index": 1},
+        },
+    }
+]
+
+
 def panel(number, place, described):
     title, unit, kind, _, targets = described
     field = {"unit": unit}
     if kind == "timeseries":
         field["custom"] = {"fillOpacity": 8, "lineWidth": 1, "showPoints": "never"}
+        options = {"legend": {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"]}}
+        options["tooltip"] = {"mode": "multi", "sort": "desc"}
+    else:
+        options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "textMode": "name" if kind == "name" else "auto"}
+    if kind == "updown":
+        field["mappings"] = UP_DOWN
     return {
         "id": number,
-        "type": kind,
+        "type": "timeseries" if kind == "timeseries" else "stat",
         "title": title,
         "datasource": SOURCE,
         "gridPos": place,
         "fieldConfig": {"defaults": field, "overrides": []},
-        "options": {"legend": {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"]}}
-        if kind == "timeseries"
-        else {"reduceOptions": {"calcs": ["lastNotNull"]}},
+        "options": options,
         "targets": [target(index, *pair) for index, pair in enumerate(targets)],
     }
 
@@ -379,7 +500,7 @@ def panels():
                 "gridPos": {"x": 0, "y": top, "w": 24, "h": 1},
             }
         )
-        top, left, height = top + 1, 0, 4 if row[0][2] == "stat" else 8
+        top, left, height = top + 1, 0, 8 if row[0][2] == "timeseries" else 4
         for described in row:
             width = described[3]
             if left + width > 24:

@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""Lints the chart and renders it: `render.py OUT` writes OUT/<case>/*.yaml for each ci/*-values.yaml.
+"""Lints the charts and renders them: `render.py OUT` writes OUT/<case>/*.yaml for each ci/*-values.yaml.
 
+The example application is rendered too, with the library chart beside it, once with and once without a password.
 Values that the schema must refuse are tried as well: a schema that takes everything is no check.
 """
 
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import yaml
 from helm_python import Chart, HelmError, lint
 
-CHART = Path(__file__).parent / "respmux"
+HERE = Path(__file__).parent
+CHART = HERE / "respmux"
 # The chart carries copies, since a chart cannot read above its own directory.
 COPIES = {"files/rules.yml": "../prometheus/rules.yml", "files/respmux.json": "../grafana/respmux.json"}
 WRONG = [
@@ -19,7 +23,11 @@ WRONG = [
     {"upstream": {"maxConnections": 5}},
     {"replicas": "two"},
     {"metrics": {"podMonitors": {}}},
+    {"tls": {"clientAuth": False}},
+    {"drain": {"endpoint": "redis-proxy"}},
 ]
+# The sidecar with and without the Secret: deploy/check_sidecar.py compares both with Kustomize's.
+SHOPS = {"sidecar": {}, "sidecar-without-password": {"sidecar": {"passwordSecret": None}}}
 
 
 def copies_are_fresh():
@@ -28,23 +36,35 @@ def copies_are_fresh():
             sys.exit(f"{CHART / copy} is not a copy of {original}")
 
 
-def render(case, out):
-    values = yaml.safe_load(case.read_text()) or {}
-    report = lint(str(CHART), values, strict=True, namespace="test")
+def write(path, name, values, out):
+    """One chart with one set of values: linted, rendered, its NOTES beside the manifests."""
+    report = lint(str(path), values, strict=True, namespace="test")
     loud = [m for m in report["messages"] if m["severity"] > 1]
     if report["errors"] or loud:
-        sys.exit(f"{case.name}: helm lint: {report['errors']} {loud}")
-    with Chart.load(str(CHART)) as chart:
+        sys.exit(f"{name}: helm lint: {report['errors']} {loud}")
+    with Chart.load(str(path)) as chart:
         chart.validate_schema(values)
         manifests = chart.render(values, name="release", namespace="test")
-    place = out / case.name.removesuffix("-values.yaml")
+    place = out / name
     place.mkdir(parents=True)
     made = 0
-    for name, text in manifests.items():
-        if name.endswith(".yaml") and text.strip():
-            (place / Path(name).name).write_text(text)
+    for source, text in manifests.items():
+        if source.endswith(".yaml") and text.strip():
+            (place / Path(source).name).write_text(text)
             made += len([document for document in yaml.safe_load_all(text) if document])
-    return made
+        elif source.endswith("NOTES.txt"):
+            (place / "NOTES.txt").write_text(text)
+    print(f"{name}: {made} objects")
+
+
+def shops(out):
+    """What `helm dependency build` would do, without a registry: the library goes under charts/."""
+    with tempfile.TemporaryDirectory() as directory:
+        shop = Path(directory) / "shop"
+        shutil.copytree(HERE / "examples" / "shop", shop)
+        shutil.copytree(HERE / "respmux-sidecar", shop / "charts" / "respmux-sidecar")
+        for name, values in SHOPS.items():
+            write(shop, name, values, out)
 
 
 def refuses(values):
@@ -60,7 +80,8 @@ def main():
     out = Path(sys.argv[1])
     copies_are_fresh()
     for case in sorted((CHART / "ci").glob("*-values.yaml")):
-        print(f"{case.name}: {render(case, out)} objects")
+        write(CHART, case.name.removesuffix("-values.yaml"), yaml.safe_load(case.read_text()) or {}, out)
+    shops(out)
     taken = [values for values in WRONG if not refuses(values)]
     if taken:
         sys.exit(f"values.schema.json takes {taken}")

@@ -40,6 +40,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* One job a release, with `respmux` in its name whatever the release is called: the alerts look for that. */}}
+{{- define "respmux.jobRelabeling" -}}
+- action: replace
+  targetLabel: job
+  replacement: respmux/{{ .Release.Namespace }}/{{ include "respmux.fullname" . }}
+{{- end }}
+
 {{/* The Secret with the upstream's password, empty when there is none. */}}
 {{- define "respmux.secretName" -}}
 {{- if .Values.upstream.existingSecret }}
@@ -49,13 +56,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The configuration file. */}}
-{{- define "respmux.config" -}}
-listen = ["0.0.0.0:6380"]
-admin = "0.0.0.0:9380"
-workers = {{ .Values.workers }}
+{{/* Where a client that was told to move connects again: this Service, from which the leaving pod is gone by then. */}}
+{{- define "respmux.handoffEndpoint" -}}
+{{- if .Values.drain.endpoint }}
+{{- .Values.drain.endpoint }}
+{{- else if eq .Values.kind "Deployment" }}
+{{- printf "%s.%s.svc:%d" (include "respmux.fullname" .) .Release.Namespace (int .Values.service.port) }}
+{{- end }}
+{{- end }}
 
-[upstream]
+{{/*
+One table of the configuration file. Where `config` has it too, our lines go under its header there, since TOML allows
+a table once; else they come at the end.
+*/}}
+{{- define "respmux.header" -}}
+{{- printf `(?m)^[ \t]*\[[ \t]*%s[ \t]*\][ \t]*(#.*)?$` . }}
+{{- end }}
+
+{{- define "respmux.upstream" -}}
 url = {{ .Values.upstream.url | quote }}
 max_connections = {{ .Values.upstream.maxConnections }}
 {{- with .Values.upstream.username }}
@@ -64,65 +82,66 @@ username = {{ . | quote }}
 {{- if include "respmux.secretName" . }}
 password_file = "/var/run/secrets/respmux/{{ ternary .Values.upstream.existingSecretKey "password" (ne .Values.upstream.existingSecret "") }}"
 {{- end }}
+{{- if .Values.upstream.existingCaSecret }}
+tls_ca_file = "/etc/respmux-upstream-ca/ca.crt"
+{{- end }}
+{{- end }}
 
-[drain]
+{{- define "respmux.drain" -}}
 delay = "{{ .Values.drain.delaySeconds }}s"
 timeout = "{{ .Values.drain.timeoutSeconds }}s"
+{{- with include "respmux.handoffEndpoint" . }}
+endpoint = {{ . | quote }}
+{{- end }}
+{{- end }}
 
-[log]
+{{- define "respmux.log" -}}
 format = "json"
 level = {{ .Values.log.level | quote }}
-{{- with .Values.config }}
-
-{{ . | trim }}
-{{- end }}
 {{- end }}
 
-{{/*
-respmux as a native sidecar, for the charts of applications: one entry of `initContainers`.
+{{- define "respmux.tls" -}}
+{{- if .Values.tls.existingSecret -}}
+cert_file = "/etc/respmux-tls/tls.crt"
+key_file = "/etc/respmux-tls/tls.key"
+client_auth = {{ .Values.tls.clientAuth | quote }}
+{{- if ne .Values.tls.clientAuth "no" }}
+client_ca_file = "/etc/respmux-tls/ca.crt"
+{{- end }}
+{{- end }}
+{{- end }}
 
-  initContainers:
-    {{- include "respmux.sidecar" (dict "image" "registry.example/respmux:0.1.0" "upstream" "redis://redis:6379"
-        "maxConnections" 8) | nindent 4 }}
+{{/* The configuration file. */}}
+{{- define "respmux.config" -}}
+{{- $listen := list }}
+{{- if not (and .Values.tls.existingSecret .Values.tls.only) }}
+{{- $listen = append $listen "0.0.0.0:6380" }}
+{{- end }}
+{{- if .Values.tls.existingSecret }}
+{{- $listen = append $listen "tls:0.0.0.0:6390" }}
+{{- end -}}
+listen = {{ toJson $listen }}
+admin = "0.0.0.0:9380"
+{{- with .Values.admin.existingSecret }}
+admin_token_file = "/etc/respmux-admin/token"
+{{- end }}
+workers = {{ .Values.workers }}
+{{- $text := .Values.config | trim }}
+{{- $rest := "" }}
+{{- range $table := list "upstream" "drain" "log" "tls" }}
+{{- $ours := include (printf "respmux.%s" $table) $ | trim }}
+{{- $header := include "respmux.header" $table }}
+{{- if $ours }}
+{{- if regexMatch $header $text }}
+{{- $text = regexReplaceAll $header $text (printf "[%s]\n%s" $table ($ours | replace "$" "$$")) }}
+{{- else }}
+{{- $rest = printf "%s\n\n[%s]\n%s" $rest $table $ours }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with $text }}
 
-It has no readiness probe on purpose: that would decide over the whole pod's readiness.
-*/}}
-{{- define "respmux.sidecar" -}}
-- name: respmux
-  image: {{ .image }}
-  restartPolicy: Always
-  args:
-    - run
-    - --listen=127.0.0.1:6380
-    - --upstream={{ .upstream }}
-    - --workers=1
-    - --max-upstream-connections={{ default 8 .maxConnections }}
-    - --admin=0.0.0.0:9380
-    - --drain-timeout=5s
-  ports:
-    - name: respmux-admin
-      containerPort: 9380
-  startupProbe:
-    httpGet:
-      path: /startupz
-      port: respmux-admin
-    periodSeconds: 1
-    failureThreshold: 30
-  livenessProbe:
-    httpGet:
-      path: /livez
-      port: respmux-admin
-    periodSeconds: 10
-  resources:
-    requests:
-      cpu: 50m
-      memory: 32Mi
-    limits:
-      memory: 128Mi
-  securityContext:
-    allowPrivilegeEscalation: false
-    readOnlyRootFilesystem: true
-    runAsNonRoot: true
-    capabilities:
-      drop: [ALL]
+{{ . }}
+{{- end }}
+{{- $rest }}
 {{- end }}
