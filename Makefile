@@ -15,6 +15,7 @@
 #   make head-of-line    what one bad client costs the others: T12 a to d, and Jain's index
 #   make faults   harm to connections at every byte of a reply, on both sides of respmux
 #   make restarts the server killed and stopped again and again under writers
+#   make rolling  a rolling restart of three replicas under callers of real client libraries: no failed command
 #   make fuzz     parsers, router and addresses under a hundred million mutated inputs, and real servers beside them
 #   make sim      a whole worker in simulated time over a hundred thousand seeds, cancelled at every await point
 #   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
@@ -55,7 +56,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts rolling hostile fuzz sim audit deploy-check
 
 build:
 	$(CARGO) build --release --locked
@@ -125,6 +126,10 @@ faults:
 restarts:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test faults -- --ignored --nocapture restarts_full
+
+rolling:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test rolling -- --ignored --nocapture rolling_full
 
 fuzz:
 	tests/setup.sh

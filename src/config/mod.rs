@@ -9,6 +9,7 @@
 mod address;
 mod auth;
 mod budget;
+mod drain;
 mod file;
 mod key;
 mod keys;
@@ -33,6 +34,7 @@ use std::time::Duration;
 pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
+pub use drain::Drain;
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
 pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
@@ -258,21 +260,14 @@ pub struct Client {
     pub max_per_source: Option<usize>,
     /// How long a begun request may take; zero is for ever.
     pub partial_timeout: Duration,
+    /// How long a client may stay; zero is for ever.
+    pub max_age: Duration,
     /// TCP keepalive; zero is none.
     pub tcp_keepalive: Duration,
     /// Run twins of privileged CLIENT commands on the upstream (rule C1).
     pub verify_privileged: bool,
     /// Run twins of the unprivileged ones, too.
     pub exact_connection_commands: bool,
-}
-
-/// The end of the process after SIGTERM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drain {
-    /// Still accepting, no longer ready.
-    pub delay: Duration,
-    /// After the delay, until clients are closed whatever they do.
-    pub timeout: Duration,
 }
 
 /// Logs.

@@ -74,6 +74,9 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     };
     check.relations(&config);
     check.remote_passwordless(&config);
+    if let Some(reason) = config.drain.problem() {
+        check.problems.push(Problem::at(check.origin("drain.endpoint").clone(), reason));
+    }
     for (path, reason) in tls::problems(&config) {
         check.problems.push(Problem::at(check.origin(path).clone(), reason));
     }

@@ -26,6 +26,11 @@ use certificates::Certificates;
 use embedded::Embedded;
 use start::Workers;
 
+/// How long clients that wait in the backlog are let in when a drain begins.
+const LAST_ACCEPT: Duration = Duration::from_millis(1);
+/// How long workers may take to end after their last clients were cut.
+const AFTER_CUT: Duration = Duration::from_secs(1);
+
 /// Runs respmux until it has drained.
 ///
 /// # Errors
@@ -86,6 +91,7 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
     tokio::select! {
         () = drained => {}
         () = signals.next() => tracing::warn!("second signal: stopping at once"),
+        () = decline(&mut wishes) => {}
     }
     // Nobody listens any more if the admin server is gone.
     let _ = stop.send(true);
@@ -102,16 +108,26 @@ async fn asked_to_drain(wishes: &mut mpsc::Receiver<Asked>) {
     std::future::pending().await
 }
 
-/// Unready at once, still accepting for `drain.delay`, then closing clients at request boundaries until
+/// Refuses what is asked for while everything ends.
+async fn decline(wishes: &mut mpsc::Receiver<Asked>) {
+    while let Some(asked) = wishes.recv().await {
+        asked.answer(Err("the process is draining".to_owned()));
+    }
+    std::future::pending().await
+}
+
+/// Unready at once, still accepting for `drain.delay`, then sending clients away between requests until
 /// `drain.timeout`.
 async fn drain(config: &Config, acceptor: Acceptor, workers: &mut Workers) {
-    if !config.drain.delay.is_zero() {
-        let _ = timeout(config.drain.delay, acceptor.run(workers)).await;
-    }
+    // With no delay at all, those who have connected already are let in.
+    let _ = timeout(config.drain.delay.max(LAST_ACCEPT), acceptor.run(workers)).await;
     acceptor.close();
     workers.drain().await;
     if timeout(config.drain.timeout, workers.ended()).await.is_err() {
         tracing::warn!(clients = workers.clients(), "drain timed out: closing the remaining clients");
+        workers.cut().await;
+        // What they leave behind upstream is put in order.
+        let _ = timeout(AFTER_CUT, workers.ended()).await;
     }
 }
 

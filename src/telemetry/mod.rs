@@ -28,7 +28,7 @@ pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use memory::{Pressure, Total};
 pub use reasons::{
-    AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, HandoffResult,
     HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
     RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };

@@ -33,8 +33,10 @@ const DRAIN_TICK: Duration = Duration::from_millis(10);
 /// What the main thread tells a worker.
 pub(crate) enum Order {
     Serve(Arrival),
-    /// Close every client at its next request boundary, then end.
+    /// Send every client away between two requests, then end.
     Drain,
+    /// Close those who are still there, whatever they do.
+    Cut,
 }
 
 /// A client that was accepted on the main thread.
@@ -92,14 +94,16 @@ async fn work(blueprint: Blueprint) {
             order = orders.recv() => match order {
                 Some(Order::Serve(arrival)) => serve(&shared, &turnstile, arrival, &load),
                 Some(Order::Drain) | None => shared.drain(),
+                Some(Order::Cut) => shared.cut(),
             },
-            _ = last_client.tick(), if shared.draining.get() => {
-                if up.roster.is_empty() && orders.is_empty() {
+            _ = last_client.tick(), if shared.draining() => {
+                // What was popped for a client that has left must be put back first.
+                if up.roster.is_empty() && orders.is_empty() && up.folds.is_empty() {
                     break;
                 }
             }
         }
-        if shared.draining.get() && orders.is_closed() && up.roster.is_empty() {
+        if shared.draining() && orders.is_closed() && up.roster.is_empty() {
             break;
         }
     }

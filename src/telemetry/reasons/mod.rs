@@ -96,6 +96,8 @@ labels! {
         Killed = "killed",
         /// At a request boundary of a drain.
         Drain = "drain",
+        /// At a request boundary after client.max_age.
+        MaxAge = "max_age",
         /// Did not log in within auth.timeout.
         AuthTimeout = "auth_timeout",
         /// Too many commands without a login (auth.max_commands).
@@ -116,6 +118,18 @@ labels! {
         TlsHello = "tls_hello",
         /// Our own mistake; see the log.
         Internal = "internal",
+    }
+}
+
+labels! {
+    /// What became of a client that was told where to go (MOVING).
+    HandoffResult {
+        /// It left by itself.
+        Moved = "moved",
+        /// It stayed and was closed at a request boundary.
+        Closed = "closed",
+        /// It was closed for another reason, such as the end of the drain.
+        Cut = "cut",
     }
 }
 
@@ -463,6 +477,7 @@ mod tests {
         check::<PinReason>();
         check::<StallReason>();
         check::<RefuseReason>();
+        check::<HandoffResult>();
         check::<LoginResult>();
         check::<Origin>();
         check::<ErrorCode>();
