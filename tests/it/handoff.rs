@@ -107,7 +107,8 @@ fn a_client_that_is_too_old_is_told_first() {
     let (_redis, proxy) = stage(&["client.max_age=1s"]);
     let mut client = asker(&proxy, "internal-ip");
     let (_, seconds, endpoint) = moving(&client.read_frame());
-    assert_eq!((seconds, endpoint.as_deref()), (10, Some(ENDPOINT)));
+    assert!((9..=10).contains(&seconds), "{seconds}");
+    assert_eq!(endpoint.as_deref(), Some(ENDPOINT));
     assert_eq!(client.ask("PING").as_str(), "PONG");
     client.ask("CLIENT MAINT_NOTIFICATIONS OFF");
     assert!(client.is_open());
