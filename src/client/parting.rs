@@ -27,6 +27,9 @@ use crate::telemetry::{CloseReason, HandoffResult, unix_millis};
 /// Silence behind a reply in which a client has come to rest. Longer than a client in the middle of a burst needs for
 /// its next request, shorter than any pause that is meant.
 const REST: Duration = Duration::from_millis(1);
+/// How late that may be noticed. On a busy machine it may be much later, and the client about to send; then the rest
+/// behind its next reply is a better moment.
+const LATE: Duration = Duration::from_millis(2);
 /// A client that has been silent for this long does not hurry: the moment does not matter.
 const IDLE: Duration = Duration::from_millis(500);
 /// From one client's turn to the next, on each worker.
@@ -123,10 +126,20 @@ impl Parting {
 }
 
 /// What a parting client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// Its turn, or the end of what it was promised.
+    Turn,
+    /// The end of a short rest behind a reply.
+    Rest,
+    /// The end of a long silence.
+    Silence,
+}
+
+/// Its timer. Gone when something is read from it.
 pub(super) struct Pause {
     until: u64,
-    /// It began when the client came to rest.
-    rest: bool,
+    waits: Waits,
     sleep: Pin<Box<Sleep>>,
 }
 
@@ -174,45 +187,51 @@ impl Client {
             let now = self.up().now();
             let parting = parting.at(now, tells);
             self.profile.parting.set(Some(parting));
-            let (until, rest) = match parting.stage {
+            let (until, waits) = match parting.stage {
                 Stage::Tell if now >= parting.from => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Stage::Told => (parting.by, false),
-                _ if now < parting.from => (parting.from, false),
+                Stage::Told => (parting.by, Waits::Turn),
+                _ if now < parting.from => (parting.from, Waits::Turn),
                 _ => self.moment(parting, now),
             };
+            if waits == Waits::Rest && now > until + nanos(LATE) && now < parting.hurry {
+                self.arm(self.profile.active.get() + nanos(IDLE), Waits::Silence);
+                continue;
+            }
             if now >= until {
                 // What is there already is read and answered first: whoever has it wakes us.
                 return if self.outbox().is_silent() { Poll::Ready(parting.reason) } else { Poll::Pending };
             }
-            if self.poll_pause(cx, until, rest).is_pending() {
+            if self.pause.as_ref().is_none_or(|pause| (pause.until, pause.waits) != (until, waits)) {
+                self.arm(until, waits);
+            }
+            if self.pause.as_mut().is_some_and(|pause| pause.sleep.as_mut().poll(cx).is_pending()) {
                 return Poll::Pending;
             }
         }
     }
 
-    /// When a client whose turn has come may be closed, if it stays silent, and whether that is counted from its rest.
-    fn moment(&self, parting: Parting, now: u64) -> (u64, bool) {
+    /// When a client whose turn has come may be closed, if it stays silent.
+    fn moment(&self, parting: Parting, now: u64) -> (u64, Waits) {
         if now >= parting.hurry {
-            return (now, false);
+            return (now, Waits::Turn);
         }
         let active = self.profile.active.get();
-        let (until, rest) = match &self.pause {
-            _ if active <= parting.from => (active + nanos(IDLE), false),
-            Some(pause) if pause.rest => (pause.until, true),
-            _ => (now + nanos(REST), true),
+        let silence = (active + nanos(IDLE), Waits::Silence);
+        let (until, waits) = match self.pause.as_ref().map(|pause| (pause.until, pause.waits)) {
+            _ if active <= parting.from => silence,
+            Some((_, Waits::Silence)) => silence,
+            Some(rest @ (_, Waits::Rest)) => rest,
+            _ => (now + nanos(REST), Waits::Rest),
         };
-        (until.min(parting.hurry), rest)
+        (until.min(parting.hurry), waits)
     }
 
-    fn poll_pause(&mut self, cx: &mut Context<'_>, until: u64, rest: bool) -> Poll<()> {
-        if self.pause.as_ref().is_none_or(|pause| pause.until != until || pause.rest != rest) {
-            let time = Duration::from_nanos(until.saturating_sub(self.up().now()));
-            self.pause = Some(Box::new(Pause { until, rest, sleep: Box::pin(sleep(time)) }));
-        }
-        self.pause.as_mut().map_or(Poll::Ready(()), |pause| pause.sleep.as_mut().poll(cx))
+    fn arm(&mut self, until: u64, waits: Waits) {
+        let time = Duration::from_nanos(until.saturating_sub(self.up().now()));
+        self.pause = Some(Box::new(Pause { until, waits, sleep: Box::pin(sleep(time)) }));
     }
 
     /// Nothing is asked, owed or begun. A connection that the client holds has its own say in that.

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Callers of one library in one mode.
 #[derive(Clone, Copy)]
 struct Arm {
-    /// The library, whether it asks for maintenance notifications ("told") or not, and how its callers pause.
+    /// The library, and whether it asks for maintenance notifications ("told") or not.
     name: &'static str,
     script: &'static str,
     interpreter: &'static str,
@@ -43,7 +43,11 @@ struct Arm {
     bar: bool,
 }
 
-const STEADY: (u32, u32) = (4, 12);
+/// As an application does that does something else, too. A machine that is so busy that packets take this long on it
+/// would show what it does to the test, not what respmux does.
+const STEADY: (u32, u32) = (15, 45);
+/// The next command as soon as there is an answer.
+const TIGHT: (u32, u32) = (0, 0);
 
 const fn arm(name: &'static str, pause: (u32, u32)) -> Arm {
     match name.as_bytes()[0] {
@@ -52,22 +56,22 @@ const fn arm(name: &'static str, pause: (u32, u32)) -> Arm {
     }
 }
 
-const ARMS: [Arm; 9] = [
-    arm("redis-py told", STEADY),
-    arm("redis-py plain", STEADY),
+const CALLERS_THAT_PAUSE: [Arm; 5] = [
     arm("node-redis told", STEADY),
     arm("node-redis plain", STEADY),
+    arm("redis-py told", STEADY),
+    arm("redis-py plain", STEADY),
     arm("ioredis plain", STEADY),
-    // No pause at all.
-    arm("redis-py told tight", (0, 0)),
-    arm("redis-py plain tight", (0, 0)),
-    arm("node-redis told tight", (0, 0)),
-    arm("ioredis plain tight", (0, 0)),
 ];
 
-/// node-redis rejects a command that was written when the connection closed, and without a pause there is always one on
-/// its way: shown, not asserted.
-const HOPELESS: Arm = Arm { bar: false, ..arm("node-redis plain tight", (0, 0)) };
+const CALLERS_THAT_DO_NOT: [Arm; 5] = [
+    arm("node-redis told", TIGHT),
+    // It gives up a command that was written when the connection is closed, and here there is always one: shown only.
+    Arm { bar: false, ..arm("node-redis plain", TIGHT) },
+    arm("redis-py told", TIGHT),
+    arm("redis-py plain", TIGHT),
+    arm("ioredis plain", TIGHT),
+];
 
 /// One arm at work.
 struct Callers {
@@ -153,12 +157,13 @@ fn start(redis: &RealRedis, endpoint: SocketAddr) -> Proxy {
     Proxy::start(redis, &options)
 }
 
-fn roll(arms: &[Arm], callers: usize, rounds: usize) {
+/// Plays `rounds` rolling restarts; gives the line of it and what was not as it must be.
+fn roll(arms: &[Arm], callers: usize, rounds: usize) -> (Value, Vec<String>) {
     let redis = RealRedis::start(Flavour::Redis82, &[]);
     let pool = Pool::new();
     let doors: Vec<Door> = arms.iter().map(|_| Door::open(&pool)).collect();
-    let endpoint = arms.iter().position(|arm| arm.name == "node-redis told").expect("its door is the endpoint");
-    let endpoint = doors[endpoint].address;
+    // redis-py takes the host alone from what it is told, node-redis the port, too: it must come back to its own door.
+    let endpoint = doors[0].address;
     let mut replicas: Vec<Proxy> = (0..REPLICAS).map(|_| start(&redis, endpoint)).collect();
     for (index, replica) in replicas.iter().enumerate() {
         pool.place(index, replica.tcp_address(), replica.admin());
@@ -184,10 +189,10 @@ fn roll(arms: &[Arm], callers: usize, rounds: usize) {
     }
     let seen: Vec<_> = working.into_iter().map(Callers::finish).collect();
     pool.stop();
-    report(rounds, callers, &seen, &ends);
+    report(rounds, callers, &seen, &ends)
 }
 
-fn report(rounds: usize, callers: usize, seen: &[(Arm, usize, Value)], ends: &Ends) {
+fn report(rounds: usize, callers: usize, seen: &[(Arm, usize, Value)], ends: &Ends) -> (Value, Vec<String>) {
     let by_arm: BTreeMap<&str, Value> = seen
         .iter()
         .map(|(arm, connections, seen)| {
@@ -196,16 +201,21 @@ fn report(rounds: usize, callers: usize, seen: &[(Arm, usize, Value)], ends: &En
             (arm.name, seen)
         })
         .collect();
-    println!(
-        "{}",
-        json!({ "rounds": rounds, "restarts": rounds * REPLICAS, "callers": callers, "arms": by_arm, "replicas": ends.0 })
-    );
+    let mut complaints = Vec::new();
     for (arm, connections, seen) in seen {
-        assert_eq!(seen["wrong"], 0, "{}: commands were lost or ran twice: {seen}", arm.name);
-        assert!(seen["commands"].as_u64() > Some(100), "{}: {seen}", arm.name);
-        assert!(*connections >= callers + callers / 2, "{}: nobody had to move: {connections} connections", arm.name);
-        assert!(!arm.bar || seen["failed"] == 0, "{}: {seen}", arm.name);
+        let bars = [
+            ("commands were lost or ran twice", seen["wrong"] == 0),
+            ("commands failed", seen["failed"] == 0 || !arm.bar),
+            ("hardly anything was done", seen["commands"].as_u64() > Some(30)),
+            ("nobody had to move", *connections > callers),
+        ];
+        let missed = bars.into_iter().filter(|(_, held)| !held);
+        complaints.extend(missed.map(|(complaint, _)| format!("{}: {complaint}: {seen}", arm.name)));
     }
+    let line = json!({
+        "rounds": rounds, "restarts": rounds * REPLICAS, "callers": callers, "arms": by_arm, "replicas": ends.0
+    });
+    (line, complaints)
 }
 
 fn setting(name: &str, default: usize) -> usize {
@@ -214,13 +224,18 @@ fn setting(name: &str, default: usize) -> usize {
 
 #[test]
 fn one_round() {
-    roll(&ARMS[..5], 3, 1);
+    let (line, complaints) = roll(&CALLERS_THAT_PAUSE, 3, 1);
+    println!("{line}");
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
 #[test]
 #[ignore = "minutes: make rolling"]
 fn rolling_full() {
-    let mut arms = ARMS.to_vec();
-    arms.push(HOPELESS);
-    roll(&arms, setting("ROLLING_CALLERS", 6), setting("ROLLING_ROUNDS", 20));
+    let (rounds, callers) = (setting("ROLLING_ROUNDS", 20), setting("ROLLING_CALLERS", 6));
+    let (steady, mut complaints) = roll(&CALLERS_THAT_PAUSE, callers, rounds);
+    let (tight, more) = roll(&CALLERS_THAT_DO_NOT, callers, rounds.div_ceil(4));
+    println!("{}", json!({ "with_pauses": steady, "without_pauses": tight }));
+    complaints.extend(more);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
