@@ -100,12 +100,12 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
 
 /// Grants what the main thread is asked for, until that is a drain.
 async fn asked_to_drain(wishes: &mut mpsc::Receiver<Asked>) {
-    while let Some(asked) = wishes.recv().await {
-        match asked.wish {
-            Wish::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
-        }
+    match wishes.recv().await {
+        Some(asked) => match asked.wish {
+            Wish::Drain => asked.answer(Ok(vec!["draining".to_owned()])),
+        },
+        None => std::future::pending().await,
     }
-    std::future::pending().await
 }
 
 /// Refuses what is asked for while everything ends.

@@ -32,7 +32,7 @@ fn moving(frame: &Frame) -> (u64, u64, Option<String>) {
         item.as_str().parse().unwrap()
     };
     let endpoint = &frame.items[3];
-    (number(&frame.items[1]), number(&frame.items[2]), (!endpoint.null).then(|| endpoint.as_str().to_owned()))
+    (number(&frame.items[1]), number(&frame.items[2]), (!endpoint.null).then(|| endpoint.as_str()))
 }
 
 #[test]
