@@ -212,6 +212,9 @@ fn report(rounds: usize, callers: usize, seen: &[(Arm, usize, Value)], ends: &En
         let missed = bars.into_iter().filter(|(_, held)| !held);
         complaints.extend(missed.map(|(complaint, _)| format!("{}: {complaint}: {seen}", arm.name)));
     }
+    if !ends.0.keys().any(|series| series.contains("handoffs") && series.contains("moved")) {
+        complaints.push("nobody moved by itself".to_owned());
+    }
     let line = json!({
         "rounds": rounds, "restarts": rounds * REPLICAS, "callers": callers, "arms": by_arm, "replicas": ends.0
     });

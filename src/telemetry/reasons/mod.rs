@@ -64,8 +64,10 @@ macro_rules! labels {
     };
 }
 
+mod client;
 mod upstream;
 
+pub use client::{AcceptError, HandoffResult};
 pub use upstream::{
     CircuitState, ConnectError, LossVerdict, RequestOutcome, RetryOutcome, UpstreamCloseReason, UpstreamKind,
     UpstreamState,
@@ -122,18 +124,6 @@ labels! {
 }
 
 labels! {
-    /// What became of a client that was told where to go (MOVING).
-    HandoffResult {
-        /// It left by itself.
-        Moved = "moved",
-        /// It stayed and was closed at a request boundary.
-        Closed = "closed",
-        /// It was closed for another reason, such as the end of the drain.
-        Cut = "cut",
-    }
-}
-
-labels! {
     /// Why a client connection was refused right after accept.
     RejectReason {
         /// The client limit (F10).
@@ -152,18 +142,6 @@ labels! {
         Upstream = "upstream",
         /// Our own mistake; see the log.
         Internal = "internal",
-    }
-}
-
-labels! {
-    /// Why accept(2) failed.
-    AcceptError {
-        /// No file descriptor was free.
-        Descriptors = "descriptors",
-        /// The kernel had no memory for it.
-        Memory = "memory",
-        /// Anything else, such as a client that left the backlog.
-        Other = "other",
     }
 }
 
