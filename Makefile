@@ -17,6 +17,7 @@
 #   make faults   harm to connections at every byte of a reply, on both sides of respmux
 #   make restarts the server killed and stopped again and again under writers
 #   make reload   100 reloads, 50 reconnects and 20 swaps of the upstream under load: 0 failed commands
+#   make rolling  a rolling restart of three replicas under callers of real client libraries: no failed command
 #   make fuzz     parsers, router and addresses under a hundred million mutated inputs, and real servers beside them
 #   make sim      a whole worker in simulated time over a hundred thousand seeds, cancelled at every await point
 #   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
@@ -64,7 +65,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro cost storm seeded state suite jobs memory-wall head-of-line static clean faults restarts reload hostile fuzz sim audit deploy-check status-page prometheus scrape-cost metrics-cost
+.PHONY: run build demo test lint bench micro cost storm seeded state suite jobs memory-wall head-of-line static clean faults restarts reload rolling hostile fuzz sim audit deploy-check status-page prometheus scrape-cost metrics-cost
 
 build:
 	$(CARGO) build --release --locked
@@ -143,6 +144,10 @@ reload:
 restarts:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test faults -- --ignored --nocapture restarts_full
+
+rolling:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test rolling -- --ignored --nocapture rolling_full
 
 fuzz:
 	tests/setup.sh

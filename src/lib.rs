@@ -16,7 +16,7 @@
 //! PING whose echo proves that a lane is in step. *outbox*: where a client's answers go. *budget*, *permit*: the
 //! cap on upstream connections, and the right to have one. *orphan*: the slot of a request that was given up; it keeps
 //! its place like a tombstone. *suspect*: a lane that owes replies and says nothing. *circuit*: whether commands wait
-//! for an upstream that is away.
+//! for an upstream that is away. *parting*: that a client is sent away between two requests, and how far that is.
 //!
 //! # The rooms, in the order a command meets them
 //!

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::admission::Admission;
 use super::directory::Profile;
+use super::parting::Pause;
 use super::request::{Request, Scanned};
 use super::seat::Hold;
 use crate::command::{CommandId, Lookup};
@@ -86,6 +87,8 @@ pub(crate) struct Client {
     /// When the client was last read, nanoseconds of the worker's clock: one look at the clock serves all requests of
     /// a read.
     pub(super) now: u64,
+    /// Only while it is sent away.
+    pub(super) pause: Option<Box<Pause>>,
 }
 
 impl Client {
@@ -105,6 +108,7 @@ impl Client {
             kept: 0,
             exhausted: true,
             now: 0,
+            pause: None,
         }
     }
 
@@ -139,14 +143,14 @@ impl Client {
                 Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
             };
             if let Err(Closed(reason)) = result {
-                self.last_words(reason).await;
+                Box::pin(self.last_words(reason)).await;
                 return reason;
             }
         }
     }
 
     /// Sends what was answered before the close, except to clients that cannot or need not read it.
-    async fn last_words(&self, reason: CloseReason) {
+    async fn last_words(&mut self, reason: CloseReason) {
         if matches!(reason, CloseReason::OutputLimit | CloseReason::Memory | CloseReason::IoError | CloseReason::Killed)
         {
             return;
@@ -154,6 +158,9 @@ impl Client {
         let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.up().buffers));
         // A client that does not read its last replies loses them; nobody waits for it.
         let _ = timeout(LAST_WORDS, flush).await;
+        if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
+            self.take_leave(reason).await;
+        }
     }
 
     /// One turn of the loop: send, process, read, until something else must act.
@@ -163,6 +170,7 @@ impl Client {
                 return Poll::Ready(Step::Close(reason));
             }
             self.count_input();
+            let must_wait = self.tell();
             let flushed = match self.outbox().poll_flush(cx, &self.up().buffers) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::IoError)),
                 Poll::Ready(Ok(())) => true,
@@ -176,6 +184,10 @@ impl Client {
                 self.up().shard.client_stalls[StallReason::Output].inc();
                 self.outbox().on_whole();
                 self.outbox().await_with(cx, Wants::Nothing);
+                return Poll::Pending;
+            }
+            if must_wait {
+                self.outbox().await_with(cx, Wants::Pending(0));
                 return Poll::Pending;
             }
             if !self.exhausted {
@@ -197,7 +209,11 @@ impl Client {
                 Poll::Ready(Some(step)) => return Poll::Ready(step),
                 Poll::Ready(None) => {}
                 Poll::Pending => {
-                    let wants = if self.shared.draining.get() { Wants::Pending(0) } else { Wants::Nothing };
+                    if let Poll::Ready(reason) = self.poll_parting(cx, true) {
+                        return Poll::Ready(Step::Close(reason));
+                    }
+                    let parts = self.profile.parting.get().is_some();
+                    let wants = if parts { Wants::Pending(0) } else { Wants::Nothing };
                     self.outbox().await_with(cx, wants);
                     if !self.carry.is_empty() {
                         self.outbox().await_rest();
@@ -214,21 +230,13 @@ impl Client {
         self.outbox().keep_input(&self.up().memory, self.carry.len() + self.kept);
     }
 
-    /// The client has sent its last byte, or the process drains: both close at a request boundary, when every
-    /// request is answered and sent (rule F7).
+    /// The client has sent its last byte: closed when every request is answered and sent (rule F7).
     fn poll_end(&self, cx: &Context<'_>, flushed: bool) -> Option<Poll<Step>> {
-        let reason = if self.eof {
-            CloseReason::Client
-        } else if self.shared.draining.get() {
-            CloseReason::Drain
-        } else {
-            return None;
-        };
-        if self.outbox().pending() == 0 && flushed {
-            return Some(Poll::Ready(Step::Close(reason)));
-        }
         if !self.eof {
             return None;
+        }
+        if self.outbox().pending() == 0 && flushed {
+            return Some(Poll::Ready(Step::Close(CloseReason::Client)));
         }
         self.outbox().await_with(cx, Wants::Pending(0));
         Some(Poll::Pending)
@@ -252,6 +260,7 @@ impl Client {
         up.shard.client_received_bytes.add(chunk.len() as u64);
         self.now = up.now();
         self.profile.active.set(self.now);
+        self.pause = None;
         if !self.carry.is_empty() {
             self.carry.extend_from_slice(chunk);
             self.exhausted = false;

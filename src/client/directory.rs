@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::parting::Parting;
 use crate::command::CommandId;
 use crate::session::{Family, Resp, Session};
 use crate::upstream::{Outbox, Wait};
@@ -53,6 +54,8 @@ pub(super) struct Profile {
     pub active: Cell<u64>,
     /// Something is under way for it aside from its lane that PROXY PAUSE waits for.
     pub busy: Cell<bool>,
+    /// It is sent away.
+    pub parting: Cell<Option<Parting>>,
 }
 
 /// A client's line, made of values only, so that it can travel between workers.
@@ -80,6 +83,13 @@ pub(crate) struct Line {
 }
 
 impl Profile {
+    /// Messages may come for it at any time.
+    pub(super) fn subscribes(&self) -> bool {
+        let holding = self.holding.get();
+        let own = holding.channels > 0 || holding.patterns > 0 || holding.shards > 0 || holding.monitor;
+        own || !self.outbox.subscribed().is_empty()
+    }
+
     /// The client's line now.
     pub(super) fn line(&self, now: u64) -> Line {
         let session = self.session.borrow();

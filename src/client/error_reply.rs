@@ -14,6 +14,9 @@ pub(super) use crate::upstream::NOT_EXECUTED;
 
 pub(super) const SYNTAX: &[u8] = b"ERR syntax error";
 pub(super) const PROXY_OFF: &[u8] = b"ERR PROXY is switched off (client.proxy_commands = false)";
+pub(super) const NOTICES_NEED_RESP3: &[u8] = b"ERR CLIENT MAINT_NOTIFICATIONS needs RESP3: send HELLO 3 first";
+pub(super) const NO_ENDPOINT: &[u8] =
+    b"ERR CLIENT MAINT_NOTIFICATIONS: no endpoint is configured here (drain.endpoint), only moving-endpoint-type none";
 pub(super) const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
 pub(super) const NOT_AN_INT: &[u8] = b"ERR value is out of range, value must between -2147483648 and 2147483647";
 pub(super) const DB_OUT_OF_RANGE: &[u8] = b"ERR DB index is out of range";

@@ -45,6 +45,10 @@ impl Client {
             Local::List => self.client_list(request).await,
             Local::Kill => self.client_kill(request).await,
             Local::Unblock => self.client_unblock(request).await,
+            Local::Notices => {
+                self.set_notices(request);
+                Ok(())
+            }
             Local::Numsub => self.numsub(request).await,
             Local::Pong => self.pong(request).await,
             Local::Reset => self.reset().await,

@@ -23,6 +23,8 @@ mod held;
 mod hello;
 mod local;
 mod login;
+mod notices;
+mod parting;
 mod pause;
 mod peers;
 mod pin;
@@ -88,7 +90,8 @@ pub(crate) struct Shared {
     pub up: Rc<Upstreams>,
     pub peers: Peers,
     pub ids: Arc<Ids>,
-    pub draining: Cell<bool>,
+    /// There once the process drains.
+    plan: Cell<Option<parting::Plan>>,
     ticks: Cell<u32>,
     directory: Directory,
     scanner: RefCell<RequestScanner>,
@@ -112,21 +115,12 @@ impl Shared {
             up,
             peers,
             ids,
-            draining: Cell::new(false),
+            plan: Cell::new(None),
             ticks: Cell::new(0),
             directory: Directory::default(),
             scanner: RefCell::new(RequestScanner::new()),
             parts: RefCell::default(),
         })
-    }
-
-    /// Wakes every client: the process drains, and clients at a request boundary leave.
-    pub(crate) fn drain(&self) {
-        self.draining.set(true);
-        self.up.pause(false);
-        for client in self.up.roster.all() {
-            client.wake();
-        }
     }
 
     /// What time alone makes happen to clients. Called by the worker a few times a second.
@@ -135,6 +129,7 @@ impl Shared {
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SWEEP_EVERY) {
             self.close_the_unauthenticated();
+            self.retire();
         }
     }
 
@@ -162,10 +157,14 @@ impl Shared {
             connected: now,
             active: Cell::new(self.up.now()),
             busy: Cell::new(false),
+            parting: Cell::new(self.parting_of_a_newcomer()),
         });
         self.directory.enter(&profile);
         self.up.shard.client_began();
-        let reason = Client::new(Rc::clone(&self), profile, read).run().await;
+        let reason = Client::new(Rc::clone(&self), Rc::clone(&profile), read).run().await;
+        if let Some(outcome) = profile.parting.get().and_then(|parting| parting.outcome(reason)) {
+            self.up.shard.handoffs[outcome].inc();
+        }
         outbox.keep_input(&self.up.memory, 0);
         outbox.release(&self.up.buffers);
         if let Some(hub) = outbox.take_hub(&self.up.buffers) {

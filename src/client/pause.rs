@@ -44,7 +44,7 @@ impl Shared {
     /// Begins nothing more for clients; `quiet` is told when nothing is under way, and dropped when the pause ends
     /// before.
     pub(crate) fn pause(self: &Rc<Self>, quiet: oneshot::Sender<()>) {
-        if self.draining.get() {
+        if self.draining() {
             return;
         }
         self.up.pause(true);

@@ -130,6 +130,8 @@ impl Client {
             Poll::Ready(Ok(())) => {
                 let chunk = buf.filled();
                 self.eof = chunk.is_empty();
+                self.profile.active.set(up.now());
+                self.pause = None;
                 up.shard.client_received_bytes.add(chunk.len() as u64);
                 self.carry.extend_from_slice(chunk);
                 self.count_input();

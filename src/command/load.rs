@@ -18,7 +18,7 @@ const OPS: &[(&str, Op)] = &[
     ("CLIENT INFO", Op::ClientInfo),
     ("CLIENT KILL", Op::ClientKill),
     ("CLIENT LIST", Op::ClientList),
-    ("CLIENT MAINT_NOTIFICATIONS", Op::ClientUnknown),
+    ("CLIENT MAINT_NOTIFICATIONS", Op::ClientNotices),
     ("CLIENT NO-EVICT", Op::ClientNoEvict),
     ("CLIENT NO-TOUCH", Op::NoTouch),
     ("CLIENT REPLY", Op::ClientReply),

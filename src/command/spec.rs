@@ -85,6 +85,8 @@ pub enum Op {
     ClientList,
     ClientKill,
     ClientUnblock,
+    /// CLIENT MAINT_NOTIFICATIONS: respmux' own to give, never a lane's.
+    ClientNotices,
     /// A CLIENT subcommand that this table does not know or that must not be forwarded.
     ClientUnknown,
     /// SYNC and its relatives.

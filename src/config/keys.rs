@@ -5,7 +5,7 @@
 
 use super::key::{GIB, KIB, MIB, count, key, optional, size, time};
 use super::value::Kind;
-use super::{auth, keys_client, keys_integrity, keys_reload, keys_tls};
+use super::{auth, drain, keys_client, keys_integrity, keys_reload, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
@@ -322,15 +322,10 @@ const AFTER: &[Key] = &[
     keys_tls::UNIX_ALLOW_UIDS,
     keys_reload::POLL,
     keys_reload::PAUSE_MAX,
-    key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
-        .flag("drain-delay", "TIME"),
-    key(
-        "drain.timeout",
-        "25s",
-        time(0),
-        "After SIGTERM and drain.delay, how long clients may take to finish their requests.",
-    )
-    .flag("drain-timeout", "TIME"),
+    drain::DELAY,
+    drain::TIMEOUT,
+    drain::SPREAD,
+    drain::ENDPOINT,
     key(
         "log.level",
         "info",

@@ -76,6 +76,15 @@ pub(super) const KEYS: &[Key] = &[
         "A client that has sent the beginning of a request and not its end is closed after this long, unless it sent at \
          least 1 KiB a second in that time; then it gets as long again. 0s is never.",
     ),
+    key(
+        "client.max_age",
+        "0s",
+        time(0),
+        "A client is sent away at a request boundary when it has been connected for this long, give or take 10%, so that \
+         it comes back and may find another replica. Clients that asked for maintenance notifications are told before \
+         (drain.endpoint). Never inside a transaction or a blocking command, and not while it has subscriptions. 0s is \
+         never.",
+    ),
     key("client.tcp_keepalive", "300s", time(0), "TCP keepalive towards clients. 0s is none."),
     key(
         "client.verify_privileged",

@@ -9,6 +9,7 @@
 mod address;
 mod auth;
 mod budget;
+mod drain;
 mod file;
 mod insight;
 mod key;
@@ -36,6 +37,7 @@ use std::time::Duration;
 pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
+pub use drain::Drain;
 pub use insight::{ShownSetting, ShownSettings};
 pub use reload::Source;
 pub use secret::{Secret, SecretSource};
@@ -272,21 +274,14 @@ pub struct Client {
     pub max_per_source: Option<usize>,
     /// How long a begun request may take; zero is for ever.
     pub partial_timeout: Duration,
+    /// How long a client may stay; zero is for ever.
+    pub max_age: Duration,
     /// TCP keepalive; zero is none.
     pub tcp_keepalive: Duration,
     /// Run twins of privileged CLIENT commands on the upstream (rule C1).
     pub verify_privileged: bool,
     /// Run twins of the unprivileged ones, too.
     pub exact_connection_commands: bool,
-}
-
-/// The end of the process after SIGTERM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drain {
-    /// Still accepting, no longer ready.
-    pub delay: Duration,
-    /// After the delay, until clients are closed whatever they do.
-    pub timeout: Duration,
 }
 
 /// Logs.

@@ -79,6 +79,9 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     config.shown = print::shown(settings, &config);
     check.relations(&config);
     check.remote_passwordless(&config);
+    if let Some(reason) = config.drain.problem() {
+        check.problems.push(Problem::at(check.origin("drain.endpoint").clone(), reason));
+    }
     for (path, reason) in tls::problems(&config) {
         check.problems.push(Problem::at(check.origin(path).clone(), reason));
     }

@@ -140,6 +140,7 @@ impl Values<'_> {
             query_buffer_limit: self.count("client.query_buffer_limit"),
             max_per_source: self.maybe_count("client.max_per_source"),
             partial_timeout: self.time("client.partial_timeout"),
+            max_age: self.time("client.max_age"),
             tcp_keepalive: self.time("client.tcp_keepalive"),
             verify_privileged: self.switch("client.verify_privileged"),
             exact_connection_commands: self.switch("client.exact_connection_commands"),
@@ -156,6 +157,11 @@ impl Values<'_> {
     }
 
     pub(super) fn drain(&self) -> Drain {
-        Drain { delay: self.time("drain.delay"), timeout: self.time("drain.timeout") }
+        Drain {
+            delay: self.time("drain.delay"),
+            timeout: self.time("drain.timeout"),
+            spread: self.time("drain.spread"),
+            endpoint: self.text("drain.endpoint"),
+        }
     }
 }

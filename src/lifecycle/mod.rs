@@ -33,6 +33,11 @@ use pause::Pauses;
 use reload::Reloader;
 use start::Workers;
 
+/// How long clients that wait in the backlog are let in when a drain begins.
+const LAST_ACCEPT: Duration = Duration::from_millis(1);
+/// How long workers may take to end after their last clients were cut.
+const AFTER_CUT: Duration = Duration::from_secs(1);
+
 /// Runs respmux until it has drained.
 ///
 /// # Errors
@@ -112,16 +117,18 @@ async fn serve(config: &Arc<Config>, source: Source, embedded: &mut Option<Embed
     Ok(())
 }
 
-/// Unready at once, still accepting for `drain.delay`, then closing clients at request boundaries until
+/// Unready at once, still accepting for `drain.delay`, then sending clients away between requests until
 /// `drain.timeout`.
 async fn drain(config: &Config, acceptor: Acceptor, workers: &mut Workers) {
-    if !config.drain.delay.is_zero() {
-        let _ = timeout(config.drain.delay, acceptor.run(workers)).await;
-    }
+    // With no delay at all, those who have connected already are let in.
+    let _ = timeout(config.drain.delay.max(LAST_ACCEPT), acceptor.run(workers)).await;
     acceptor.close();
     workers.drain().await;
     if timeout(config.drain.timeout, workers.ended()).await.is_err() {
         tracing::warn!(clients = workers.clients(), "drain timed out: closing the remaining clients");
+        workers.cut().await;
+        // What they leave behind upstream is put in order.
+        let _ = timeout(AFTER_CUT, workers.ended()).await;
     }
 }
 

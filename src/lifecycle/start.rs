@@ -119,11 +119,19 @@ impl Workers {
         }
     }
 
+    /// Tells every worker to close the clients that it still has.
+    pub(super) async fn cut(&self) {
+        for seat in &self.seats {
+            let _ = seat.orders.send(Order::Cut).await;
+        }
+    }
+
     /// Ready when every worker has ended.
     pub(super) async fn ended(&mut self) {
         for seat in &mut self.seats {
-            if let Some(ended) = seat.ended.take() {
+            if let Some(ended) = seat.ended.as_mut() {
                 let _ = ended.await;
+                seat.ended = None;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! TCP, with TLS or without, and unix sockets as one type: a closed set, so no trait objects on the data path.
 
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -184,6 +185,35 @@ impl WriteHalf {
             Self::Memory(s) => s.try_write(bytes),
             Self::Tls(s) => s.try_write(bytes),
         }
+    }
+
+    /// Nothing has come in that is not read, as the kernel knows it now; the runtime may learn of it later.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        let peeked = match self {
+            Self::Tcp(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+            Self::Unix(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+            #[cfg(test)]
+            Self::Memory(s) => return s.is_quiet(),
+            Self::Tls(s) => return s.is_silent(),
+        };
+        matches!(peeked, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Closes this direction; the peer reads what was written, then the end.
+    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = match self {
+            Self::Tcp(s) => SockRef::from(s.as_ref()),
+            Self::Unix(s) => SockRef::from(s.as_ref()),
+            #[cfg(test)]
+            Self::Memory(s) => {
+                s.end();
+                return Poll::Ready(Ok(()));
+            }
+            Self::Tls(s) => return s.poll_shutdown(cx),
+        };
+        Poll::Ready(stream.shutdown(Shutdown::Write))
     }
 
     /// The peer has closed or reset the connection, and no byte before that is unread.

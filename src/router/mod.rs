@@ -255,7 +255,7 @@ fn queueing(table: &CommandTable, lookup: Lookup, op: Op, args: &impl Args) -> R
         Op::Reset => Route::Local(Local::Reset),
         Op::Debug | Op::Module | Op::ScriptDebug | Op::NotSupported | Op::ClientUnknown => refused(op, args),
         // CLIENT LIST, KILL and the like would show or hit the wrong connections.
-        Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo | Op::Proxy => {
+        Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo | Op::ClientNotices | Op::Proxy => {
             Route::Refuse(Refusal::InTransaction)
         }
         Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
@@ -316,6 +316,7 @@ fn local(op: Op, args: &impl Args) -> Route {
         Op::ClientList => Local::List,
         Op::ClientKill => Local::Kill,
         Op::ClientUnblock => Local::Unblock,
+        Op::ClientNotices => Local::Notices,
         Op::Numsub => Local::Numsub,
         Op::Reset => Local::Reset,
         Op::Proxy => Local::Proxy,

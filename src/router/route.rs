@@ -150,6 +150,8 @@ pub enum Local {
     List,
     Kill,
     Unblock,
+    /// CLIENT MAINT_NOTIFICATIONS.
+    Notices,
     /// PUBSUB NUMSUB and SHARDNUMSUB.
     Numsub,
     /// PING of a RESP2 client with subscriptions.

@@ -72,12 +72,24 @@ pub enum Guard {
     Poisoned,
 }
 
+/// CLIENT MAINT_NOTIFICATIONS: what the client wants to hear before it is sent away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Notices {
+    #[default]
+    Off,
+    /// That it is to go, and where.
+    Address,
+    /// That it is to connect anew, to where it is connected now.
+    NoAddress,
+}
+
 /// The virtual connection state of one client.
 #[derive(Debug)]
 pub struct Session {
     pub key: RouteKey,
     pub reply: ReplyMode,
     pub guard: Guard,
+    pub notices: Notices,
     /// Which commands are forbidden to it.
     pub policy: Policy,
     /// Name and library facts are rare enough to cost one pointer when absent.
@@ -100,6 +112,7 @@ impl Session {
             key: RouteKey::fresh(Identity::Implicit, db),
             reply: ReplyMode::On,
             guard: Guard::Intact,
+            notices: Notices::Off,
             policy,
             labels: None,
         }
@@ -134,6 +147,7 @@ impl Session {
         self.key = RouteKey::fresh(Identity::Implicit, db);
         self.reply = ReplyMode::On;
         self.guard = Guard::Intact;
+        self.notices = Notices::Off;
         if let Some(labels) = &mut self.labels {
             labels.name.clear();
         }

@@ -11,9 +11,9 @@ use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, Origin, PinReason, RefuseReason,
-    RejectReason, ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason,
-    UpstreamKind, UpstreamState,
+    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, Origin, PinReason,
+    RefuseReason, RejectReason, ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide,
+    UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 use super::shard::Shard;
 
@@ -203,6 +203,11 @@ pub static METRICS: &[Metric] = {
     row("respmux_client_connections_closed_total", Process, &[("reason", CloseReason::LABELS)],
         Count(|s, [r, ..]| s.client_closed.at(r).value()),
         "Closed client connections"),
+    row("respmux_client_handoffs_total", Process, &[("result", HandoffResult::LABELS)],
+        Count(|s, [r, ..]| s.handoffs.at(r).value()),
+        "Clients that were told to go elsewhere, by what became of them"),
+    row("respmux_client_close_races_total", Process, &[], Count(|s, _| s.close_races.value()),
+        "Clients that sent a request while they were being closed between requests; it was not carried out"),
     row("respmux_client_connections_rejected_total", Process, &[("reason", RejectReason::LABELS)],
         Count(|s, [r, ..]| s.client_rejected.at(r).value()),
         "Refused client connections"),

@@ -6,8 +6,9 @@ use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandshakeResult, LatencyClass, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason,
-    RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LoginResult, LossVerdict, Origin, PinReason, RefuseReason,
+    RejectReason, RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
+    UpstreamState,
 };
 
 /// The counters of one worker: written by its thread only, read by the admin thread.
@@ -20,6 +21,10 @@ pub struct Shard {
     pub client_opened: Count,
     /// Ended clients.
     pub client_closed: Each<CloseReason, Count>,
+    /// Clients that were told where to go, by what became of them.
+    pub handoffs: Each<HandoffResult, Count>,
+    /// Clients that sent something while they were being closed at a request boundary; it was not carried out.
+    pub close_races: Count,
     /// Clients refused right after accept; they are not in `client_opened`.
     pub client_rejected: Each<RejectReason, Count>,
     /// accept(2) failures.
@@ -156,6 +161,8 @@ impl Shard {
         Self {
             client_opened: Count::default(),
             client_closed: Each::default(),
+            handoffs: Each::default(),
+            close_races: Count::default(),
             client_rejected: Each::default(),
             accept_errors: Each::default(),
             accept_stalls: Count::default(),

@@ -340,6 +340,11 @@ impl Outbox {
         self.writer.peer_is_gone()
     }
 
+    /// Nothing has come from the client that was not read, as its socket knows it now.
+    pub fn is_silent(&self) -> bool {
+        self.writer.is_silent()
+    }
+
     /// Writes until the buffer is empty (`true`) or the socket is full (`false`).
     fn write_out(&self, buffers: &Buffers) -> io::Result<bool> {
         let mut output = self.output.borrow_mut();
@@ -393,6 +398,11 @@ impl Outbox {
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
+    }
+
+    /// Says to the client that nothing follows. What was pushed before must be sent.
+    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writer.poll_end(cx)
     }
 
     /// Decides that the client is closed; the first reason counts. Its task sends what is buffered, then ends.

@@ -33,7 +33,7 @@ const DRAIN_TICK: Duration = Duration::from_millis(10);
 /// What the main thread tells a worker.
 pub(crate) enum Order {
     Serve(Arrival),
-    /// Close every client at its next request boundary, then end.
+    /// Send every client away between two requests, then end.
     Drain,
     /// Another configuration from here on; told when it is in force.
     Reload(Box<Change>, oneshot::Sender<()>),
@@ -45,6 +45,8 @@ pub(crate) enum Order {
     Resume,
     /// Other upstream connections in place of all; told how many clients keep one of their own until they are done.
     Reconnect(oneshot::Sender<usize>),
+    /// Close those who are still there, whatever they do.
+    Cut,
 }
 
 /// A client that was accepted on the main thread.
@@ -110,14 +112,16 @@ async fn work(blueprint: Blueprint) {
                 Some(Order::Busy(answer)) => drop(answer.send(shared.busy())),
                 Some(Order::Resume) => up.pause(false),
                 Some(Order::Reconnect(answer)) => drop(answer.send(shared.reconnect())),
+                Some(Order::Cut) => shared.cut(),
             },
-            _ = last_client.tick(), if shared.draining.get() => {
-                if up.roster.is_empty() && orders.is_empty() {
+            _ = last_client.tick(), if shared.draining() => {
+                // What was popped for a client that has left must be put back first.
+                if up.roster.is_empty() && orders.is_empty() && up.folds.is_empty() {
                     break;
                 }
             }
         }
-        if shared.draining.get() && orders.is_closed() && up.roster.is_empty() {
+        if shared.draining() && orders.is_closed() && up.roster.is_empty() {
             break;
         }
     }

@@ -19,6 +19,7 @@ mod cap;
 mod client_commands;
 mod drain;
 mod failure;
+mod handoff;
 mod hostile;
 mod integrity;
 mod limits;

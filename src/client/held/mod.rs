@@ -148,7 +148,7 @@ impl Held {
             self.charge.set(self.out.len() + self.partial.len());
             client.count_input();
             self.up.relieve();
-            if let Some(event) = self.settled(client, flushed) {
+            if let Some(event) = self.settled(client) {
                 return Poll::Ready(event);
             }
             match client.poll_more(cx, self.input_limit()) {
@@ -157,6 +157,11 @@ impl Held {
                 Poll::Pending => {}
             }
             if !progress {
+                if self.at_boundary()
+                    && let Poll::Ready(reason) = client.poll_parting(cx, false)
+                {
+                    return Poll::Ready(Event::Closed(Closed(reason)));
+                }
                 if self.incomplete && !client.carry.is_empty() {
                     if client.carry.len() >= self.input_limit() {
                         return Poll::Ready(Event::Closed(Closed(CloseReason::QueryBuffer)));
@@ -171,7 +176,7 @@ impl Held {
     }
 
     /// Whether this is over, one way or the other.
-    fn settled(&self, client: &Client, flushed: bool) -> Option<Event> {
+    fn settled(&self, client: &Client) -> Option<Event> {
         let quiet = self.expect.is_empty() && self.out.is_empty();
         if quiet && !self.sticky() {
             return Some(Event::Done);
@@ -180,11 +185,13 @@ impl Held {
             // F7: a blocked command ends with its client; whatever is pipelined behind it is dropped.
             return Some(Event::Closed(Closed(CloseReason::Client)));
         }
-        let boundary = quiet && flushed && self.transaction.clean();
-        if client.shared.draining.get() && boundary {
-            return Some(Event::Closed(Closed(CloseReason::Drain)));
-        }
         None
+    }
+
+    /// Nothing is asked, owed or begun on this connection.
+    fn at_boundary(&self) -> bool {
+        let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
+        quiet && !self.scanner.mid_frame() && self.partial.is_empty()
     }
 
     /// The connection's state is this client's.

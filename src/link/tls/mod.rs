@@ -192,6 +192,13 @@ impl Tls {
         }
     }
 
+    /// Nothing has come in below TLS that is not read.
+    pub fn is_silent(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit(); 1];
+        let peeked = socket2::SockRef::from(&*self.io.borrow()).peek(&mut byte);
+        matches!(peeked, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Decrypts what is there, up to the first plaintext: how much plaintext there is, and whether the peer has closed.
     /// Only what the runtime has reported is read, so that whoever waits for the socket is woken all the same.
     fn look(&self) -> io::Result<(usize, bool)> {

@@ -64,8 +64,10 @@ macro_rules! labels {
     };
 }
 
+mod client;
 mod upstream;
 
+pub use client::{AcceptError, HandoffResult};
 pub use upstream::{
     CircuitState, ConnectError, LossVerdict, RequestOutcome, RetryOutcome, UpstreamCloseReason, UpstreamKind,
     UpstreamState,
@@ -96,6 +98,8 @@ labels! {
         Killed = "killed",
         /// At a request boundary of a drain.
         Drain = "drain",
+        /// At a request boundary after client.max_age.
+        MaxAge = "max_age",
         /// Did not log in within auth.timeout.
         AuthTimeout = "auth_timeout",
         /// Too many commands without a login (auth.max_commands).
@@ -138,18 +142,6 @@ labels! {
         Upstream = "upstream",
         /// Our own mistake; see the log.
         Internal = "internal",
-    }
-}
-
-labels! {
-    /// Why accept(2) failed.
-    AcceptError {
-        /// No file descriptor was free.
-        Descriptors = "descriptors",
-        /// The kernel had no memory for it.
-        Memory = "memory",
-        /// Anything else, such as a client that left the backlog.
-        Other = "other",
     }
 }
 
@@ -463,6 +455,7 @@ mod tests {
         check::<PinReason>();
         check::<StallReason>();
         check::<RefuseReason>();
+        check::<HandoffResult>();
         check::<LoginResult>();
         check::<Origin>();
         check::<ErrorCode>();

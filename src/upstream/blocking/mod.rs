@@ -89,6 +89,12 @@ impl Folds {
         Waiter::new(up, fold, id, wait)
     }
 
+    /// Nobody waits, and nothing is left over from those who did.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_key.borrow().is_empty()
+    }
+
     /// The upstream may be another one now, with other rights for us.
     pub(super) fn forget(&self) {
         self.unblocks.set(None);

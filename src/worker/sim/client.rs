@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::time::timeout;
 
 use super::server::{Item, Server};
-use super::{Ledger, Log, pause, read, write};
+use super::{Ledger, Log, Plan, pause, read, write};
 use crate::link::memory::MemorySocket;
 use crate::resp::{Advance, ReplyScanner, encode};
 
@@ -61,9 +61,12 @@ impl Life {
     }
 
     /// Sends batches of requests and checks the answers, until it has enough or is cut off.
-    pub(super) async fn live(mut self, rounds: usize, server: Rc<Server>) {
-        for _ in 0..rounds {
+    pub(super) async fn live(mut self, plan: Plan, server: Rc<Server>) {
+        for _ in 0..plan.rounds {
             pause(3000).await;
+            if plan.drains && self.socket.peer_is_gone() {
+                break;
+            }
             let (batch, wanted) = self.batch();
             if !write(&self.socket, &batch).await {
                 self.unsure = true;
@@ -75,6 +78,9 @@ impl Life {
                 break;
             }
             if !self.expect_all(wanted).await {
+                if plan.drains {
+                    self.ledger.wrong(format!("client {} was closed before it was answered", self.id));
+                }
                 self.unsure = true;
                 break;
             }

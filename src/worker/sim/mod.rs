@@ -131,6 +131,8 @@ struct Plan {
     kills: bool,
     /// Upstream connections are told to move, and clients are held, again and again.
     moves: bool,
+    /// The worker drains meanwhile; nothing else disturbs the clients, and none of them may lose a request.
+    drains: bool,
     /// For the first client; the others draw theirs.
     victim: Option<Cancel>,
 }
@@ -138,7 +140,7 @@ struct Plan {
 impl Plan {
     fn of(seed: u64) -> Self {
         let (kills, moves) = (!seed.is_multiple_of(3), seed.is_multiple_of(4));
-        Self { seed, clients: 3 + (seed % 6) as usize, rounds: 6, kills, moves, victim: None }
+        Self { seed, clients: 3 + (seed % 6) as usize, rounds: 6, kills, moves, drains: false, victim: None }
     }
 }
 
@@ -196,6 +198,7 @@ impl World {
             let cancel = match (plan.victim, number) {
                 (Some(cancel), 0) if life == 0 => cancel,
                 (Some(_), _) => Cancel::Never,
+                (None, _) if plan.drains => Cancel::Never,
                 (None, _) => match fastrand::u8(..4) {
                     0 => Cancel::Cut(1 + fastrand::u64(..30)),
                     1 => Cancel::Drop(1 + fastrand::u64(..30)),
@@ -220,13 +223,20 @@ impl World {
             });
             drop(ours);
             let life = Life::new(number * 10 + life, theirs, Rc::clone(&self.log), Rc::clone(&self.ledger));
-            life.live(plan.rounds, Rc::clone(&self.server)).await;
+            life.live(plan, Rc::clone(&self.server)).await;
         }
     }
 
     async fn play(self: Rc<Self>, plan: Plan) {
         let places: Vec<_> =
             (0..plan.clients as u64).map(|number| spawn_local(Rc::clone(&self).place(number, plan))).collect();
+        if plan.drains {
+            let world = Rc::clone(&self);
+            spawn_local(async move {
+                sleep(Duration::from_micros(fastrand::u64(..20_000))).await;
+                world.shared.drain();
+            });
+        }
         let killer = plan.kills.then(|| {
             let world = Rc::clone(&self);
             spawn_local(async move {

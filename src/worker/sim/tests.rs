@@ -1,6 +1,7 @@
 //! The seeds.
 
 use super::*;
+use crate::telemetry::CloseReason;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -63,7 +64,15 @@ fn many_seeds() {
 fn every_await_point_is_cancelled_once() {
     let mut points = 0;
     for seed in 1..=setting("SIM_SWEEPS", 3) {
-        let plan = |victim| Plan { seed, clients: 3, rounds: 8, kills: false, moves: false, victim: Some(victim) };
+        let plan = |victim| Plan {
+            seed,
+            clients: 3,
+            rounds: 8,
+            kills: false,
+            moves: false,
+            drains: false,
+            victim: Some(victim),
+        };
         for at in 1.. {
             let mut reached = 0;
             for cancel in [Cancel::Cut(at), Cancel::Drop(at)] {
@@ -79,6 +88,19 @@ fn every_await_point_is_cancelled_once() {
     }
     println!("{{\"sim\":\"sweep\",\"await_points\":{points},\"cancelled\":{}}}", points * 2);
     assert!(points > 30, "only {points} polls");
+}
+
+/// Clients are sent away between two requests, never with one unanswered or half sent.
+#[test]
+fn a_drain_loses_no_request() {
+    let closed = || TABLE.with(|(_, telemetry, _)| telemetry.shards[0].client_closed[CloseReason::Drain].value());
+    let mut violations = Vec::new();
+    for seed in 1..=setting("SIM_SEEDS", 100) {
+        let outcome = run(Plan { kills: false, drains: true, rounds: 12, ..Plan::of(seed) });
+        violations.extend(outcome.violations.into_iter().map(|what| format!("seed {seed}: {what}")));
+    }
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+    assert!(closed() > 100, "only {} clients were sent away", closed());
 }
 
 /// The oracle sees each bug that is seeded in the path of replies and connections.

@@ -1,0 +1,86 @@
+//! How clients are sent away: the end of the process, and where they are to go. Pure.
+
+use std::time::Duration;
+
+use super::key::{Key, key, optional, time};
+use super::value::Kind;
+
+pub(super) const DELAY: Key =
+    key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
+        .flag("drain-delay", "TIME");
+pub(super) const TIMEOUT: Key = key(
+    "drain.timeout",
+    "25s",
+    time(0),
+    "After SIGTERM and drain.delay, how long clients may take to finish: requests, transactions, blocking commands. \
+     Then they are closed whatever they do.",
+)
+.flag("drain-timeout", "TIME");
+pub(super) const SPREAD: Key = key(
+    "drain.spread",
+    "10s",
+    time(0),
+    "Clients are not all sent away at once, but 2ms apart on each worker, and all within this time and half of \
+     drain.timeout; those with subscriptions come last. 0s is at once.",
+);
+pub(super) const ENDPOINT: Key = optional(
+    "drain.endpoint",
+    "\"respmux.example:6379\"",
+    Kind::Text,
+    "host:port of the Service or balancer in front of all replicas. Clients that asked for it (CLIENT \
+     MAINT_NOTIFICATIONS, RESP3) are told to go there before they are closed. Name the port that they use already: \
+     redis-py looks at the host only. Not set: only clients that want no address (moving-endpoint-type none) are told, \
+     and CLIENT MAINT_NOTIFICATIONS of the others is an error, which clients take as no.",
+);
+
+/// The end of the process after SIGTERM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Still accepting, no longer ready.
+    pub delay: Duration,
+    /// After the delay, until clients are closed whatever they do.
+    pub timeout: Duration,
+    /// Most of that time over which clients are sent away one after the other.
+    pub spread: Duration,
+    /// `host:port` where clients are told to go.
+    pub endpoint: Option<String>,
+}
+
+impl Drain {
+    /// What is wrong with the endpoint. Clients part it at its colon, so the address of IPv6 is none for them.
+    pub(super) fn problem(&self) -> Option<String> {
+        let text = self.endpoint.as_deref()?;
+        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+        let named = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        let ported = port.parse::<u16>().is_ok_and(|port| port > 0);
+        (!named || !ported).then(|| {
+            format!("drain.endpoint: expected host:port with a name or an IPv4 address, got {text:?} (clients cannot take IPv6 here)")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_what_clients_can_part_at_the_colon() {
+        let problem = |endpoint: &str| {
+            let drain = Drain {
+                delay: Duration::ZERO,
+                timeout: Duration::ZERO,
+                spread: Duration::ZERO,
+                endpoint: Some(endpoint.to_owned()),
+            };
+            drain.problem()
+        };
+        for good in ["respmux.svc:6379", "10.0.0.7:1", "a_b-c:65535"] {
+            assert_eq!(problem(good), None, "{good}");
+        }
+        for bad in
+            ["respmux", "respmux:", ":6379", "respmux:0", "respmux:65536", "[::1]:6379", "::1:6379", "a b:1", "x\r:1"]
+        {
+            assert!(problem(bad).is_some_and(|reason| reason.contains("host:port")), "{bad}");
+        }
+    }
+}
