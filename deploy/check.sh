@@ -128,17 +128,19 @@ schema() {
 systemd() {
     if command -v systemd-analyze >/dev/null; then
         # Where respmux is not installed, a program that is stands in for it.
-        for unit in service socket; do
-            sed 's#/usr/bin/respmux#/usr/bin/true#' "deploy/systemd/respmux.$unit" >"$work/respmux.$unit"
+        local unit
+        mkdir "$work/units"
+        for unit in deploy/systemd/respmux.*; do
+            sed 's#/usr/bin/respmux#/usr/bin/true#' "$unit" >"$work/units/${unit##*/}"
         done
         # `verify` prints what is wrong and still returns 0.
         local said
-        said=$(systemd-analyze verify --man=no "$work/respmux.service" "$work/respmux.socket" 2>&1)
+        said=$(systemd-analyze verify --man=no "$work"/units/* 2>&1)
         [ -z "$said" ] || {
             echo "$said" >&2
             exit 1
         }
-        systemd-analyze security --offline=yes --threshold=20 "$work/respmux.service" | tail -1
+        systemd-analyze security --offline=yes --threshold=20 "$work/units/respmux.service" | tail -1
     fi
 }
 
