@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use crate::admin::{self, AdminState};
 use crate::client::Wishes;
 use crate::config::{Config, Source};
+use crate::worker::Order;
 use accept::Acceptor;
 use certificates::Certificates;
 use embedded::Embedded;
@@ -123,10 +124,10 @@ async fn drain(config: &Config, acceptor: Acceptor, workers: &mut Workers) {
     // With no delay at all, those who have connected already are let in.
     let _ = timeout(config.drain.delay.max(LAST_ACCEPT), acceptor.run(workers)).await;
     acceptor.close();
-    workers.drain().await;
+    workers.orders().give(|| Order::Drain).await;
     if timeout(config.drain.timeout, workers.ended()).await.is_err() {
         tracing::warn!(clients = workers.clients(), "drain timed out: closing the remaining clients");
-        workers.cut().await;
+        workers.orders().give(|| Order::Cut).await;
         // What they leave behind upstream is put in order.
         let _ = timeout(AFTER_CUT, workers.ended()).await;
     }

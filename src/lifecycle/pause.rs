@@ -5,10 +5,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
+use super::start::Orders;
 use crate::client::{Asked, Granted};
 use crate::telemetry::ProcessFacts;
 use crate::worker::Order;
@@ -19,14 +20,14 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Whether the process is paused, and for the how-manyeth time.
 #[derive(Clone)]
 pub(super) struct Pauses {
-    workers: Rc<[mpsc::Sender<Order>]>,
+    workers: Orders,
     facts: Arc<ProcessFacts>,
     number: Rc<Cell<u64>>,
 }
 
 impl Pauses {
-    pub(super) fn new(workers: Vec<mpsc::Sender<Order>>, facts: &Arc<ProcessFacts>) -> Self {
-        Self { workers: workers.into(), facts: Arc::clone(facts), number: Rc::default() }
+    pub(super) fn new(workers: Orders, facts: &Arc<ProcessFacts>) -> Self {
+        Self { workers, facts: Arc::clone(facts), number: Rc::default() }
     }
 
     /// Begins a pause of at most `most`. It is granted when nothing is under way, or called off after `wait`.
@@ -39,14 +40,7 @@ impl Pauses {
         let number = self.number.get();
         let wait = wait.unwrap_or(WAIT).min(most);
         tracing::warn!(wait_ms = wait.as_millis(), most_s = most.as_secs(), "paused: no command of a client is begun");
-        let mut quiet = Vec::with_capacity(self.workers.len());
-        for orders in self.workers.iter() {
-            let (told, silence) = oneshot::channel();
-            // A worker that has ended begins nothing.
-            if orders.send(Order::Pause(told)).await.is_ok() {
-                quiet.push(silence);
-            }
-        }
+        let quiet = self.workers.begin(Order::Pause).await;
         let pauses = self.clone();
         spawn_local(async move {
             sleep(most).await;
@@ -78,13 +72,7 @@ impl Pauses {
         if let Ok(result) = timeout(wait, all).await {
             return result.and_then(|()| if self.is_now(number) { Ok(()) } else { Err("ended".to_owned()) });
         }
-        let mut busy = 0;
-        for orders in self.workers.iter() {
-            let (answer, told) = oneshot::channel();
-            if orders.send(Order::Busy(answer)).await.is_ok() {
-                busy += told.await.unwrap_or(0);
-            }
-        }
+        let busy: usize = self.workers.ask(Order::Busy).await.into_iter().sum();
         if self.is_now(number) {
             self.end("PAUSE took too long").await;
         }
@@ -111,10 +99,7 @@ impl Pauses {
             return;
         }
         self.facts.set_paused(false);
-        for orders in self.workers.iter() {
-            // A worker that has ended holds nobody.
-            let _ = orders.send(Order::Resume).await;
-        }
+        self.workers.give(|| Order::Resume).await;
         tracing::info!(why, "resumed");
     }
 }

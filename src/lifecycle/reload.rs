@@ -7,8 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use super::accept::Acceptor;
 use super::certificates::Certificates;
 use super::start::{self, Workers};
@@ -94,13 +92,7 @@ impl Reloader {
         telemetry::log::set_level(&config.log.level);
         self.facts.set_client_max(config.client.max_connections as u64);
         self.facts.memory().set_limit(config.memory_limit as u64);
-        for orders in workers.orders() {
-            let (done, told) = oneshot::channel();
-            if orders.send(Order::Reload(Box::new(change.clone()), done)).await.is_ok() {
-                // A worker that has ended has nobody to serve.
-                let _ = told.await;
-            }
-        }
+        workers.orders().ask(|done| Order::Reload(Box::new(change.clone()), done)).await;
     }
 
     /// Says what has come of it, here, to the facts, and to who asked.

@@ -1,6 +1,7 @@
 //! Builds the workers and tells how to reach them.
 
 use std::io::Write;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -22,6 +23,43 @@ pub(super) struct Workers {
     /// The way to ask them.
     pub peers: Peers,
     seats: Vec<Seat>,
+}
+
+/// The way to all workers. One that has ended does nothing any more, and so needs no order.
+#[derive(Clone)]
+pub(super) struct Orders(Rc<[mpsc::Sender<Order>]>);
+
+impl Orders {
+    /// Gives every worker the order that `make` makes.
+    pub(super) async fn give(&self, make: impl Fn() -> Order) {
+        for worker in self.0.iter() {
+            let _ = worker.send(make()).await;
+        }
+    }
+
+    /// Gives every worker an order that is answered later; where the answers come.
+    pub(super) async fn begin<T>(&self, make: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<oneshot::Receiver<T>> {
+        let mut begun = Vec::with_capacity(self.0.len());
+        for worker in self.0.iter() {
+            let (answer, told) = oneshot::channel();
+            if worker.send(make(answer)).await.is_ok() {
+                begun.push(told);
+            }
+        }
+        begun
+    }
+
+    /// Gives every worker an order and waits for the answer, one worker after the other.
+    pub(super) async fn ask<T>(&self, make: impl Fn(oneshot::Sender<T>) -> Order) -> Vec<T> {
+        let mut answers = Vec::with_capacity(self.0.len());
+        for worker in self.0.iter() {
+            let (answer, told) = oneshot::channel();
+            if worker.send(make(answer)).await.is_ok() {
+                answers.extend(told.await.ok());
+            }
+        }
+        answers
+    }
 }
 
 /// One worker as the main thread sees it.
@@ -87,9 +125,9 @@ impl Workers {
         Ok(Self { telemetry, peers, seats })
     }
 
-    /// The way to each worker.
-    pub(super) fn orders(&self) -> Vec<mpsc::Sender<Order>> {
-        self.seats.iter().map(|seat| seat.orders.clone()).collect()
+    /// The way to all of them.
+    pub(super) fn orders(&self) -> Orders {
+        Orders(self.seats.iter().map(|seat| seat.orders.clone()).collect())
     }
 
     /// Clients of all workers, those on their way included.
@@ -108,21 +146,6 @@ impl Workers {
         seat.load.fetch_add(1, Ordering::Relaxed);
         if seat.orders.send(Order::Serve(arrival)).await.is_err() {
             seat.load.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Tells every worker to let its clients finish.
-    pub(super) async fn drain(&self) {
-        for seat in &self.seats {
-            // A worker that has ended has nothing to drain.
-            let _ = seat.orders.send(Order::Drain).await;
-        }
-    }
-
-    /// Tells every worker to close the clients that it still has.
-    pub(super) async fn cut(&self) {
-        for seat in &self.seats {
-            let _ = seat.orders.send(Order::Cut).await;
         }
     }
 

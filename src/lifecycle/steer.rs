@@ -4,7 +4,7 @@
 use std::pin::pin;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::accept::Acceptor;
@@ -69,13 +69,7 @@ async fn changed(reloader: &Reloader) {
 }
 
 async fn reconnect(workers: &Workers) -> Granted {
-    let mut kept = 0;
-    for orders in workers.orders() {
-        let (answer, told) = oneshot::channel();
-        if orders.send(Order::Reconnect(answer)).await.is_ok() {
-            kept += told.await.unwrap_or(0);
-        }
-    }
+    let kept: usize = workers.orders().ask(Order::Reconnect).await.into_iter().sum();
     tracing::info!(kept, "upstream connections are replaced");
     Ok(vec![
         "every upstream connection is retired as soon as nothing is under way on it".to_owned(),
