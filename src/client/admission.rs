@@ -96,7 +96,7 @@ impl Shared {
         if patience == Duration::ZERO || !self.up.wants_login() {
             return;
         }
-        let (now, patience) = (self.up.now(), u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));
+        let (now, patience) = (self.up.now(), crate::link::nanos(patience));
         self.directory.each(|profile| {
             let since = profile.locked_at.get();
             if since != 0 && now.saturating_sub(since) >= patience {

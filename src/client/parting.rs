@@ -21,6 +21,7 @@ use super::Shared;
 use super::connection::Client;
 use super::directory::Profile;
 use crate::config::Config;
+use crate::link::nanos;
 use crate::session::{Guard, Notices, Resp};
 use crate::telemetry::{CloseReason, HandoffResult, unix_millis};
 
@@ -342,10 +343,6 @@ fn limit_of(most: Duration, profile: &Profile) -> Duration {
 /// Names a move: different in every second and on every replica, below 2^53 for clients that count in doubles.
 fn sequence(config: &Config) -> u64 {
     unix_millis() / 1000 * 10_000 + config.instance
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

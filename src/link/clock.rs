@@ -14,3 +14,9 @@ pub fn now() -> Instant {
 pub fn since(then: Instant) -> Duration {
     now().saturating_duration_since(then)
 }
+
+/// A duration in nanoseconds, as the worker's clock counts.
+#[must_use]
+pub fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -23,7 +23,7 @@ mod socket;
 mod tls;
 
 pub use budget::{Budget, Permit, Use};
-pub use clock::{now, since};
+pub use clock::{nanos, now, since};
 pub use connect::{DialError, Dialed, Dialer};
 pub use handshake::{Credentials, tolerable};
 pub use interest::Interest;

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::Upstreams;
-use super::lane::{Lane, Phase, nanos, run};
-use crate::link::{Budget, Permit, Use};
+use super::lane::{Lane, Phase, run};
+use crate::link::{Budget, Permit, Use, nanos};
 use crate::session::RouteKey;
 
 /// A lane must have been idle this long before it gives way to another key; bounds how often lanes are reopened

@@ -184,7 +184,7 @@ impl Upstreams {
     /// Nanoseconds since the worker started.
     #[must_use]
     pub fn now(&self) -> u64 {
-        u64::try_from(crate::link::since(self.started).as_nanos()).unwrap_or(u64::MAX)
+        crate::link::nanos(crate::link::since(self.started))
     }
 
     /// Counts histories of the upstream: a WAIT must not be answered from another one than the writes it covers

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::command::{CommandId, Kind};
-use crate::link::Use;
+use crate::link::{Use, nanos};
 use crate::router;
 use crate::telemetry::reasons::{
     AnomalyReason, ClientState, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
@@ -90,10 +90,6 @@ impl Shard {
         self.command(id.0);
         self.latency(kind.into(), nanos);
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl From<Use> for UpstreamKind {

@@ -432,8 +432,3 @@ impl Lane {
 fn canary_text(lane: u64, number: u64) -> String {
     format!("respmux-{lane}-{number}")
 }
-
-/// A duration in nanoseconds of the worker's clock.
-pub(in crate::upstream) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}

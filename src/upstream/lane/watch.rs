@@ -2,8 +2,9 @@
 
 use bytes::Buf;
 
-use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, nanos};
+use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State};
 use crate::command::{CommandId, ReplyMask};
+use crate::link::nanos;
 use crate::resp::encode;
 use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
 use crate::upstream::Upstreams;

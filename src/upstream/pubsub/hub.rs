@@ -13,11 +13,10 @@ use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::core::{Core, Order};
-use crate::link::{DialError, Link, Permit, Use};
+use crate::link::{DialError, Link, Permit, Use, nanos};
 use crate::resp::ReplyScanner;
 use crate::session::{Family, Identity, Resp, RouteKey};
 use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, UpstreamCloseReason};
-use crate::upstream::lane::nanos;
 use crate::upstream::{Charge, ClientKey, Memory, Outbox, Upstreams};
 
 /// Where a hub is in its life; `run` moves it, once through.
