@@ -6,7 +6,6 @@ hits both. Prints one line of JSON; fails when a scrape takes 5 ms or more of CP
 Settings: RESPMUX (the program), SCRAPE_CLIENTS, SCRAPE_ROUNDS, SCRAPE_SECONDS (of one measurement).
 """
 
-import json
 import os
 import statistics
 import sys
@@ -14,23 +13,19 @@ import tempfile
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "benches"))
 sys.path.insert(0, str(ROOT / "tests/limits"))
 
-from common import Good  # noqa: E402
+from common import Good, main  # noqa: E402
 from harness import (  # noqa: E402
-    Failure,
     Redis,
     Respmux,
     command,
     connect,
     cpu_seconds,
-    raise_open_files,
-    say,
 )
 
 CLIENTS = int(os.environ.get("SCRAPE_CLIENTS", "1000"))
@@ -109,17 +104,5 @@ def run(stack):
     return report
 
 
-def main():
-    raise_open_files()
-    try:
-        with ExitStack() as stack:
-            report = run(stack)
-    except Failure as failure:
-        say(f"scrape: {failure}")
-        return 2
-    print(json.dumps(report), flush=True)
-    return 0 if report["ok"] else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("scrape", run))

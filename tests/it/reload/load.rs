@@ -136,14 +136,22 @@ impl Load {
         outcome
     }
 
-    /// Every list on `redis` must be 1, 2, 3, … without a gap.
-    pub(crate) fn lists(&self) -> Vec<String> {
-        self.lists.clone()
+    /// Ends the clients, of which none may have seen a failure, and whose lists on `redis` must be whole. `what` was
+    /// done meanwhile, as JSON's fields; they and what was counted are one line of JSON.
+    #[track_caller]
+    pub(crate) fn faultless(mut self, redis: &RealRedis, what: &str) -> String {
+        let lists = std::mem::take(&mut self.lists);
+        let outcome = self.end();
+        let gaps = gaps(redis, &lists);
+        let (commands, failed) = (outcome.commands, outcome.failed);
+        let line = format!("{{{what},\"commands\":{commands},\"failed\":{failed},\"gaps\":{}}}", gaps.len());
+        assert!(failed == 0 && gaps.is_empty(), "{line}\n{outcome:?}\n{gaps:?}");
+        line
     }
 }
 
 /// What is wrong with the lists on the server: each must be 1, 2, 3, … to its end.
-pub(crate) fn gaps(redis: &RealRedis, lists: &[String]) -> Vec<String> {
+fn gaps(redis: &RealRedis, lists: &[String]) -> Vec<String> {
     let mut direct = redis.connect();
     let mut wrong = Vec::new();
     for list in lists {
