@@ -220,12 +220,19 @@ impl Drop for RealRedis {
         // A server that ended by itself crashed: its log says why.
         let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()));
         if ended && std::thread::panicking() {
-            let log = self.log();
-            let from = log.char_indices().rev().nth(6000).map_or(0, |(at, _)| at);
-            eprintln!("--- {} ended by itself, the end of its log:\n{}", self.flavour.name(), &log[from..]);
+            eprintln!("--- {} ended by itself; its log:\n{}", self.flavour.name(), reason(&self.log()));
         }
         self.kill();
     }
+}
+
+/// What a server's log says of its end. Of a crash report the head and the stack: the rest is pages of registers and
+/// of INFO, and whoever shows the output of a test run shows only so much of it.
+fn reason(log: &str) -> String {
+    let report = log.find("BUG REPORT START").map_or("", |at| &log[at..]);
+    let cause = report.lines().take_while(|line| !line.contains("INFO OUTPUT")).take(40);
+    let last = log.lines().skip(log.lines().count().saturating_sub(5));
+    cause.chain(last).map(|line| line.chars().take(160).collect::<String>() + "\n").collect()
 }
 
 /// One number of an INFO text.
