@@ -8,6 +8,7 @@
 #   make storm    the token storm, for longer than `make test` does
 #   make seeded   six bugs built into respmux on purpose, three seeds each: the storm must see all 18
 #   make hostile  bad inputs, and every command without a login
+#   make identities  users that never share a connection, a million operations of clients that switch between them
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
@@ -55,7 +56,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile identities fuzz sim audit deploy-check
 
 build:
 	$(CARGO) build --release --locked
@@ -98,6 +99,10 @@ seeded:
 hostile:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test it -- hostile:: --nocapture
+
+identities:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test it identities:: -- --ignored --nocapture
 
 suite: build
 	.ci/need redis-server=redis-server redis-cli=redis-tools tclsh=tcl python3=python3

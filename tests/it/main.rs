@@ -19,6 +19,7 @@ mod client_commands;
 mod drain;
 mod failure;
 mod hostile;
+mod identities;
 mod integrity;
 mod limits;
 mod login;
