@@ -135,7 +135,7 @@ fuzz:
 	tests/setup.sh
 	$(CARGO) test --profile fuzz --locked --test fuzz -- --ignored --nocapture
 
-# SIM_SEEDS and SIM_FIRST choose the seeds, SIM_SEED=n with `cargo test --lib sim::some` replays one.
+# SIM_SEEDS and SIM_FIRST choose the seeds, SIM_SEED=n with `cargo test --lib sim::tests::some` replays one.
 sim:
 	SIM_SWEEPS=$(or $(SIM_SWEEPS),100) $(CARGO) test --profile fuzz --locked --lib sim:: -- --include-ignored --nocapture
 	$(CARGO) test --profile fuzz --locked --lib --features seeded-bugs seeded_bugs_are_seen -- --nocapture

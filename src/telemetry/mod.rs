@@ -29,7 +29,7 @@ pub use log_count::LogCount;
 pub use memory::{Pressure, Total};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
-    HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
+    HandshakeResult, LoginResult, LossVerdict, NameLookup, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
     RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;

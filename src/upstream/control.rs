@@ -57,12 +57,13 @@ impl Control {
     /// Runs one command as respmux itself.
     ///
     /// # Errors
-    /// Not connected, too many jobs, or the connection failed in the middle.
+    /// `NotConnected` when nothing was sent, also because too many jobs wait; any other when the connection failed in the
+    /// middle, and nobody knows.
     pub async fn ask(&self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
         let mut command = BytesMut::new();
         encode::command(&mut command, words);
         let (reply, answer) = oneshot::channel();
-        self.jobs.try_send(Job { command, reply }).map_err(|_| io::Error::other("control connection is busy"))?;
+        self.jobs.try_send(Job { command, reply }).map_err(|_| io::ErrorKind::NotConnected)?;
         answer.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
     }
 

@@ -67,8 +67,8 @@ macro_rules! labels {
 mod upstream;
 
 pub use upstream::{
-    CircuitState, ConnectError, LossVerdict, RequestOutcome, RetryOutcome, UpstreamCloseReason, UpstreamKind,
-    UpstreamState,
+    CircuitState, ConnectError, LossVerdict, NameLookup, RequestOutcome, RetryOutcome, UpstreamCloseReason,
+    UpstreamKind, UpstreamState,
 };
 
 labels! {
@@ -248,6 +248,8 @@ labels! {
         Output = "output",
         /// To be sent upstream, and parts of replies that are not complete.
         Upstream = "upstream",
+        /// The TLS sessions of clients, an estimate for each.
+        Tls = "tls",
         /// Empty, kept for the next use.
         Spare = "spare",
     }
@@ -473,6 +475,7 @@ mod tests {
         check::<CircuitState>();
         check::<LossVerdict>();
         check::<RequestOutcome>();
+        check::<NameLookup>();
         check::<RetryOutcome>();
         check::<ConnectError>();
         check::<AnomalyReason>();
