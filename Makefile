@@ -16,6 +16,7 @@
 #   make head-of-line    what one bad client costs the others: T12 a to d, and Jain's index
 #   make faults   harm to connections at every byte of a reply, on both sides of respmux
 #   make restarts the server killed and stopped again and again under writers
+#   make reload   100 reloads, 50 reconnects and 20 swaps of the upstream under load: 0 failed commands
 #   make fuzz     parsers, router and addresses under a hundred million mutated inputs, and real servers beside them
 #   make sim      a whole worker in simulated time over a hundred thousand seeds, cancelled at every await point
 #   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
@@ -56,7 +57,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile identities fuzz sim audit deploy-check
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts reload hostile identities fuzz sim audit deploy-check
 
 build:
 	$(CARGO) build --release --locked
@@ -126,6 +127,10 @@ head-of-line: build
 faults:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test faults -- --ignored --nocapture faults_full
+
+reload:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test it -- --ignored --nocapture reload::full
 
 restarts:
 	tests/setup.sh

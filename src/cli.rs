@@ -34,6 +34,8 @@ pub enum Begin {
         config: Box<Config>,
         /// One line each.
         warnings: Vec<String>,
+        /// To read it again.
+        source: Box<config::Source>,
     },
     /// Everything was done already.
     Exit(ExitCode),
@@ -51,8 +53,12 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
         }
     };
     match task {
-        Task::Run(flags) => match load(flags) {
-            Ok(Loaded { config, warnings, .. }) => Begin::Run { config: Box::new(config), warnings },
+        Task::Run(flags) => match load(flags.clone()) {
+            Ok(Loaded { config, warnings, settings }) => Begin::Run {
+                config: Box::new(config),
+                warnings,
+                source: Box::new(config::Source::new(flags, settings)),
+            },
             Err(problems) => Begin::Exit(refuse(&problems, BAD_CONFIGURATION)),
         },
         Task::Check { flags, json } => Begin::Exit(check(flags, json)),

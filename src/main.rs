@@ -7,15 +7,15 @@ use respmux::cli::{self, Begin};
 use respmux::{lifecycle, telemetry};
 
 fn main() -> ExitCode {
-    let (config, warnings) = match cli::begin(env::args_os()) {
-        Begin::Run { config, warnings } => (*config, warnings),
+    let (config, warnings, source) = match cli::begin(env::args_os()) {
+        Begin::Run { config, warnings, source } => (*config, warnings, *source),
         Begin::Exit(code) => return code,
     };
     telemetry::log::init(&config.log);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    match lifecycle::run(config) {
+    match lifecycle::run(config, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

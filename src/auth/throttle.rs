@@ -134,6 +134,7 @@ fn counted(address: IpAddr) -> IpAddr {
 }
 
 struct Tables {
+    settings: Failures,
     addresses: Table<IpAddr>,
     users: Table<(IpAddr, u64)>,
 }
@@ -141,7 +142,6 @@ struct Tables {
 /// The ledgers of the process.
 #[derive(Clone)]
 pub struct Throttle {
-    settings: Failures,
     /// Seeded, so that nobody can name users that collide.
     hasher: RandomState,
     tables: Arc<Mutex<Tables>>,
@@ -155,8 +155,13 @@ impl Throttle {
     }
 
     fn bounded(settings: Failures, most: usize) -> Self {
-        let tables = Tables { addresses: Table::new(most), users: Table::new(most) };
-        Self { settings, hasher: RandomState::new(), tables: Arc::new(Mutex::new(tables)) }
+        let tables = Tables { settings, addresses: Table::new(most), users: Table::new(most) };
+        Self { hasher: RandomState::new(), tables: Arc::new(Mutex::new(tables)) }
+    }
+
+    /// Other settings from here on; what was counted stays.
+    pub fn change(&self, settings: Failures) {
+        self.tables().settings = settings;
     }
 
     /// Whether a login as `user` from `address` may be looked at now.
@@ -164,13 +169,13 @@ impl Throttle {
     pub fn attempt(&self, address: Option<IpAddr>, user: &[u8], now: Instant) -> Attempt {
         let Some(address) = address.map(counted) else { return Attempt::After(Duration::ZERO) };
         let mut tables = self.tables();
-        let Tables { addresses, users } = &mut *tables;
-        let window = self.settings.window;
+        let Tables { settings, addresses, users } = &mut *tables;
+        let window = settings.window;
         let ledger = match users.find((address, self.hasher.hash_one(user)), now, window) {
             Some(own) => Some(own),
             None => addresses.find(address, now, window),
         };
-        ledger.map_or(Attempt::After(Duration::ZERO), |ledger| ledger.attempt(now, &self.settings))
+        ledger.map_or(Attempt::After(Duration::ZERO), |ledger| ledger.attempt(now, settings))
     }
 
     /// A login was looked at.
@@ -178,17 +183,17 @@ impl Throttle {
         let Some(address) = address.map(counted) else { return };
         let pair = (address, self.hasher.hash_one(user));
         let mut tables = self.tables();
-        let Tables { addresses, users } = &mut *tables;
+        let Tables { settings, addresses, users } = &mut *tables;
         if success {
             *users.enter(pair, now) = Ledger::new(now);
             return;
         }
-        match users.find(pair, now, self.settings.window) {
-            Some(own) => own.on_failure(now, &self.settings),
+        match users.find(pair, now, settings.window) {
+            Some(own) => own.on_failure(now, settings),
             None => {
                 let ledger = addresses.enter(address, now);
-                ledger.advance(now, self.settings.window);
-                ledger.on_failure(now, &self.settings);
+                ledger.advance(now, settings.window);
+                ledger.on_failure(now, settings);
             }
         }
     }

@@ -38,7 +38,7 @@ impl Client {
             Standing::Implicit => self.on_admitted(),
             Standing::Unauthenticated => {
                 self.admission = Admission::Unauthenticated;
-                self.outbox().limit_output(self.up().config.auth.max_output);
+                self.outbox().limit_output(self.up().config().auth.max_output);
             }
         }
     }
@@ -46,7 +46,7 @@ impl Client {
     /// From here on the client may use the upstream.
     pub(super) fn on_admitted(&mut self) {
         if self.admission == Admission::Unauthenticated {
-            self.outbox().limit_output(self.up().config.client.output_limit);
+            self.outbox().limit_output(self.up().config().client.output_limit);
         }
         self.admission = Admission::Admitted;
         self.strikes = 0;
@@ -78,13 +78,13 @@ impl Client {
             return Ok(());
         }
         self.strikes += 1;
-        let most = u32::try_from(self.up().config.auth.max_commands).unwrap_or(u32::MAX);
+        let most = u32::try_from(self.up().config().auth.max_commands).unwrap_or(u32::MAX);
         if self.strikes >= most { Err(Closed(CloseReason::AuthCommands)) } else { Ok(()) }
     }
 
     /// More input waits than a client without a login may send.
     pub(super) fn input_over_budget(&self) -> bool {
-        self.admission == Admission::Unauthenticated && self.carry.len() > self.up().config.auth.max_input
+        self.admission == Admission::Unauthenticated && self.carry.len() > self.up().config().auth.max_input
     }
 }
 
@@ -92,7 +92,7 @@ impl Shared {
     /// Closes clients that have been connected for `auth.timeout` without a login. A client that has sent nothing is
     /// not known to need one before the upstream has wanted it of another.
     pub(super) fn close_the_unauthenticated(&self) {
-        let patience = self.up.config.auth.timeout;
+        let patience = self.up.config().auth.timeout;
         if patience == Duration::ZERO || !self.up.wants_login() {
             return;
         }

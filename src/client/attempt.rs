@@ -36,7 +36,7 @@ impl Client {
                 self.on_judged(user, &reply);
                 Ok(reply)
             }
-            Ok(None) => Err(self.throttled(self.up().config.auth.failures.window)),
+            Ok(None) => Err(self.throttled(self.up().config().auth.failures.window)),
             Err(_) => {
                 up.shard.logins[LoginResult::Unavailable].inc();
                 Err(Unseen(error_reply::NOT_EXECUTED.to_vec()))
@@ -81,7 +81,7 @@ impl Client {
             Login::Auth => Some(auth_credentials(&request).user),
             Login::Hello => Hello::parse(&request).ok().and_then(|hello| hello.auth).map(|(user, _)| user),
         };
-        if let (Some(_), Some(_)) = (&user, &self.up().users) {
+        if let (Some(_), Some(_)) = (&user, &self.up().rules().users) {
             return self.login_here_while_held(&request, login).await;
         }
         if let Some(user) = user
@@ -96,7 +96,7 @@ impl Client {
 
     /// AUTH, judged by respmux.
     pub(super) async fn auth_here(&mut self, words: usize, credentials: &Credentials) -> Result<(), Closed> {
-        if words == 2 && self.up().users.as_ref().is_some_and(Users::default_is_open) {
+        if words == 2 && self.up().rules().users.as_ref().is_some_and(Users::default_is_open) {
             self.reply_error(error_reply::NO_PASSWORD_SET);
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl Client {
             self.reply_error(&line);
             return Ok(false);
         }
-        let right = self.up().users.as_ref().is_some_and(|users| users.judge(user, password));
+        let right = self.up().rules().users.as_ref().is_some_and(|users| users.judge(user, password));
         self.on_judged(user, if right { b"+OK" } else { b"-WRONGPASS" });
         if !right {
             self.reply_error(error_reply::WRONG_PASSWORD);

@@ -110,6 +110,7 @@ impl Client {
         *self.profile.waiting.borrow_mut() = Some(Rc::clone(waiter.wait()));
         let mut timer = timer(deadline);
         let mut leaving = false;
+        self.profile.busy.set(false); // it may be for ever
         let end = poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
@@ -124,6 +125,7 @@ impl Client {
         })
         .await;
         self.profile.waiting.borrow_mut().take();
+        self.profile.busy.set(true);
         if end.is_err() {
             waiter.wait().left(false);
         }
@@ -153,7 +155,7 @@ impl Client {
 
     /// The client's lane, when it has room; nothing when no lane is to be had.
     async fn lane_with_room(&mut self, bytes: usize) -> Result<Option<Rc<Lane>>, Closed> {
-        if bytes > self.up().config.lane.max_command_bytes {
+        if bytes > self.up().config().lane.max_command_bytes {
             return Ok(None);
         }
         loop {
@@ -208,11 +210,12 @@ impl Client {
     async fn ask_in_turns(&mut self, command: &Command, read: &StreamWait, wait: &Rc<Wait>) -> Result<(), Closed> {
         let up = Rc::clone(self.up());
         let question = read.question();
-        let mut pause = up.config.blocking.poll_min;
+        let mut pause = up.config().blocking.poll_min;
         let mut first = true;
         loop {
-            let Some(lane) = self.lane_with_room(question.len()).await? else {
-                if self.pause(wait, up.config.blocking.poll_max, command.deadline).await? {
+            let lane = if up.is_paused() { None } else { self.lane_with_room(question.len()).await? };
+            let Some(lane) = lane else {
+                if self.pause(wait, up.config().blocking.poll_max, command.deadline).await? {
                     let with_error = wait.left(true);
                     self.finish_empty(command, with_error);
                     return Ok(());
@@ -242,7 +245,7 @@ impl Client {
                 self.finish_empty(command, with_error);
                 return Ok(());
             }
-            pause = (pause * 3 / 2).min(up.config.blocking.poll_max.max(pause));
+            pause = (pause * 3 / 2).min(up.config().blocking.poll_max.max(pause));
         }
     }
 
@@ -251,7 +254,8 @@ impl Client {
         let until = Instant::now() + pause;
         let mut timer = timer(Some(deadline.map_or(until, |deadline| deadline.min(until))));
         *self.profile.waiting.borrow_mut() = Some(Rc::clone(wait));
-        poll_fn(|cx| {
+        self.profile.busy.set(false);
+        let over = poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
             }
@@ -265,7 +269,9 @@ impl Client {
                 Poll::Pending
             }
         })
-        .await
+        .await;
+        self.profile.busy.set(true);
+        over
     }
 
     /// The answer to the client's command, and its place in the counts.

@@ -51,6 +51,8 @@ pub(super) struct Profile {
     pub connected: Instant,
     /// When it was last read, nanoseconds of the worker's clock.
     pub active: Cell<u64>,
+    /// Something is under way for it aside from its lane that PROXY PAUSE waits for.
+    pub busy: Cell<bool>,
 }
 
 /// A client's line, made of values only, so that it can travel between workers.

@@ -77,7 +77,7 @@ impl Client {
 
     /// A command for a lane that did not ride: too large, or no lane was free.
     async fn carry_over(&mut self, request: Request) -> Result<(), Closed> {
-        if request.raw().len() > self.up().config.lane.max_command_bytes {
+        if request.raw().len() > self.up().config().lane.max_command_bytes {
             return self.pin(request, PinReason::Large).await;
         }
         loop {
@@ -180,7 +180,12 @@ impl Client {
 
     pub(super) fn denied(&self, request: &Request) -> Vec<u8> {
         let (up, session) = (self.up(), self.profile.session.borrow());
-        error_reply::denied(&up.table, request, up.control.flavour(), up.policies.name_of(&session.key.identity))
+        error_reply::denied(
+            &up.table,
+            request,
+            up.control.flavour(),
+            up.rules().policies.name_of(&session.key.identity),
+        )
     }
 
     /// SELECT and its like: the client's next lane is another one. Its twin runs there, so the answer is the

@@ -64,7 +64,7 @@ impl Client {
     /// What the client may know of itself; the server is asked whether it may only if the operator wants that
     /// exactness (`client.exact_connection_commands`).
     async fn answer_after_twin(&mut self, request: &Request, answer: fn(&mut Self)) -> Result<(), Closed> {
-        if !self.up().config.client.exact_connection_commands || self.permitted(request.raw()).await? {
+        if !self.up().config().client.exact_connection_commands || self.permitted(request.raw()).await? {
             answer(self);
         }
         Ok(())
@@ -86,7 +86,7 @@ impl Client {
     /// As [`Client::permitted`], for commands that act on other clients. An operator who trusts every client may save
     /// the round trip (`client.verify_privileged`).
     pub(super) async fn may_administer(&mut self, twin: &[u8]) -> Result<bool, Closed> {
-        if !self.up().config.client.verify_privileged {
+        if !self.up().config().client.verify_privileged {
             return Ok(true);
         }
         self.permitted(twin).await
@@ -115,7 +115,7 @@ impl Client {
             self.reply_error(line.as_bytes());
             return Ok(());
         }
-        if self.up().config.client.exact_connection_commands {
+        if self.up().config().client.exact_connection_commands {
             // CLIENT GETNAME needs the same category of rights and changes nothing.
             let mut twin = BytesMut::new();
             encode::command(&mut twin, &["CLIENT", "GETNAME"]);

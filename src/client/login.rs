@@ -30,7 +30,7 @@ impl Client {
 
     async fn auth(&mut self, request: &Request) -> Result<(), Closed> {
         let credentials = auth_credentials(request);
-        if self.up().users.is_some() {
+        if self.up().rules().users.is_some() {
             return self.auth_here(request.count(), &credentials).await;
         }
         match self.prove(&credentials.user, request.raw()).await? {
@@ -57,13 +57,13 @@ impl Client {
     pub(super) fn become_user(&mut self, identity: Identity) {
         let key = RouteKey { identity, ..self.profile.session.borrow().key.clone() };
         self.on_admitted();
-        self.profile.session.borrow_mut().policy = self.up().policies.of(&key.identity);
+        self.profile.session.borrow_mut().policy = self.up().rules().policies.of(&key.identity);
         self.adopt(key);
     }
 
     async fn hello_with_auth(&mut self, request: &Request) -> Result<(), Closed> {
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
-        if self.up().users.is_some() {
+        if self.up().rules().users.is_some() {
             return self.hello_here(request, &hello).await;
         }
         if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
@@ -116,7 +116,7 @@ impl Client {
     /// HELLO without AUTH: the twin runs on a lane that speaks that protocol already.
     pub(super) async fn hello(&mut self, request: &Request) -> Result<(), Closed> {
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
-        if self.admission == Admission::Unauthenticated && self.up().users.is_some() {
+        if self.admission == Admission::Unauthenticated && self.up().rules().users.is_some() {
             self.reply_error(error_reply::HELLO_NOAUTH);
             return Ok(());
         }
@@ -201,8 +201,8 @@ impl Client {
         self.leave_hub();
         {
             let mut session = self.profile.session.borrow_mut();
-            let policy = self.up().policies.of(&Identity::Implicit);
-            session.on_reset(self.up().config.upstream.db, policy);
+            let policy = self.up().rules().policies.of(&Identity::Implicit);
+            session.on_reset(self.up().config().upstream.db, policy);
         }
         self.lane = None;
         self.on_unasked();

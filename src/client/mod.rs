@@ -23,9 +23,11 @@ mod held;
 mod hello;
 mod local;
 mod login;
+mod pause;
 mod peers;
 mod pin;
 mod proxy;
+mod reload;
 mod request;
 mod seat;
 mod subscribe;
@@ -41,7 +43,7 @@ pub(crate) use connection::Client;
 pub(crate) use directory::Transport;
 pub(crate) use peers::answer;
 pub(crate) use peers::{MAX_QUESTIONS, Peers, Question};
-pub(crate) use wish::{Asked, Wish, Wishes};
+pub(crate) use wish::{Asked, Granted, Wish, Wishes};
 
 use directory::{Directory, Profile};
 
@@ -122,6 +124,7 @@ impl Shared {
     /// Wakes every client: the process drains, and clients at a request boundary leave.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
+        self.up.pause(false);
         for client in self.up.roster.all() {
             client.wake();
         }
@@ -140,7 +143,7 @@ impl Shared {
     pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
         let Accepted { socket, transport, addr, laddr } = *accepted;
         let (read, write) = socket.into_split();
-        let limit = self.up.config.client.output_limit;
+        let limit = self.up.config().client.output_limit;
         let id = self.ids.next();
         let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
         let now = crate::link::now();
@@ -149,13 +152,17 @@ impl Shared {
             addr,
             laddr,
             transport,
-            session: RefCell::new(Session::new(self.up.config.upstream.db, self.up.policies.of(&Identity::Implicit))),
+            session: RefCell::new(Session::new(
+                self.up.config().upstream.db,
+                self.up.rules().policies.of(&Identity::Implicit),
+            )),
             holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
             waiting: RefCell::default(),
             command: Cell::new(CommandId::OTHER),
             locked_at: Cell::new(self.up.now().max(1)),
             connected: now,
             active: Cell::new(self.up.now()),
+            busy: Cell::new(false),
         });
         self.directory.enter(&profile);
         self.up.shard.client_began();

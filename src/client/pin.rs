@@ -29,7 +29,7 @@ impl Client {
                 session.guard = Guard::Intact; // a new MULTI is a new attempt
             }
         }
-        let lease = match self.lend(reason).await? {
+        let lease = match self.lend_unless_paused(reason).await? {
             Ok(lease) => lease,
             Err(error) => return self.refuse_lease(reason, error),
         };
@@ -45,10 +45,28 @@ impl Client {
         up.shard.pin_ended(label, up.now().saturating_sub(started));
         self.profile.holding.set(Holding { multi: -1, ..Holding::default() });
         if self.outbox().hub().is_none() {
-            self.outbox().limit_output(up.config.client.output_limit);
+            self.outbox().limit_output(up.config().client.output_limit);
         }
         self.lane = None;
         result
+    }
+
+    /// Waits in line; whose turn comes during PROXY PAUSE lets others go first.
+    async fn lend_unless_paused(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
+        loop {
+            // In line nothing is begun, and it may take as long as others are blocked.
+            self.profile.busy.set(false);
+            let lent = self.lend(reason).await?;
+            self.profile.busy.set(true);
+            match lent {
+                Ok(lease) if self.up().is_paused() => {
+                    lease.give_back(Return::Clean);
+                    self.profile.busy.set(false);
+                    self.resumed().await?;
+                }
+                lent => return Ok(lent),
+            }
+        }
     }
 
     /// Waits in line. A client that leaves meanwhile gives its turn up, unless it only half-closed and its

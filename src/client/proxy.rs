@@ -31,6 +31,16 @@ const HELP: &[&str] = &[
     "    Return version, cap, and numbers of clients and upstream connections.",
     "POOLS",
     "    Return for each worker and kind of upstream connection how many there may be and are, and who waits.",
+    "PAUSE [<milliseconds>]",
+    "    Begin no command of any client, and return when nothing is under way upstream: open transactions may end,",
+    "    blocked pops are not waited for. An error, with nothing held, when that takes longer (10 seconds unless given).",
+    "    Ends with RESUME, or after pause.max.",
+    "RECONNECT",
+    "    Retire every upstream connection: what was begun on it ends there, what follows is on a new one.",
+    "RELOAD",
+    "    Read the configuration again, as SIGHUP does; return what changed and what waits for a restart.",
+    "RESUME",
+    "    End PAUSE: clients go on in their order.",
     "WHOAMI",
     "    Return what respmux knows of this connection.",
     "HELP",
@@ -47,6 +57,10 @@ enum Verb {
     Info,
     Pools,
     Drain,
+    Reload,
+    Pause,
+    Resume,
+    Reconnect,
 }
 
 /// Words and how many arguments there must be, the name and the subcommand among them; at least so many with `true`.
@@ -58,6 +72,11 @@ const VERBS: &[(&str, usize, bool, Verb)] = &[
     ("INFO", 2, false, Verb::Info),
     ("POOLS", 2, false, Verb::Pools),
     ("DRAIN", 2, false, Verb::Drain),
+    ("RELOAD", 2, false, Verb::Reload),
+    ("PAUSE", 2, false, Verb::Pause),
+    ("PAUSE", 3, false, Verb::Pause),
+    ("RESUME", 2, false, Verb::Resume),
+    ("RECONNECT", 2, false, Verb::Reconnect),
 ];
 
 impl Verb {
@@ -71,7 +90,7 @@ impl Verb {
     fn right(self) -> ProxyRight {
         match self {
             Self::Help | Self::Whoami | Self::Explain | Self::Clients | Self::Info | Self::Pools => ProxyRight::Read,
-            Self::Drain => ProxyRight::Write,
+            Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => ProxyRight::Write,
         }
     }
 
@@ -79,7 +98,8 @@ impl Verb {
     fn twin(self) -> Option<&'static [&'static str]> {
         match self {
             // What changes respmux itself is no server's matter: `auth.proxy_write` alone says who may.
-            Self::Help | Self::Whoami | Self::Explain | Self::Drain => None,
+            Self::Help | Self::Whoami | Self::Explain => None,
+            Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => None,
             Self::Clients => Some(&["CLIENT", "LIST", "ID", "0"]),
             Self::Info | Self::Pools => Some(&["INFO", "server"]),
         }
@@ -90,7 +110,7 @@ impl Client {
     /// PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. What shows others needs the right that shows the same of
     /// a server: CLIENT LIST, or INFO.
     pub(super) async fn proxy(&mut self, request: &Request) -> Result<(), Closed> {
-        if !self.up().config.client.proxy_commands {
+        if !self.up().config().client.proxy_commands {
             self.reply_error(error_reply::PROXY_OFF);
             return Ok(());
         }
@@ -122,16 +142,21 @@ impl Client {
             Verb::Info => self.info_lines(&shared.peers.reports().await),
             Verb::Pools => pool_lines(&shared.peers.reports().await),
             Verb::Drain => return self.wish(Wish::Drain).await,
+            Verb::Reload => return self.wish(Wish::Reload).await,
+            Verb::Pause => return self.pause_all(request).await,
+            Verb::Resume => return self.wish(Wish::Resume).await,
+            Verb::Reconnect => return self.wish(Wish::Reconnect).await,
         };
         self.reply_lines(&lines);
         Ok(())
     }
 
     /// Asks the main thread; its lines, or its error.
-    async fn wish(&self, wish: Wish) -> Result<(), Closed> {
+    pub(super) async fn wish(&self, wish: Wish) -> Result<(), Closed> {
         match self.shared.peers.main().ask(wish).await {
             Ok(lines) => self.reply_lines(&lines),
-            Err(reason) => self.reply_error(format!("ERR {reason}").as_bytes()),
+            // An error is one line.
+            Err(reason) => self.reply_error(format!("ERR {}", reason.replace(['\r', '\n'], "; ")).as_bytes()),
         }
         Ok(())
     }
@@ -139,7 +164,7 @@ impl Client {
     /// What the client may do with PROXY.
     fn proxy_right(&self) -> ProxyRight {
         let session = self.profile.session.borrow();
-        self.up().rights.of(self.up().policies.name_of(&session.key.identity))
+        self.up().rules().rights.of(self.up().rules().policies.name_of(&session.key.identity))
     }
 
     /// Asks the server whether the client may know this; passes its refusal on.
@@ -176,7 +201,7 @@ impl Client {
     fn explained(&self, request: &Request) -> Vec<String> {
         let command = Tail::new(request, 2);
         let second = (command.count() > 1).then(|| command.nth(1));
-        let table = &self.up().table;
+        let table = &self.up().rules().table;
         let lookup = table.lookup(command.nth(0), second);
         let route = route(table, lookup, self.facts(Held::None, false), &command);
         let session = self.profile.session.borrow();
@@ -196,14 +221,14 @@ impl Client {
         let sum = |pick: &dyn Fn(&Report) -> usize| reports.iter().map(pick).sum::<usize>();
         let mut lines = vec![
             format!("respmux_version:{}", env!("CARGO_PKG_VERSION")),
-            format!("instance:{}", up.config.instance),
+            format!("instance:{}", up.config().instance),
             format!("workers:{}", reports.len()),
             format!("upstream:{}", up.process.endpoint()),
             format!("upstream_up:{}", u8::from(up.process.upstream_up())),
             format!("draining:{}", u8::from(up.process.draining())),
             format!("clients:{}", sum(&|report| report.clients)),
-            format!("clients_max:{}", up.config.client.max_connections),
-            format!("upstream_connections_max:{}", up.config.upstream.max_connections),
+            format!("clients_max:{}", up.config().client.max_connections),
+            format!("upstream_connections_max:{}", up.config().upstream.max_connections),
             format!("upstream_connections:{}", sum(&|report| report.kinds.iter().map(|(_, _, used)| used).sum())),
             format!("commands_in_flight:{}", sum(&|report| report.lanes.iter().map(|lane| lane.in_flight).sum())),
             format!("pool_waiting:{}", sum(&|report| report.waiting)),

@@ -104,7 +104,7 @@ impl Client {
             outbox.take_hub(&up.buffers);
             return false;
         }
-        outbox.limit_output(up.config.client.pubsub_output_limit);
+        outbox.limit_output(up.config().client.pubsub_output_limit);
         self.profile.command.set(request.id());
         // Confirmations come whatever CLIENT REPLY says (semantics.md 9.1), but the command uses up a SKIP.
         self.profile.session.borrow_mut().take_suppressed();
@@ -128,7 +128,7 @@ impl Client {
     pub(super) fn leave_hub(&self) {
         if let Some(hub) = self.outbox().take_hub(&self.up().buffers) {
             hub.leave(self.up(), self.outbox().key());
-            self.outbox().limit_output(self.up().config.client.output_limit);
+            self.outbox().limit_output(self.up().config().client.output_limit);
         }
     }
 
@@ -142,7 +142,7 @@ impl Client {
 
     /// How routing sees the client's subscriptions; `lent` says that a connection which it holds has them, or is to.
     fn hub_view(&self, resp: Resp, lent: bool) -> router::Hub {
-        let settings = &self.up().config.pubsub;
+        let settings = &self.up().config().pubsub;
         match resp {
             Resp::Two if !self.outbox().subscribed().is_empty() => router::Hub::Two,
             Resp::Three if !self.outbox().subscribed().is_empty() => router::Hub::Three,

@@ -65,7 +65,7 @@ impl Client {
         parts.clear();
         parts.push(Part { command: id, bytes: len, owner: None });
         let limits = self.limits();
-        let policy = self.profile.session.borrow().policy;
+        let (policy, rules) = (self.profile.session.borrow().policy, self.up().rules());
         loop {
             let rest = buf.get(unit.len..)?;
             let (len, canonical) = match scanner.scan(rest, &mut None, &limits) {
@@ -78,11 +78,11 @@ impl Client {
             };
             let args = Scanned { scanner, buf: rest };
             let second = (args.count() > 1).then(|| args.nth(1));
-            let lookup = self.up().table.lookup(args.nth(0), second);
-            let part = unit_part(&self.up().table, lookup, policy, &args);
+            let lookup = rules.table.lookup(args.nth(0), second);
+            let part = unit_part(&rules.table, lookup, policy, &args);
             unit.len += len;
             unit.canonical &= canonical;
-            if unit.len > MAX_UNIT.min(self.up().config.lane.max_command_bytes) {
+            if unit.len > MAX_UNIT.min(rules.config.lane.max_command_bytes) {
                 return None;
             }
             match part {

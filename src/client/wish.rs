@@ -1,6 +1,8 @@
 //! What clients with the right for it, and the admin port, may ask of the main thread. One message and one answer;
 //! nothing of it is on the data path.
 
+use std::time::Duration;
+
 use tokio::sync::{mpsc, oneshot};
 
 /// Wishes that may wait for the main thread; who asks beyond that waits in line.
@@ -11,6 +13,15 @@ pub(crate) const MAX_WISHES: usize = 16;
 pub(crate) enum Wish {
     /// As SIGTERM: let every client finish, then end.
     Drain,
+    /// As SIGHUP: read the configuration again.
+    Reload,
+    /// Begin nothing for clients. Granted when nothing is under way, refused (and nothing is held then) when that is not
+    /// so after this time.
+    Pause(Option<Duration>),
+    /// End that.
+    Resume,
+    /// Other upstream connections in place of all.
+    Reconnect,
 }
 
 /// The lines of a success, or why not.

@@ -65,7 +65,7 @@ pub(super) const KEYS: &[Key] = &[
         "Who judges logins. \"upstream\": the upstream itself, so its users are the clients' users. \"terminate\": respmux, \
          by auth.users; no password of a client reaches the upstream. Commands about the upstream's users (ACL, also ACL \
          WHOAMI) are then about the user behind the client's: forbid them with commands.deny where that matters.",
-    ),
+    ).restart(),
     optional(
         "auth.users",
         "[{ name = \"guest\", nopass = true, deny = [\"@dangerous\"] }]",

@@ -20,6 +20,8 @@ pub(crate) struct Key {
     pub(crate) short_env: Option<&'static str>,
     /// What it is for, with what happens at the bound.
     pub(crate) doc: &'static str,
+    /// A reload puts it in force; otherwise it waits for the next start.
+    pub(crate) live: bool,
 }
 
 impl Key {
@@ -63,14 +65,25 @@ impl Key {
         self.short_env = Some(name);
         self
     }
+
+    /// What was made of it at the start cannot change while the process runs.
+    pub(super) const fn restart(mut self) -> Self {
+        self.live = false;
+        self
+    }
+
+    /// When a changed value counts, in a few words.
+    pub(crate) fn takes_effect(&self) -> &'static str {
+        if self.live { "on reload" } else { "after a restart" }
+    }
 }
 
 pub(super) const fn key(path: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, default: Some(default), example: "", kind, flag: None, short_env: None, doc }
+    Key { path, default: Some(default), example: "", kind, flag: None, short_env: None, doc, live: true }
 }
 
 pub(super) const fn optional(path: &'static str, example: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, default: None, example, kind, flag: None, short_env: None, doc }
+    Key { path, default: None, example, kind, flag: None, short_env: None, doc, live: true }
 }
 
 /// A time up to a day, from `min` milliseconds.

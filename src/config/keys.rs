@@ -5,7 +5,7 @@
 
 use super::key::{GIB, KIB, MIB, count, key, optional, size, time};
 use super::value::Kind;
-use super::{auth, keys_client, keys_integrity, keys_tls};
+use super::{auth, keys_client, keys_integrity, keys_reload, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
@@ -20,7 +20,7 @@ const FIRST: &[Key] = &[
         "127.0.0.1:6380",
         Kind::Listen,
         "Where clients connect: IP:PORT, tls:IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.",
-    )
+    ).restart()
     .flag("listen", "ADDR|tls:ADDR|unix:PATH"),
     key(
         "workers",
@@ -28,14 +28,14 @@ const FIRST: &[Key] = &[
         Kind::CountOr { word: "auto", min: 1, max: 1024 },
         "Threads, each with its share of the clients and of the upstream connections. \"auto\" is one \
          a core, at most 4, and fewer when upstream.max_connections is too small for that many.",
-    )
+    ).restart()
     .flag("workers", "N"),
     key(
         "admin",
         "127.0.0.1:9380",
         Kind::AddressOrOff,
         "Where HTTP for /metrics, /livez, /readyz and /startupz is served; \"off\" for nowhere.",
-    )
+    ).restart()
     .flag("admin", "ADDR"),
     key(
         "embedded",
@@ -43,14 +43,14 @@ const FIRST: &[Key] = &[
         Kind::Switch,
         "Start a private valkey-server or redis-server from PATH and use it as the upstream. It keeps \
          nothing and ends with respmux.",
-    )
+    ).restart()
     .flag("embedded", "BOOL"),
     key(
         "instance",
         "random",
         Kind::CountOr { word: "random", min: 1, max: 9000 },
         "Sets the client ids of several respmux on one upstream apart: ids start at instance * 10^12.",
-    ),
+    ).restart(),
     keys_integrity::INTEGRITY,
     key(
         "allow_remote_passwordless",
@@ -99,7 +99,7 @@ const FIRST: &[Key] = &[
         "32",
         count(1, 100_000),
         "Hard cap on connections to the upstream, over all workers and kinds. Each worker needs 6.",
-    )
+    ).restart()
     .flag("max-upstream-connections", "N")
     .short_env("RESPMUX_MAX_UPSTREAM_CONNECTIONS"),
     key("upstream.connect_timeout", "1s", time(1), "Time for one TCP or unix connect."),
@@ -233,7 +233,7 @@ const FIRST: &[Key] = &[
         Kind::CountOr { word: "auto", min: 1, max: 100_000 },
         "Connections of the pool on which blocked clients may wait (BLPOP and relatives, XREAD BLOCK, WAIT), over all \
          workers. \"auto\" leaves one of each worker's pool to transactions. Beyond them the proxy asks in turns.",
-    ),
+    ).restart(),
     key(
         "blocking.fold_width",
         "1",
@@ -306,6 +306,8 @@ const AFTER: &[Key] = &[
     keys_tls::RELOAD_INTERVAL,
     keys_tls::UNIX_MODE,
     keys_tls::UNIX_ALLOW_UIDS,
+    keys_reload::POLL,
+    keys_reload::PAUSE_MAX,
     key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
         .flag("drain-delay", "TIME"),
     key(
@@ -328,6 +330,7 @@ const AFTER: &[Key] = &[
         Kind::Word(&["auto", "text", "json"]),
         "\"auto\" is text on a terminal and JSON elsewhere.",
     )
+    .restart()
     .flag("log-format", "FORMAT"),
 ];
 
@@ -376,8 +379,8 @@ mod tests {
         assert_eq!(
             tables,
             [
-                "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain",
-                "log", "auth", "commands"
+                "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "reload",
+                "pause", "drain", "log", "auth", "commands"
             ]
         );
     }

@@ -46,34 +46,39 @@ pub(super) const CERT_FILE: Key = optional(
     Kind::Path,
     "Certificate for addresses tls:IP:PORT in `listen`, PEM, with those between it and the authority behind it. \
          Read again when it changes; a bad one is reported and the old one stays in use.",
-);
+)
+.restart();
 
 pub(super) const KEY_FILE: Key =
-    optional("tls.key_file", "\"/etc/respmux/tls.key\"", Kind::Path, "The key of tls.cert_file, PEM.");
+    optional("tls.key_file", "\"/etc/respmux/tls.key\"", Kind::Path, "The key of tls.cert_file, PEM.").restart();
 
 pub(super) const CLIENT_CA_FILE: Key = optional(
     "tls.client_ca_file",
     "\"/etc/respmux/clients-ca.pem\"",
     Kind::Path,
     "The authorities that sign clients' certificates, PEM. Needed unless tls.client_auth is \"no\".",
-);
+)
+.restart();
 
 pub(super) const CLIENT_AUTH: Key = key(
     "tls.client_auth",
     "no",
     Kind::Word(&["no", "optional", "required"]),
     "Whether clients are asked for a certificate. \"optional\": one that is shown must be good.",
-);
+)
+.restart();
 
 pub(super) const MIN_VERSION: Key =
-    key("tls.min_version", "1.2", Kind::Word(&["1.2", "1.3"]), "Oldest version of TLS, for clients and the upstream.");
+    key("tls.min_version", "1.2", Kind::Word(&["1.2", "1.3"]), "Oldest version of TLS, for clients and the upstream.")
+        .restart();
 
 pub(super) const HANDSHAKE_TIMEOUT: Key = key(
     "tls.handshake_timeout",
     "5s",
     time(1),
     "From accept to the end of a client's handshake, its wait for a turn included; then it is closed.",
-);
+)
+.restart();
 
 pub(super) const MAX_HANDSHAKES: Key = key(
     "tls.max_handshakes",
@@ -81,13 +86,14 @@ pub(super) const MAX_HANDSHAKES: Key = key(
     count(1, 1_000_000),
     "Clients of one worker in their handshake or in line for it; further ones are closed. At most two a worker \
          are computed between two looks at everybody else.",
-);
+)
+.restart();
 
 pub(super) const RELOAD_INTERVAL: Key =
-    key("tls.reload_interval", "5s", time(100), "How often certificate files are looked at for a change.");
+    key("tls.reload_interval", "5s", time(100), "How often certificate files are looked at for a change.").restart();
 
 pub(super) const UNIX_MODE: Key =
-    key("unix.mode", "0660", Kind::Mode, "Permissions of the socket files of unix:PATH in `listen`, octal.");
+    key("unix.mode", "0660", Kind::Mode, "Permissions of the socket files of unix:PATH in `listen`, octal.").restart();
 
 pub(super) const UNIX_ALLOW_UIDS: Key = optional(
     "unix.allow_uids",
@@ -116,4 +122,5 @@ pub(super) const BACKLOG: Key = key(
     "1024",
     count(1, 65_535),
     "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
-);
+)
+.restart();

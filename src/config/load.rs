@@ -11,7 +11,7 @@ use super::validate::{self, Host};
 use super::{Config, SecretSource, file, machine};
 
 /// The command line as far as it is about configuration.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     /// `--config`.
     pub(crate) file: Option<PathBuf>,
@@ -72,6 +72,12 @@ fn respmux_variables() -> (Vec<(String, String)>, Vec<Problem>) {
         }
     }
     (variables, problems)
+}
+
+/// The configuration file, if there is one.
+pub(super) fn file_path(flags: &Flags) -> Option<PathBuf> {
+    let variable = || env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    flags.file.clone().or_else(variable)
 }
 
 fn read_file(flag: Option<PathBuf>, variables: &[(String, String)]) -> Result<Option<Layer>, Problem> {

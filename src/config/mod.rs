@@ -14,10 +14,12 @@ mod key;
 mod keys;
 mod keys_client;
 mod keys_integrity;
+mod keys_reload;
 mod keys_tls;
 mod load;
 mod machine;
 mod print;
+mod reload;
 mod secret;
 mod settings;
 mod tls;
@@ -33,6 +35,7 @@ use std::time::Duration;
 pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
+pub use reload::Source;
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
 pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
@@ -42,6 +45,7 @@ pub(crate) use file::unknown as unknown_key;
 pub(crate) use keys::{KEYS, Key, find as find_key};
 pub(crate) use load::{Flags, Loaded, load};
 pub(crate) use print::{example, merged, report_json, report_text};
+pub(crate) use reload::Reread;
 pub(crate) use settings::{Assignment, Origin, name_key};
 pub(crate) use value::{Kind, Raw};
 
@@ -89,6 +93,10 @@ pub struct Config {
     pub auth: Auth,
     /// Commands that are refused.
     pub commands: Commands,
+    /// Time between two looks at the configuration file; zero is never.
+    pub reload_poll: Duration,
+    /// Longest PROXY PAUSE.
+    pub pause_max: Duration,
     /// The end of the process.
     pub drain: Drain,
     /// What is written to stderr.

@@ -176,6 +176,9 @@ fn names(key: &Key) -> String {
         None => write!(names, ", flag --set {}=…", key.path),
     }
     .expect("a String takes everything");
+    if !key.live {
+        names.push_str(". Takes effect after a restart");
+    }
     names
 }
 

@@ -156,6 +156,17 @@ impl Settings {
         &self.entries[index(path)]
     }
 
+    /// These, but for keys that cannot change while the process runs: those of `started`.
+    pub(super) fn keeping(&self, started: &Self) -> Self {
+        let pairs = self.entries.iter().zip(&started.entries).zip(KEYS);
+        Self { entries: pairs.map(|((new, old), key)| if key.live { new } else { old }).cloned().collect() }
+    }
+
+    /// Whether the value at `position` of the table is the same in both.
+    pub(super) fn is_same(&self, other: &Self, position: usize) -> bool {
+        self.entries[position].setting == other.entries[position].setting
+    }
+
     /// Keys with their entries, in the order of the table.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static Key, &Entry)> {
         KEYS.iter().zip(&self.entries)

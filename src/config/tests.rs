@@ -131,6 +131,8 @@ fn the_defaults_are_those_of_the_design() {
         unix: config.unix.clone(),
         auth: usual_auth(),
         commands: Commands { deny: vec![], allow: vec![], exempt: vec![] },
+        reload_poll: Duration::from_secs(10),
+        pause_max: Duration::from_secs(60),
         drain: Drain { delay: Duration::ZERO, timeout: seconds(25) },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,

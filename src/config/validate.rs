@@ -67,6 +67,8 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         unix: Unix::of(&values),
         auth: values.auth(),
         commands: values.commands(),
+        reload_poll: values.time("reload.poll"),
+        pause_max: values.time("pause.max"),
         drain: values.drain(),
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),

@@ -1,6 +1,6 @@
 //! Accepts clients on the main thread and seats them, so that few clients are spread as evenly as many.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,13 +40,13 @@ enum Listener {
 
 /// The listeners of the process.
 pub(super) struct Acceptor {
-    config: Arc<Config>,
+    config: RefCell<Arc<Config>>,
     listeners: Vec<Listener>,
     addresses: Vec<String>,
     sources: Sources,
     /// Who is asked first next time, so that a crowd at one address does not keep others waiting.
     first: Cell<usize>,
-    rate: Rate,
+    rate: RefCell<Rate>,
     errors_in_a_row: Cell<u32>,
     log: Cell<(Option<Instant>, u64)>,
 }
@@ -55,12 +55,12 @@ impl Acceptor {
     /// Binds every configured address.
     pub(super) async fn bind(config: &Arc<Config>, tls: Option<ForClients>) -> anyhow::Result<Self> {
         let mut acceptor = Self {
-            config: Arc::clone(config),
+            config: RefCell::new(Arc::clone(config)),
             listeners: Vec::new(),
             addresses: Vec::new(),
             sources: Sources::default(),
             first: Cell::new(0),
-            rate: accept_rate(config),
+            rate: RefCell::new(accept_rate(config)),
             errors_in_a_row: Cell::new(0),
             log: Cell::new((None, 0)),
         };
@@ -85,6 +85,19 @@ impl Acceptor {
         Ok(acceptor)
     }
 
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// Limits and rates as `config` has them, from the next client on.
+    pub(super) fn reload(&self, config: &Arc<Config>) {
+        let before = self.config.replace(Arc::clone(config));
+        let rates = |config: &Config| (config.client.accept_rate, config.client.accept_burst);
+        if rates(&before) != rates(config) {
+            self.rate.replace(accept_rate(config));
+        }
+    }
+
     /// What is listened on, with the ports that were chosen.
     pub(super) fn addresses(&self) -> &[String] {
         &self.addresses
@@ -93,14 +106,15 @@ impl Acceptor {
     /// Accepts and seats clients for as long as it is polled.
     pub(super) async fn run(&self, workers: &Workers) {
         loop {
-            if let Some(pause) = self.rate.missing() {
+            let pause = self.rate.borrow().missing();
+            if let Some(pause) = pause {
                 workers.shard().accept_stalls.inc();
                 sleep(pause).await;
                 continue;
             }
             match self.accept().await {
                 Ok(arrival) => {
-                    self.rate.take();
+                    self.rate.borrow().take();
                     self.errors_in_a_row.set(0);
                     self.admit(workers, arrival).await;
                 }
@@ -144,14 +158,14 @@ impl Acceptor {
         if !self.may_connect(arrival) {
             return Some(RejectReason::User);
         }
-        if workers.clients() >= self.config.client.max_connections {
+        if workers.clients() >= self.config().client.max_connections {
             return Some(RejectReason::Limit);
         }
         if workers.telemetry.facts.memory().pressure() >= Pressure::Refuse {
             workers.shard().shed[ShedStep::Refuse].inc();
             return Some(RejectReason::Memory);
         }
-        if let (Some(most), Some(source)) = (self.config.client.max_per_source, arrival.source) {
+        if let (Some(most), Some(source)) = (self.config().client.max_per_source, arrival.source) {
             arrival.place = self.sources.enter(source, most);
             return arrival.place.is_none().then_some(RejectReason::Source);
         }
@@ -159,8 +173,9 @@ impl Acceptor {
     }
 
     fn may_connect(&self, arrival: &Arrival) -> bool {
+        let config = self.config();
         let (ArrivalSocket::Unix(_, Transport::Unix { uid, .. }), Some(allowed)) =
-            (&arrival.socket, &self.config.unix.allow_uids)
+            (&arrival.socket, &config.unix.allow_uids)
         else {
             return true;
         };
@@ -200,7 +215,7 @@ impl Acceptor {
     ) -> io::Result<Arrival> {
         let stream = stream.into_std()?;
         stream.set_nodelay(true)?;
-        let time = self.config.client.tcp_keepalive;
+        let time = self.config().client.tcp_keepalive;
         if !time.is_zero() {
             let probes = TcpKeepalive::new()
                 .with_time(time)

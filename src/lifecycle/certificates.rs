@@ -71,12 +71,40 @@ impl Certificates {
     }
 
     /// Looks at the files for as long as it is polled.
-    pub(super) async fn watch(mut self) {
-        let interval: Duration = self.config.tls.reload_interval;
-        while self.clients.is_some() || self.upstream.is_some() {
+    pub(super) async fn watch(certificates: Rc<RefCell<Self>>) {
+        let interval: Duration = certificates.borrow().config.tls.reload_interval;
+        loop {
             sleep(interval).await;
-            self.look_again();
+            certificates.borrow_mut().look_again();
         }
+    }
+
+    /// What `config` says of TLS towards the upstream, ready to be used: read before anything is changed.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    pub(super) fn prepare(&self, config: &Config) -> Result<Option<ClientTls>, String> {
+        if !config.upstream.tls.enabled {
+            return Ok(None);
+        }
+        match self.for_upstream() {
+            Some(current) if self.config.upstream.tls == config.upstream.tls => Ok(Some(current)),
+            _ => {
+                let Material { config, expires } = client_config(&config.upstream.tls, self.config.tls.min_version)?;
+                self.facts.set_certificate_expiry(TlsSide::Upstream, expires);
+                Ok(Some(ClientTls::new(config)))
+            }
+        }
+    }
+
+    /// From here on the files that `config` names are looked at; `upstream` is what was prepared for it.
+    pub(super) fn reload(&mut self, config: &Arc<Config>, upstream: Option<ClientTls>) {
+        let before = std::mem::replace(&mut self.config, Arc::clone(config));
+        if before.upstream.tls == config.upstream.tls {
+            return;
+        }
+        let files = Files::look(self.upstream_paths());
+        self.upstream = upstream.map(|tls| (tls, files));
     }
 
     fn look_again(&mut self) {

@@ -4,9 +4,14 @@ mod accept;
 mod bind;
 mod certificates;
 pub mod embedded;
+mod pause;
+mod reload;
 mod sources;
 mod start;
+mod steer;
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,31 +19,33 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::admin::{self, AdminState};
-use crate::client::{Asked, Wish, Wishes};
-use crate::config::Config;
+use crate::client::Wishes;
+use crate::config::{Config, Source};
 use accept::Acceptor;
 use certificates::Certificates;
 use embedded::Embedded;
+use pause::Pauses;
+use reload::Reloader;
 use start::Workers;
 
 /// Runs respmux until it has drained.
 ///
 /// # Errors
 /// What kept it from starting, or ended it.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let result = runtime.block_on(live(config));
+    let result = runtime.block_on(live(config, source));
     // Worker threads that did not drain in time end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn live(mut config: Config) -> anyhow::Result<()> {
+async fn live(mut config: Config, source: Source) -> anyhow::Result<()> {
     start::fit_descriptors(&mut config)?;
     let mut embedded = match config.embedded {
         true => Some(embedded::start().await?),
@@ -48,14 +55,14 @@ async fn live(mut config: Config) -> anyhow::Result<()> {
         config.upstream.endpoint = server.endpoint().clone();
     }
     let config = Arc::new(config);
-    let result = serve(&config, &mut embedded).await;
+    let result = serve(&config, source, &mut embedded).await;
     if let Some(server) = embedded {
         server.stop().await;
     }
     result
 }
 
-async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow::Result<()> {
+async fn serve(config: &Arc<Config>, source: Source, embedded: &mut Option<Embedded>) -> anyhow::Result<()> {
     let facts = Arc::new(start::facts(config));
     let certificates = Certificates::load(config, &facts)?;
     let acceptor = Acceptor::bind(config, certificates.for_clients()).await?;
@@ -65,7 +72,10 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
     };
     let (ways, mut wishes) = Wishes::new();
     let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways)?;
-    spawn_local(certificates.watch());
+    let certificates = Rc::new(RefCell::new(certificates));
+    spawn_local(Certificates::watch(Rc::clone(&certificates)));
+    let reloader = Reloader::new(config, source, &facts, certificates);
+    let pauses = Pauses::new(workers.orders(), &facts);
     let (stop, stopped) = watch::channel(false);
     if let Some(listener) = admin {
         let state = Arc::new(AdminState { telemetry: Arc::clone(&workers.telemetry) });
@@ -77,12 +87,16 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
     tokio::select! {
         () = acceptor.run(&workers) => {}
         () = signals.next() => {}
-        () = asked_to_drain(&mut wishes) => {}
+        () = steer::until_drain(&mut wishes, &reloader, &pauses, &acceptor, &workers) => {}
         status = exited(embedded) => anyhow::bail!("the embedded server ended: {status}"),
     }
     facts.set_draining(true);
     tracing::info!("draining");
-    let drained = drain(config, acceptor, &mut workers);
+    // Who asks for something now is told that the process ends.
+    drop(wishes);
+    pauses.end("the process drains").await;
+    let config = reloader.running();
+    let drained = drain(&config, acceptor, &mut workers);
     tokio::select! {
         () = drained => {}
         () = signals.next() => tracing::warn!("second signal: stopping at once"),
@@ -90,16 +104,6 @@ async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow:
     // Nobody listens any more if the admin server is gone.
     let _ = stop.send(true);
     Ok(())
-}
-
-/// Grants what the main thread is asked for, until that is a drain.
-async fn asked_to_drain(wishes: &mut mpsc::Receiver<Asked>) {
-    while let Some(asked) = wishes.recv().await {
-        match asked.wish {
-            Wish::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
-        }
-    }
-    std::future::pending().await
 }
 
 /// Unready at once, still accepting for `drain.delay`, then closing clients at request boundaries until

@@ -85,6 +85,11 @@ impl Workers {
         Ok(Self { telemetry, seats })
     }
 
+    /// The way to each worker.
+    pub(super) fn orders(&self) -> Vec<mpsc::Sender<Order>> {
+        self.seats.iter().map(|seat| seat.orders.clone()).collect()
+    }
+
     /// Clients of all workers, those on their way included.
     pub(super) fn clients(&self) -> usize {
         self.seats.iter().map(|seat| seat.load.load(Ordering::Relaxed)).sum()
@@ -127,13 +132,17 @@ impl Workers {
     }
 }
 
-pub(super) fn facts(config: &Config) -> ProcessFacts {
-    let endpoint = match &config.upstream.endpoint {
+/// The upstream's address as it is shown.
+pub(super) fn endpoint(config: &Config) -> String {
+    match &config.upstream.endpoint {
         Endpoint::Tcp { host, port } => format!("{host}:{port}"),
         Endpoint::Unix(path) => format!("unix:{}", path.display()),
-    };
-    let facts =
-        ProcessFacts::new(&endpoint, config.fingerprint()).with_memory(config.memory_limit as u64, config.workers);
+    }
+}
+
+pub(super) fn facts(config: &Config) -> ProcessFacts {
+    let facts = ProcessFacts::new(&endpoint(config), config.fingerprint())
+        .with_memory(config.memory_limit as u64, config.workers);
     facts.set_client_max(config.client.max_connections as u64);
     let shares = config.division();
     let sum = |pick: fn(&crate::config::WorkerShare) -> usize| shares.shares().iter().map(pick).sum::<usize>() as u64;

@@ -80,6 +80,13 @@ impl Circuit {
         }
     }
 
+    /// Other settings, and what was seen so far.
+    pub(super) fn reload(&mut self, settings: &Upstream) {
+        let Self { first, longest, threshold, patience, verified_after, .. } = Self::new(settings);
+        (self.first, self.longest, self.threshold) = (first, longest, threshold);
+        (self.patience, self.verified_after) = (patience, verified_after);
+    }
+
     pub(super) fn state(&self) -> CircuitState {
         self.state
     }

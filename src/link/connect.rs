@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,16 +48,18 @@ enum Stage {
 
 /// Opens the links of one worker. Attempts share one back-off (the upstream is one) and one rate limit.
 pub struct Dialer {
-    config: Arc<Config>,
+    pub(super) config: RefCell<Rc<Config>>,
     shard: Arc<Shard>,
     worker: usize,
     serial: Cell<u64>,
-    circuit: RefCell<Circuit>,
-    refused: Refusals,
-    rate: Rate,
+    /// How often all connections were told to move.
+    pub(super) generation: Cell<u64>,
+    pub(super) circuit: RefCell<Circuit>,
+    pub(super) refused: Refusals,
+    pub(super) rate: RefCell<Rate>,
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
-    tls: Option<ClientTls>,
+    pub(super) tls: RefCell<Option<ClientTls>>,
     peers: Peers,
 }
 
@@ -66,32 +69,37 @@ pub type Dialed = Result<Link, (DialError, Permit)>;
 impl Dialer {
     /// A dialer for worker number `worker`. `tls` is there if the upstream speaks it.
     #[must_use]
-    pub fn new(config: Arc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned, tls: Option<ClientTls>) -> Self {
+    pub fn new(config: Rc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned, tls: Option<ClientTls>) -> Self {
         let rate = connect_rate(&config);
         let circuit = Circuit::new(&config.upstream);
         shard.circuit[circuit.state()].set(1);
         Self {
-            config,
+            config: RefCell::new(config),
             shard,
             worker,
             serial: Cell::new(0),
+            generation: Cell::new(0),
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
-            rate: Rate::new(rate, rate),
+            rate: RefCell::new(Rate::new(rate, rate)),
             credentials: RefCell::default(),
             owned,
-            tls,
+            tls: RefCell::new(tls),
             peers: Peers::default(),
         }
     }
 
     /// Looks up where the upstream's name leads now.
     pub async fn look_up(&self) -> NameLookup {
-        let settings = &self.config.upstream;
+        let settings = &self.config().upstream;
         match timeout(settings.connect_timeout, resolve(&settings.endpoint)).await {
             Ok(Ok(addresses)) => self.peers.compare(&addresses),
             _ => NameLookup::Failed,
         }
+    }
+
+    fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
     }
 
     /// Remembers what the upstream has just verified (rule A7): lanes must be able to reconnect.
@@ -110,13 +118,13 @@ impl Dialer {
         }
         // A user of the configuration, who may be somebody else to the upstream.
         if let Identity::User(name) = identity
-            && let Some((user, source)) = self.config.auth.user(name).and_then(|user| user.upstream.as_ref())
-            && self.config.auth.terminate
+            && let Some((user, source)) = self.config().auth.user(name).and_then(|user| user.upstream.as_ref())
+            && self.config().auth.terminate
         {
             let password = source.read()?.expose().to_vec();
             return Ok(Some(Credentials { user: user.as_bytes().to_vec(), password }));
         }
-        configured(&self.config.upstream)
+        configured(&self.config().upstream)
     }
 
     /// When the next attempt may start, if the upstream is in back-off or another attempt is under way that tries
@@ -195,7 +203,7 @@ impl Dialer {
     }
 
     async fn open(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
-        let settings = &self.config.upstream;
+        let settings = &self.config().upstream;
         let configured_login = is_configured_login(key, stage);
         if configured_login && let Some(text) = self.refused.still(|| configured(settings).ok().flatten()) {
             return Err((DialError::Identity(text), permit));
@@ -233,7 +241,7 @@ impl Dialer {
     }
 
     async fn attempt(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
-        let settings = &self.config.upstream;
+        let (settings, generation) = (&self.config().upstream, self.generation.get());
         let socket = match timeout(settings.connect_timeout, connect(&settings.endpoint)).await {
             Ok(Ok((socket, peer))) => {
                 self.peers.on_connected(peer);
@@ -243,10 +251,17 @@ impl Dialer {
             Err(_) => return Err((DialError::unavailable(ConnectError::Timeout, "connect timed out"), permit)),
         };
         let id = self.owned.entry();
-        let mut link =
-            Link { socket: Some(socket), permit: Some(permit), key: key.clone(), id, unread: BytesMut::new() };
-        if let Some(tls) = &self.tls
-            && let Err(error) = self.secure_in_time(&mut link, tls).await
+        let mut link = Link {
+            socket: Some(socket),
+            permit: Some(permit),
+            key: key.clone(),
+            id,
+            unread: BytesMut::new(),
+            generation,
+        };
+        let tls = self.tls.borrow().clone();
+        if let Some(tls) = tls
+            && let Err(error) = self.secure_in_time(&mut link, &tls).await
         {
             return Err((error, link.close().await));
         }
@@ -259,22 +274,23 @@ impl Dialer {
     /// From plain TCP to TLS. The upstream counts the connection already, so it stays a link and keeps its permit.
     async fn secure_in_time(&self, link: &mut Link, tls: &ClientTls) -> Result<(), DialError> {
         let failed = |text: String| DialError::unavailable(ConnectError::Tls, format!("TLS: {text}"));
-        let (Endpoint::Tcp { host, .. }, Some(Socket::Tcp(_))) = (&self.config.upstream.endpoint, &link.socket) else {
+        let config = self.config();
+        let (Endpoint::Tcp { host, .. }, Some(Socket::Tcp(_))) = (&config.upstream.endpoint, &link.socket) else {
             return Ok(());
         };
-        let name = self.config.upstream.tls.server_name.as_ref().unwrap_or(host);
+        let name = config.upstream.tls.server_name.as_ref().unwrap_or(host);
         let name = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|e| failed(format!("{name}: {e}")))?;
         let Some(Socket::Tcp(stream)) = link.socket.take() else { return Ok(()) };
         let session = Tls::client(stream, tls.current(), name).map_err(|e| failed(e.to_string()))?;
-        link.socket = Some(Socket::Tls(std::rc::Rc::clone(&session)));
-        match timeout(self.config.upstream.handshake_timeout, session.handshake()).await {
+        link.socket = Some(Socket::Tls(Rc::clone(&session)));
+        match timeout(config.upstream.handshake_timeout, session.handshake()).await {
             Ok(result) => result.map_err(|e| failed(e.to_string())),
             Err(_) => Err(DialError::unavailable(ConnectError::Timeout, "TLS handshake timed out")),
         }
     }
 
     async fn shake_in_time(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
-        match timeout(self.config.upstream.handshake_timeout, self.shake(link, key, stage)).await {
+        match timeout(self.config().upstream.handshake_timeout, self.shake(link, key, stage)).await {
             Ok(Err(DialError::Identity(text))) if is_greeting(&text) => {
                 Err(DialError::unavailable(greeting_cause(&text), String::from_utf8_lossy(&text)))
             }
@@ -289,7 +305,7 @@ impl Dialer {
     async fn shake(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
         let unavailable = |e: io::Error| DialError::io(&e);
         self.serial.set(self.serial.get() + 1);
-        let name = format!("respmux:{}:{}:{}", self.config.instance, self.worker, self.serial.get());
+        let name = format!("respmux:{}:{}:{}", self.config().instance, self.worker, self.serial.get());
         let handshake = match stage {
             Stage::Bare => Handshake::bare(&name),
             Stage::Fresh | Stage::SelectFirst | Stage::Used => {
@@ -345,7 +361,7 @@ impl Dialer {
     }
 
     /// Runs `change` and shows the state that the circuit is in then.
-    fn moved<R>(&self, change: impl FnOnce(&mut Circuit) -> R) -> R {
+    pub(super) fn moved<R>(&self, change: impl FnOnce(&mut Circuit) -> R) -> R {
         let mut circuit = self.circuit.borrow_mut();
         let before = circuit.state();
         let result = change(&mut circuit);
@@ -365,10 +381,14 @@ impl Dialer {
 
     /// Token bucket over all connects of this worker: a restart of the upstream must not meet a storm.
     async fn wait_for_token(&self) {
-        while let Some(pause) = self.rate.missing() {
+        while let Some(pause) = self.missing() {
             tokio::time::sleep(pause).await;
         }
-        self.rate.take();
+        self.rate.borrow().take();
+    }
+
+    fn missing(&self) -> Option<Duration> {
+        self.rate.borrow().missing()
     }
 }
 
@@ -396,7 +416,7 @@ impl DialError {
 }
 
 /// This worker's part of the process-wide connect rate, a second; never less than one.
-fn connect_rate(config: &Config) -> f64 {
+pub(super) fn connect_rate(config: &Config) -> f64 {
     #[allow(clippy::cast_precision_loss)] // a rate of 2^53 connects a second is not limited either way
     let rate = config.upstream.connects_per_second as f64 / config.workers as f64;
     rate.max(1.0)

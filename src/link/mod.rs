@@ -8,6 +8,7 @@ mod budget;
 mod circuit;
 mod clock;
 mod connect;
+mod current;
 mod handshake;
 mod interest;
 mod map;
@@ -62,6 +63,8 @@ pub struct Link {
     id: OwnedId,
     /// Bytes of a reply that a [`Link::call`] has not finished reading.
     unread: BytesMut,
+    /// How often all connections had been told to move when this one was begun.
+    generation: u64,
 }
 
 impl Link {
@@ -80,6 +83,13 @@ impl Link {
     #[must_use]
     pub fn id(&self) -> i64 {
         self.id.value()
+    }
+
+    /// How often all connections had been told to move when this one was begun: two of the same number lead to the same
+    /// upstream.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The upstream's id of this connection, learnt later than in the handshake.

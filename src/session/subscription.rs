@@ -22,6 +22,16 @@ impl Family {
         }
     }
 
+    /// The command that makes subscriptions of the family.
+    #[must_use]
+    pub fn join_command(self) -> &'static str {
+        match self {
+            Self::Channel => "SUBSCRIBE",
+            Self::Pattern => "PSUBSCRIBE",
+            Self::Shard => "SSUBSCRIBE",
+        }
+    }
+
     /// The command that ends subscriptions of the family.
     #[must_use]
     pub fn leave_command(self) -> &'static str {
@@ -80,9 +90,8 @@ mod tests {
     #[test]
     fn a_command_names_its_family() {
         for family in Family::ALL {
-            let join = family.leave_command().replace("UNSUB", "SUB");
             assert_eq!(Family::of_command(family.leave_command()), family);
-            assert_eq!(Family::of_command(&join), family, "{join}");
+            assert_eq!(Family::of_command(family.join_command()), family);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is true of the process as a whole.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cells::Each;
@@ -14,8 +15,10 @@ const MAX_BULK: u64 = 512 << 20;
 ///
 /// It is made after the configuration was loaded, so its existence says that one was.
 pub struct ProcessFacts {
-    endpoint: String,
-    config_sha256: String,
+    running: Mutex<Running>,
+    last_load_good: AtomicBool,
+    loaded_unix_millis: AtomicU64,
+    paused: AtomicBool,
     started_unix_millis: u64,
     listening: AtomicBool,
     draining: AtomicBool,
@@ -31,6 +34,19 @@ pub struct ProcessFacts {
     reloads: Each<TlsSide, Each<ReloadResult, AtomicU64>>,
 }
 
+/// What a reload can change.
+struct Running {
+    endpoint: String,
+    config_sha256: String,
+    pending_restart: Vec<&'static str>,
+}
+
+impl Running {
+    fn new(endpoint: &str, config_sha256: String, pending_restart: Vec<&'static str>) -> Self {
+        Self { endpoint: without_credentials(endpoint), config_sha256, pending_restart }
+    }
+}
+
 impl ProcessFacts {
     /// Facts of a process that starts now: not listening, not draining, upstream not seen yet.
     ///
@@ -38,8 +54,10 @@ impl ProcessFacts {
     /// out. `config_sha256` is the hash of the running configuration in hex.
     pub fn new(endpoint: &str, config_sha256: impl Into<String>) -> Self {
         Self {
-            endpoint: without_credentials(endpoint),
-            config_sha256: config_sha256.into(),
+            running: Mutex::new(Running::new(endpoint, config_sha256.into(), Vec::new())),
+            last_load_good: AtomicBool::new(true),
+            loaded_unix_millis: AtomicU64::new(unix_millis()),
+            paused: AtomicBool::new(false),
             started_unix_millis: unix_millis(),
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -69,13 +87,54 @@ impl ProcessFacts {
     }
 
     /// The configured upstream address, without credentials.
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
+    pub fn endpoint(&self) -> String {
+        self.running().endpoint.clone()
     }
 
     /// The hash of the running configuration, in hex.
-    pub fn config_sha256(&self) -> &str {
-        &self.config_sha256
+    pub fn config_sha256(&self) -> String {
+        self.running().config_sha256.clone()
+    }
+
+    /// Keys whose values in the file wait for a restart.
+    pub fn pending_restart(&self) -> Vec<&'static str> {
+        self.running().pending_restart.clone()
+    }
+
+    /// A configuration was read again and is in force now, but for the keys `pending_restart`. As [`ProcessFacts::new`].
+    pub fn set_loaded(&self, endpoint: &str, config_sha256: impl Into<String>, pending_restart: Vec<&'static str>) {
+        *self.running() = Running::new(endpoint, config_sha256.into(), pending_restart);
+        self.last_load_good.store(true, Relaxed);
+        self.loaded_unix_millis.store(unix_millis(), Relaxed);
+    }
+
+    /// A configuration was read again and is wrong: the old one stays in force.
+    pub fn set_load_failed(&self) {
+        self.last_load_good.store(false, Relaxed);
+    }
+
+    /// Whether the configuration that was read last is in force.
+    pub fn last_load_good(&self) -> bool {
+        self.last_load_good.load(Relaxed)
+    }
+
+    /// When the configuration in force was read: unix time in milliseconds.
+    pub fn loaded_unix_millis(&self) -> u64 {
+        self.loaded_unix_millis.load(Relaxed)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// PROXY PAUSE: requests are held.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Relaxed);
+    }
+
+    /// Whether requests are held.
+    pub fn paused(&self) -> bool {
+        self.paused.load(Relaxed)
     }
 
     /// When the process started: unix time in milliseconds.

@@ -2,32 +2,49 @@
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 use crate::config::{Log, LogFormat};
+
+/// To change the filter of the log that was set up.
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Sets up logging for the process; to be called once, before the first line. A second call has no
 /// effect. Standard output stays free for what a command answers.
 pub fn init(log: &Log) {
     let is_terminal = io::stderr().is_terminal();
     let registry = tracing_subscriber::registry();
+    let (filter, handle) = reload::Layer::new(targets(&log.level));
     // A test, or a program around the library, may have set up its own.
-    let _ = match is_json(log.format, is_terminal) {
+    let done = match is_json(log.format, is_terminal) {
         true => {
             let lines = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
-            registry.with(lines.with_filter(targets(&log.level))).try_init()
+            registry.with(lines.with_filter(filter)).try_init()
         }
         false => {
             let colour = is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             let lines = fmt::layer().with_ansi(colour).with_writer(io::stderr);
-            registry.with(lines.with_filter(targets(&log.level))).try_init()
+            registry.with(lines.with_filter(filter)).try_init()
         }
     };
+    if done.is_ok() {
+        let _ = LEVEL.set(handle);
+    }
+}
+
+/// Another `log.level` from here on.
+pub fn set_level(level: &str) {
+    if let Some(handle) = LEVEL.get() {
+        // The filter lives as long as the process.
+        let _ = handle.reload(targets(level));
+    }
 }
 
 fn is_json(format: LogFormat, is_terminal: bool) -> bool {

@@ -53,18 +53,23 @@ struct Told {
 /// What the workers have told.
 #[derive(Debug)]
 pub struct Total {
-    limit: u64,
+    limit: AtomicU64,
     workers: Box<[Told]>,
 }
 
 impl Total {
     pub(super) fn new(limit: u64, workers: usize) -> Self {
-        Self { limit, workers: (0..workers).map(|_| Told::default()).collect() }
+        Self { limit: AtomicU64::new(limit), workers: (0..workers).map(|_| Told::default()).collect() }
     }
 
     /// Bytes that all may have together.
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.limit.load(Relaxed)
+    }
+
+    /// Another limit from here on.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Relaxed);
     }
 
     /// How many tell their share.
@@ -95,7 +100,7 @@ impl Total {
 
     /// What the sum means.
     pub fn pressure(&self) -> Pressure {
-        Pressure::of(self.sum(), self.limit)
+        Pressure::of(self.sum(), self.limit())
     }
 }
 

@@ -22,7 +22,7 @@ pub mod reasons;
 mod registry;
 pub mod shard;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
@@ -42,7 +42,22 @@ pub struct Telemetry {
     pub facts: Arc<ProcessFacts>,
     /// What the accept loop counts: it runs on the main thread, and a shard has one writer.
     pub acceptor: Arc<Shard>,
+    commands: Vec<String>,
+    registry: Mutex<Labelled>,
+}
+
+/// The series, and what their labels say.
+struct Labelled {
+    endpoint: String,
+    config_sha256: String,
     registry: registry::Registry,
+}
+
+impl Labelled {
+    fn new(facts: &ProcessFacts, commands: &[String]) -> Self {
+        let registry = registry::Registry::new(facts, commands);
+        Self { endpoint: facts.endpoint(), config_sha256: facts.config_sha256(), registry }
+    }
 }
 
 impl Telemetry {
@@ -50,16 +65,21 @@ impl Telemetry {
     /// (any case, subcommands after a space); only commands that were seen are exported.
     pub fn new(workers: usize, command_names: &[String], facts: Arc<ProcessFacts>) -> Self {
         let shards = (0..workers).map(|_| Arc::new(Shard::new(command_names.len()))).collect();
-        let registry = registry::Registry::new(&facts, command_names);
+        let registry = Mutex::new(Labelled::new(&facts, command_names));
         let acceptor = Arc::new(Shard::new(command_names.len()));
-        Self { shards, facts, acceptor, registry }
+        Self { shards, facts, acceptor, commands: command_names.to_vec(), registry }
     }
 
     /// All metrics in the text format of Prometheus, version 0.0.4, in a stable order.
     ///
     /// Reads files in /proc; takes a millisecond or two. Not for a worker thread.
     pub fn render(&self) -> String {
-        self.registry.render(&self.shards, &self.acceptor, &self.facts)
+        let mut labelled = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // The values are all in the shards, so that series with other labels lose nothing.
+        if labelled.endpoint != self.facts.endpoint() || labelled.config_sha256 != self.facts.config_sha256() {
+            *labelled = Labelled::new(&self.facts, &self.commands);
+        }
+        labelled.registry.render(&self.shards, &self.acceptor, &self.facts)
     }
 }
 

@@ -213,8 +213,8 @@ fn labels(metric: &Metric, facts: &ProcessFacts, place: Place) -> Vec<Label> {
     let mut labels = match metric.scope {
         Scope::Process => Vec::new(),
         Scope::Upstream => vec![Label::new("upstream", UPSTREAM)],
-        Scope::Endpoint => vec![Label::new("upstream", UPSTREAM), Label::new("endpoint", facts.endpoint().to_owned())],
-        Scope::Config => vec![Label::new("sha256", facts.config_sha256().to_owned())],
+        Scope::Endpoint => vec![Label::new("upstream", UPSTREAM), Label::new("endpoint", facts.endpoint())],
+        Scope::Config => vec![Label::new("sha256", facts.config_sha256())],
     };
     for ((name, values), index) in metric.axes.iter().zip(place) {
         labels.push(Label::new(*name, values[index]));

@@ -92,12 +92,16 @@ pub(crate) fn reference() -> String {
         let (table, name) = key.table_and_name();
         if last != Some(table) {
             let title = if table.is_empty() { "Without a table".to_owned() } else { format!("`[{table}]`") };
-            let _ = write!(text, "\n## {title}\n\n| key | default | variable | meaning |\n|---|---|---|---|\n");
+            let _ = write!(
+                text,
+                "\n## {title}\n\n| key | default | variable | takes effect | meaning |\n|---|---|---|---|---|\n"
+            );
             last = Some(table);
         }
         let flag = key.flag.map_or_else(String::new, |(flag, _)| format!(", flag `--{flag}`"));
         let doc = key.doc.replace('|', "\\|");
-        let _ = writeln!(text, "| `{name}` | `{}` | `{}`{flag} | {doc} |", key.default_text(), key.env());
+        let (default, effect) = (key.default_text(), key.takes_effect());
+        let _ = writeln!(text, "| `{name}` | `{default}` | `{}`{flag} | {effect} | {doc} |", key.env());
     }
     text
 }

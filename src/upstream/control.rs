@@ -37,6 +37,8 @@ pub struct Control {
     run_id: RefCell<Vec<u8>>,
     /// Rounds of health checks until the server's limits are asked for again.
     limits_in: Cell<u32>,
+    /// Of the connection; how often all had been told to move when it was begun.
+    generation: Cell<u64>,
 }
 
 impl Default for Control {
@@ -49,6 +51,7 @@ impl Default for Control {
             flavour: Cell::new(Flavour::default()),
             run_id: RefCell::default(),
             limits_in: Cell::new(0),
+            generation: Cell::new(0),
         }
     }
 }
@@ -69,10 +72,27 @@ impl Control {
 
     /// The server's configuration was changed by a client: its limits are asked for again at once.
     pub fn on_reconfigured(&self) {
+        self.limits_in.set(0);
+        self.look();
+    }
+
+    /// From here on it is another server's: that it is not the same process is no news.
+    pub fn forget(&self) {
+        self.run_id.take();
+        self.limits_in.set(0);
+    }
+
+    /// Of which server it can be asked: connections of the same number lead there.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Looks at the upstream now, not at the next turn.
+    pub fn look(&self) {
         let (reply, _) = oneshot::channel();
         let mut command = BytesMut::new();
         encode::command(&mut command, &["PING"]);
-        self.limits_in.set(0);
         // Only to wake the task; when it is busy it looks anyway.
         let _ = self.jobs.try_send(Job { command, reply });
     }
@@ -103,19 +123,26 @@ impl Control {
 pub(crate) async fn run(up: Rc<Upstreams>) {
     let Some(mut inbox) = up.control.inbox.borrow_mut().take() else { return };
     let mut connection: Option<Link> = None;
-    // Often enough that a silent lane is told from a silent upstream before it is given up.
-    let every = (up.config.upstream.progress_timeout / 4).clamp(Duration::from_millis(50), HEALTH_EVERY);
     let mut pause = Duration::ZERO; // the first look is at once: version texts depend on it
     loop {
+        // Often enough that a silent lane is told from a silent upstream before it is given up.
+        let every = (up.config().upstream.progress_timeout / 4).clamp(Duration::from_millis(50), HEALTH_EVERY);
         let job = match timeout(std::mem::replace(&mut pause, every), inbox.recv()).await {
             Ok(Some(job)) => Some(job),
             Ok(None) => return,
             Err(_) => None,
         };
+        if let Some(old) = connection.take_if(|link| is_to_move(&up, link)) {
+            up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Moved);
+            drop(old.close().await);
+        }
         let mut link = match connection.take().filter(|link| !link.is_closed()) {
             Some(link) => link,
             None => match open(&up).await {
-                Some(link) => link,
+                Some(link) => {
+                    up.control.generation.set(link.generation());
+                    link
+                }
                 None => {
                     up.process.set_upstream_up(false);
                     continue; // dropping the job tells its owner
@@ -136,7 +163,7 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
 
 /// Runs one job, or a PING when there is none. `false` when the connection is of no use any more.
 async fn serve(up: &Upstreams, link: &mut Link, job: Option<Job>) -> bool {
-    let limit = up.config.upstream.handshake_timeout;
+    let limit = up.config().upstream.handshake_timeout;
     let (command, reply) = match job {
         Some(job) => (job.command, Some(job.reply)),
         None => {
@@ -159,6 +186,12 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Option<Job>) -> bool {
         let _ = reply.send(result);
     }
     fine
+}
+
+/// All connections were told to move, and it is not needed where it is: connections that wait on the old server are
+/// unblocked from there.
+fn is_to_move(up: &Upstreams, link: &Link) -> bool {
+    !up.dialer.is_current(link) && !up.folds.wait_on(link.generation())
 }
 
 async fn open(up: &Upstreams) -> Option<Link> {
@@ -189,7 +222,7 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
     // By one name each: several in one question came with 7.0 only.
     encode::command(&mut command, &["CONFIG", "GET", "busy-reply-threshold"]);
     encode::command(&mut command, &["CONFIG", "GET", "proto-max-bulk-len"]);
-    let asked = timeout(up.config.upstream.handshake_timeout, link.call(&command, 2)).await;
+    let asked = timeout(up.config().upstream.handshake_timeout, link.call(&command, 2)).await;
     let Ok(Ok(replies)) = asked else { return false };
     let number = |reply: &[u8], name: &str| -> Option<u64> {
         let value = decoded(reply).ok()?;
@@ -204,7 +237,7 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
 async fn learn(up: &Upstreams, link: &mut Link) -> bool {
     let mut command = BytesMut::new();
     encode::command(&mut command, &["INFO", "server"]);
-    let asked = timeout(up.config.upstream.handshake_timeout, link.call(&command, 1)).await;
+    let asked = timeout(up.config().upstream.handshake_timeout, link.call(&command, 1)).await;
     let Ok(Ok(replies)) = asked else { return false };
     let Ok(info) = decoded(&replies[0]) else { return true };
     let text = info.as_text().map_or_else(String::new, |text| String::from_utf8_lossy(text).into_owned());

@@ -57,12 +57,3 @@ impl Upstreams {
         });
     }
 }
-
-impl Upstreams {
-    /// Retires all lanes: what was begun on them ends there.
-    fn move_on(self: &Rc<Self>) {
-        for lane in self.lanes.all() {
-            lane.retire();
-        }
-    }
-}

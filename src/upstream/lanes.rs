@@ -50,7 +50,7 @@ impl Lanes {
             return Err(Full);
         }
         self.serial.set(self.serial.get() + 1);
-        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), &up.memory);
+        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), up.config(), &up.memory);
         if let Some(old) = self.by_key.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }
@@ -68,7 +68,7 @@ impl Lanes {
             return None;
         }
         self.serial.set(self.serial.get() + 1);
-        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), &up.memory);
+        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), up.config(), &up.memory);
         if let Some(old) = self.big.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }
@@ -82,7 +82,24 @@ impl Lanes {
     }
 
     fn taken(&self) -> usize {
-        self.by_key.borrow().len() + self.big.borrow().len() + self.leaving.borrow().len()
+        let leaving = self.leaving.borrow().iter().filter(|lane| !lane.is_replaced()).count();
+        self.by_key.borrow().len() + self.big.borrow().len() + leaving
+    }
+
+    /// Retires every lane that stands. Its clients go on, each when it has its answers, on one that takes its place; that
+    /// one waits for the old one's permit where there is no other. A lane that is being opened goes where it should by
+    /// itself.
+    pub(super) fn move_on(&self, up: &Upstreams) {
+        let mut leaving = self.leaving.borrow_mut();
+        for lanes in [&self.by_key, &self.big] {
+            let mut lanes = lanes.borrow_mut();
+            let standing = lanes.extract_if(|_, lane| lane.phase() == Phase::Ready).map(|(_, lane)| lane);
+            leaving.extend(standing.inspect(|lane| lane.replace()));
+        }
+        drop(leaving);
+        for client in up.roster.all() {
+            client.wake(); // whoever waits for room on one that goes
+        }
     }
 
     /// Retires the lane that has been idle longest, if any has been idle for long enough.
@@ -134,10 +151,10 @@ impl Lanes {
             lane.on_tick(up, now, healthy);
         }
         up.shard.lanes_suspect.set(all.iter().filter(|lane| lane.is_suspect()).count() as u64);
-        let idle = nanos(up.config.upstream.idle_timeout);
+        let idle = nanos(up.config().upstream.idle_timeout);
         // The server says -BUSY from its own threshold on; where that is lower it counts.
         let servers = Duration::from_millis(up.process.upstream_busy_millis()).max(STUCK_AT_LEAST);
-        let busy = nanos(up.config.lane.busy_threshold.min(servers));
+        let busy = nanos(up.config().lane.busy_threshold.min(servers));
         let mut room = up.budget.limit(Use::Lane).saturating_sub(self.taken());
         let mut lanes = self.by_key.borrow_mut();
         let mut leaving = Vec::new();

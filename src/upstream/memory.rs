@@ -171,7 +171,7 @@ impl Upstreams {
     /// The largest request that a client may send, bytes. One that pauses its client by itself could never end.
     #[must_use]
     pub fn largest_request(&self) -> usize {
-        self.config.client.query_buffer_limit.min(self.config.memory_limit / 4 * 3)
+        self.config().client.query_buffer_limit.min(self.config().memory_limit / 4 * 3)
     }
 
     #[cold]

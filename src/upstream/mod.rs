@@ -17,6 +17,7 @@ mod pool;
 mod pubsub;
 mod report;
 mod roster;
+mod rules;
 mod scratch;
 mod unknown;
 
@@ -40,10 +41,11 @@ pub use pool::{Lease, LendError, Pool, Return};
 pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
 pub(crate) use report::Report;
 pub use roster::{ClientKey, Roster};
+pub use rules::{Change, Rules};
 pub use scratch::{Scratch, Standing};
 pub use unknown::{Unknowns, Verdict};
 
-use crate::auth::{Policies, Rights, Throttle, Users};
+use crate::auth::Throttle;
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
 use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
@@ -63,9 +65,11 @@ const SURVEY_EVERY: u32 = 5;
 /// Everything of one worker that commands pass through. Shared by its tasks, by nobody else.
 pub struct Upstreams {
     pub worker: usize,
-    pub config: Arc<Config>,
+    /// What a reload replaces; see [`Upstreams::rules`].
+    rules: RefCell<Rc<Rules>>,
     pub shard: Arc<Shard>,
     pub process: Arc<ProcessFacts>,
+    /// What commands are. What is forbidden of them is in the [`Rules`].
     pub table: Arc<CommandTable>,
     pub budget: Arc<Budget>,
     pub owned: Owned,
@@ -73,11 +77,8 @@ pub struct Upstreams {
     pub interest: Interest,
     /// Failed logins, over all workers.
     pub throttle: Throttle,
-    pub policies: Policies,
-    /// Who may do what with PROXY.
-    pub rights: Rights,
-    /// Judges logins, if the upstream does not.
-    pub users: Option<Users>,
+    /// PROXY PAUSE: nothing is begun for clients.
+    paused: Cell<bool>,
     pub dialer: Dialer,
     pub roster: Roster,
     pub memory: Rc<Memory>,
@@ -122,13 +123,13 @@ impl Upstreams {
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
         let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
-        let (policies, rights, users) = (Policies::new(&config), Rights::new(&config), Users::new(&config));
-        let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
+        let rules = Rules::new(&config, Arc::clone(&table));
+        let dialer = Dialer::new(Rc::clone(&rules.config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
         Rc::new(Self {
             worker,
-            config,
+            rules: RefCell::new(rules),
             shard,
             process,
             table,
@@ -136,9 +137,7 @@ impl Upstreams {
             owned,
             interest,
             throttle,
-            policies,
-            rights,
-            users,
+            paused: Cell::new(false),
             dialer,
             roster: Roster::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
@@ -171,11 +170,11 @@ impl Upstreams {
     /// What a client is that has sent nothing yet, where it need not be asked.
     #[must_use]
     pub fn assumed_standing(&self) -> Option<Standing> {
-        match &self.users {
+        match &self.rules().users {
             Some(users) if users.default_is_open() => Some(Standing::Implicit),
             Some(_) => Some(Standing::Unauthenticated),
             // Clients that do not log in are the configured user; lanes prove that login themselves.
-            None => self.config.upstream.password.is_some().then_some(Standing::Implicit),
+            None => self.config().upstream.password.is_some().then_some(Standing::Implicit),
         }
     }
 
@@ -243,7 +242,7 @@ impl Upstreams {
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
         self.big_replies.on_tick(self.now());
-        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
+        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config().upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);
         let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
         if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {
@@ -259,7 +258,7 @@ impl Upstreams {
         // A walk over all clients, so not at every tick.
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
-            let (active, unsent) = self.roster.survey(&self.config.client, self.now());
+            let (active, unsent) = self.roster.survey(&self.config().client, self.now());
             self.folds.observe(self);
             self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
             self.hubs.survey(self, self.now());

@@ -195,6 +195,11 @@ impl Outbox {
         self.limit.set(bytes);
     }
 
+    /// The output limit, bytes; 0 is none.
+    pub fn output_limit(&self) -> usize {
+        self.limit.get()
+    }
+
     /// The client subscribes through `hub` from here on.
     pub fn enter_hub(&self, hub: &Rc<Hub>) {
         self.subscriber.borrow_mut().get_or_insert_with(|| Box::new(Subscriber::new(Rc::clone(hub))));

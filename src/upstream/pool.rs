@@ -140,10 +140,10 @@ impl Pool {
 
     /// The connection for a place: an idle one, made to fit, or a new one.
     async fn open(&self, up: &Rc<Upstreams>, key: &RouteKey, place: Place) -> Result<Lease, LendError> {
-        let deadline = crate::link::now() + up.config.upstream.connect_wait;
+        let deadline = crate::link::now() + up.config().upstream.connect_wait;
         loop {
             let attempt = match self.take_idle(key) {
-                Some(idle) if idle.link.is_closed() => {
+                Some(idle) if idle.link.is_closed() || !up.dialer.is_current(&idle.link) => {
                     up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Upstream);
                     drop(idle.link.close().await);
                     continue;
@@ -169,6 +169,7 @@ impl Pool {
                 },
             };
             match attempt {
+                Ok(link) if !up.dialer.is_current(&link) => discard(up, link).await, // told to move meanwhile
                 Ok(link) => return Ok(Lease { link: Some(link), place: Some(place), up: Rc::clone(up) }),
                 Err((error @ DialError::Unavailable { .. }, permit)) => {
                     drop(permit);
@@ -192,12 +193,12 @@ impl Pool {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Ok(place);
         }
-        if self.waiting() >= up.config.pool.max_waiters {
+        if self.waiting() >= up.config().pool.max_waiters {
             up.shard.pool_timeouts.inc();
             return Err(LendError::Exhausted);
         }
         let waiting = Waiting::new(self, up);
-        let place = timeout(up.config.pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
+        let place = timeout(up.config().pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
         drop(waiting);
         match place {
             Ok(Ok(place)) => Ok(place),
@@ -240,9 +241,17 @@ impl Pool {
         Some(idle.swap_remove(chosen))
     }
 
+    /// Nobody is lent one of the connections that stand any more. Those that are lent are closed when they come back.
+    pub(super) fn move_on(&self, up: &Rc<Upstreams>) {
+        for idle in self.idle.take() {
+            up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Moved);
+            spawn_local(idle.link.close());
+        }
+    }
+
     /// Closes connections that nobody has needed for `upstream.idle_timeout`, and dead ones.
     pub(super) fn on_tick(&self, up: &Rc<Upstreams>) {
-        let limit = up.config.upstream.idle_timeout;
+        let limit = up.config().upstream.idle_timeout;
         let mut idle = self.idle.borrow_mut();
         let mut position = 0;
         while position < idle.len() {
@@ -278,11 +287,12 @@ impl Lease {
             let mut link = link;
             let id = link.id().to_string();
             let words: [&[u8]; 3] = [b"CLIENT", b"UNBLOCK", id.as_bytes()];
-            let unblocked =
-                link.id() != 0 && matches!(up.control.ask(&words).await, Ok(reply) if reply.starts_with(b":"));
+            // On another server the number is somebody else's.
+            let known = link.id() != 0 && link.generation() == up.control.generation();
+            let unblocked = known && matches!(up.control.ask(&words).await, Ok(reply) if reply.starts_with(b":"));
             let silenced = unblocked && matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
             if silenced {
-                up.pool.put(link, true)
+                up.pool.put(&up, link, true).await;
             } else {
                 discard(&up, link).await
             }
@@ -296,14 +306,20 @@ impl Lease {
         let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
         let up = Rc::clone(&self.up);
         match state {
-            _ if state != Return::Clean && bug("skip_hygiene") => up.pool.put(link, false),
-            Return::Clean => up.pool.put(link, false),
+            _ if !up.dialer.is_current(&link) => {
+                spawn_local(async move {
+                    discard(&up, link).await;
+                    drop(place);
+                });
+            }
+            _ if state != Return::Clean && bug("skip_hygiene") => up.pool.keep(link, false),
+            Return::Clean => up.pool.keep(link, false),
             Return::Unknown => {
                 spawn_local(async move {
                     let mut link = link;
                     let silenced = matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
                     if silenced {
-                        up.pool.put(link, true)
+                        up.pool.put(&up, link, true).await;
                     } else {
                         discard(&up, link).await
                     }
@@ -316,7 +332,7 @@ impl Lease {
                     let mut link = link;
                     let proved = prove_clean(&mut link, word).await;
                     if proved {
-                        up.pool.put(link, false)
+                        up.pool.put(&up, link, false).await;
                     } else {
                         discard(&up, link).await
                     }
@@ -364,7 +380,12 @@ fn broken(_: tokio::task::JoinError) -> LendError {
 }
 
 impl Pool {
-    fn put(&self, link: Link, dirty: bool) {
+    /// Back to the others, unless they were told to move meanwhile.
+    async fn put(&self, up: &Upstreams, link: Link, dirty: bool) {
+        if up.dialer.is_current(&link) { self.keep(link, dirty) } else { discard(up, link).await }
+    }
+
+    fn keep(&self, link: Link, dirty: bool) {
         self.idle.borrow_mut().push(Idle { link, dirty, since: crate::link::now() });
     }
 }
@@ -376,7 +397,9 @@ async fn prove_clean(link: &mut Link, word: &str) -> bool {
 }
 
 async fn discard(up: &Upstreams, link: Link) {
-    up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Dirty);
+    let current = up.dialer.is_current(&link);
+    let reason = if current { UpstreamCloseReason::Dirty } else { UpstreamCloseReason::Moved };
+    up.shard.upstream_closed(Use::Pool.into(), reason);
     drop(link.close().await);
 }
 

@@ -65,7 +65,7 @@ impl Scratch {
             return Err(io::Error::other("too many logins are waiting"));
         }
         self.waiting.set(self.waiting.get() + 1);
-        let reply = timeout(up.config.upstream.connect_wait, self.run_in_turn(up, command)).await;
+        let reply = timeout(up.config().upstream.connect_wait, self.run_in_turn(up, command)).await;
         self.waiting.set(self.waiting.get() - 1);
         reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -91,7 +91,7 @@ impl Scratch {
             }
             self.unit(up, command).await.map(Some)
         };
-        let reply = timeout(up.config.upstream.connect_wait, judged).await;
+        let reply = timeout(up.config().upstream.connect_wait, judged).await;
         self.waiting.set(self.waiting.get() - 1);
         reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -104,7 +104,11 @@ impl Scratch {
     /// One unit: RESET, the command. A kept connection may have died with the user that it proved last, so a unit
     /// that fails on it is tried once more on a new one: proving an identity twice changes nothing.
     async fn unit(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
-        let kept = self.link.borrow_mut().take();
+        let mut kept = self.link.borrow_mut().take();
+        if let Some(old) = kept.take_if(|link| !up.dialer.is_current(link)) {
+            up.shard.upstream_closed(Use::Scratch.into(), UpstreamCloseReason::Moved);
+            drop(old.close().await);
+        }
         if let Some(link) = kept
             && let Ok(reply) = self.unit_on(up, link, command).await
         {
@@ -116,7 +120,7 @@ impl Scratch {
 
     /// The connection is owned while in use, so that an error or a cancelled wait in the middle closes it.
     async fn unit_on(&self, up: &Rc<Upstreams>, mut link: Link, command: &[u8]) -> io::Result<Vec<u8>> {
-        let name = format!("respmux:{}:{}:scratch", up.config.instance, up.worker);
+        let name = format!("respmux:{}:{}:scratch", up.config().instance, up.worker);
         let mut batch = BytesMut::with_capacity(128 + command.len());
         batch.extend_from_slice(command);
         encode::command(&mut batch, &["CLIENT", "ID"]);
@@ -126,7 +130,7 @@ impl Scratch {
             link.silence().await?;
             link.call(&batch, 3).await
         };
-        let result = timeout(up.config.upstream.handshake_timeout, unit).await;
+        let result = timeout(up.config().upstream.handshake_timeout, unit).await;
         let mut replies = match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(replies) => replies,
             Err(error) => {
@@ -172,7 +176,7 @@ impl Scratch {
         if let Some(known) = up.assumed_standing().or_else(|| self.known()) {
             return Ok(known);
         }
-        timeout(up.config.upstream.connect_wait, self.probe(up))
+        timeout(up.config().upstream.connect_wait, self.probe(up))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }

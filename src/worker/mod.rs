@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::client::{Accepted, Ids, Peers, Question, Shared, Transport, answer};
 use crate::link::Socket;
 use crate::telemetry::unix_millis;
-use crate::upstream::{Parts, Upstreams};
+use crate::upstream::{Change, Parts, Upstreams};
 use handshake::{Secured, Turnstile};
 
 /// Orders that may wait for one worker; the acceptor waits when it is full.
@@ -35,6 +35,16 @@ pub(crate) enum Order {
     Serve(Arrival),
     /// Close every client at its next request boundary, then end.
     Drain,
+    /// Another configuration from here on; told when it is in force.
+    Reload(Box<Change>, oneshot::Sender<()>),
+    /// Begin nothing for clients; told when nothing is under way, and not at all when it is ended before.
+    Pause(oneshot::Sender<()>),
+    /// How much is under way.
+    Busy(oneshot::Sender<usize>),
+    /// Go on after a pause.
+    Resume,
+    /// Other upstream connections in place of all; told how many clients keep one of their own until they are done.
+    Reconnect(oneshot::Sender<usize>),
 }
 
 /// A client that was accepted on the main thread.
@@ -83,7 +93,7 @@ async fn work(blueprint: Blueprint) {
     let up = Upstreams::new(parts);
     up.start();
     let shared = Shared::new(Rc::clone(&up), peers, ids);
-    let turnstile = Turnstile::new(&up.config.tls);
+    let turnstile = Turnstile::new(&up.config().tls);
     spawn_local(answer_questions(Rc::clone(&shared), questions));
     spawn_local(tick(Rc::clone(&shared)));
     let mut last_client = interval(DRAIN_TICK);
@@ -92,6 +102,14 @@ async fn work(blueprint: Blueprint) {
             order = orders.recv() => match order {
                 Some(Order::Serve(arrival)) => serve(&shared, &turnstile, arrival, &load),
                 Some(Order::Drain) | None => shared.drain(),
+                Some(Order::Reload(change, done)) => {
+                    shared.reload(&change);
+                    let _ = done.send(());
+                }
+                Some(Order::Pause(quiet)) => shared.pause(quiet),
+                Some(Order::Busy(answer)) => drop(answer.send(shared.busy())),
+                Some(Order::Resume) => up.pause(false),
+                Some(Order::Reconnect(answer)) => drop(answer.send(shared.reconnect())),
             },
             _ = last_client.tick(), if shared.draining.get() => {
                 if up.roster.is_empty() && orders.is_empty() {

@@ -27,6 +27,7 @@ mod ordering;
 mod policy;
 mod protocol_errors;
 mod pubsub;
+mod reload;
 mod reply_types;
 mod secrets;
 mod support;

@@ -300,7 +300,7 @@ impl Held {
         if !open || self.subscriptions.any() || self.tracking || self.session {
             return Poll::Pending;
         }
-        let patience = self.up.config.pool.idle_transaction_timeout;
+        let patience = self.up.config().pool.idle_transaction_timeout;
         if patience.is_zero() {
             return Poll::Pending; // never
         }
@@ -310,7 +310,12 @@ impl Held {
 
     /// What CLIENT LIST and UNBLOCK show of this.
     fn show(&mut self, client: &Client) {
-        let blocked_on = if self.blocked() { self.lease.as_mut().map(|lease| lease.link().id()) } else { None };
+        let (blocked, there) = (self.blocked(), self.up.control.generation());
+        let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
+        client.profile.busy.set(!quiet && !blocked);
+        // Only a connection to the server that can be asked to unblock it.
+        let link = self.lease.as_mut().map(Lease::link).filter(|link| blocked && link.generation() == there);
+        let blocked_on = link.map(|link| link.id());
         let multi = if self.queueing() { i32::try_from(self.transaction.queued()).unwrap_or(i32::MAX) } else { -1 };
         client.profile.holding.set(Holding {
             channels: small(self.subscriptions.channels),

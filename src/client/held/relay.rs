@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::expect::{Expect, Payload};
 use super::{Event, Held, Next};
-use crate::client::connection::{Client, Closed};
+use crate::client::connection::{Client, Closed, waits_for_resume};
 use crate::client::dispatch::strict_integer;
 use crate::client::hello::Hello;
 use crate::client::login::auth_credentials;
@@ -27,7 +27,7 @@ impl Held {
     pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
         client.kept = 0;
         let facts = client.facts(self.view(), self.has_subscriptions());
-        let route = route(&self.up.table, request.lookup(), facts, &request);
+        let route = route(&self.up.rules().table, request.lookup(), facts, &request);
         // In doubt, the connection is reset afterwards.
         let relay = if let Route::Relay(relay) = route { relay } else { Relay::Isolated };
         self.send(client, request, relay);
@@ -56,7 +56,7 @@ impl Held {
 
     fn may_send(&self, client: &Client) -> bool {
         let more = self.sticky() || self.reason == PinReason::Overflow && self.relayed < OVERFLOW_RUN;
-        let limit = self.up.config.client.inflight_commands;
+        let limit = self.up.config().client.inflight_commands;
         more && !client.carry.is_empty()
             && self.expect.len() < limit
             && self.out.len() < OUT_AHEAD
@@ -84,9 +84,14 @@ impl Held {
                     client.outbox().on_whole();
                     let scanned = Scanned { scanner: &scanner, buf: &client.carry };
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
-                    let lookup = self.up.table.lookup(scanned.nth(0), second);
-                    let route =
-                        route(&self.up.table, lookup, client.facts(self.view(), self.has_subscriptions()), &scanned);
+                    let rules = self.up.rules();
+                    let lookup = rules.table.lookup(scanned.nth(0), second);
+                    let facts = client.facts(self.view(), self.has_subscriptions());
+                    let route = route(&rules.table, lookup, facts, &scanned);
+                    // A transaction that has begun is carried to its end.
+                    if self.up.is_paused() && self.transaction.clean() && waits_for_resume(of_held(route)) {
+                        return Next::Nothing;
+                    }
                     let relay = if let Route::Relay(relay) = route { Some(relay) } else { None };
                     if !self.expect.is_empty() && relay.is_none_or(waits_for_answers) {
                         return Next::Nothing;
@@ -174,6 +179,11 @@ impl Held {
             Payload::None
         }
     }
+}
+
+/// A login on a held connection is a login.
+fn of_held(route: Route) -> Route {
+    if let Route::Relay(Relay::Login(login)) = route { Route::Login(login) } else { route }
 }
 
 /// These are sent, or answered, only when everything before them is answered: their confirmations or local effects

@@ -55,7 +55,7 @@ impl Held {
     /// both protocols count; with subscriptions a PING is answered in a form of its own.
     fn fits(&self, byte: u8) -> bool {
         let Some(expect) = self.expect.front() else { return false };
-        if self.up.config.integrity == Integrity::Loose || self.subscriptions.any() || self.monitor {
+        if self.up.config().integrity == Integrity::Loose || self.subscriptions.any() || self.monitor {
             return true;
         }
         let own = match &expect.payload {
@@ -160,7 +160,7 @@ impl Held {
 
     /// One confirmation of the subscribe command under way; with the last one it is answered.
     fn on_confirmation(&mut self, client: &Client) {
-        let limits = &self.up.config.client;
+        let limits = &self.up.config().client;
         let limit = if self.subscriptions.any() { limits.pubsub_output_limit } else { limits.output_limit };
         client.outbox().limit_output(limit);
         if self.confirmations == 0 {

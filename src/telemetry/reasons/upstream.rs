@@ -53,6 +53,8 @@ labels! {
         Client = "client",
         /// The proxy is draining.
         Drain = "drain",
+        /// Another one takes its place: PROXY RECONNECT, or another upstream.
+        Moved = "moved",
     }
 }
 

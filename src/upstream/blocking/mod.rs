@@ -112,6 +112,22 @@ impl Folds {
         }
     }
 
+    /// Connections are to move: those that wait on the old server are unblocked there, and their clients wait on new
+    /// ones, without noticing.
+    pub(super) fn move_on(up: &Rc<Upstreams>) {
+        for fold in up.folds.all() {
+            if fold.machine.borrow().is_armed() {
+                fold.act(up, fold::Fold::give_way);
+            }
+        }
+    }
+
+    /// Whether connections of this number wait on the server.
+    pub(super) fn wait_on(&self, generation: u64) -> bool {
+        let waits = |fold: &Rc<Fold>| fold.links.borrow().values().any(|io| io.generation == generation);
+        self.by_key.borrow().values().any(waits)
+    }
+
     /// How long a client that asks by itself pauses so that all together stay below the limit.
     #[must_use]
     pub fn pause_alone(&self) -> Duration {
@@ -150,7 +166,7 @@ impl Fold {
             PopKind::Move => Burst::Copies,
             PopKind::ManyOfList(_) | PopKind::ManyOfScores => Burst::Never,
         };
-        let machine = fold::Fold::new(up.config.blocking.fold_width, burst);
+        let machine = fold::Fold::new(up.config().blocking.fold_width, burst);
         Rc::new(Self {
             key,
             pop,
@@ -232,9 +248,22 @@ impl Fold {
     }
 
     fn unblock(self: &Rc<Self>, up: &Rc<Upstreams>, source: SourceId) {
-        let Some(id) = self.links.borrow().get(&source).map(|io| io.id.to_string()) else { return };
+        let asked = self.links.borrow().get(&source).map(|io| (io.id.to_string(), io.generation));
+        let Some((id, generation)) = asked else { return };
+        // On another server the number is somebody else's.
+        if generation < up.control.generation() {
+            if let Some(io) = self.links.borrow_mut().get_mut(&source) {
+                io.doom();
+            }
+            return;
+        }
         let (fold, up) = (Rc::clone(self), Rc::clone(up));
         spawn_local(async move {
+            if generation > up.control.generation() {
+                up.control.look(); // it is on its way there
+                sleep(ASK_LATER).await;
+                return fold.act(&up, |machine| machine.on_unblock(source, Outcome::Failed));
+            }
             let outcome = match up.control.ask(&[b"CLIENT", b"UNBLOCK", id.as_bytes()]).await {
                 Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
                 Ok(reply) if reply == b":0\r\n" => {
@@ -261,7 +290,7 @@ impl Fold {
     /// Nobody is there for `elements`: back to where they were (rule B6), the last one first.
     fn give_back(self: &Rc<Self>, up: &Rc<Upstreams>, elements: Vec<Element>) {
         let commands: Vec<BytesMut> = elements.iter().rev().filter_map(|element| self.pop.give_back(element)).collect();
-        if !up.config.blocking.give_back || commands.is_empty() {
+        if !up.config().blocking.give_back || commands.is_empty() {
             return; // a move has lost nothing but its reply
         }
         let (fold, up) = (Rc::clone(self), Rc::clone(up));

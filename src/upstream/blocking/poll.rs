@@ -38,10 +38,13 @@ pub(super) fn keep_running(up: &Rc<Upstreams>) {
 }
 
 async fn run(up: Rc<Upstreams>) {
-    let settings = &up.config.blocking;
-    let mut pause = settings.poll_min;
+    let mut pause = up.config().blocking.poll_min;
     loop {
         sleep(pause.max(pause_for(up.folds.alone.get()))).await;
+        if up.is_paused() {
+            continue; // nothing is taken for anybody
+        }
+        let settings = &up.config().blocking;
         offer_places(&up);
         let folds = waiting(&up);
         if folds.is_empty() {
@@ -122,6 +125,9 @@ enum Said {
 
 async fn ask(up: &Rc<Upstreams>, key: &RouteKey, command: &[u8]) -> Said {
     let Ok(lane) = up.lanes.obtain(up, key) else { return Said::Nothing };
+    if up.is_paused() {
+        return Said::Nothing;
+    }
     up.shard.fold_polls.inc();
     match up.inquiries.ask(up, &lane, CommandId::OURS, command).await {
         Ok(Answer::Reply(frame)) => Said::Reply(frame),

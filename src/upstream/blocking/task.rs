@@ -26,12 +26,22 @@ pub(super) struct Io {
     pub(super) id: i64,
     /// It cannot be unblocked, so it waits for slices of time.
     pub(super) sliced: bool,
+    /// Of the connection.
+    pub(super) generation: u64,
+    /// It waits on a server that nobody can ask any more.
+    pub(super) doomed: bool,
 }
 
 impl Io {
     /// Appends a packet; it is written in one piece if the socket takes it.
     pub(super) fn send(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
+        self.wake();
+    }
+
+    /// It waits on a server that nobody can ask any more, and is given up.
+    pub(super) fn doom(&mut self) {
+        self.doomed = true;
         self.wake();
     }
 
@@ -62,9 +72,13 @@ pub(super) async fn run(up: Rc<Upstreams>, fold: Rc<Fold>, source: SourceId) {
         fold.act(&up, super::fold::Fold::not_lent);
         return;
     };
-    let id = lease.link().id();
+    let (id, generation) = (lease.link().id(), lease.link().generation());
     let sliced = id == 0 || !unblocks;
-    fold.links.borrow_mut().insert(source, Io { out: BytesMut::new(), waker: None, released: false, id, sliced });
+    let io = Io { out: BytesMut::new(), waker: None, released: false, id, sliced, generation, doomed: false };
+    fold.links.borrow_mut().insert(source, io);
+    if generation < up.dialer.generation() {
+        fold.act(&up, super::fold::Fold::give_way); // told to move meanwhile
+    }
     fold.act(&up, |machine| machine.lent(source, sliced));
     let mut connection = Connection { lease, scanner: ReplyScanner::new(), partial: BytesMut::new() };
     let end = poll_fn(|cx| connection.poll(&up, &fold, source, cx)).await;
@@ -132,6 +146,9 @@ impl Connection {
     fn write(&mut self, up: &Upstreams, fold: &Fold, source: SourceId, cx: &mut Context<'_>) -> Option<End> {
         let mut links = fold.links.borrow_mut();
         let Some(io) = links.get_mut(&source) else { return Some(End::Anomaly) };
+        if io.doomed {
+            return Some(End::Lost);
+        }
         if io.released {
             let clean = io.out.is_empty() && !self.scanner.mid_frame();
             return Some(if clean { End::Released } else { End::Anomaly });

@@ -52,7 +52,7 @@ impl Lane {
                     self.on_frame(up, state, frame, kind, now)?;
                 }
                 Advance::Partial => {
-                    on_piece(up, &self.key, state, rest)?;
+                    on_piece(up, self, state, rest)?;
                     rest = &[];
                 }
                 Advance::Invalid(_) => {
@@ -108,7 +108,7 @@ impl Lane {
             state.kept.on_answered(slot.bytes as usize);
             return Ok(());
         }
-        if up.config.integrity == Integrity::Strict {
+        if self.config.integrity == Integrity::Strict {
             state.withheld.push(Withheld { slot, frame: frame.to_vec(), kind });
             return Ok(());
         }
@@ -193,7 +193,7 @@ impl Lane {
             state.touched = touched;
             state.touched.clear();
         }
-        let limits = &up.config.lane;
+        let limits = &self.config.lane;
         let roomy = state.in_flight.len() <= limits.max_inflight_commands / 2
             && state.in_flight.bytes() <= limits.max_inflight_bytes / 2;
         if roomy && !state.crowd.is_empty() {
@@ -229,7 +229,7 @@ impl Lane {
         };
         state.unit_refused = false;
         let mut kept = state.kept.take(&old);
-        let again = match up.config.upstream.retry_reads && !anomaly {
+        let again = match self.config.upstream.retry_reads && !anomaly {
             true => candidates(up, &sent, cut),
             false => HashSet::new(),
         };
@@ -245,7 +245,7 @@ impl Lane {
                 continue;
             }
             let torn = position == 0 && cut;
-            let tell = up.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
+            let tell = self.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
             if tell { tell_unknown(up, state, slot) } else { close(slot) }
         }
         for slot in unsent {
@@ -267,7 +267,7 @@ impl Lane {
                 state.in_flight.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
             }
         }
-        if up.config.integrity == Integrity::Strict && !state.in_flight.is_empty() {
+        if self.config.integrity == Integrity::Strict && !state.in_flight.is_empty() {
             // What is sent again has lost its canaries, and nothing would release its replies.
             Self::push_canary(self.id, state, up, up.now());
         }
@@ -343,7 +343,8 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed
 
 /// Bytes in the middle of a reply. A long one is passed on at once: it belongs to the oldest request of its client,
 /// so nothing can come before it.
-fn on_piece(up: &Upstreams, key: &RouteKey, state: &mut State, piece: &[u8]) -> Result<(), Anomaly> {
+fn on_piece(up: &Upstreams, lane: &Lane, state: &mut State, piece: &[u8]) -> Result<(), Anomaly> {
+    let (key, strict) = (&lane.key, lane.config.integrity == Integrity::Strict);
     let Some(slot) = state.in_flight.head() else { return Err(AnomalyReason::NoSlot.into()) };
     let (owner, command) = (slot.owner, slot.command);
     let kind = state.scanner.kind();
@@ -355,9 +356,8 @@ fn on_piece(up: &Upstreams, key: &RouteKey, state: &mut State, piece: &[u8]) -> 
         }
         _ => {}
     }
-    let whole_needed = kind.is_none()
-        || !matches!(owner, Owner::Forward(_) | Owner::Discard(_) | Owner::Orphan)
-        || up.config.integrity == Integrity::Strict;
+    let whole_needed =
+        kind.is_none() || !matches!(owner, Owner::Forward(_) | Owner::Discard(_) | Owner::Orphan) || strict;
     if !state.streaming && (whole_needed || state.carry.len() + piece.len() < STREAM_FROM) {
         state.carry.extend_from_slice(piece);
         return Ok(());

@@ -37,7 +37,7 @@ use super::outbox::Answer;
 use super::roster::ClientKey;
 use super::{Charge, Memory, Upstreams};
 use crate::command::{CommandId, ReplyMask};
-use crate::config::Integrity;
+use crate::config::{Config, Integrity};
 use crate::link::bug;
 use crate::resp::{FrameKind, ReplyScanner, encode};
 use crate::session::{Resp, RouteKey};
@@ -92,7 +92,11 @@ struct Withheld {
 pub struct Lane {
     id: u64,
     key: RouteKey,
+    /// As it was when the lane was made: what its replies must be does not change under way.
+    config: Rc<Config>,
     accepting: Cell<bool>,
+    /// Retired for another connection in its place.
+    replaced: Cell<bool>,
     phase: Cell<Phase>,
     distrusted: Cell<Option<Anomaly>>,
     condemned: Cell<Option<LossVerdict>>,
@@ -143,7 +147,7 @@ struct State {
 impl Lane {
     /// A lane that is not connected yet; `id` is unique in the worker.
     #[must_use]
-    pub fn new(id: u64, key: RouteKey, now: u64, memory: &Rc<Memory>) -> Rc<Self> {
+    pub fn new(id: u64, key: RouteKey, now: u64, config: Rc<Config>, memory: &Rc<Memory>) -> Rc<Self> {
         let state = State {
             out: BytesMut::new(),
             in_flight: InFlight::default(),
@@ -168,7 +172,9 @@ impl Lane {
         Rc::new(Self {
             id,
             key,
+            config,
             accepting: Cell::new(true),
+            replaced: Cell::new(false),
             phase: Cell::new(Phase::Opening),
             condemned: Cell::new(None),
             distrusted: Cell::new(None),
@@ -209,7 +215,7 @@ impl Lane {
     /// Room for `commands` more of `bytes` together.
     pub fn has_room(&self, up: &Upstreams, commands: usize, bytes: usize) -> bool {
         let state = self.state.borrow();
-        let limits = &up.config.lane;
+        let limits = &self.config.lane;
         if up.memory.pressure() >= Pressure::Refuse && state.out.len() >= TIGHT_OUT {
             return false;
         }
@@ -246,7 +252,7 @@ impl Lane {
     pub(crate) fn submit_unit(&self, up: &Upstreams, parts: &[Part], unit: &[u8], now: u64) {
         let mut state = self.state.borrow_mut();
         state.out.extend_from_slice(unit);
-        let unchecked = up.config.integrity == Integrity::Loose;
+        let unchecked = self.config.integrity == Integrity::Loose;
         for (position, part) in parts.iter().enumerate() {
             let owner = part.owner.expect("the client has said who gets the replies");
             // MULTI itself, EXEC, and +QUEUED for what stands between them.
@@ -262,7 +268,7 @@ impl Lane {
     /// The types that a reply to `command` can have here.
     #[inline]
     fn legal(&self, up: &Upstreams, command: CommandId) -> ReplyMask {
-        if up.config.integrity == Integrity::Loose {
+        if self.config.integrity == Integrity::Loose {
             return ReplyMask::ANY;
         }
         if command == CommandId::OURS {
@@ -276,12 +282,12 @@ impl Lane {
     fn on_submitted(&self, state: &mut State, up: &Upstreams, commands: usize, now: u64) {
         state.last_used = now;
         state.unwritten += commands;
-        if up.config.upstream.retry_reads {
+        if self.config.upstream.retry_reads {
             up.retries.on_requests(commands, now);
         }
         state.since_canary += commands;
         state.audited = false;
-        if state.since_canary >= up.config.lane.canary_commands || up.config.integrity == Integrity::Strict {
+        if state.since_canary >= self.config.lane.canary_commands || self.config.integrity == Integrity::Strict {
             Self::push_canary(self.id, state, up, now);
         }
     }
@@ -302,6 +308,17 @@ impl Lane {
     pub fn retire(&self) {
         self.accepting.set(false);
         self.wake();
+    }
+
+    /// As [`Lane::retire`], and its place is promised to another connection already.
+    pub fn replace(&self) {
+        self.replaced.set(true);
+        self.retire();
+    }
+
+    /// Its place is promised.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.get()
     }
 
     /// The connection must not be used any more; its task tears it down.

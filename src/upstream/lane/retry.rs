@@ -81,7 +81,7 @@ pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashSet<Cl
         let entry = clients.entry(client).or_insert(Some(0));
         *entry = entry.filter(|_| harmless).map(|count| count + 1);
     }
-    let (workers, now) = (up.config.workers, up.now());
+    let (workers, now) = (up.config().workers, up.now());
     let mut chosen = HashSet::new();
     // Who is closed already needs no answer.
     let stays = |client| up.roster.with(client, |outbox| outbox.fate().is_none()) == Some(true);

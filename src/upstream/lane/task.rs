@@ -73,7 +73,8 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
                     "lane killed: its replies cannot be trusted; its clients are closed");
             }
         }
-        up.shard.upstream_closed(Use::Lane.into(), end.reason());
+        let reason = if lane.is_replaced() { UpstreamCloseReason::Moved } else { end.reason() };
+        up.shard.upstream_closed(Use::Lane.into(), reason);
         lane.flush_touched(&up);
         permit = Some(link.close().await);
         if lane.state.borrow().in_flight.is_empty() {
@@ -115,6 +116,7 @@ async fn open(lane: &Rc<Lane>, up: &Rc<Upstreams>, kept: &mut Option<Permit>) ->
             continue;
         }
         match meanwhile(lane, up, up.dialer.dial(permit, &lane.key)).await {
+            Ok(link) if !up.dialer.is_current(&link) => *kept = Some(link.close().await),
             Ok(link) => return Some(link),
             Err((DialError::Unavailable { .. }, permit)) => *kept = Some(permit),
             Err((DialError::State(text), _)) => {
@@ -251,7 +253,7 @@ impl Lane {
                     }
                 }
             }
-            if up.config.upstream.retry_reads {
+            if self.config.upstream.retry_reads {
                 state.kept.on_written(&state.out[..n]);
             }
             state.out.advance(n);

@@ -31,8 +31,8 @@ impl Lane {
     }
 
     fn check(&self, up: &Upstreams, now: u64, healthy: bool) {
-        let interval = nanos(up.config.lane.canary_interval);
-        let keepalive = nanos(up.config.upstream.keepalive);
+        let interval = nanos(up.config().lane.canary_interval);
+        let keepalive = nanos(up.config().upstream.keepalive);
         let silent = nanos(self.silence(now));
         let mut state = self.state.borrow_mut();
         let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));
@@ -57,13 +57,13 @@ impl Lane {
 
     /// A connection that stands and says nothing is not dead: first it is suspect, then hung.
     fn judge_silence(&self, up: &Upstreams, silent: u64, healthy: bool) {
-        let suspect = silent >= nanos(up.config.upstream.suspect_after);
+        let suspect = silent >= nanos(up.config().upstream.suspect_after);
         if suspect && !self.suspect.get() {
             let silent_ms = silent / 1_000_000;
             tracing::warn!(lane = self.id, silent_ms, healthy, "lane is suspect: it owes replies and says nothing");
         }
         self.suspect.set(suspect);
-        if silent >= nanos(up.config.upstream.progress_timeout) && !healthy {
+        if silent >= nanos(up.config().upstream.progress_timeout) && !healthy {
             up.shard.lane_detection.record(silent);
             self.condemn(LossVerdict::Hung);
         }
@@ -71,8 +71,8 @@ impl Lane {
 
     /// Not connected: requests that have waited too long are answered with the truth, that nothing was executed.
     fn expire(&self, up: &Upstreams, now: u64) {
-        let wait = up.config.upstream.connect_wait;
-        let timeout = up.config.client.request_timeout;
+        let wait = up.config().upstream.connect_wait;
+        let timeout = up.config().client.request_timeout;
         let wait = if timeout.is_zero() { wait } else { wait.min(timeout) };
         self.refuse_before(up, now.saturating_sub(nanos(wait)));
     }
@@ -92,7 +92,7 @@ impl Lane {
     /// `client.request_timeout`: requests that have waited too long are answered with what is true of them. Those that
     /// were written keep their place; the connection lives on. In order: of one client the older ones come first.
     fn give_up_requests(&self, up: &Upstreams, now: u64) {
-        let timeout = up.config.client.request_timeout;
+        let timeout = up.config().client.request_timeout;
         let deadline = now.saturating_sub(nanos(timeout));
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
@@ -123,7 +123,7 @@ impl Lane {
     /// A lane of which most replies are for nobody, for longer than it may be silent, serves nobody: clients behind
     /// them are better off on a new one (reliability.md, invariant 4).
     fn check_abandoned(&self, up: &Upstreams, now: u64) {
-        let settings = &up.config.upstream;
+        let settings = &up.config().upstream;
         let state = self.state.borrow();
         let suspicious = now.saturating_sub(nanos(settings.suspect_after));
         if state.in_flight.oldest().is_none_or(|oldest| oldest >= suspicious) {
@@ -132,7 +132,7 @@ impl Lane {
         let is_gone = |client| up.roster.with(client, |_| ()).is_none();
         let (abandoned, given_up) = state.in_flight.abandoned_before(suspicious, is_gone);
         let most = state.in_flight.len() >= MANY && abandoned * 2 > state.in_flight.len();
-        let limit = nanos(up.config.client.request_timeout).saturating_add(nanos(settings.progress_timeout));
+        let limit = nanos(up.config().client.request_timeout).saturating_add(nanos(settings.progress_timeout));
         let too_old = given_up.is_some_and(|at| now.saturating_sub(at) >= limit);
         drop(state);
         if most || too_old {

@@ -15,6 +15,9 @@ use super::registry::{Listener, Name, Registry};
 use crate::resp::encode;
 use crate::session::{Family, Resp, Subscribed};
 
+/// Names in one SUBSCRIBE of respmux's own.
+const NAMES_AT_ONCE: usize = 256;
+
 /// What must be done, in this order.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action<K> {
@@ -51,6 +54,8 @@ pub(super) struct Core<K> {
     nonce: u64,
     /// An UNSUBSCRIBE of our own was refused (the server was busy): look for names that nobody wants.
     stale: bool,
+    /// A subscription could not be made again on another connection: its clients would hear nothing.
+    pub lacks: bool,
 }
 
 impl<K> Default for Core<K> {
@@ -62,6 +67,7 @@ impl<K> Default for Core<K> {
             actions: Vec::new(),
             nonce: 0,
             stale: false,
+            lacks: false,
         }
     }
 }
@@ -139,6 +145,32 @@ impl<K: Copy + Eq + Hash> Core<K> {
         self.nonce += 1;
         encode::command(&mut self.out, &["PING", &marker_text(self.nonce)]);
         What::Marker { nonce: self.nonce, family, names }
+    }
+
+    /// The connection is another one, to which nothing is subscribed yet: everything that somebody wants is subscribed to
+    /// there, and nobody is told. Nothing is owed on the old one.
+    pub(super) fn begin_again(&mut self, now: u64) {
+        for (family, name) in self.registry.confirmed_names() {
+            if self.registry.confirm(family, &name, false) {
+                self.count(family, &name, 1);
+            }
+        }
+        for family in Family::ALL {
+            // Shard channels of one command must share a slot.
+            let at_once = if family == Family::Shard { 1 } else { NAMES_AT_ONCE };
+            for names in self.registry.wanted_names(family).chunks(at_once) {
+                let words: Vec<&[u8]> =
+                    std::iter::once(family.join_command().as_bytes()).chain(names.iter().map(|n| &n[..])).collect();
+                encode::command(&mut self.out, &words);
+                let what = What::Join { family, names: names.to_vec(), done: 0 };
+                self.expect.push(Expected { owner: None, suppressed: true, last: true, at: now, what });
+            }
+        }
+    }
+
+    /// Nothing is to be sent and nothing is owed.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.out.is_empty() && self.expect.is_empty()
     }
 
     /// A sign of life is due.
@@ -220,7 +252,8 @@ impl<K: Copy + Eq + Hash> Core<K> {
                 self.refuse(client, suppressed);
             }
             (What::Leave { .. }, None) => self.stale = true,
-            (What::Marker { .. } | What::Join { .. }, None) => {}
+            (What::Join { .. }, None) => self.lacks = true,
+            (What::Marker { .. }, None) => {}
         }
         if let Some(client) = owner.filter(|_| last) {
             self.actions.push(Action::Done { client });

@@ -40,6 +40,8 @@ pub(super) enum Failure {
 enum End {
     /// Closed by us: nobody needs it.
     Idle,
+    /// To be gone on with on another connection.
+    Moved,
     Lost(String),
     Anomaly(AnomalyReason),
 }
@@ -51,6 +53,8 @@ pub struct Hub {
     phase: Cell<Phase>,
     failure: Cell<Option<Failure>>,
     retired: Cell<bool>,
+    /// Goes on with another connection as soon as nothing is owed on this one.
+    moving: Cell<bool>,
     condemned: Cell<Option<&'static str>>,
     /// The next poll writes.
     deferred: Cell<bool>,
@@ -93,6 +97,7 @@ impl Hub {
             phase: Cell::new(Phase::Opening),
             failure: Cell::new(None),
             retired: Cell::new(false),
+            moving: Cell::new(false),
             condemned: Cell::new(None),
             deferred: Cell::new(false),
             full: Cell::new(false),
@@ -174,6 +179,27 @@ impl Hub {
         self.wake();
     }
 
+    /// Goes on with another connection as soon as nothing is owed on this one: then it is closed, and the subscriptions
+    /// are made again on the new one. Messages that others publish in between are lost, as they are to a client that
+    /// connects again; nothing is heard twice.
+    pub(super) fn move_on(&self) {
+        if self.phase.get() == Phase::Ready {
+            self.moving.set(true);
+            self.wake();
+        }
+    }
+
+    /// The connection is another one.
+    fn begin_again(&self, up: &Upstreams) {
+        let mut state = self.state.borrow_mut();
+        (state.scanner, state.last_progress) = (ReplyScanner::new(), up.now());
+        state.core.begin_again(up.now());
+        self.carry_out(up, &mut state, &[]);
+        self.moving.set(false);
+        self.deferred.set(false);
+        self.full.set(false);
+    }
+
     /// Names that somebody wants.
     pub(super) fn wanted(&self) -> usize {
         self.state.borrow().core.registry.wanted()
@@ -182,7 +208,7 @@ impl Hub {
     /// Closes clients that were slow for too long; how many subscribers there are.
     pub(super) fn survey(&self, up: &Upstreams, now: u64) -> u64 {
         let members: Vec<_> = self.state.borrow().core.registry.members().collect();
-        let limits = &up.config.pubsub;
+        let limits = &up.config().pubsub;
         for client in &members {
             up.roster.with(*client, |outbox| outbox.check_pace(limits.output_soft, limits.output_soft_time, now));
         }
@@ -196,7 +222,7 @@ impl Hub {
         }
         let mut state = self.state.borrow_mut();
         state.core.on_tick(now);
-        let settings = &up.config.upstream;
+        let settings = &up.config().upstream;
         let quiet = now.saturating_sub(state.last_progress);
         if let Some(oldest) = state.core.oldest() {
             let silent = now.saturating_sub(oldest.max(state.last_progress));
@@ -248,8 +274,14 @@ impl Hub {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.charge.set(state.core.out.len() + state.carry.len() + state.two.capacity());
-        if self.retired.get() && state.core.is_idle() && state.core.registry.len() == 0 {
+        if (self.retired.get() || self.moving.get()) && state.core.is_idle() && state.core.registry.len() == 0 {
             return Poll::Ready(End::Idle);
+        }
+        if state.core.lacks {
+            return Poll::Ready(End::Lost("a subscription was refused on the new connection".to_owned()));
+        }
+        if self.moving.get() && state.core.is_quiet() && !state.scanner.mid_frame() {
+            return Poll::Ready(End::Moved);
         }
         if !self.full.get() && !state.core.out.is_empty() && !self.deferred.replace(true) {
             cx.waker().wake_by_ref(); // behind the clients that are ready now: one write for all of them
@@ -328,16 +360,16 @@ pub struct Subscribe<'a> {
 
 /// Runs a hub to its end.
 pub(super) async fn run(hub: Rc<Hub>, up: Rc<Upstreams>, permit: Permit) {
-    let Some(mut link) = open(&hub, &up, permit).await else {
+    let Some(link) = open(&hub, &up, permit).await else {
         hub.enter(Phase::Closed);
         up.hubs.on_closed(&hub);
         return;
     };
     hub.enter(Phase::Ready);
-    let end = poll_fn(|cx| hub.poll_turn(&up, &mut link, cx)).await;
+    let (end, link) = serve(&hub, &up, link).await;
     hub.enter(Phase::Closed);
     let reason = match end {
-        End::Idle => {
+        End::Idle | End::Moved => {
             hub.on_lost(&up, CloseReason::UpstreamLost); // nobody; the counts go
             UpstreamCloseReason::Idle
         }
@@ -353,14 +385,35 @@ pub(super) async fn run(hub: Rc<Hub>, up: Rc<Upstreams>, permit: Permit) {
             UpstreamCloseReason::Anomaly
         }
     };
-    up.shard.upstream_closed(Use::Hub.into(), reason);
-    drop(link.close().await);
+    if let Some(link) = link {
+        up.shard.upstream_closed(Use::Hub.into(), reason);
+        drop(link.close().await);
+    }
     up.hubs.on_closed(&hub);
+}
+
+/// Runs a hub for as long as it has a connection, which may be one after the other.
+async fn serve(hub: &Hub, up: &Rc<Upstreams>, first: Link) -> (End, Option<Link>) {
+    let mut link = first;
+    loop {
+        match poll_fn(|cx| hub.poll_turn(up, &mut link, cx)).await {
+            End::Moved => {}
+            end => return (end, Some(link)),
+        }
+        hub.begin_again(up);
+        up.shard.upstream_closed(Use::Hub.into(), UpstreamCloseReason::Moved);
+        let permit = link.close().await;
+        match open(hub, up, permit).await {
+            Some(new) => link = new,
+            None => return (End::Lost("the new upstream is not available".to_owned()), None),
+        }
+        tracing::info!(hub = hub.id, names = hub.wanted(), "subscriptions are made again on a new connection");
+    }
 }
 
 /// Waits for the upstream, for at most `upstream.connect_wait`.
 async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
-    let deadline = Instant::now() + up.config.upstream.connect_wait;
+    let deadline = Instant::now() + up.config().upstream.connect_wait;
     let key = RouteKey { resp: Resp::Three, ..RouteKey::fresh(hub.identity.clone(), 0) };
     let mut permit = permit;
     loop {
@@ -373,6 +426,7 @@ async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
             tokio::time::sleep_until(at).await;
         }
         match up.dialer.dial(permit, &key).await {
+            Ok(link) if !up.dialer.is_current(&link) => permit = link.close().await,
             Ok(link) => return Some(link),
             Err((DialError::Unavailable { .. }, back)) if Instant::now() < deadline => permit = back,
             Err((DialError::Unavailable { .. }, _)) => {

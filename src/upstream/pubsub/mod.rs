@@ -104,7 +104,7 @@ impl Hubs {
                 spawn_local(hub::run(Rc::clone(&hub), Rc::clone(up), permit));
                 return Ok(hub);
             }
-            if !self.make_place() || timeout(up.config.upstream.connect_wait, freed).await.is_err() {
+            if !self.make_place() || timeout(up.config().upstream.connect_wait, freed).await.is_err() {
                 return Err(NoHub::Lend);
             }
             if let Some(hub) = self.existing(identity) {
@@ -143,6 +143,13 @@ impl Hubs {
 
     fn all(&self) -> Vec<Rc<Hub>> {
         self.by_identity.borrow().values().cloned().collect()
+    }
+
+    /// Connections are to move.
+    pub(super) fn move_on(&self) {
+        for hub in self.all() {
+            hub.move_on();
+        }
     }
 
     /// The worker's tick.

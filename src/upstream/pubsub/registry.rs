@@ -204,6 +204,21 @@ impl<K: Copy + Eq + Hash> Registry<K> {
         differences.collect()
     }
 
+    /// Names of one family that somebody wants.
+    pub(super) fn wanted_names(&self, family: Family) -> Vec<Name> {
+        let wanted = self.topics[family as usize].iter().filter(|(_, topic)| topic.wanted > 0);
+        wanted.map(|(name, _)| Rc::clone(name)).collect()
+    }
+
+    /// Names to which the connection is subscribed.
+    pub(super) fn confirmed_names(&self) -> Vec<(Family, Name)> {
+        let confirmed = Family::ALL.into_iter().flat_map(|family| {
+            let topics = self.topics[family as usize].iter().filter(|(_, topic)| topic.confirmed);
+            topics.map(move |(name, _)| (family, Rc::clone(name)))
+        });
+        confirmed.collect()
+    }
+
     /// Names to which the connection is subscribed for nobody.
     pub(super) fn confirmed_and_unwanted(&self) -> Vec<(Family, Name)> {
         let unwanted = Family::ALL.into_iter().flat_map(|family| {

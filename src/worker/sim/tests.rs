@@ -75,7 +75,7 @@ fn many_seeds() {
 fn every_await_point_is_cancelled_once() {
     let mut points = 0;
     for seed in 1..=setting("SIM_SWEEPS", 3) {
-        let plan = |victim| Plan { seed, clients: 3, rounds: 8, kills: false, victim: Some(victim) };
+        let plan = |victim| Plan { seed, clients: 3, rounds: 8, kills: false, moves: false, victim: Some(victim) };
         for at in 1.. {
             let mut reached = 0;
             for cancel in [Cancel::Cut(at), Cancel::Drop(at)] {

@@ -28,6 +28,8 @@ pub(crate) struct ProxyOptions {
     pub(crate) tls: Option<Arc<Pki>>,
     /// In place of the server's own TCP address.
     pub(crate) upstream: Option<String>,
+    /// A configuration file, which names the upstream too.
+    pub(crate) config: Option<PathBuf>,
     /// A program and its arguments that starts respmux: one that sets limits.
     pub(crate) wrapper: Vec<String>,
     /// Do not wait for `/readyz`: for an upstream that is not there.
@@ -88,7 +90,11 @@ impl Proxy {
             command.args(arguments).arg(binary);
         }
         let kind = if options.tls.is_some() { "tls:" } else { "" };
-        command.args(["run", "--listen", &format!("{kind}{address}"), "--upstream", upstream]);
+        command.args(["run", "--listen", &format!("{kind}{address}")]);
+        match &options.config {
+            Some(file) => command.arg("--config").arg(file),
+            None => command.args(["--upstream", upstream]),
+        };
         if let Some(pki) = &options.tls {
             let pair = pki.issue("proxy", &["127.0.0.1", "localhost"], 2099);
             command.args(["--set", &format!("tls.cert_file={}", pair.cert.display())]);

@@ -1,0 +1,84 @@
+//! What the main thread is asked for while clients are served: by clients with the right for it, by signals, and by a
+//! file that has changed.
+
+use std::pin::pin;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::accept::Acceptor;
+use super::pause::Pauses;
+use super::reload::Reloader;
+use super::start::Workers;
+use crate::client::{Asked, Granted, Wish};
+use crate::worker::Order;
+
+/// Grants what is asked for, until that is a drain.
+pub(super) async fn until_drain(
+    wishes: &mut mpsc::Receiver<Asked>,
+    reloader: &Reloader,
+    pauses: &Pauses,
+    acceptor: &Acceptor,
+    workers: &Workers,
+) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => Some(hangup),
+        Err(error) => {
+            tracing::warn!(%error, "SIGHUP cannot be heard: reload with PROXY RELOAD");
+            None
+        }
+    };
+    let mut look = pin!(changed(reloader));
+    loop {
+        tokio::select! {
+            Some(asked) = wishes.recv() => match asked.wish.clone() {
+                Wish::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
+                Wish::Reload => {
+                    asked.answer(reloader.reload("PROXY RELOAD", acceptor, workers).await);
+                    look.set(changed(reloader));
+                }
+                Wish::Pause(time) => pauses.begin(asked, time, reloader.running().pause_max).await,
+                Wish::Resume => asked.answer(pauses.resume().await),
+                Wish::Reconnect => asked.answer(reconnect(workers).await),
+            },
+            Some(()) = async { hangup.as_mut()?.recv().await } => {
+                let _ = reloader.reload("SIGHUP", acceptor, workers).await;
+                look.set(changed(reloader));
+            }
+            () = look.as_mut() => {
+                let _ = reloader.reload("the file has changed", acceptor, workers).await;
+                look.set(changed(reloader));
+            }
+        }
+    }
+}
+
+/// Ready when the content of the configuration file is another one than when it was read last.
+async fn changed(reloader: &Reloader) {
+    loop {
+        let every = reloader.running().reload_poll;
+        if every.is_zero() {
+            return std::future::pending().await;
+        }
+        sleep(every).await;
+        if reloader.is_outdated() {
+            return;
+        }
+    }
+}
+
+async fn reconnect(workers: &Workers) -> Granted {
+    let mut kept = 0;
+    for orders in workers.orders() {
+        let (answer, told) = oneshot::channel();
+        if orders.send(Order::Reconnect(answer)).await.is_ok() {
+            kept += told.await.unwrap_or(0);
+        }
+    }
+    tracing::info!(kept, "upstream connections are replaced");
+    Ok(vec![
+        "every upstream connection is retired as soon as nothing is under way on it".to_owned(),
+        format!("clients_with_a_connection_of_their_own_until_they_are_done:{kept}"),
+    ])
+}
