@@ -17,7 +17,7 @@ use super::seat::Hold;
 use crate::command::{CommandId, Lookup};
 use crate::link::ReadHalf;
 use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
-use crate::router::{Args, Held, Local, PinReason, Route, Switch, route};
+use crate::router::{Args, Held, PinReason, Route, route};
 use crate::session::{Guard, Resp};
 use crate::telemetry::{CloseReason, StallReason};
 use crate::upstream::{Lane, Outbox, Question, Upstreams, Wants};
@@ -130,7 +130,7 @@ impl Client {
                 Step::Admit => Box::pin(self.admit()).await,
                 Step::Command(request, route) => {
                     self.kept = request.raw().len();
-                    self.profile.busy.set(waits_for_resume(route));
+                    self.profile.busy.set(route.waits_for_resume());
                     let done = Box::pin(self.dispatch(request, route)).await;
                     self.profile.busy.set(false);
                     self.kept = 0;
@@ -169,7 +169,7 @@ impl Client {
                 Poll::Pending => false,
             };
             if !flushed
-                && self.outbox().unsent() > self.up().config().client.output_soft
+                && self.outbox().unsent() > self.up().look().config.client.output_soft
                 && self.outbox().hub().is_none()
             {
                 // I8 (but a subscriber must be able to unsubscribe): a slow reader sends no more requests; the lane does not wait for it.
@@ -339,10 +339,10 @@ impl Client {
     fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Halt> {
         let up = Rc::clone(self.up());
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
-        let rules = up.rules();
+        let rules = up.look();
         let lookup = rules.table.lookup(scanned.nth(0), second);
         let route = route(&rules.table, lookup, self.facts(Held::None, false), scanned);
-        if up.is_paused() && waits_for_resume(route) {
+        if up.is_paused() && route.waits_for_resume() {
             return Err(Halt::Stalled(Wants::Nothing));
         }
         if let (true, Lookup::Known(id)) = (route.rides(), lookup)
@@ -393,7 +393,8 @@ impl Client {
 
     /// Too much is unanswered: read no more requests until half of it is.
     fn stalled(&self) -> Option<Flow> {
-        let limits = &self.up().config().client;
+        let rules = self.up().look();
+        let limits = &rules.config.client;
         let most = u32::try_from(limits.inflight_commands).unwrap_or(u32::MAX);
         let pending = self.outbox().pending();
         if pending < most && self.outbox().pending_bytes() < limits.inflight_bytes {
@@ -413,20 +414,6 @@ impl Client {
             authenticated: !matches!(self.admission, Admission::Unauthenticated),
         }
     }
-}
-
-/// While the process is paused this is not begun: it may reach the upstream for the client. Logins change nothing there,
-/// and without them nobody could end the pause.
-pub(super) fn waits_for_resume(route: Route) -> bool {
-    !matches!(
-        route,
-        Route::Local(Local::Proxy)
-            | Route::Login(_)
-            | Route::Switch(Switch::Hello)
-            | Route::Refuse(_)
-            | Route::Quit
-            | Route::Drop
-    )
 }
 
 /// The first bytes of TLS, where a request should begin: its record type, then version 3.x. No server has a command

@@ -142,7 +142,8 @@ impl Client {
 
     /// How routing sees the client's subscriptions; `lent` says that a connection which it holds has them, or is to.
     fn hub_view(&self, resp: Resp, lent: bool) -> router::Hub {
-        let settings = &self.up().config().pubsub;
+        let rules = self.up().look();
+        let settings = &rules.config.pubsub;
         match resp {
             Resp::Two if !self.outbox().subscribed().is_empty() => router::Hub::Two,
             Resp::Three if !self.outbox().subscribed().is_empty() => router::Hub::Three,

@@ -39,6 +39,22 @@ impl Route {
     pub fn rides(self) -> bool {
         matches!(self, Self::Lane | Self::Publish)
     }
+
+    /// During PROXY PAUSE this is not begun: it may reach the upstream for the client. Logins change nothing there, and
+    /// without them nobody could end the pause.
+    #[must_use]
+    pub fn waits_for_resume(self) -> bool {
+        !matches!(
+            self,
+            Self::Local(Local::Proxy)
+                | Self::Login(_)
+                | Self::Relay(Relay::Login(_))
+                | Self::Switch(Switch::Hello)
+                | Self::Refuse(_)
+                | Self::Quit
+                | Self::Drop
+        )
+    }
 }
 
 /// Why a client is lent a connection of its own.

@@ -1,10 +1,11 @@
 //! What the configuration says now, and what follows from it. A reload replaces it as a whole; whoever has looked keeps
 //! what it saw.
 
+use std::cell::Ref;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Folds, Upstreams};
+use super::{Folds, Scratch, Upstreams};
 use crate::auth::{Policies, Rights, Users};
 use crate::command::CommandTable;
 use crate::config::Config;
@@ -45,6 +46,13 @@ impl Rules {
 }
 
 impl Upstreams {
+    /// The rules as they are now, for the data path: not to be kept.
+    #[inline]
+    #[must_use]
+    pub fn look(&self) -> Ref<'_, Rules> {
+        Ref::map(self.rules.borrow(), |rules| &**rules)
+    }
+
     /// The rules as they are now.
     #[inline]
     #[must_use]
@@ -89,6 +97,7 @@ impl Upstreams {
         self.pool.move_on(self);
         self.hubs.move_on();
         Folds::move_on(self);
+        Scratch::move_on(self);
         self.control.look();
         for client in self.roster.all() {
             client.wake(); // whoever waits for a lane that goes

@@ -101,14 +101,32 @@ impl Scratch {
         self.unit(up, command).await
     }
 
+    /// The kept connection; one of the past is closed.
+    async fn current(&self, up: &Upstreams) -> Option<Link> {
+        let kept = self.link.borrow_mut().take()?;
+        if up.dialer.is_current(&kept) {
+            return Some(kept);
+        }
+        up.shard.upstream_closed(Use::Scratch.into(), UpstreamCloseReason::Moved);
+        drop(kept.close().await);
+        None
+    }
+
+    /// Connections are to move. The next use waits until this one has given its place back.
+    pub(super) fn move_on(up: &Rc<Upstreams>) {
+        let up = Rc::clone(up);
+        spawn_local(async move {
+            let Ok(_turn) = up.scratch.turn.acquire().await else { return };
+            if let Some(link) = up.scratch.current(&up).await {
+                *up.scratch.link.borrow_mut() = Some(link);
+            }
+        });
+    }
+
     /// One unit: RESET, the command. A kept connection may have died with the user that it proved last, so a unit
     /// that fails on it is tried once more on a new one: proving an identity twice changes nothing.
     async fn unit(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
-        let mut kept = self.link.borrow_mut().take();
-        if let Some(old) = kept.take_if(|link| !up.dialer.is_current(link)) {
-            up.shard.upstream_closed(Use::Scratch.into(), UpstreamCloseReason::Moved);
-            drop(old.close().await);
-        }
+        let kept = self.current(up).await;
         if let Some(link) = kept
             && let Ok(reply) = self.unit_on(up, link, command).await
         {

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::expect::{Expect, Payload};
 use super::{Event, Held, Next};
-use crate::client::connection::{Client, Closed, waits_for_resume};
+use crate::client::connection::{Client, Closed};
 use crate::client::dispatch::strict_integer;
 use crate::client::hello::Hello;
 use crate::client::login::auth_credentials;
@@ -89,7 +89,7 @@ impl Held {
                     let facts = client.facts(self.view(), self.has_subscriptions());
                     let route = route(&rules.table, lookup, facts, &scanned);
                     // A transaction that has begun is carried to its end.
-                    if self.up.is_paused() && self.transaction.clean() && waits_for_resume(of_held(route)) {
+                    if self.up.is_paused() && self.transaction.clean() && route.waits_for_resume() {
                         return Next::Nothing;
                     }
                     let relay = if let Route::Relay(relay) = route { Some(relay) } else { None };
@@ -179,11 +179,6 @@ impl Held {
             Payload::None
         }
     }
-}
-
-/// A login on a held connection is a login.
-fn of_held(route: Route) -> Route {
-    if let Route::Relay(Relay::Login(login)) = route { Route::Login(login) } else { route }
 }
 
 /// These are sent, or answered, only when everything before them is answered: their confirmations or local effects

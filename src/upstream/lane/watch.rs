@@ -96,7 +96,7 @@ impl Lane {
         let deadline = now.saturating_sub(nanos(timeout));
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let oldest = state.withheld.first().map(|withheld| withheld.slot.at).or(state.in_flight.oldest());
+        let oldest = state.withheld.first().map(|withheld| withheld.slot.at).or_else(|| state.in_flight.oldest());
         if timeout.is_zero() || oldest.is_none_or(|oldest| oldest >= deadline) {
             return;
         }

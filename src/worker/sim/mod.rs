@@ -4,6 +4,7 @@
 //!
 //! `SIM_SEED` replays one seed; `make sim` runs `SIM_SEEDS` of them.
 
+mod cancel;
 mod channels;
 mod client;
 mod listener;
@@ -14,12 +15,10 @@ mod waiter;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
@@ -28,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
+use self::cancel::{Cancel, Watched};
 use self::client::{Life, Wire};
 use self::listener::Listener;
 use self::server::Server;
@@ -86,50 +86,6 @@ impl Ledger {
         let unblocks = unblocks.entry(number).or_default();
         unblocks.told += hit;
         unblocks.sent -= 1 - hit;
-    }
-}
-
-/// How one client's task is disturbed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cancel {
-    Never,
-    /// At this poll of its task the client's connection is reset.
-    Cut(u64),
-    /// At this poll its task is dropped, wherever it waits.
-    Drop(u64),
-}
-
-/// A client's task that counts its polls, and is cancelled at one of them.
-struct Watched<F> {
-    task: Option<Pin<Box<F>>>,
-    socket: MemorySocket,
-    cancel: Cancel,
-    polls: u64,
-    total: Rc<Cell<u64>>,
-    done: Rc<Cell<u64>>,
-}
-
-impl<F: Future<Output = ()>> Future for Watched<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.polls += 1;
-        self.total.set(self.total.get() + 1);
-        match self.cancel {
-            Cancel::Cut(at) if at == self.polls => {
-                self.done.set(self.done.get() + 1);
-                self.socket.cut();
-            }
-            Cancel::Drop(at) if at == self.polls => {
-                self.done.set(self.done.get() + 1);
-                self.task = None;
-                self.socket.cut();
-                return Poll::Ready(());
-            }
-            _ => {}
-        }
-        let Some(task) = &mut self.task else { return Poll::Ready(()) };
-        task.as_mut().poll(cx)
     }
 }
 
