@@ -304,6 +304,7 @@ fn disturb(redis: &RealRedis, stop: &AtomicBool, every: Duration, seed: u64) -> 
     kills
 }
 
+#[allow(clippy::print_stdout, reason = "the line is what the run is for")]
 fn run(operations: u64, every: Duration) {
     let setting = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
     let (most, seed) = (setting("IDENTITY_OPERATIONS", operations), setting("IDENTITY_SEED", 1));

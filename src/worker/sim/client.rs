@@ -175,52 +175,47 @@ impl Life {
             let token = self.token();
             let mut send = |words: &[&[u8]]| encode::command(&mut out, words);
             let (counter, value) = (self.key("n"), self.key("v"));
-            match fastrand::u8(..14) {
-                0 | 1 => {
+            let what = fastrand::u8(..14);
+            match (what, if what == 11 { self.wire.ledger.somebody() } else { None }) {
+                (0 | 1, _) | (11, None) => {
                     send(&[b"ECHO", &token]);
                     wanted.push(Wanted::Exactly(bulk(&token)));
                 }
-                2 => {
+                (2, _) => {
                     send(&[b"SET", &value, &token]);
                     wanted.push(Wanted::Set(db, token));
                 }
-                3 | 4 => {
+                (3 | 4, _) => {
                     send(&[b"GET", &value]);
                     wanted.push(Wanted::Value(db));
                 }
-                5 | 6 => {
+                (5 | 6, _) => {
                     send(&[b"INCR", &counter]);
                     wanted.push(Wanted::Next(db));
                 }
-                7 => {
+                (7, _) => {
                     db = fastrand::u32(..3);
                     send(&[b"SELECT", db.to_string().as_bytes()]);
                     wanted.push(Wanted::Selected(db));
                 }
-                8 => {
+                (8, _) => {
                     send(&[b"RPUSH", b"jobs", &token]);
                     self.wire.ledger.pushes.borrow_mut().insert(token.clone(), None);
                     wanted.push(Wanted::Pushed(token));
                 }
-                9 => {
+                (9, _) => {
                     send(&[b"BLPOP", b"jobs", b"0.01"]);
                     wanted.push(Wanted::Popped);
                 }
-                10 => {
+                (10, _) => {
                     let channel = format!("c{}", fastrand::u8(..3));
                     send(&[b"PUBLISH", channel.as_bytes(), &token]);
                     wanted.push(Wanted::Count);
                 }
-                11 => match self.wire.ledger.somebody() {
-                    Some(number) => {
-                        send(&[b"CLIENT", b"UNBLOCK", number.to_string().as_bytes(), b"ERROR"]);
-                        wanted.push(Wanted::Unblocked(number));
-                    }
-                    None => {
-                        send(&[b"ECHO", &token]);
-                        wanted.push(Wanted::Exactly(bulk(&token)));
-                    }
-                },
+                (11, Some(number)) => {
+                    send(&[b"CLIENT", b"UNBLOCK", number.to_string().as_bytes(), b"ERROR"]);
+                    wanted.push(Wanted::Unblocked(number));
+                }
                 _ => {
                     if fastrand::bool() {
                         send(&[b"WATCH", &counter]);
