@@ -64,6 +64,8 @@ pub(super) struct Ledger {
     unblocks: RefCell<BTreeMap<u64, Unblocks>>,
     replies: Cell<u64>,
     refused: Cell<u64>,
+    /// Connections are told to move now and then.
+    moves: Cell<bool>,
     violations: RefCell<Vec<String>>,
 }
 
@@ -257,10 +259,11 @@ impl World {
                 }
             })
         });
+        self.ledger.moves.set(plan.moves);
         let mover = plan.moves.then(|| {
             let world = Rc::clone(&self);
             spawn_local(async move {
-                loop {
+                while world.ledger.violations.borrow().is_empty() {
                     sleep(Duration::from_micros(500 + fastrand::u64(..10_000))).await;
                     if fastrand::u8(..3) > 0 {
                         world.up.move_on();
