@@ -9,6 +9,7 @@
 #   make storm    the token storm, for longer than `make test` does
 #   make seeded   six bugs built into respmux on purpose, three seeds each: the storm must see all 18
 #   make hostile  bad inputs, and every command without a login
+#   make identities  users that never share a connection, a million operations of clients that switch between them
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
@@ -65,7 +66,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro cost storm seeded state suite jobs memory-wall head-of-line static clean faults restarts reload rolling hostile fuzz sim audit deploy-check status-page prometheus scrape-cost metrics-cost
+.PHONY: run build demo test lint bench micro cost storm seeded state suite jobs memory-wall head-of-line static clean faults restarts reload rolling hostile identities fuzz sim audit deploy-check status-page prometheus scrape-cost metrics-cost
 
 build:
 	$(CARGO) build --release --locked
@@ -114,6 +115,10 @@ hostile:
 	tests/setup.sh
 	$(CARGO) test --release --locked --test it -- hostile:: --nocapture
 
+identities:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test it identities:: -- --ignored --nocapture
+
 suite: build
 	.ci/need redis-server=redis-server redis-cli=redis-tools tclsh=tcl python3=python3
 	tests/suite/run.py
@@ -153,7 +158,7 @@ fuzz:
 	tests/setup.sh
 	$(CARGO) test --profile fuzz --locked --test fuzz -- --ignored --nocapture
 
-# SIM_SEEDS and SIM_FIRST choose the seeds, SIM_SEED=n with `cargo test --lib sim::some` replays one.
+# SIM_SEEDS and SIM_FIRST choose the seeds, SIM_SEED=n with `cargo test --lib sim::tests::some` replays one.
 sim:
 	SIM_SWEEPS=$(or $(SIM_SWEEPS),100) $(CARGO) test --profile fuzz --locked --lib sim:: -- --include-ignored --nocapture
 	$(CARGO) test --profile fuzz --locked --lib --features seeded-bugs seeded_bugs_are_seen -- --nocapture

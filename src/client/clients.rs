@@ -17,6 +17,7 @@ use crate::command::{CommandId, CommandTable, token_is};
 use crate::resp::encode;
 use crate::router::Args;
 use crate::session::Flavour;
+use crate::telemetry::CloseReason;
 use crate::upstream::Answer;
 
 /// Written where the upstream gives no line to copy from.
@@ -204,7 +205,11 @@ impl Client {
         words[2] = real.as_bytes();
         match self.up().control.ask(&words).await {
             Ok(reply) => self.reply(&reply),
-            Err(_) => self.reply_error(error_reply::NOT_EXECUTED),
+            Err(error) if error.kind() == std::io::ErrorKind::NotConnected => {
+                self.reply_error(error_reply::NOT_EXECUTED);
+            }
+            // It was sent: nobody knows whether that client is unblocked now.
+            Err(_) => return Err(Closed(CloseReason::UpstreamLost)),
         }
         Ok(())
     }

@@ -53,6 +53,7 @@ use crate::command::CommandId;
 use crate::link::Socket;
 use crate::resp::RequestScanner;
 use crate::session::{Identity, Session};
+use crate::telemetry::CloseReason;
 use crate::upstream::{Outbox, Part, Upstreams};
 
 /// Distance between the virtual client ids of two instances (semantics.md 5.1).
@@ -142,7 +143,7 @@ impl Shared {
         let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
         let now = crate::link::now();
         let profile = Rc::new(Profile {
-            outbox: Rc::clone(&outbox),
+            outbox,
             addr,
             laddr,
             transport,
@@ -161,18 +162,36 @@ impl Shared {
         });
         self.directory.enter(&profile);
         self.up.shard.client_began();
-        let reason = Client::new(Rc::clone(&self), Rc::clone(&profile), read).run().await;
-        if let Some(outcome) = profile.parting.get().and_then(|parting| parting.outcome(reason)) {
-            self.up.shard.handoffs[outcome].inc();
+        let mut stay = Stay { shared: Rc::clone(&self), profile: Rc::clone(&profile), end: CloseReason::Internal };
+        stay.end = Client::new(Rc::clone(&self), profile, read).run().await;
+    }
+}
+
+/// What a client has of others for as long as it is served. It goes however that ends, with a panic, too.
+struct Stay {
+    shared: Rc<Shared>,
+    profile: Rc<Profile>,
+    end: CloseReason,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let Self { shared, profile, end } = self;
+        let (up, outbox) = (&shared.up, &profile.outbox);
+        if let Some(outcome) = profile.parting.get().and_then(|parting| parting.outcome(*end)) {
+            up.shard.handoffs[outcome].inc();
         }
-        outbox.keep_input(&self.up.memory, 0);
-        outbox.release(&self.up.buffers);
-        if let Some(hub) = outbox.take_hub(&self.up.buffers) {
-            hub.leave(&self.up, outbox.key());
+        if let Some(wait) = profile.waiting.take() {
+            wait.left(false); // somebody may have asked it to
         }
-        self.directory.leave(id);
-        self.up.roster.leave(outbox.key());
-        self.up.shard.client_ended(reason);
-        tracing::debug!(id, %reason, "client left");
+        outbox.keep_input(&up.memory, 0);
+        outbox.release(&up.buffers);
+        if let Some(hub) = outbox.take_hub(&up.buffers) {
+            hub.leave(up, outbox.key());
+        }
+        shared.directory.leave(outbox.id());
+        up.roster.leave(outbox.key());
+        up.shard.client_ended(*end);
+        tracing::debug!(id = outbox.id(), reason = %end, "client left");
     }
 }

@@ -161,6 +161,7 @@ impl Client {
                     held.give_back();
                     return Ok(());
                 }
+                Event::Late => return held.give_up(self),
                 Event::Reset(request) => {
                     held.give_back();
                     return self.answer(&request, Local::Reset).await;

@@ -304,11 +304,11 @@ const AFTER: &[Key] = &[
         "memory.limit",
         "auto",
         Kind::SizeOr { word: "auto", min: 4 * MIB, max: 1024 * GIB },
-        "Bytes that all buffers for clients and the upstream may have together. \"auto\" is a quarter of the memory that \
-         the process may use (cgroup, else the machine), at most 1GiB. At 75% the clients that hold most are not read, \
-         at 90% new clients are refused, at 95% the clients with most unread replies are closed until it is 90%; and \
-         when somebody was not read or refused for 2s they are closed until it is 75%. No request may be larger than \
-         75% of it.",
+        "Bytes that all buffers for clients and the upstream may have together; the session of a client with TLS counts \
+         as 12KiB. \"auto\" is a quarter of the memory that the process may use (cgroup, else the machine), at most 1GiB. \
+         At 75% the clients that hold most are not read, at 90% new clients are refused, at 95% the clients with most \
+         unread replies are closed until it is 90%; and when somebody was not read or refused for 2s they are closed \
+         until it is 75%. No request may be larger than 75% of it.",
     ),
     keys_tls::CERT_FILE,
     keys_tls::KEY_FILE,

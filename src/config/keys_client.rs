@@ -26,8 +26,10 @@ pub(super) const KEYS: &[Key] = &[
         "client.request_timeout",
         "0s",
         time(0),
-        "A command on a shared connection that has no answer for this long gets an error that says whether it may have \
-         been executed; the client stays. Precise to 0.1s. 0s is never.",
+        "A command that has no answer for this long gets an error that says whether it may have been executed; the \
+         client stays. Precise to 0.1s. A connection that was lent to the client is closed then, and with it a client \
+         that has a transaction, a WATCH, subscriptions or other state there. Commands that wait on the server (BLPOP, \
+         WAIT) may. 0s is never.",
     ),
     key(
         "client.output_soft",

@@ -13,13 +13,14 @@ use tokio::time::timeout;
 
 use super::circuit::{Circuit, Failure};
 use super::handshake::{Credentials, Handshake, Login, Refused, configured};
-use super::open::connect;
+use super::open::{connect, resolve};
+use super::peers::Peers;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
 use super::{Link, Owned, Permit, Rate, Socket, now, since};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
-use crate::telemetry::{CircuitState, ConnectError, Shard, UpstreamKind};
+use crate::telemetry::{CircuitState, ConnectError, NameLookup, Shard, UpstreamKind};
 
 /// Why no link could be opened. Nothing of any client was written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,6 +60,7 @@ pub struct Dialer {
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
     pub(super) tls: RefCell<Option<ClientTls>>,
+    peers: Peers,
 }
 
 /// A link that could not be opened, and the permit that it would have used.
@@ -83,6 +85,16 @@ impl Dialer {
             credentials: RefCell::default(),
             owned,
             tls: RefCell::new(tls),
+            peers: Peers::default(),
+        }
+    }
+
+    /// Looks up where the upstream's name leads now.
+    pub async fn look_up(&self) -> NameLookup {
+        let settings = &self.config().upstream;
+        match timeout(settings.connect_timeout, resolve(&settings.endpoint)).await {
+            Ok(Ok(addresses)) => self.peers.compare(&addresses),
+            _ => NameLookup::Failed,
         }
     }
 
@@ -231,7 +243,10 @@ impl Dialer {
     async fn attempt(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
         let (settings, generation) = (&self.config().upstream, self.generation.get());
         let socket = match timeout(settings.connect_timeout, connect(&settings.endpoint)).await {
-            Ok(Ok(socket)) => socket,
+            Ok(Ok((socket, peer))) => {
+                self.peers.on_connected(peer);
+                socket
+            }
             Ok(Err(error)) => return Err((DialError::io(&error), permit)),
             Err(_) => return Err((DialError::unavailable(ConnectError::Timeout, "connect timed out"), permit)),
         };

@@ -3,9 +3,10 @@
 
 #![allow(clippy::needless_pass_by_ref_mut, reason = "the signatures are those of polling")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -159,6 +160,17 @@ type Listener = Rc<dyn Fn() -> io::Result<MemorySocket>>;
 
 thread_local! {
     static UPSTREAM: RefCell<Option<Listener>> = const { RefCell::new(None) };
+    static ADDRESS: Cell<Option<SocketAddr>> = const { Cell::new(None) };
+}
+
+/// From now on the upstream's name leads here.
+pub(crate) fn move_to(address: SocketAddr) {
+    ADDRESS.set(Some(address));
+}
+
+/// Where it leads, if this thread has a simulated upstream.
+pub(crate) fn address() -> Option<SocketAddr> {
+    ADDRESS.get()
 }
 
 /// From now on this thread's connects to the upstream end here.

@@ -1,6 +1,7 @@
 //! The socket of a connection to the upstream, before anything is said on it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
@@ -12,14 +13,26 @@ use crate::config::Endpoint;
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
-/// Connects, with what makes a dead peer noticed.
-pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
+/// Where the upstream's name leads now; nothing where there is no name.
+pub(super) async fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
     #[cfg(test)]
-    if let Some(socket) = super::memory::connect() {
-        return socket.map(Socket::Memory);
+    if let Some(address) = super::memory::address() {
+        return Ok(vec![address]);
     }
     match endpoint {
-        Endpoint::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+        Endpoint::Unix(_) => Ok(Vec::new()),
+        Endpoint::Tcp { host, port } => Ok(tokio::net::lookup_host((host.as_str(), *port)).await?.collect()),
+    }
+}
+
+/// Connects, with what makes a dead peer noticed. Gives the address, too, if it is one of IP.
+pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(Socket, Option<SocketAddr>)> {
+    #[cfg(test)]
+    if let Some(socket) = super::memory::connect() {
+        return socket.map(|socket| (Socket::Memory(socket), super::memory::address()));
+    }
+    match endpoint {
+        Endpoint::Unix(path) => Ok((Socket::Unix(UnixStream::connect(path).await?), None)),
         Endpoint::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
@@ -32,7 +45,8 @@ pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<Socket> {
             // Keepalive says nothing while written bytes wait for their acknowledgement: a cut network would.
             #[cfg(target_os = "linux")]
             socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-            Ok(Socket::Tcp(stream))
+            let peer = stream.peer_addr().ok();
+            Ok((Socket::Tcp(stream), peer))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, Origin, PinReason,
+    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, NameLookup, Origin, PinReason,
     RefuseReason, RejectReason, ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide,
     UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
@@ -337,6 +337,9 @@ pub static METRICS: &[Metric] = {
     row("respmux_retries_total", Upstream, &[("outcome", RetryOutcome::LABELS)],
         Count(|s, [o, ..]| s.retries.at(o).value()),
         "Reads sent again because their connection broke"),
+    row("respmux_upstream_readonly_lookups_total", Upstream, &[("result", NameLookup::LABELS)],
+        Count(|s, [r, ..]| s.readonly_lookups.at(r).value()),
+        "Lookups of the upstream's name because it refused a write with -READONLY"),
     row("respmux_request_timeouts_total", Upstream, &[("outcome", RequestOutcome::LABELS)],
         Count(|s, [o, ..]| s.request_timeouts.at(o).value()),
         "Requests given up because their answer took too long"),

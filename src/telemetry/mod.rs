@@ -36,7 +36,7 @@ pub use memory::{Pressure, Total};
 pub use metrics_process::collector::{Metrics as ProcessNumbers, collect as process_numbers};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, HandoffResult,
-    HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
+    HandshakeResult, LoginResult, LossVerdict, NameLookup, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
     RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
 };
 pub use shard::Shard;

@@ -6,7 +6,7 @@ use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LoginResult, LossVerdict, Origin, PinReason, RefuseReason,
+    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LoginResult, LossVerdict, NameLookup, Origin, PinReason, RefuseReason,
     RejectReason, RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
     UpstreamState,
 };
@@ -123,6 +123,8 @@ pub struct Shard {
     pub lane_detection: Histogram,
     /// Reads whose connection broke, with `upstream.retry_reads`.
     pub retries: Each<RetryOutcome, Count>,
+    /// The upstream's name was looked up because a write was refused with -READONLY.
+    pub readonly_lookups: Each<NameLookup, Count>,
     /// Requests given up after `client.request_timeout`.
     pub request_timeouts: Each<RequestOutcome, Count>,
     /// Commands for a lane that went over the pool because no lane was to be had.
@@ -210,6 +212,7 @@ impl Shard {
             lane_losses: Each::default(),
             lane_detection: Histogram::new(&HOLD),
             retries: Each::default(),
+            readonly_lookups: Each::default(),
             request_timeouts: Each::default(),
             lane_overflow: Count::default(),
             units: Count::default(),

@@ -77,7 +77,8 @@ impl Control {
     /// Runs one command as respmux itself.
     ///
     /// # Errors
-    /// Not connected, too many jobs, or the connection failed in the middle.
+    /// `NotConnected` when nothing was sent, also because too many jobs wait; any other when the connection failed in the
+    /// middle, and nobody knows.
     pub async fn ask(&self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
         let mut command = BytesMut::new();
         encode::command(&mut command, words);
@@ -98,7 +99,7 @@ impl Control {
     ) -> io::Result<Vec<Vec<u8>>> {
         let (answer, answered) = oneshot::channel();
         let job = Job { commands, replies, patience, generation, answer };
-        self.jobs.try_send(job).map_err(|_| io::Error::other("control connection is busy"))?;
+        self.jobs.try_send(job).map_err(|_| io::ErrorKind::NotConnected)?;
         answered.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
     }
 

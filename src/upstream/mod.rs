@@ -5,6 +5,7 @@ mod big;
 mod blocking;
 mod buffers;
 mod control;
+mod demoted;
 mod inquiries;
 mod lane;
 mod lanes;
@@ -30,9 +31,10 @@ pub use big::{BigReplies, Question};
 pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
+pub use demoted::Demotion;
 pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::{Lane, RetryBudget};
-pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
+pub(crate) use lane::{NOT_EXECUTED, Owner, Part, TOO_LATE, recounted};
 pub use lanes::{Full, Lanes};
 pub use memory::{Charge, Memory};
 pub use outbox::{Answer, Outbox, Wants};
@@ -89,6 +91,7 @@ pub struct Upstreams {
     pub control: Control,
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
+    pub demotion: Demotion,
     pub folds: Folds,
     pub big_replies: BigReplies,
     pub retries: RetryBudget,
@@ -147,6 +150,7 @@ impl Upstreams {
             control: Control::default(),
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
+            demotion: Demotion::default(),
             folds: Folds::default(),
             big_replies: BigReplies::default(),
             retries: RetryBudget::default(),
@@ -253,6 +257,7 @@ impl Upstreams {
         if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {
             self.dialer.on_service();
         }
+        self.demotion_tick();
         self.pool.on_tick(self);
         self.hubs.on_tick(self, self.now(), healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();

@@ -21,7 +21,7 @@ use crate::client::{Accepted, Ids, Peers, Question, Shared, Transport, answer};
 use crate::link::Socket;
 use crate::telemetry::unix_millis;
 use crate::upstream::{Change, Parts, Upstreams};
-use handshake::Turnstile;
+use handshake::{Secured, Turnstile};
 
 /// Orders that may wait for one worker; the acceptor waits when it is full.
 pub(crate) const MAX_ORDERS: usize = 1024;
@@ -139,9 +139,10 @@ fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load:
                 let (shared, turnstile) = (Rc::clone(shared), Rc::clone(turnstile));
                 // A task of its own kind: clients without TLS have nothing of it in theirs.
                 spawn_local(async move {
-                    let secured = Box::pin(turnstile.secure(&shared.up.shard, stream, config)).await;
-                    if let Some(socket) = secured {
+                    let secured = Box::pin(turnstile.secure(&shared.up, stream, config)).await;
+                    if let Some(Secured { socket, memory }) = secured {
                         shared.serve(Box::new(Accepted { socket, transport: Transport::Tls, addr, laddr })).await;
+                        drop(memory);
                     }
                     drop(leave);
                 });

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 const NOT_EXECUTED: &str = "LOADING upstream is not available, command was not executed";
 const TOO_LATE: &str = "ERR upstream did not answer in time, outcome unknown: the command may have been executed";
@@ -120,6 +120,50 @@ fn a_request_that_takes_too_long_is_given_up_and_its_lane_lives_on() {
     assert_eq!(proxy.metric("respmux_upstream_connections_opened_total", &[("kind", "lane")]), opened);
     assert_eq!(proxy.metric("respmux_request_timeouts_total", &[("outcome", "unknown")]), Some(2.0));
     assert!(proxy.metric("respmux_lane_tombstones_total", &[]) >= Some(2.0));
+}
+
+/// A connection of the client's own is closed with the request that is given up; the client stays if nothing of it was
+/// there.
+#[test]
+fn a_request_on_a_lent_connection_is_given_up_too() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let options = ProxyOptions::sized(1, 16).set("client.request_timeout=300ms").set("lane.max_command_bytes=64KiB");
+    let proxy = Proxy::start(&redis, &options);
+    let [mut large, mut watching, mut subscribed, mut waiting] = [(); 4].map(|()| proxy.connect());
+    let value = "x".repeat(100 << 10);
+    assert_eq!(watching.ask("WATCH k").as_str(), "OK");
+    watching.ask("GET k");
+    // Commands that wait on the server may.
+    waiting.send_command(&["BLMOVE", "a", "b", "LEFT", "RIGHT", "0"]);
+    subscribed.ask("SUBSCRIBE c");
+    eventually(PATIENCE, || match redis.info("blocked_clients") {
+        1 => Ok(()),
+        other => Err(other),
+    });
+    pause(Duration::from_millis(600));
+    assert_eq!(proxy.metric("respmux_request_timeouts_total", &[]), Some(0.0));
+    // There is one for the next.
+    assert_eq!(large.call(&["SET", "k", &value]).as_str(), "OK");
+    redis.signal("STOP");
+    let asked = Instant::now();
+    large.send_command(&["SET", "k", &value.replace('x', "y")]);
+    watching.send_command(&["GET", "k"]);
+    assert_eq!(large.read_frame().as_str(), TOO_LATE);
+    watching.expect_eof();
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    redis.signal("CONT");
+    assert_eq!(served(&mut large, "ECHO x"), "x");
+    // It was executed, as it was told that it may be.
+    eventually(PATIENCE, || match large.ask("GETRANGE k 0 0").as_str() {
+        first if first == "y" => Ok(()),
+        first => Err(first),
+    });
+    assert_eq!(large.call(&["SET", "k", &value]).as_str(), "OK", "by another connection");
+    assert_eq!(proxy.metric("respmux_request_timeouts_total", &[("outcome", "unknown")]), Some(2.0));
+    redis.connect().ask("RPUSH a one");
+    assert_eq!(waiting.read_frame().as_str(), "one");
+    redis.connect().ask("PUBLISH c hello");
+    assert_eq!(subscribed.read_frame().items[2].as_str(), "hello");
 }
 
 /// The socket is full: what was not written is withdrawn, and that is what its client is told.

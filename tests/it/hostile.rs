@@ -4,6 +4,7 @@
 //! A short form runs with all tests; `make hostile` sends more. `HOSTILE_INPUTS` and `HOSTILE_SEED` set how many and
 //! from which seed; each test prints one line of JSON.
 
+mod handshake;
 mod inputs;
 mod relay;
 
@@ -152,6 +153,19 @@ struct Case {
     before: &'static str,
 }
 
+impl Case {
+    /// Closed, refused, or one of the four that everybody may: nothing else has an answer.
+    fn is_refused(&self, heard: &[u8]) -> bool {
+        heard.strip_prefix(self.before.as_bytes()).is_some_and(|rest| {
+            rest.is_empty()
+                || rest.starts_with(b"-")
+                || rest.starts_with(b"+RESET\r\n-")
+                || rest == b"+RESET\r\n"
+                || rest == b"+OK\r\n"
+        })
+    }
+}
+
 const MARK: &str = "hostilemark";
 const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
@@ -224,16 +238,7 @@ fn nothing_of_an_unauthenticated_client_reaches_the_upstream() {
     let served = Mutex::new(Vec::new());
     in_parallel(&cases, |case| {
         let heard = converse(&proxy.address(), &case.bytes);
-        let own = heard.strip_prefix(case.before.as_bytes());
-        let harmless = |rest: &[u8]| {
-            // Closed, refused, or one of the four that everybody may: nothing else has an answer.
-            rest.is_empty()
-                || rest.starts_with(b"-")
-                || rest.starts_with(b"+RESET\r\n-")
-                || rest == b"+RESET\r\n"
-                || rest == b"+OK\r\n"
-        };
-        if !own.is_some_and(harmless) {
+        if !case.is_refused(&heard) {
             let complaint = format!("{}: {:?}", case.about, Shown(&heard));
             served.lock().unwrap_or_else(PoisonError::into_inner).push(complaint);
         }

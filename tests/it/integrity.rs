@@ -21,6 +21,10 @@ enum Fault {
     Behind(Vec<u8>),
     /// The reply as it is; the canaries after it are spoilt.
     Canary,
+    /// The reply as it is, and then the end of the connection.
+    Cut,
+    /// The reply as it is, and then nothing more.
+    Silence,
 }
 
 #[derive(Default)]
@@ -63,7 +67,14 @@ fn copy(mut from: TcpStream, mut to: TcpStream, plan: Option<Arc<Plan>>) {
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let mut bytes = buffer[..count].to_vec();
         if let Some(plan) = &plan {
-            spoil(plan, &mut bytes, &mut spoils);
+            let after = spoil(plan, &mut bytes, &mut spoils);
+            if let Some(after) = after {
+                let _ = to.write_all(&bytes);
+                if matches!(after, Fault::Silence) {
+                    while let Ok(1..) = from.read(&mut buffer) {}
+                }
+                break;
+            }
         }
         if to.write_all(&bytes).is_err() {
             break;
@@ -72,7 +83,8 @@ fn copy(mut from: TcpStream, mut to: TcpStream, plan: Option<Arc<Plan>>) {
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
-fn spoil(plan: &Plan, bytes: &mut Vec<u8>, spoils: &mut bool) {
+/// Gives the fault if it is one that ends what the connection says.
+fn spoil(plan: &Plan, bytes: &mut Vec<u8>, spoils: &mut bool) -> Option<Fault> {
     if let Some(at) = find(bytes, MARK)
         && let Some(fault) = plan.fault.lock().unwrap().take()
     {
@@ -85,11 +97,16 @@ fn spoil(plan: &Plan, bytes: &mut Vec<u8>, spoils: &mut bool) {
             Fault::Instead(other) => drop(bytes.splice(at..end, other)),
             Fault::Behind(more) => drop(bytes.splice(end..end, more)),
             Fault::Canary => *spoils = true,
+            Fault::Cut | Fault::Silence => {
+                bytes.truncate(end);
+                return Some(fault);
+            }
         }
     }
     if *spoils && let Some(at) = find(bytes, b"respmux-") {
         bytes[at + 4] = b'a';
     }
+    None
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
@@ -314,6 +331,46 @@ fn strict_changes_nothing_else() {
     let canaries = proxy.metric("respmux_lane_canaries_total", &[]).unwrap_or_default();
     assert!(canaries >= 202.0, "{canaries} canaries");
     assert_eq!(proxy.metric("respmux_integrity_violations_total", &[]), Some(0.0));
+}
+
+const RETRY: &[&str] = &["integrity=strict", "upstream.retry_reads=true", "upstream.backoff_max=100ms"];
+const TOO_LATE: &str = "ERR upstream did not answer in time, outcome unknown: the command may have been executed";
+
+/// The connection ends between a reply and its canary: the reply was for nobody yet. A read is sent once more, and has
+/// one answer; a write is not.
+#[test]
+fn strict_sends_again_what_it_withheld() {
+    let mut scene = Scene::set(Fault::Cut, RETRY, 2);
+    assert_eq!(scene.victim.ask("SET other x").as_str(), "OK");
+    scene.happens(&["GET marked", "STRLEN other"]);
+    scene.victim.expect(MARK);
+    scene.victim.expect(b":1\r\n");
+    scene.comrade.expect(b"$-1\r\n");
+    let outcome = |outcome| scene.proxy.metric("respmux_retries_total", &[("outcome", outcome)]);
+    assert_eq!((outcome("resent"), outcome("answered"), outcome("lost")), (Some(3.0), Some(3.0), Some(0.0)));
+    for (client, n) in [(&mut scene.victim, "1"), (&mut scene.comrade, "2")] {
+        assert_eq!(client.ask(&format!("ECHO {n}")).as_str(), n, "nothing was answered twice");
+    }
+    // The one with a write behind its reads is closed, and nothing of it is sent again.
+    let mut scene = Scene::set(Fault::Cut, RETRY, 2);
+    scene.happens(&["GET marked", "INCR n"]);
+    scene.victim.expect_eof();
+    scene.comrade.expect(b"$-1\r\n");
+    assert!(scene.bystander.ask("SELECT 0").text == b"OK" && scene.bystander.ask("GET n").text.len() <= 1);
+    assert_eq!(scene.proxy.metric("respmux_integrity_violations_total", &[]), Some(0.0));
+}
+
+/// What was withheld when the upstream fell silent is given up in its turn, before what has no reply at all.
+#[test]
+fn strict_gives_up_in_order() {
+    let mut scene = Scene::set(Fault::Silence, &["integrity=strict", "client.request_timeout=400ms"], 2);
+    scene.happens(&["GET marked", "GET other", "GET marked"]);
+    for _ in 0..3 {
+        assert_eq!(scene.victim.read_frame().as_str(), TOO_LATE);
+    }
+    assert_eq!(scene.comrade.read_frame().as_str(), TOO_LATE);
+    assert_eq!(scene.proxy.metric("respmux_request_timeouts_total", &[("outcome", "unknown")]), Some(4.0));
+    assert!(!scene.bystander.ask("PING").is_error());
 }
 
 /// `loose`: for servers with answers of their own. Position and canaries are checked all the same.

@@ -21,6 +21,7 @@ mod drain;
 mod failure;
 mod handoff;
 mod hostile;
+mod identities;
 mod integrity;
 mod limits;
 mod login;

@@ -325,6 +325,40 @@ fn a_flood_of_handshakes_leaves_others_alone() {
     assert_eq!(proxy.connect().ask("PING").as_str(), "PONG");
 }
 
+/// The sessions of clients count against `memory.limit`, whatever their clients do; nobody comes in when they fill it.
+#[test]
+fn tls_sessions_count_as_memory() {
+    const SESSION: usize = 12 << 10;
+    const MOST: usize = (4 << 20) / SESSION;
+    let (redis, pki) = (RealRedis::start(Flavour::Redis70, &[]), Pki::new());
+    let proxy = Proxy::start(&redis, &tls_options(&pki).set("memory.limit=4MiB"));
+    let held = |kind| proxy.metric("respmux_buffered_bytes", &[("kind", kind)]).unwrap_or_default();
+    let counts = |sessions: usize| {
+        eventually(PATIENCE, || match held("tls") {
+            bytes if bytes == (sessions * SESSION) as f64 => Ok(()),
+            bytes => Err(format!("{bytes} bytes for {sessions} sessions")),
+        });
+    };
+    let mut clients: Vec<_> = (0..MOST / 2).map(|_| proxy.connect()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.ask("PING").as_str(), "PONG"));
+    counts(clients.len());
+    let refused = || proxy.metric("respmux_client_connections_rejected_total", &[("reason", "memory")]);
+    while refused() == Some(0.0) {
+        let mut client = proxy.connect();
+        if client.handshake().is_ok() && client.is_open() {
+            clients.push(client);
+        }
+        assert!(clients.len() < MOST, "{} clients are let in", clients.len());
+    }
+    assert!(clients.len() * 100 > MOST * 85, "{} clients are let in", clients.len());
+    for client in &mut clients[..MOST / 2] {
+        assert_eq!(client.ask("ECHO here").as_str(), "here");
+    }
+    drop(clients);
+    counts(0);
+    assert_eq!(proxy.connect().ask("PING").as_str(), "PONG");
+}
+
 #[test]
 fn a_certificate_that_is_not_there_is_said_at_the_start() {
     let text = "listen = ['tls:127.0.0.1:0']\nadmin = 'off'\n[tls]\ncert_file = '/none.pem'\nkey_file = '/none.key'";

@@ -51,6 +51,8 @@ UNITS = os.environ.get("SUITE_UNITS", "")
 SECONDS = int(os.environ.get("SUITE_SECONDS", "60"))
 JOBS = int(os.environ.get("SUITE_JOBS", "2"))
 ARGS = os.environ.get("SUITE_ARGS", "--max-upstream-connections 256").split()
+# The suite's logins fail on purpose, all from one address: that is not to cost it time, or the next login.
+NO_THROTTLE = ("--set", "auth.failure_delay=0s", "--set", "auth.max_failures=0")
 KEEP = os.environ.get("SUITE_BASELINE", "") == "keep"
 OUT = TARGET / "suite"
 ARMS = ("direct", "respmux")
@@ -129,7 +131,8 @@ def run_once(unit, arm, skip, log):
         port = redis.port
         environment = {**os.environ, "TERM": "dumb"}
         if arm == "respmux":
-            port = stack.enter_context(Respmux(directory, f"redis://127.0.0.1:{redis.port}", *ARGS)).port
+            upstream = f"redis://127.0.0.1:{redis.port}"
+            port = stack.enter_context(Respmux(directory, upstream, *NO_THROTTLE, *ARGS)).port
             environment |= {"SUITE_SERVER_PORT": str(redis.port), "SUITE_PROXY_PORT": str(port)}
         argv = ["tclsh", "tests/test_helper.tcl", "--host", "127.0.0.1", "--port", str(port), "--single", unit]
         argv += ["--durable", "--timeout", str(SECONDS), "--baseport", str(free_port())]

@@ -52,6 +52,11 @@ impl Expect {
         matches!(self.relay, Relay::Blocking | Relay::Wait)
     }
 
+    /// Whatever becomes of it, nothing of the client's is on the connection afterwards.
+    pub(super) fn leaves_nothing(&self) -> bool {
+        matches!(self.relay, Relay::Plain | Relay::Isolated)
+    }
+
     /// How the next request is routed depends on this answer.
     pub(super) fn is_barrier(&self) -> bool {
         match self.relay {

@@ -7,6 +7,7 @@
 //! ```
 
 mod expect;
+mod late;
 mod relay;
 mod replies;
 mod subscriptions;
@@ -46,6 +47,8 @@ pub(super) enum Event {
     Closed(Closed),
     /// A transaction was left open for too long (rule M5).
     Idle,
+    /// The oldest command has no answer for `client.request_timeout`.
+    Late,
     /// A command that does not run on this connection; everything before it is answered.
     Command(Request, Route),
     /// RESET: the connection goes back, the client stays.
@@ -83,6 +86,8 @@ pub(super) struct Held {
     relayed: u32,
     incomplete: bool,
     idle: Option<Pin<Box<Sleep>>>,
+    /// When the oldest command may be late.
+    late: Option<Pin<Box<Sleep>>>,
     /// What `out` and `partial` take.
     charge: Charge,
 }
@@ -112,6 +117,7 @@ impl Held {
             relayed: 0,
             incomplete: false,
             idle: None,
+            late: None,
             charge: Charge::new(&up.memory, BufferKind::Upstream),
         }
     }
@@ -169,6 +175,9 @@ impl Held {
                     client.outbox().await_rest();
                 }
                 client.outbox().await_with(cx, Wants::Nothing);
+                if self.poll_late(cx).is_ready() {
+                    return Poll::Ready(Event::Late);
+                }
                 return self.poll_idle(cx);
             }
             self.idle = None;

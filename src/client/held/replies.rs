@@ -126,6 +126,7 @@ impl Held {
         let Some(expect) = self.expect.pop_front() else { return Ok(()) };
         if kind.is_error() {
             self.up.shard.error(Origin::Upstream, frame);
+            self.up.on_refusal(frame);
         }
         self.count(&expect);
         let own = expect.own;

@@ -69,8 +69,8 @@ mod upstream;
 
 pub use client::{AcceptError, HandoffResult};
 pub use upstream::{
-    CircuitState, ConnectError, LossVerdict, RequestOutcome, RetryOutcome, UpstreamCloseReason, UpstreamKind,
-    UpstreamState,
+    CircuitState, ConnectError, LossVerdict, NameLookup, RequestOutcome, RetryOutcome, UpstreamCloseReason,
+    UpstreamKind, UpstreamState,
 };
 
 labels! {
@@ -240,6 +240,8 @@ labels! {
         Output = "output",
         /// To be sent upstream, and parts of replies that are not complete.
         Upstream = "upstream",
+        /// The TLS sessions of clients, an estimate for each.
+        Tls = "tls",
         /// Empty, kept for the next use.
         Spare = "spare",
     }
@@ -466,6 +468,7 @@ mod tests {
         check::<CircuitState>();
         check::<LossVerdict>();
         check::<RequestOutcome>();
+        check::<NameLookup>();
         check::<RetryOutcome>();
         check::<ConnectError>();
         check::<AnomalyReason>();

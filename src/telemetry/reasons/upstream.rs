@@ -107,6 +107,18 @@ labels! {
 }
 
 labels! {
+    /// Where the upstream's name leads after a write was refused with -READONLY.
+    NameLookup {
+        /// To where the connections lead.
+        Same = "same",
+        /// Elsewhere: the connections move.
+        Moved = "moved",
+        /// Nobody knows.
+        Failed = "failed",
+    }
+}
+
+labels! {
     /// Why an upstream connection could not be opened.
     ConnectError {
         /// Nobody listens.

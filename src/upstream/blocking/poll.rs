@@ -236,6 +236,7 @@ async fn judge(up: &Rc<Upstreams>, fold: &Rc<Fold>, error: Vec<u8>) -> Reply<Vec
         return Reply::Nil;
     }
     if error.starts_with(b"-READONLY") {
+        up.on_refusal(&error);
         return Reply::Error(DEMOTED.to_vec(), true);
     }
     if !error.starts_with(b"-WRONGTYPE") {

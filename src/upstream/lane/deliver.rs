@@ -94,10 +94,6 @@ impl Lane {
         }
         let written = state.in_flight.written_at(&slot);
         up.replied(slot.command, now.saturating_sub(written));
-        state.kept.on_answered(slot.bytes as usize);
-        if slot.retried {
-            up.shard.retries[RetryOutcome::Answered].inc();
-        }
         let carried;
         let frame: &[u8] = if state.carry.is_empty() {
             piece
@@ -110,7 +106,9 @@ impl Lane {
         if let Owner::Canary(number) = slot.owner {
             let wrong = |reason| Anomaly { reason, command: Some(slot.command) };
             self.check_canary(up, number, frame, kind).map_err(wrong)?;
-            return self.release(up, state, now);
+            self.release(up, state, now)?;
+            state.kept.on_answered(slot.bytes as usize);
+            return Ok(());
         }
         if self.config.integrity == Integrity::Strict {
             state.withheld.push(Withheld { slot, frame: frame.to_vec(), kind });
@@ -141,8 +139,13 @@ impl Lane {
         streamed: bool,
         now: u64,
     ) -> Result<(), Anomaly> {
+        state.kept.on_answered(slot.bytes as usize);
+        if slot.retried {
+            up.shard.retries[RetryOutcome::Answered].inc();
+        }
         if kind.is_error() && !streamed {
             up.shard.error(Origin::Upstream, error_code(frame));
+            up.on_refusal(frame);
             self.check_identity(frame)?;
         }
         match slot.owner {
@@ -209,7 +212,10 @@ impl Lane {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let cut = std::mem::take(&mut state.streaming);
-        let (sent, unsent) = state.in_flight.take_all();
+        let (waiting_for_replies, unsent) = state.in_flight.take_all();
+        // A reply that was not given to anybody is none: its canary did not come.
+        let withheld = std::mem::take(&mut state.withheld).into_iter().map(|withheld| withheld.slot);
+        let sent: Vec<Slot> = withheld.chain(waiting_for_replies).collect();
         let unsent_bytes: usize = unsent.iter().map(|slot| slot.bytes as usize).sum();
         let mut old = state.out.split();
         let mut waiting = old.split_off(old.len() - unsent_bytes);
@@ -224,13 +230,6 @@ impl Lane {
             }
         };
         state.unit_refused = false;
-        for Withheld { slot, .. } in &std::mem::take(&mut state.withheld) {
-            match slot.owner {
-                Owner::Inner(number) => up.inquiries.lose(number),
-                _ if self.config.upstream.on_loss == OnLoss::Error && !anomaly => tell_unknown(up, state, slot),
-                _ => close(slot),
-            }
-        }
         let mut kept = state.kept.take(&old);
         let again = match self.config.upstream.retry_reads && !anomaly {
             true => candidates(up, &sent, cut),

@@ -29,6 +29,7 @@ pub(crate) use deliver::recounted;
 pub(crate) use in_flight::{InFlight, Owner, Slot};
 pub use retry::RetryBudget;
 pub(crate) use task::run;
+pub(crate) use watch::TOO_LATE;
 
 use retry::Kept;
 

@@ -83,7 +83,12 @@ pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashSet<Cl
     }
     let (workers, now) = (up.config().workers, up.now());
     let mut chosen = HashSet::new();
+    // Who is closed already needs no answer.
+    let stays = |client| up.roster.with(client, |outbox| outbox.fate().is_none()) == Some(true);
     for (client, count) in clients.into_iter().filter_map(|(client, count)| Some((client, count?))) {
+        if !stays(client) {
+            continue;
+        }
         if up.retries.take(count, workers, now) {
             up.shard.retries[RetryOutcome::Resent].add(count);
             chosen.insert(client);

@@ -10,7 +10,7 @@ use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
 use crate::upstream::Upstreams;
 
 /// The answer to a written request that took longer than `client.request_timeout`.
-const TOO_LATE: &[u8] =
+pub(crate) const TOO_LATE: &[u8] =
     b"-ERR upstream did not answer in time, outcome unknown: the command may have been executed\r\n";
 /// A lane with fewer requests than this is not given up for what it owes to nobody: one slow command must not cost
 /// the connection.
@@ -97,12 +97,15 @@ impl Lane {
         let deadline = now.saturating_sub(nanos(timeout));
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        if timeout.is_zero() || state.in_flight.oldest().is_none_or(|oldest| oldest >= deadline) {
+        let oldest = state.withheld.first().map(|withheld| withheld.slot.at).or_else(|| state.in_flight.oldest());
+        if timeout.is_zero() || oldest.is_none_or(|oldest| oldest >= deadline) {
             return;
         }
         // Nothing may be said to a client in the middle of a reply.
         let spare = state.in_flight.head().filter(|_| state.streaming).and_then(|slot| slot.owner.client());
-        let late = state.in_flight.orphan_before(deadline, spare);
+        // Replies that wait for their canary come before those that have not come at all.
+        let mut late = give_up_withheld(state, deadline);
+        late.extend(state.in_flight.orphan_before(deadline, spare));
         let withdrawn = state.in_flight.withdraw_before(deadline, &mut state.out, spare);
         for slot in &late {
             tell_late(up, state, slot);
@@ -137,6 +140,18 @@ impl Lane {
             self.condemn(LossVerdict::Abandoned);
         }
     }
+}
+
+/// The withheld replies to requests that were submitted before `deadline` are for nobody any more.
+fn give_up_withheld(state: &mut State, deadline: u64) -> Vec<Slot> {
+    let withheld = state.withheld.iter_mut().map(|withheld| &mut withheld.slot);
+    let late = withheld.filter(|slot| slot.at < deadline && slot.owner.client().is_some());
+    late.map(|slot| {
+        let given_up = *slot;
+        slot.owner = Owner::Orphan;
+        given_up
+    })
+    .collect()
 }
 
 /// The client stays, and learns that nobody knows.

@@ -4,10 +4,10 @@
 //! it until its UNSUBSCRIBE is submitted and hears it until that is confirmed. What goes upstream is decided by who
 //! wants: two clients that leave at the same time must not both think that the other stays.
 
-use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::rc::Rc;
 
+use crate::link::{Map, Set};
 use crate::session::{Family, Resp, Subscribed};
 
 /// The name of a channel or pattern.
@@ -41,21 +41,21 @@ struct Topic<K> {
 #[derive(Debug)]
 struct Member {
     resp: Resp,
-    wants: [HashSet<Name>; 3],
-    hears: [HashSet<Name>; 3],
+    wants: [Set<Name>; 3],
+    hears: [Set<Name>; 3],
 }
 
 /// All subscriptions through one upstream connection.
 #[derive(Debug)]
 pub(super) struct Registry<K> {
-    topics: [HashMap<Name, Topic<K>>; 3],
-    members: HashMap<K, Member>,
+    topics: [Map<Name, Topic<K>>; 3],
+    members: Map<K, Member>,
     wanted: usize,
 }
 
 impl<K> Default for Registry<K> {
     fn default() -> Self {
-        Self { topics: Default::default(), members: HashMap::new(), wanted: 0 }
+        Self { topics: Default::default(), members: Map::default(), wanted: 0 }
     }
 }
 
@@ -88,7 +88,7 @@ impl<K: Copy + Eq + Hash> Registry<K> {
 
     /// How many names of each family the client hears.
     pub(super) fn counts(&self, key: K) -> Subscribed {
-        let count = |set: &HashSet<Name>| u32::try_from(set.len()).unwrap_or(u32::MAX);
+        let count = |set: &Set<Name>| u32::try_from(set.len()).unwrap_or(u32::MAX);
         self.members.get(&key).map_or_else(Subscribed::default, |member| {
             Subscribed([count(&member.hears[0]), count(&member.hears[1]), count(&member.hears[2])])
         })

@@ -13,7 +13,7 @@ use crate::link::memory::MemorySocket;
 use crate::resp::{Advance, ReplyScanner, encode};
 
 /// What takes longer is never answered.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What an answer must be.
 #[derive(Debug)]
@@ -32,6 +32,10 @@ enum Wanted {
     Queued,
     Pushed(Vec<u8>),
     Popped,
+    /// Of clients.
+    Count,
+    /// Whether this client was unblocked.
+    Unblocked(u64),
 }
 
 /// What the client knows of its own keys.
@@ -42,33 +46,102 @@ struct Own {
     db: u32,
 }
 
+/// A client's end of its connection.
+pub(super) struct Wire {
+    pub(super) id: u64,
+    pub(super) socket: MemorySocket,
+    pub(super) log: Rc<Log>,
+    pub(super) ledger: Rc<Ledger>,
+    pub(super) input: Vec<u8>,
+}
+
+impl Wire {
+    /// False when the connection has ended.
+    pub(super) async fn send(&self, words: &[&[u8]]) -> bool {
+        let mut out = BytesMut::new();
+        encode::command(&mut out, words);
+        write(&self.socket, &out).await
+    }
+
+    /// The reply to one command.
+    pub(super) async fn ask(&mut self, words: &[&[u8]]) -> Option<Vec<u8>> {
+        if !self.send(words).await {
+            return None;
+        }
+        let frame = self.frame().await?;
+        self.count(&frame);
+        Some(frame)
+    }
+
+    /// The next frame; `None` at the end.
+    pub(super) async fn frame(&mut self) -> Option<Vec<u8>> {
+        loop {
+            match ReplyScanner::new().advance(&self.input) {
+                Advance::Complete { len, .. } => return Some(self.input.drain(..len).collect()),
+                Advance::Partial => {}
+                Advance::Invalid(error) => {
+                    self.wrong(format!("{error} in {}", self.input.escape_ascii()));
+                    return None;
+                }
+            }
+            let Ok(chunk) = timeout(PATIENCE, read(&self.socket)).await else {
+                self.wrong("no answer".to_owned());
+                return None;
+            };
+            let chunk = chunk?;
+            self.input.extend_from_slice(&chunk);
+        }
+    }
+
+    /// One frame more that somebody looks at.
+    pub(super) fn count(&self, frame: &[u8]) {
+        self.log.note("reply", self.id, frame);
+        self.ledger.replies.set(self.ledger.replies.get() + 1);
+    }
+
+    /// Something that must not be; false.
+    pub(super) fn wrong(&self, what: String) -> bool {
+        self.ledger.wrong(format!("client {}: {what}", self.id));
+        false
+    }
+
+    /// Whether this is how a command is refused of which nothing was executed.
+    pub(super) fn refused(&self, frame: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(frame);
+        self.ledger.refused.set(self.ledger.refused.get() + 1);
+        ["was not executed", "try again", "EXECABORT", "without MULTI"].iter().any(|part| text.contains(part))
+            || self.wrong(format!("refused with {text}"))
+    }
+
+    /// Leaves, in one way or the other.
+    pub(super) fn part(&self) {
+        if fastrand::bool() { self.socket.cut() } else { self.socket.end() }
+    }
+}
+
 /// One life of one client.
 pub(super) struct Life {
-    id: u64,
-    socket: MemorySocket,
-    log: Rc<Log>,
-    ledger: Rc<Ledger>,
+    wire: Wire,
     own: Own,
-    input: Vec<u8>,
     /// The outcome of something it sent is not known.
     unsure: bool,
     serial: u32,
 }
 
 impl Life {
-    pub(super) fn new(id: u64, socket: MemorySocket, log: Rc<Log>, ledger: Rc<Ledger>) -> Self {
-        Self { id, socket, log, ledger, own: Own::default(), input: Vec::new(), unsure: false, serial: 0 }
+    pub(super) fn new(wire: Wire) -> Self {
+        Self { wire, own: Own::default(), unsure: false, serial: 0 }
     }
 
     /// Sends batches of requests and checks the answers, until it has enough or is cut off.
     pub(super) async fn live(mut self, plan: Plan, server: Rc<Server>) {
         for _ in 0..plan.rounds {
             pause(3000).await;
-            if plan.drains && self.socket.peer_is_gone() {
+            if plan.drains && self.wire.socket.peer_is_gone() {
                 break;
             }
             let (batch, wanted) = self.batch();
-            if !write(&self.socket, &batch).await {
+            if !write(&self.wire.socket, &batch).await {
                 self.unsure = true;
                 break;
             }
@@ -79,17 +152,13 @@ impl Life {
             }
             if !self.expect_all(wanted).await {
                 if plan.drains {
-                    self.ledger.wrong(format!("client {} was closed before it was answered", self.id));
+                    self.wire.wrong("closed before it was answered".to_owned());
                 }
                 self.unsure = true;
                 break;
             }
         }
-        if fastrand::bool() {
-            self.socket.cut()
-        } else {
-            self.socket.end()
-        }
+        self.wire.part();
         if !self.unsure {
             self.check_state(&server);
         }
@@ -98,11 +167,11 @@ impl Life {
     fn token(&mut self) -> Vec<u8> {
         self.serial += 1;
         let filler = "x".repeat(if fastrand::u8(..20) == 0 { 3000 } else { fastrand::usize(..20) });
-        format!("t{}-{}{filler}", self.id, self.serial).into_bytes()
+        format!("t{}-{}{filler}", self.wire.id, self.serial).into_bytes()
     }
 
     fn key(&self, kind: &str) -> Vec<u8> {
-        format!("{kind}{}", self.id).into_bytes()
+        format!("{kind}{}", self.wire.id).into_bytes()
     }
 
     fn batch(&mut self) -> (Vec<u8>, Vec<Wanted>) {
@@ -112,36 +181,46 @@ impl Life {
             let token = self.token();
             let mut send = |words: &[&[u8]]| encode::command(&mut out, words);
             let (counter, value) = (self.key("n"), self.key("v"));
-            match fastrand::u8(..12) {
-                0 | 1 => {
+            let what = fastrand::u8(..14);
+            match (what, if what == 11 { self.wire.ledger.somebody() } else { None }) {
+                (0 | 1, _) | (11, None) => {
                     send(&[b"ECHO", &token]);
                     wanted.push(Wanted::Exactly(bulk(&token)));
                 }
-                2 => {
+                (2, _) => {
                     send(&[b"SET", &value, &token]);
                     wanted.push(Wanted::Set(db, token));
                 }
-                3 | 4 => {
+                (3 | 4, _) => {
                     send(&[b"GET", &value]);
                     wanted.push(Wanted::Value(db));
                 }
-                5 | 6 => {
+                (5 | 6, _) => {
                     send(&[b"INCR", &counter]);
                     wanted.push(Wanted::Next(db));
                 }
-                7 => {
+                (7, _) => {
                     db = fastrand::u32(..3);
                     send(&[b"SELECT", db.to_string().as_bytes()]);
                     wanted.push(Wanted::Selected(db));
                 }
-                8 => {
+                (8, _) => {
                     send(&[b"RPUSH", b"jobs", &token]);
-                    self.ledger.pushes.borrow_mut().insert(token.clone(), None);
+                    self.wire.ledger.pushes.borrow_mut().insert(token.clone(), None);
                     wanted.push(Wanted::Pushed(token));
                 }
-                9 => {
+                (9, _) => {
                     send(&[b"BLPOP", b"jobs", b"0.01"]);
                     wanted.push(Wanted::Popped);
+                }
+                (10, _) => {
+                    let channel = format!("c{}", fastrand::u8(..3));
+                    send(&[b"PUBLISH", channel.as_bytes(), &token]);
+                    wanted.push(Wanted::Count);
+                }
+                (11, Some(number)) => {
+                    send(&[b"CLIENT", b"UNBLOCK", number.to_string().as_bytes(), b"ERROR"]);
+                    wanted.push(Wanted::Unblocked(number));
                 }
                 _ => {
                     if fastrand::bool() {
@@ -168,46 +247,23 @@ impl Life {
     /// False when the connection ended, or nothing is known any more.
     async fn expect_all(&mut self, wanted: Vec<Wanted>) -> bool {
         for wanted in wanted {
-            let Some(frame) = self.frame().await else { return false };
-            self.log.note("reply", self.id, &frame);
-            self.ledger.replies.set(self.ledger.replies.get() + 1);
+            let Some(frame) = self.wire.frame().await else { return false };
+            self.wire.count(&frame);
             if !self.check(&wanted, &frame) {
-                self.ledger.wrong(format!("client {} wanted {wanted:?}, got {}", self.id, frame.escape_ascii()));
-                return false;
+                return self.wire.wrong(format!("wanted {wanted:?}, got {}", frame.escape_ascii()));
             }
         }
         true
     }
 
-    async fn frame(&mut self) -> Option<Vec<u8>> {
-        loop {
-            match ReplyScanner::new().advance(&self.input) {
-                Advance::Complete { len, .. } => return Some(self.input.drain(..len).collect()),
-                Advance::Partial => {}
-                Advance::Invalid(error) => {
-                    self.ledger.wrong(format!("client {}: {error} in {}", self.id, self.input.escape_ascii()));
-                    return None;
-                }
-            }
-            let Ok(chunk) = timeout(PATIENCE, read(&self.socket)).await else {
-                self.ledger.wrong(format!("client {} got no answer", self.id));
-                return None;
-            };
-            let chunk = chunk?;
-            self.input.extend_from_slice(&chunk);
-        }
-    }
-
     fn check(&mut self, wanted: &Wanted, frame: &[u8]) -> bool {
         if frame[0] == b'-' {
-            let text = String::from_utf8_lossy(frame);
-            let refused =
-                ["was not executed", "try again", "EXECABORT", "without MULTI"].iter().any(|part| text.contains(part));
-            self.ledger.refused.set(self.ledger.refused.get() + 1);
-            if let Wanted::Pushed(token) = wanted {
-                self.ledger.pushes.borrow_mut().insert(token.clone(), Some(false));
+            match wanted {
+                Wanted::Pushed(token) => drop(self.wire.ledger.pushes.borrow_mut().insert(token.clone(), Some(false))),
+                Wanted::Unblocked(number) => self.wire.ledger.on_unblock(*number, 0),
+                _ => {}
             }
-            return refused;
+            return self.wire.refused(frame);
         }
         match wanted {
             Wanted::Exactly(bytes) => frame == &bytes[..],
@@ -235,10 +291,16 @@ impl Life {
                 frame == [format!("*2\r\n:{next}\r\n").into_bytes(), bulk(token)].concat()
             }
             Wanted::Pushed(token) => {
-                self.ledger.pushes.borrow_mut().insert(token.clone(), Some(true));
+                self.wire.ledger.pushes.borrow_mut().insert(token.clone(), Some(true));
                 frame[0] == b':'
             }
             Wanted::Popped => self.check_popped(frame),
+            Wanted::Count => frame[0] == b':',
+            Wanted::Unblocked(number) => {
+                let hit = frame == b":1\r\n";
+                self.wire.ledger.on_unblock(*number, u32::from(hit));
+                hit || frame == b":0\r\n"
+            }
         }
     }
 
@@ -252,6 +314,7 @@ impl Life {
         };
         let element = element.strip_suffix(b"\r").unwrap_or(element).to_vec();
         let times = self
+            .wire
             .ledger
             .pops
             .borrow_mut()
@@ -259,7 +322,7 @@ impl Life {
             .and_modify(|times| *times += 1)
             .or_insert(1)
             .to_owned();
-        times == 1 && self.ledger.pushes.borrow().contains_key(&element)
+        times == 1 && self.wire.ledger.pushes.borrow().contains_key(&element)
     }
 
     /// The server has what the answers said.
@@ -272,7 +335,7 @@ impl Life {
             let count =
                 self.own.counter.get(&db).filter(|count| **count > 0).map(|count| count.to_string().into_bytes());
             if text("n") != count || text("v") != self.own.value.get(&db).cloned() {
-                self.ledger.wrong(format!("client {}: database {db} is not what was answered", self.id));
+                self.wire.ledger.wrong(format!("client {}: database {db} is not what was answered", self.wire.id));
             }
         }
     }

@@ -4,18 +4,21 @@
 //!
 //! `SIM_SEED` replays one seed; `make sim` runs `SIM_SEEDS` of them.
 
+mod cancel;
+mod channels;
 mod client;
+mod listener;
+mod lists;
 mod server;
 mod tests;
+mod waiter;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
@@ -24,15 +27,18 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-use self::client::Life;
+use self::cancel::{Cancel, Watched};
+use self::client::{Life, Wire};
+use self::listener::Listener;
 use self::server::Server;
+use self::waiter::{Unblocks, Waiter};
 use super::{answer_questions, tick};
 use crate::client::{Accepted, Ids, MAX_QUESTIONS, Peers, Shared, Wishes};
 use crate::command::CommandTable;
 use crate::config::{Config, tested};
 use crate::link::memory::{MemorySocket, listen, pair};
 use crate::link::{Budget, Interest, Owned, Socket, Use};
-use crate::telemetry::{ProcessFacts, Telemetry};
+use crate::telemetry::{AnomalyReason, ProcessFacts, Telemetry, UpstreamKind};
 use crate::upstream::{Parts, Upstreams};
 
 /// What happened, as one number that two runs of a seed must share.
@@ -54,8 +60,12 @@ pub(super) struct Ledger {
     /// Elements that were pushed: acknowledged, refused, or not known.
     pushes: RefCell<BTreeMap<Vec<u8>, Option<bool>>>,
     pops: RefCell<BTreeMap<Vec<u8>, u32>>,
+    /// Of clients that wait, by the number under which others know them.
+    unblocks: RefCell<BTreeMap<u64, Unblocks>>,
     replies: Cell<u64>,
     refused: Cell<u64>,
+    /// Connections are told to move now and then.
+    moves: Cell<bool>,
     violations: RefCell<Vec<String>>,
 }
 
@@ -63,49 +73,21 @@ impl Ledger {
     fn wrong(&self, what: String) {
         self.violations.borrow_mut().push(what);
     }
-}
 
-/// How one client's task is disturbed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cancel {
-    Never,
-    /// At this poll of its task the client's connection is reset.
-    Cut(u64),
-    /// At this poll its task is dropped, wherever it waits.
-    Drop(u64),
-}
+    /// A client that may be waiting, to be unblocked: with an error, which nothing else brings.
+    fn somebody(&self) -> Option<u64> {
+        let mut unblocks = self.unblocks.borrow_mut();
+        let chosen = fastrand::choice(unblocks.keys().copied().collect::<Vec<_>>())?;
+        unblocks.entry(chosen).or_default().sent += 1;
+        Some(chosen)
+    }
 
-/// A client's task that counts its polls, and is cancelled at one of them.
-struct Watched<F> {
-    task: Option<Pin<Box<F>>>,
-    socket: MemorySocket,
-    cancel: Cancel,
-    polls: u64,
-    total: Rc<Cell<u64>>,
-    done: Rc<Cell<u64>>,
-}
-
-impl<F: Future<Output = ()>> Future for Watched<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.polls += 1;
-        self.total.set(self.total.get() + 1);
-        match self.cancel {
-            Cancel::Cut(at) if at == self.polls => {
-                self.done.set(self.done.get() + 1);
-                self.socket.cut();
-            }
-            Cancel::Drop(at) if at == self.polls => {
-                self.done.set(self.done.get() + 1);
-                self.task = None;
-                self.socket.cut();
-                return Poll::Ready(());
-            }
-            _ => {}
-        }
-        let Some(task) = &mut self.task else { return Poll::Ready(()) };
-        task.as_mut().poll(cx)
+    /// So many were unblocked with it.
+    fn on_unblock(&self, number: u64, hit: u32) {
+        let mut unblocks = self.unblocks.borrow_mut();
+        let unblocks = unblocks.entry(number).or_default();
+        unblocks.told += hit;
+        unblocks.sent -= 1 - hit;
     }
 }
 
@@ -142,6 +124,30 @@ impl Plan {
         let (kills, moves) = (!seed.is_multiple_of(3), seed.is_multiple_of(4));
         Self { seed, clients: 3 + (seed % 6) as usize, rounds: 6, kills, moves, drains: false, victim: None }
     }
+
+    /// What a client does in this place. Somebody works, whoever else there is; a victim is each in turn.
+    fn role(self, number: u64) -> Role {
+        match (self.victim, number) {
+            (Some(_), 0) => [Role::Life, Role::Listener, Role::Waiter][(self.seed % 3) as usize],
+            (Some(_), _) | (None, 0) => Role::Life,
+            // Who only listens is sent away with nothing to say.
+            (None, _) if self.drains => Role::Life,
+            (None, _) => match fastrand::u8(..8) {
+                0..=3 => Role::Life,
+                4 | 5 => Role::Listener,
+                _ => Role::Waiter,
+            },
+        }
+    }
+}
+
+/// What a client is.
+#[derive(Clone, Copy)]
+enum Role {
+    /// One that asks and checks the answers.
+    Life,
+    Listener,
+    Waiter,
 }
 
 struct World {
@@ -153,6 +159,8 @@ struct World {
     log: Rc<Log>,
     polls: Rc<Cell<u64>>,
     cancelled: Rc<Cell<u64>>,
+    /// Connections that were not trusted before this began.
+    distrusted: u64,
 }
 
 thread_local! {
@@ -189,7 +197,8 @@ impl World {
         spawn_local(answer_questions(Rc::clone(&shared), questions));
         spawn_local(tick(Rc::clone(&shared)));
         let (polls, cancelled) = (Rc::default(), Rc::default());
-        Self { config, up, shared, server, ledger: Rc::default(), log, polls, cancelled }
+        let distrusted = distrusted(&up);
+        Self { config, up, shared, server, ledger: Rc::default(), log, polls, cancelled, distrusted }
     }
 
     /// One client after the other in this place, until it has had its lives.
@@ -205,26 +214,36 @@ impl World {
                     _ => Cancel::Never,
                 },
             };
-            let (theirs, ours) = pair();
-            let accepted = Accepted {
-                socket: Socket::Memory(ours.clone()),
-                transport: crate::client::Transport::Tcp,
-                addr: "sim".into(),
-                laddr: "sim".into(),
-            };
-            let task = Box::pin(Rc::clone(&self.shared).serve(Box::new(accepted)));
-            spawn_local(Watched {
-                task: Some(task),
-                socket: theirs.clone(),
-                cancel,
-                polls: 0,
-                total: Rc::clone(&self.polls),
-                done: Rc::clone(&self.cancelled),
-            });
-            drop(ours);
-            let life = Life::new(number * 10 + life, theirs, Rc::clone(&self.log), Rc::clone(&self.ledger));
-            life.live(plan, Rc::clone(&self.server)).await;
+            let wire = self.admit(number * 10 + life, cancel);
+            let server = Rc::clone(&self.server);
+            match plan.role(number) {
+                Role::Life => Life::new(wire).live(plan, server).await,
+                Role::Listener => Listener::new(wire, server).live(plan.rounds).await,
+                Role::Waiter => Waiter::new(wire).live(plan.rounds).await,
+            }
         }
+    }
+
+    /// A new client of the worker.
+    fn admit(&self, id: u64, cancel: Cancel) -> Wire {
+        let (theirs, ours) = pair();
+        let accepted = Accepted {
+            socket: Socket::Memory(ours),
+            transport: crate::client::Transport::Tcp,
+            addr: "sim".into(),
+            laddr: "sim".into(),
+        };
+        let task = Box::pin(Rc::clone(&self.shared).serve(Box::new(accepted)));
+        spawn_local(Watched {
+            task: Some(task),
+            socket: theirs.clone(),
+            cancel,
+            polls: 0,
+            total: Rc::clone(&self.polls),
+            done: Rc::clone(&self.cancelled),
+        });
+        let (log, ledger) = (Rc::clone(&self.log), Rc::clone(&self.ledger));
+        Wire { id, socket: theirs, log, ledger, input: Vec::new() }
     }
 
     async fn play(self: Rc<Self>, plan: Plan) {
@@ -240,7 +259,8 @@ impl World {
         let killer = plan.kills.then(|| {
             let world = Rc::clone(&self);
             spawn_local(async move {
-                loop {
+                // Whoever has seen something wrong may wait for long, and nothing new is learned meanwhile.
+                while world.ledger.violations.borrow().is_empty() {
                     sleep(Duration::from_micros(500 + fastrand::u64(..20_000))).await;
                     world.server.kill(fastrand::u8(..6) == 0);
                     if fastrand::u8(..6) == 0 {
@@ -251,10 +271,11 @@ impl World {
                 }
             })
         });
+        self.ledger.moves.set(plan.moves);
         let mover = plan.moves.then(|| {
             let world = Rc::clone(&self);
             spawn_local(async move {
-                loop {
+                while world.ledger.violations.borrow().is_empty() {
                     sleep(Duration::from_micros(2_000 + fastrand::u64(..20_000))).await;
                     if fastrand::u8(..3) > 0 {
                         world.up.move_on();
@@ -307,11 +328,19 @@ impl World {
         if tasks > expected + 2 {
             self.ledger.wrong(format!("{tasks} tasks are left, {expected} expected"));
         }
+        // The server says nothing wrong.
+        let distrusted = distrusted(&self.up) - self.distrusted;
+        if distrusted > 0 {
+            self.ledger.wrong(format!("{distrusted} connections were not trusted"));
+        }
         self.check_jobs();
     }
 
     /// Every element acknowledged was popped once, or is there, or was on its way to somebody who was cut off.
     fn check_jobs(&self) {
+        for (number, unblocks) in self.ledger.unblocks.borrow().iter().filter(|(_, unblocks)| !unblocks.is_right()) {
+            self.ledger.wrong(format!("CLIENT UNBLOCK of {number}: {unblocks:?}"));
+        }
         let remaining = match self.server.item(&(0, b"jobs".to_vec())) {
             Some(server::Item::List(list)) => list.into_iter().collect::<Vec<_>>(),
             _ => Vec::new(),
@@ -328,6 +357,14 @@ impl World {
             }
         }
     }
+}
+
+/// Connections that were killed because of what they said.
+fn distrusted(up: &Upstreams) -> u64 {
+    let of_kind = |kind: &UpstreamKind| -> u64 {
+        AnomalyReason::ALL.iter().map(|reason| up.shard.integrity_violations[*kind][*reason].value()).sum()
+    };
+    UpstreamKind::ALL.iter().map(of_kind).sum()
 }
 
 /// A pause of up to so many microseconds, often none.
@@ -359,7 +396,8 @@ async fn write(socket: &MemorySocket, mut bytes: &[u8]) -> bool {
     true
 }
 
-fn run(plan: Plan) -> Outcome {
+/// Runs one simulation on this thread, with a clock that jumps.
+fn simulate<T>(plan: Plan, what: impl AsyncFnOnce(Rc<World>) -> T) -> T {
     fastrand::seed(plan.seed);
     let runtime = Builder::new_current_thread()
         .enable_time()
@@ -371,9 +409,12 @@ fn run(plan: Plan) -> Outcome {
         // More than are told to move, or nobody would ever have one.
         config.push_str("upstream.connects_per_second = 5000\n");
     }
-    let outcome = runtime.block_on(async {
+    runtime.block_on(async { what(Rc::new(World::new(Arc::new(tested(&config))))).await })
+}
+
+fn run(plan: Plan) -> Outcome {
+    simulate(plan, async |world| {
         let began = Instant::now();
-        let world = Rc::new(World::new(Arc::new(tested(&config))));
         Rc::clone(&world).play(plan).await;
         Outcome {
             hash: world.log.0.borrow().finish(),
@@ -385,7 +426,5 @@ fn run(plan: Plan) -> Outcome {
             millis: began.elapsed().as_millis() as u64,
             violations: world.ledger.violations.take(),
         }
-    });
-    drop(runtime);
-    outcome
+    })
 }

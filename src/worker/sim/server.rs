@@ -1,22 +1,24 @@
-//! The simulated upstream: a small Redis in memory, with lists, counters, transactions, blocking pops and databases.
+//! The simulated upstream: a small Redis in memory, with lists, counters, transactions, blocking pops, channels and databases.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
-use super::{Log, pause, read, write};
+use super::channels::Heard;
+use super::lists::{Blocked, Wish};
+use super::{Log, pause, write};
 use crate::link::memory::{MemorySocket, pair};
 use crate::resp::{RequestLimits, RequestScanner, Scan, encode};
 
+/// The end of a wait by CLIENT UNBLOCK … ERROR.
+pub(super) const UNBLOCKED: &[u8] = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n";
+
 type Words = Vec<Vec<u8>>;
-type Key = (u32, Vec<u8>);
+pub(super) type Key = (u32, Vec<u8>);
 
 #[derive(Clone, Debug)]
 pub(super) enum Item {
@@ -24,66 +26,44 @@ pub(super) enum Item {
     List(VecDeque<Vec<u8>>),
 }
 
-/// A connection that waits for an element.
-struct Blocked {
-    connection: i64,
-    wish: Wish,
-}
-
-/// What a pop asks for.
-struct Wish {
-    keys: Vec<Key>,
-    /// From the left end.
-    left: bool,
-    /// Up to so many elements, in an array of their own; else one.
-    count: Option<usize>,
-}
-
-impl Wish {
-    /// Of BLPOP and BRPOP (`numbered` false), or of what follows the timeout of BLMPOP and the name of LMPOP.
-    fn read(db: u32, words: &[Vec<u8>], numbered: bool) -> Self {
-        let number = |word: &[u8]| String::from_utf8_lossy(word).parse::<usize>().expect("a number");
-        let key = |word: &Vec<u8>| (db, word.clone());
-        if !numbered {
-            let left = words[0].eq_ignore_ascii_case(b"BLPOP");
-            return Self { keys: words[1..words.len() - 1].iter().map(key).collect(), left, count: None };
-        }
-        let side = 1 + number(&words[0]);
-        let left = words[side].eq_ignore_ascii_case(b"LEFT");
-        let count = words.get(side + 2).map_or(1, |word| number(word));
-        Self { keys: words[1..side].iter().map(key).collect(), left, count: Some(count) }
-    }
-}
-
 #[derive(Default)]
-struct Connection {
-    socket: Option<MemorySocket>,
-    waker: Option<Waker>,
+pub(super) struct Connection {
+    pub(super) socket: Option<MemorySocket>,
+    pub(super) waker: Option<Waker>,
     /// What ended the wait: the reply.
-    unblocked: Option<Vec<u8>>,
+    pub(super) unblocked: Option<Vec<u8>>,
+    /// Speaks RESP3.
+    pub(super) three: bool,
+    pub(super) channels: BTreeSet<Vec<u8>>,
+    /// Messages for it.
+    pub(super) pushes: VecDeque<Vec<u8>>,
 }
 
 /// What all connections share.
 pub(super) struct Server {
     log: Rc<Log>,
-    data: RefCell<BTreeMap<Key, Item>>,
+    pub(super) data: RefCell<BTreeMap<Key, Item>>,
     versions: RefCell<BTreeMap<Key, u64>>,
-    connections: RefCell<BTreeMap<i64, Connection>>,
-    blocked: RefCell<VecDeque<Blocked>>,
+    pub(super) connections: RefCell<BTreeMap<i64, Connection>>,
+    pub(super) blocked: RefCell<VecDeque<Blocked>>,
+    /// Everything that was published, by channel, in order.
+    pub(super) published: RefCell<BTreeMap<Vec<u8>, Vec<Vec<u8>>>>,
     last_id: Cell<i64>,
     pub(super) most: Cell<usize>,
     /// Answers to elements taken by connections that were cut before they were told.
     pub(super) lost: RefCell<Vec<Vec<u8>>>,
     pub(super) commands: Cell<u64>,
     pub(super) refuses: Cell<bool>,
+    /// Takes no writes any more.
+    pub(super) demoted: Cell<bool>,
 }
 
 /// What a connection has of its own.
 #[derive(Default)]
-struct Session {
-    id: i64,
+pub(super) struct Session {
+    pub(super) id: i64,
     db: u32,
-    three: bool,
+    pub(super) three: bool,
     queue: Option<Vec<Words>>,
     watched: Vec<(Key, u64)>,
 }
@@ -96,11 +76,13 @@ impl Server {
             versions: RefCell::default(),
             connections: RefCell::default(),
             blocked: RefCell::default(),
+            published: RefCell::default(),
             last_id: Cell::new(0),
             most: Cell::new(0),
             lost: RefCell::default(),
             commands: Cell::new(0),
             refuses: Cell::new(false),
+            demoted: Cell::new(false),
         })
     }
 
@@ -117,6 +99,11 @@ impl Server {
         self.most.set(self.most.get().max(connections.len()));
         spawn_local(Rc::clone(self).serve(id, ours));
         Ok(theirs)
+    }
+
+    /// How many connections there were so far.
+    pub(super) fn accepted(&self) -> i64 {
+        self.last_id.get()
     }
 
     pub(super) fn connected(&self) -> usize {
@@ -150,7 +137,12 @@ impl Server {
     async fn serve(self: Rc<Self>, id: i64, socket: MemorySocket) {
         let mut session = Session { id, ..Session::default() };
         let (mut scanner, mut input, mut resume) = (RequestScanner::new(), BytesMut::new(), None);
-        'connection: while let Some(chunk) = read(&socket).await {
+        'connection: while let Some(heard) = self.next(id, &socket).await {
+            let chunk = match heard {
+                Heard::Input(chunk) => chunk,
+                Heard::Messages(frames) if write(&socket, &frames).await => continue,
+                Heard::Messages(_) => break,
+            };
             pause(300).await;
             input.extend_from_slice(&chunk);
             loop {
@@ -164,7 +156,10 @@ impl Server {
                 self.log.note("run", id as u64, &words.join(&b' '));
                 self.commands.set(self.commands.get() + 1);
                 let reply = self.on_request(&mut session, words, &socket).await;
-                if !write(&socket, &reply.unwrap_or_default()).await {
+                // What was published before this was run comes before its reply.
+                let mut frames = self.messages(id);
+                frames.extend(reply.unwrap_or_default());
+                if !write(&socket, &frames).await {
                     break 'connection;
                 }
             }
@@ -188,6 +183,17 @@ impl Server {
             "BLMPOP" => {
                 let wish = Wish::read(session.db, &words[2..], true);
                 return self.blocking_pop(session, &words[1], wish, socket).await;
+            }
+            "BLMOVE" => {
+                let wish = Wish::forever(session.db, &words[1]);
+                return self.blocking_pop(session, &words[5], wish, socket).await;
+            }
+            // XREAD BLOCK milliseconds STREAMS key id
+            "XREAD" if words[1].eq_ignore_ascii_case(b"BLOCK") => {
+                let millis: f64 = String::from_utf8_lossy(&words[2]).parse().expect("a time");
+                let seconds = (millis / 1000.0).to_string();
+                let wish = Wish::forever(session.db, &words[4]);
+                return self.blocking_pop(session, seconds.as_bytes(), wish, socket).await;
             }
             "LMPOP" => {
                 let wish = Wish::read(session.db, &words[1..], true);
@@ -217,7 +223,7 @@ impl Server {
         self.versions.borrow().get(key).copied().unwrap_or(0)
     }
 
-    fn touch(&self, key: &Key) {
+    pub(super) fn touch(&self, key: &Key) {
         *self.versions.borrow_mut().entry(key.clone()).or_default() += 1;
     }
 
@@ -235,11 +241,21 @@ impl Server {
             "HELLO" => self.hello(session, &word(1)),
             "RESET" => {
                 *session = Session { id: session.id, ..Session::default() };
+                self.change(session.id, |connection| {
+                    connection.three = false;
+                    connection.channels.clear();
+                });
                 b"+RESET\r\n".to_vec()
             }
             "CLIENT" => self.client(session, words),
             // The one script: see CLIENT UNBLOCK.
             "EVAL" => b":0\r\n".to_vec(),
+            // Of what has nothing.
+            "LMOVE" if !session.three => b"$-1\r\n".to_vec(),
+            "LMOVE" | "XREAD" => nil(session),
+            "SUBSCRIBE" => self.subscribe(session, &words[1..], true),
+            "UNSUBSCRIBE" => self.subscribe(session, &words[1..], false),
+            "PUBLISH" => self.publish(&words[1], &words[2]),
             "CONFIG" => b"*0\r\n".to_vec(),
             "INFO" => bulk(b"redis_version:7.0.15\r\nrun_id:aaaa\r\n"),
             "MULTI" => {
@@ -259,6 +275,9 @@ impl Server {
             "UNWATCH" => {
                 session.watched.clear();
                 b"+OK\r\n".to_vec()
+            }
+            "SET" | "INCR" | "RPUSH" | "LPUSH" | "LPOP" | "RPOP" if self.demoted.get() => {
+                b"-READONLY You can't write against a read only replica.\r\n".to_vec()
             }
             _ => self.on_data(&key, name, words),
         }
@@ -301,29 +320,9 @@ impl Server {
         }
     }
 
-    fn push(&self, key: &Key, front: bool, elements: &[Vec<u8>]) -> usize {
-        let mut data = self.data.borrow_mut();
-        let item = data.entry(key.clone()).or_insert_with(|| Item::List(VecDeque::new()));
-        let Item::List(list) = item else { panic!("a list") };
-        for element in elements {
-            if front { list.push_front(element.clone()) } else { list.push_back(element.clone()) }
-        }
-        self.touch(key);
-        list.len()
-    }
-
-    fn pop(&self, key: &Key, left: bool) -> Option<Vec<u8>> {
-        let mut data = self.data.borrow_mut();
-        let Some(Item::List(list)) = data.get_mut(key) else { return None };
-        let element = if left { list.pop_front() } else { list.pop_back() }?;
-        if list.is_empty() {
-            data.remove(key);
-        }
-        Some(element)
-    }
-
     fn hello(&self, session: &mut Session, version: &[u8]) -> Vec<u8> {
         session.three = version == b"3";
+        self.change(session.id, |connection| connection.three = session.three);
         let head = if session.three { "%2" } else { "*4" };
         let proto = if session.three { 3 } else { 2 };
         format!("{head}\r\n$5\r\nproto\r\n:{proto}\r\n$2\r\nid\r\n:{}\r\n", session.id).into_bytes()
@@ -332,105 +331,38 @@ impl Server {
     fn client(&self, session: &Session, words: &[Vec<u8>]) -> Vec<u8> {
         match words[1].to_ascii_uppercase().as_slice() {
             b"ID" => format!(":{}\r\n", session.id).into_bytes(),
+            b"INFO" => {
+                let (db, resp) = (session.db, if session.three { 3 } else { 2 });
+                let text = format!("id={} db={db} sub=0 psub=0 ssub=0 multi=-1 watch=0 resp={resp}\n", session.id);
+                bulk(text.as_bytes())
+            }
             b"UNBLOCK" => {
                 let id: i64 = String::from_utf8_lossy(&words[2]).parse().unwrap_or(0);
                 let before = self.blocked.borrow().len();
                 self.blocked.borrow_mut().retain(|blocked| blocked.connection != id);
                 let found = before > self.blocked.borrow().len();
                 if found {
-                    self.unblock(id, b"*-1\r\n".to_vec());
+                    let three = self.connections.borrow().get(&id).is_some_and(|connection| connection.three);
+                    let reply: &[u8] = match words.get(3) {
+                        Some(how) if how.eq_ignore_ascii_case(b"ERROR") => UNBLOCKED,
+                        _ if three => b"_\r\n",
+                        _ => b"*-1\r\n",
+                    };
+                    self.unblock(id, reply.to_vec());
                 }
                 format!(":{}\r\n", u8::from(found)).into_bytes()
             }
             _ => b"+OK\r\n".to_vec(),
         }
     }
-
-    fn unblock(&self, id: i64, reply: Vec<u8>) {
-        let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(&id) else {
-            self.lost.borrow_mut().push(reply);
-            return;
-        };
-        connection.unblocked = Some(reply);
-        if let Some(waker) = connection.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Elements go to those who wait, oldest first.
-    fn serve_blocked(&self) {
-        loop {
-            let blocked = self.blocked.borrow();
-            let found = blocked.iter().position(|waits| waits.wish.keys.iter().any(|key| self.item(key).is_some()));
-            drop(blocked);
-            let Some(waits) = found.and_then(|at| self.blocked.borrow_mut().remove(at)) else { return };
-            if let Some(reply) = self.fulfil(&waits.wish) {
-                self.unblock(waits.connection, reply);
-            }
-        }
-    }
-
-    /// Takes what is wished for from the first list that has something.
-    fn fulfil(&self, wish: &Wish) -> Option<Vec<u8>> {
-        wish.keys.iter().find_map(|key| {
-            let first = self.pop(key, wish.left)?;
-            let Some(count) = wish.count else { return Some(popped(&key.1, &first)) };
-            let more = (1..count).map_while(|_| self.pop(key, wish.left));
-            let all: Vec<Vec<u8>> = std::iter::once(first).chain(more).map(|element| bulk(&element)).collect();
-            Some([b"*2\r\n".to_vec(), bulk(&key.1), format!("*{}\r\n", all.len()).into_bytes(), all.concat()].concat())
-        })
-    }
-
-    /// `None` when the connection ended while it waited.
-    async fn blocking_pop(
-        &self,
-        session: &Session,
-        timeout: &[u8],
-        wish: Wish,
-        socket: &MemorySocket,
-    ) -> Option<Vec<u8>> {
-        if let Some(reply) = self.fulfil(&wish) {
-            return Some(reply);
-        }
-        let seconds: f64 = String::from_utf8_lossy(timeout).parse().expect("a timeout");
-        self.blocked.borrow_mut().push_back(Blocked { connection: session.id, wish });
-        let far = Duration::from_secs(3600);
-        let until = Instant::now() + if seconds == 0.0 { far } else { Duration::from_secs_f64(seconds) };
-        let mut timer = Box::pin(tokio::time::sleep_until(until));
-        let reply = poll_fn(|cx| {
-            use std::task::Poll;
-            let mut connections = self.connections.borrow_mut();
-            let connection = connections.get_mut(&session.id).expect("entered at accept");
-            if let Some(reply) = connection.unblocked.take() {
-                return Poll::Ready(Some(reply));
-            }
-            if socket.peer_is_gone() {
-                return Poll::Ready(None);
-            }
-            connection.waker = Some(cx.waker().clone());
-            socket.watch(cx);
-            if timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Some(nil(session)));
-            }
-            Poll::Pending
-        })
-        .await;
-        self.blocked.borrow_mut().retain(|blocked| blocked.connection != session.id);
-        reply
-    }
 }
 
-fn nil(session: &Session) -> Vec<u8> {
+pub(super) fn nil(session: &Session) -> Vec<u8> {
     if session.three { b"_\r\n".to_vec() } else { b"*-1\r\n".to_vec() }
 }
 
-fn bulk(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn bulk(bytes: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::new();
     encode::bulk(&mut out, bytes);
     out.to_vec()
-}
-
-fn popped(key: &[u8], element: &[u8]) -> Vec<u8> {
-    [b"*2\r\n".to_vec(), bulk(key), bulk(element)].concat()
 }

@@ -1,19 +1,30 @@
 //! The seeds.
 
 use super::*;
-use crate::telemetry::CloseReason;
+use crate::link::memory::move_to;
+use crate::telemetry::{CloseReason, NameLookup};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// So many violations end a run: the rest would say the same.
+const ENOUGH: usize = 10;
+
 /// Runs seeds and prints the line; the violations.
 fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
     let began = std::time::Instant::now();
     let (mut sum, mut hash) = (Outcome::default(), DefaultHasher::new());
+    let mut played = 0;
     for seed in first..first + seeds {
+        if sum.violations.len() >= ENOUGH {
+            break;
+        }
+        played += 1;
         let outcome = run(Plan::of(seed));
-        if seed % 64 == first % 64 && run(Plan::of(seed)) != outcome {
+        // Seeded bugs happen once in so many chances of the process, which is not the same in a second run.
+        let again = !cfg!(feature = "seeded-bugs") && seed % 64 == first % 64;
+        if again && run(Plan::of(seed)) != outcome {
             sum.violations.push(format!("SIM_SEED={seed}: two runs differ"));
         }
         outcome.hash.hash(&mut hash);
@@ -26,7 +37,7 @@ fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
         sum.violations.extend(outcome.violations.into_iter().map(|what| format!("SIM_SEED={seed}: {what}")));
     }
     println!(
-        "{{\"sim\":\"worker\",\"first_seed\":{first},\"seeds\":{seeds},\"seconds\":{:.1},\"simulated_hours\":{:.2},\
+        "{{\"sim\":\"worker\",\"first_seed\":{first},\"seeds\":{played},\"seconds\":{:.1},\"simulated_hours\":{:.2},\
          \"polls\":{},\"polls_cancelled\":{},\"commands\":{},\"replies\":{},\"refused\":{},\"violations\":{},\"hash\":\"{:016x}\"}}",
         began.elapsed().as_secs_f64(),
         sum.millis as f64 / 3_600_000.0,
@@ -38,7 +49,7 @@ fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
         sum.violations.len(),
         hash.finish()
     );
-    sum.violations.truncate(10);
+    sum.violations.truncate(ENOUGH);
     sum.violations
 }
 
@@ -103,22 +114,65 @@ fn a_drain_loses_no_request() {
     assert!(closed() > 100, "only {} clients were sent away", closed());
 }
 
-/// The oracle sees each bug that is seeded in the path of replies and connections.
+/// Demoted behind its name: writes are refused, and nothing moves while the name leads to the same address; when it leads
+/// to the successor all connections go there, and nobody is closed.
+#[test]
+fn a_demoted_upstream_is_left_when_its_name_leads_elsewhere() {
+    let [old, new] = ["10.0.0.1:6379", "10.0.0.2:6379"].map(|text| text.parse().expect("an address"));
+    move_to(old);
+    simulate(Plan::of(1), async |world| {
+        let mut wire = world.admit(1, Cancel::Never);
+        let set: &[&[u8]] = &[b"SET", b"k", b"v"];
+        let long = Duration::from_secs(6);
+        assert_eq!(wire.ask(set).await.as_deref(), Some(&b"+OK\r\n"[..]));
+        let refused = |reply: Option<Vec<u8>>| reply.is_some_and(|frame| frame.starts_with(b"-READONLY "));
+        world.server.demoted.set(true);
+        let accepted = world.server.accepted();
+        for _ in 0..3 {
+            assert!(refused(wire.ask(set).await));
+            sleep(long).await;
+        }
+        let looked = |found| world.up.shard.readonly_lookups[found].value();
+        assert!(looked(NameLookup::Same) >= 3 && looked(NameLookup::Moved) == 0);
+        assert_eq!(world.server.accepted(), accepted, "nothing has moved");
+        let successor = Server::new(Rc::clone(&world.log));
+        let accepting = Rc::clone(&successor);
+        listen(Rc::new(move || accepting.accept()));
+        move_to(new);
+        assert!(refused(wire.ask(set).await));
+        sleep(long).await;
+        assert_eq!(wire.ask(set).await.as_deref(), Some(&b"+OK\r\n"[..]), "on the same connection");
+        assert!(successor.item(&(0, b"k".to_vec())).is_some());
+        assert_eq!(looked(NameLookup::Moved), 1);
+        sleep(long).await;
+        assert_eq!(world.server.connected(), 0, "all have moved");
+    });
+}
+
+/// The oracle sees each bug that is seeded in the path of replies and connections, and says so soon.
 #[cfg(feature = "seeded-bugs")]
 #[test]
 fn seeded_bugs_are_seen() {
     let program = std::env::current_exe().expect("the test's own program");
+    let seeds = setting("SIM_SEEDS", 300).to_string();
     for bug in ["drop_tombstone", "drop_reply", "duplicate_reply", "swap_replies", "double_write", "skip_select"] {
-        let seen = std::process::Command::new(&program)
-            .args(["worker::sim::some_seeds", "--exact"])
+        let began = std::time::Instant::now();
+        let run = std::process::Command::new(&program)
+            .args(["worker::sim::tests::some_seeds", "--exact", "--nocapture"])
             .env("SEEDED_BUG", bug)
             .env("SEEDED_EVERY", if bug == "drop_tombstone" { "1" } else { "20" })
-            .env("SIM_SEEDS", "300")
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .status()
-            .is_ok_and(|status| !status.success());
-        println!("{{\"sim\":\"seeded\",\"bug\":\"{bug}\",\"seen\":{seen}}}");
-        assert!(seen, "{bug} is not seen");
+            .env("SIM_SEEDS", &seeds)
+            .env_remove("SIM_SEED")
+            .output()
+            .expect("the test's own program runs");
+        let said = String::from_utf8_lossy(&run.stdout);
+        // A run that began no seed has seen nothing.
+        let line = said.lines().find(|line| line.starts_with("{\"sim\":\"worker\"")).unwrap_or_default();
+        let seen = !run.status.success() && !line.is_empty() && !line.contains("\"violations\":0,");
+        println!(
+            "{{\"sim\":\"seeded\",\"bug\":\"{bug}\",\"seen\":{seen},\"seconds\":{:.1}}}",
+            began.elapsed().as_secs_f64()
+        );
+        assert!(seen, "{bug} is not seen: {said}{}", String::from_utf8_lossy(&run.stderr));
     }
 }

@@ -40,6 +40,11 @@ impl Relay {
         self.address
     }
 
+    /// Connections that respmux has made.
+    pub(super) fn connections(&self) -> usize {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Every command that respmux has sent, and the bytes in all.
     pub(super) fn commands(&self) -> (Vec<Vec<Vec<u8>>>, usize) {
         let records = self.said.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 /// An authority, its file `ca.pem`, and what it issued.
 #[derive(Debug)]
@@ -59,10 +59,19 @@ impl Pki {
 
     /// A client that trusts this authority, with a certificate of its own if there is one.
     pub(crate) fn client(&self, own: Option<&Pair>) -> Arc<ClientConfig> {
+        self.client_of(own, rustls::ALL_VERSIONS)
+    }
+
+    /// The same, for some versions of the protocol.
+    pub(crate) fn client_of(
+        &self,
+        own: Option<&Pair>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.as_ref().der().clone()).expect("an authority of our own making");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
         let builder = builder.expect("versions").with_root_certificates(roots);
         Arc::new(match own {
             None => builder.with_no_client_auth(),

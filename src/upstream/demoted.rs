@@ -1,0 +1,59 @@
+//! -READONLY from an upstream that took writes before: it was demoted, and its name may lead to its successor.
+//!
+//! The client gets the reply as it is: nothing was executed, and its library knows what to do. Here the name is looked up
+//! again, at most once in [`LOOK_EVERY`], and if it leads elsewhere all connections move there.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+
+use super::Upstreams;
+use crate::link::nanos;
+use crate::telemetry::NameLookup;
+
+/// Time between two lookups; names are cached for some seconds anyway.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What one worker has seen of it.
+#[derive(Debug, Default)]
+pub struct Demotion {
+    seen: Cell<bool>,
+    /// When the name was looked up last, nanoseconds of the worker's clock.
+    looked: Cell<Option<u64>>,
+}
+
+impl Upstreams {
+    /// The upstream has answered with this error.
+    #[inline]
+    pub fn on_refusal(&self, frame: &[u8]) {
+        if frame.starts_with(b"-READONLY ") {
+            self.demotion.seen.set(true);
+        }
+    }
+
+    /// Looks the name up if it is time. What is refused meanwhile counts for the next time.
+    pub(super) fn demotion_tick(self: &Rc<Self>) {
+        let Demotion { seen, looked } = &self.demotion;
+        let now = self.now();
+        if !seen.get() || looked.get().is_some_and(|at| now.saturating_sub(at) < nanos(LOOK_EVERY)) {
+            return;
+        }
+        seen.set(false);
+        looked.set(Some(now));
+        let up = Rc::clone(self);
+        spawn_local(async move {
+            let found = up.dialer.look_up().await;
+            up.shard.readonly_lookups[found].inc();
+            if found == NameLookup::Moved {
+                tracing::warn!(
+                    worker = up.worker,
+                    "the upstream refuses writes, and its name leads elsewhere now: connections move"
+                );
+                up.on_upstream_lost();
+                up.move_on();
+            }
+        });
+    }
+}
