@@ -11,8 +11,8 @@ use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, NameLookup, Origin, PinReason,
-    RefuseReason, RejectReason, ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide,
+    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, NameLookup, Origin,
+    PinReason, RefuseReason, RejectReason, ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide,
     UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 use super::shard::Shard;

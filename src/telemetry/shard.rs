@@ -6,8 +6,8 @@ use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LoginResult, LossVerdict, NameLookup, Origin, PinReason, RefuseReason,
-    RejectReason, RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
+    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LoginResult, LossVerdict, NameLookup, Origin, PinReason,
+    RefuseReason, RejectReason, RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
     UpstreamState,
 };
 
