@@ -155,10 +155,12 @@ impl Shared {
             locked_at: Cell::new(self.up.now().max(1)),
             connected: now,
             active: Cell::new(self.up.now()),
+            received: Cell::new(0),
         });
         self.directory.enter(&profile);
         self.up.shard.client_began();
-        let reason = Client::new(Rc::clone(&self), profile, read).run().await;
+        let reason = Client::new(Rc::clone(&self), Rc::clone(&profile), read).run().await;
+        self.up.slowlog.on_client_left(id, || profile.who());
         outbox.keep_input(&self.up.memory, 0);
         outbox.release(&self.up.buffers);
         if let Some(hub) = outbox.take_hub(&self.up.buffers) {

@@ -5,7 +5,7 @@
 
 use super::key::{GIB, KIB, MIB, count, key, optional, size, time};
 use super::value::Kind;
-use super::{auth, keys_client, keys_integrity, keys_tls};
+use super::{auth, insight, keys_client, keys_integrity, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
@@ -328,6 +328,10 @@ const AFTER: &[Key] = &[
         "\"auto\" is text on a terminal and JSON elsewhere.",
     )
     .flag("log-format", "FORMAT"),
+    insight::SLOWLOG_THRESHOLD,
+    insight::SLOWLOG_SIZE,
+    insight::SLOWLOG_KEYS,
+    insight::HOTKEYS_SAMPLE,
 ];
 
 #[cfg(test)]
@@ -376,7 +380,7 @@ mod tests {
             tables,
             [
                 "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "drain",
-                "log", "auth", "commands"
+                "log", "slowlog", "hotkeys", "auth", "commands"
             ]
         );
     }

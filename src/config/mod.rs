@@ -10,6 +10,7 @@ mod address;
 mod auth;
 mod budget;
 mod file;
+mod insight;
 mod key;
 mod keys;
 mod keys_client;
@@ -33,6 +34,7 @@ use std::time::Duration;
 pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
+pub use insight::{Hotkeys, ShownSetting, ShownSettings, Slowlog};
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
 pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
@@ -97,6 +99,12 @@ pub struct Config {
     pub allow_remote_passwordless: bool,
     /// How far replies are checked.
     pub integrity: Integrity,
+    /// Slow requests that are kept.
+    pub slowlog: Slowlog,
+    /// Keys that are used most.
+    pub hotkeys: Hotkeys,
+    /// The settings behind all this, for people.
+    pub shown: ShownSettings,
 }
 
 /// The upstream, and what holds for every connection to it.

@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use super::insight::{ShownSetting, ShownSettings};
 use super::keys::{KEYS, Key};
-use super::settings::{Entry, Origin, Problems};
+use super::settings::{Entry, Origin, Problems, Settings};
 use super::units::show_size;
 use super::value::Setting;
 use super::{Config, Division, Loaded};
@@ -57,6 +58,16 @@ pub(crate) fn merged(loaded: &Loaded) -> String {
         }
     }
     text.trim_start().to_owned()
+}
+
+/// Each setting in words, for PROXY CONFIG.
+pub(super) fn shown(settings: &Settings, config: &Config) -> ShownSettings {
+    let one = |(key, entry): (&'static Key, &Entry)| {
+        let literal = entry.setting.to_toml().unwrap_or_default();
+        let value = unquote(&literal).unwrap_or(literal);
+        ShownSetting { key: key.path, value, origin: origin(key, entry, config) }
+    };
+    ShownSettings::new(settings.iter().map(one).collect())
 }
 
 /// What `respmux check` tells people about a good configuration.

@@ -9,7 +9,7 @@ use super::secret::SecretSource;
 use super::settings::{Origin, Problem, Problems, Settings};
 use super::value::Setting;
 use super::values::Values;
-use super::{Config, OnLoss, Tls, Unix, Upstream, UpstreamTls, tls};
+use super::{Config, OnLoss, ShownSettings, Tls, Unix, Upstream, UpstreamTls, print, tls};
 
 /// `workers = "auto"` takes no more cores than this: beyond it Redis' one thread is the limit.
 const AUTO_WORKERS: usize = 4;
@@ -44,7 +44,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     let mut check = Check { values: &values, problems: Vec::new(), warnings: Vec::new() };
     let embedded = check.embedded();
     let workers = check.workers(host.parallelism);
-    let config = Config {
+    let mut config = Config {
         listen: values.listen(),
         workers,
         admin: match &values.entry("admin").setting {
@@ -71,7 +71,11 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
         integrity: values.integrity(),
+        slowlog: values.slowlog(),
+        hotkeys: values.hotkeys(),
+        shown: ShownSettings::default(),
     };
+    config.shown = print::shown(settings, &config);
     check.relations(&config);
     check.remote_passwordless(&config);
     for (path, reason) in tls::problems(&config) {

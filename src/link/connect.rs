@@ -15,6 +15,7 @@ use super::handshake::{Credentials, Handshake, Login, Refused, configured};
 use super::open::connect;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
+use super::trouble::{LastError, Trouble};
 use super::{Link, Owned, Permit, Rate, Socket, now, since};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
@@ -52,6 +53,7 @@ pub struct Dialer {
     serial: Cell<u64>,
     circuit: RefCell<Circuit>,
     refused: Refusals,
+    trouble: Trouble,
     rate: Rate,
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
@@ -75,6 +77,7 @@ impl Dialer {
             serial: Cell::new(0),
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
+            trouble: Trouble::default(),
             rate: Rate::new(rate, rate),
             credentials: RefCell::default(),
             owned,
@@ -120,6 +123,18 @@ impl Dialer {
         self.circuit.borrow().state() != CircuitState::Closed
     }
 
+    /// The state of the circuit.
+    #[must_use]
+    pub fn circuit(&self) -> CircuitState {
+        self.circuit.borrow().state()
+    }
+
+    /// What went wrong last.
+    #[must_use]
+    pub fn last_error(&self) -> Option<LastError> {
+        self.trouble.last()
+    }
+
     /// Commands were answered since the last look.
     pub fn on_service(&self) {
         if self.circuit.borrow_mut().on_service(now()) {
@@ -130,6 +145,7 @@ impl Dialer {
     /// A connection ended that stood since `ready` and had served nobody: the same to the back-off as one that could
     /// not be made.
     pub fn on_unproven_loss(&self, ready: Instant, reason: &str) {
+        self.trouble.note(reason);
         self.on_failure(ready, Failure::Silent, reason);
     }
 
@@ -199,7 +215,10 @@ impl Dialer {
         let result = self.attempt(permit, key, stage).await;
         match &result {
             Ok(_) => self.shard.upstream_connected(kind, since(started)),
-            Err((error, _)) => self.shard.upstream_failed(kind, error.cause()),
+            Err((error, _)) => {
+                self.shard.upstream_failed(kind, error.cause());
+                self.trouble.note(&error.to_string());
+            }
         }
         match &result {
             Err((DialError::Unavailable { text, cause }, _)) => self.on_failure(started, Failure::of(*cause), text),

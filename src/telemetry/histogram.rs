@@ -17,6 +17,18 @@ pub struct Scale {
     per_shown: f64,
 }
 
+impl Scale {
+    /// How many buckets there are, the one without a bound included.
+    pub const fn buckets(&self) -> usize {
+        self.bounds.len() + 1
+    }
+
+    /// The upper bound of a bucket, in the unit that is recorded; `None` for the last one.
+    pub fn bound(&self, bucket: usize) -> Option<u64> {
+        self.bounds.get(bucket).copied()
+    }
+}
+
 const MICRO: u64 = 1_000;
 const MILLI: u64 = 1_000 * MICRO;
 const SECOND: u64 = 1_000 * MILLI;
@@ -94,6 +106,16 @@ impl Histogram {
         let bucket = self.scale.bounds.partition_point(|bound| *bound < value);
         self.cells[bucket].inc();
         self.sum.add(value as f64);
+    }
+
+    /// Samples by bucket, not cumulative.
+    pub fn cells(&self) -> impl Iterator<Item = u64> {
+        self.cells.iter().map(Count::value)
+    }
+
+    /// The sum of all samples.
+    pub fn sum(&self) -> f64 {
+        self.sum.value()
     }
 
     /// How many samples were recorded.

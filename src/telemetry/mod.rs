@@ -18,6 +18,7 @@ pub mod histogram;
 pub mod log;
 pub mod log_count;
 pub mod memory;
+pub mod reading;
 pub mod reasons;
 mod registry;
 pub mod shard;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 pub use facts::{ProcessFacts, unix_millis};
 pub use log_count::LogCount;
 pub use memory::{Pressure, Total};
+pub use reading::{Durations, Reading};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay,
     HandshakeResult, LoginResult, LossVerdict, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,

@@ -5,6 +5,8 @@ mod big;
 mod blocking;
 mod buffers;
 mod control;
+mod history;
+mod hotkeys;
 mod inquiries;
 mod lane;
 mod lanes;
@@ -17,6 +19,7 @@ mod pubsub;
 mod report;
 mod roster;
 mod scratch;
+mod slowlog;
 mod unknown;
 
 use std::cell::{Cell, RefCell};
@@ -28,9 +31,10 @@ pub use big::{BigReplies, Question};
 pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
+pub(crate) use hotkeys::{HotKey, merged};
 pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::{Lane, RetryBudget};
-pub(crate) use lane::{NOT_EXECUTED, Owner, Part, recounted};
+pub(crate) use lane::{LaneReport, NOT_EXECUTED, Owner, Part, recounted};
 pub use lanes::{Full, Lanes};
 pub use memory::{Charge, Memory};
 pub use outbox::{Answer, Outbox, Wants};
@@ -39,6 +43,7 @@ pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
 pub(crate) use report::Report;
 pub use roster::{ClientKey, Roster};
 pub use scratch::{Scratch, Standing};
+pub(crate) use slowlog::{Slow, SlowRequest};
 pub use unknown::{Unknowns, Verdict};
 
 use crate::auth::{Policies, Rights, Throttle, Users};
@@ -90,6 +95,9 @@ pub struct Upstreams {
     pub folds: Folds,
     pub big_replies: BigReplies,
     pub retries: RetryBudget,
+    pub(crate) slowlog: slowlog::Slowlog,
+    pub(crate) hotkeys: hotkeys::Hotkeys,
+    history: history::History,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
@@ -123,6 +131,8 @@ impl Upstreams {
         let dialer = Dialer::new(Arc::clone(&config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
+        let slowlog = slowlog::Slowlog::new(&config.slowlog, worker, config.workers);
+        let hotkeys = hotkeys::Hotkeys::new(config.hotkeys.sample);
         Rc::new(Self {
             worker,
             config,
@@ -150,6 +160,9 @@ impl Upstreams {
             folds: Folds::default(),
             big_replies: BigReplies::default(),
             retries: RetryBudget::default(),
+            slowlog,
+            hotkeys,
+            history: history::History::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: crate::link::now(),
             epoch: Cell::new(0),
@@ -238,6 +251,7 @@ impl Upstreams {
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
+        self.history.on_tick(&self.shard, self.now());
         self.big_replies.on_tick(self.now());
         let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config.upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);

@@ -25,6 +25,7 @@ mod login;
 mod ordering;
 mod policy;
 mod protocol_errors;
+mod proxy_admin;
 mod pubsub;
 mod reply_types;
 mod secrets;

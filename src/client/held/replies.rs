@@ -16,7 +16,7 @@ use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
 use crate::router::{Effect, Relay};
 use crate::session::{Guard, Identity, Reply, Resp};
 use crate::telemetry::{AnomalyReason, CloseReason, Origin};
-use crate::upstream::recounted;
+use crate::upstream::{Slow, recounted};
 
 impl Held {
     /// Gives what was read to the client, frame by frame.
@@ -127,7 +127,7 @@ impl Held {
         if kind.is_error() {
             self.up.shard.error(Origin::Upstream, frame);
         }
-        self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
+        self.count(client, &expect);
         let own = expect.own;
         self.on_reply(client, expect, frame, kind);
         if streamed {
@@ -169,7 +169,25 @@ impl Held {
         if self.confirmations == 0
             && let Some(expect) = self.expect.pop_front()
         {
-            self.up.answered(expect.id, self.up.now().saturating_sub(expect.at));
+            self.count(client, &expect);
+        }
+    }
+
+    /// A request was answered.
+    fn count(&self, client: &Client, expect: &Expect) {
+        let now = self.up.now();
+        self.up.answered(expect.id, now.saturating_sub(expect.at));
+        if self.up.slowlog.is_slow(now.saturating_sub(expect.asked)) && !expect.blocks() {
+            self.up.keep_slow(Slow {
+                command: expect.id,
+                client: client.outbox().id(),
+                asked: expect.asked,
+                written: expect.at,
+                now,
+                arguments: expect.arguments,
+                bytes: expect.bytes,
+                key: None,
+            });
         }
     }
 
@@ -287,6 +305,9 @@ impl Held {
                 own: false,
                 id,
                 at,
+                asked: at,
+                arguments: 0,
+                bytes: 0,
             });
             return;
         }

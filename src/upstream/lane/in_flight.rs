@@ -51,6 +51,8 @@ pub(crate) struct Slot {
     pub legal: ReplyMask,
     /// Length of the request, bytes.
     pub bytes: u32,
+    /// Arguments, the name included; 0 when nobody has counted them.
+    pub arguments: u32,
     /// When it was submitted, nanoseconds of the worker's clock.
     pub at: u64,
     /// Offset of its first byte in everything that was ever submitted to this connection.
@@ -59,6 +61,13 @@ pub(crate) struct Slot {
     pub joined: bool,
     /// Was sent on an earlier connection, too.
     pub retried: bool,
+}
+
+impl Slot {
+    /// Where it begins in everything that was ever submitted to this connection.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
 }
 
 /// What a whole reply meets.
@@ -100,15 +109,29 @@ impl InFlight {
     ) {
         let length = u32::try_from(bytes).expect("requests on lanes are bounded far below 4 GiB");
         let start = self.submitted;
-        let slot = Slot { owner, command, legal, bytes: length, at, start, joined, retried: false };
+        let slot = Slot { owner, command, legal, bytes: length, arguments: 0, at, start, joined, retried: false };
         self.slots.push_back(slot);
         self.submitted += u64::from(length);
         self.bytes += bytes;
     }
 
+    /// The request that was appended last has so many arguments.
+    #[inline]
+    pub(crate) fn note_arguments(&mut self, count: u32) {
+        if let Some(last) = self.slots.back_mut() {
+            last.arguments = count;
+        }
+    }
+
+    /// Where the oldest request begins, and how far the socket has come, in everything that was ever submitted.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.slots.front().map_or(self.submitted, |slot| slot.start), self.written)
+    }
+
     /// A request of an earlier connection is sent again on the next one.
     pub(crate) fn push_again(&mut self, slot: &Slot) {
         self.append(slot.owner, slot.command, slot.legal, slot.bytes as usize, slot.at, false);
+        self.note_arguments(slot.arguments);
         if let Some(last) = self.slots.back_mut() {
             last.retried = true;
         }
@@ -227,6 +250,7 @@ impl InFlight {
             } else {
                 out.extend_from_slice(&request);
                 self.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
+                self.note_arguments(slot.arguments);
             }
         }
         withdrawn

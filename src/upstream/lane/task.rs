@@ -36,6 +36,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
     while let Some(link) = open(&lane, &up, &mut permit).await {
         let mut link = link;
         lane.phase.set(Phase::Ready);
+        lane.on_connection(link.id(), up.now());
         lane.deferred.set(false);
         lane.full.set(false);
         lane.served.set(false);
@@ -45,6 +46,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         let ready = crate::link::now();
         let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
         lane.phase.set(Phase::Opening);
+        lane.on_connection(0, up.now());
         lane.suspect.set(false);
         if !lane.served.get() && !matches!(end, End::Done | End::Anomaly(_)) {
             up.dialer.on_unproven_loss(ready, "lost before it had answered anything");
@@ -235,7 +237,7 @@ impl Lane {
     fn write_out(&self, up: &Upstreams, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        self.full.set(false);
+        let late = self.full.replace(false);
         match std::mem::take(&mut state.unwritten) {
             0 => {}
             commands => up.shard.batch_written(commands),
@@ -251,12 +253,16 @@ impl Lane {
                     }
                 }
             }
-            if up.config.upstream.retry_reads {
+            if up.keeps_requests() {
                 state.kept.on_written(&state.out[..n]);
             }
             state.out.advance(n);
             state.in_flight.on_written(n);
             up.shard.upstream_written(n);
+            if late {
+                let (oldest, written) = state.in_flight.progress();
+                state.late_writes.on_written(written, oldest, up.now());
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use bytes::Buf;
 
-use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, nanos};
+use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, nanos, slow};
 use crate::command::{CommandId, ReplyMask};
 use crate::resp::encode;
 use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
@@ -141,6 +141,8 @@ impl Lane {
 /// The client stays, and learns that nobody knows.
 fn tell_late(up: &Upstreams, state: &mut State, slot: &Slot) {
     let Some(client) = slot.owner.client() else { return };
+    state.slow_key = None; // of another
+    slow::keep(up, state, slot, client, up.now());
     up.roster.with(client, |outbox| {
         match slot.owner {
             Owner::Forward(key) | Owner::Publish(key, _) => {
