@@ -132,7 +132,7 @@ fn pools(lines: &mut Lines, _: &Upstreams, reports: &[Report]) {
     lines.put("pool_blocked_in_use", sum(reports, |report| report.blocked_in_use));
 }
 
-fn commands(lines: &mut Lines, _: &Upstreams, reports: &[Report]) {
+fn commands(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
     let totals = Totals::of(reports);
     lines.put("commands", totals.now.requests());
     lines.put("commands_per_second", format_args!("{:.1}", totals.per_second(totals.last.requests())));
@@ -148,6 +148,7 @@ fn commands(lines: &mut Lines, _: &Upstreams, reports: &[Report]) {
         );
         lines.put(&format!("class_{class}"), value);
     }
+    lines.put("hotkeys_sample", up.hotkeys.every());
     lines.put("client_in_bytes", totals.now.client_in);
     lines.put("client_out_bytes", totals.now.client_out);
     lines.put("upstream_in_bytes", totals.now.upstream_in);

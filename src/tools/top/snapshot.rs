@@ -37,7 +37,9 @@ impl Snapshot {
     pub(super) fn take(connection: &mut Connection, order: &str) -> Result<Self, String> {
         let info = connection.ask(&["PROXY", "INFO"])?;
         let text = info.as_text().map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
-        let info = text.lines().filter_map(|line| line.split_once(':')).map(owned).collect();
+        let info: Fields = text.lines().filter_map(|line| line.split_once(':')).map(owned).collect();
+        // Asked for in vain it would be an error in the proxy's counts.
+        let sampled = field(&info, "hotkeys_sample") != "0";
         let mut lines = |words: &[&str]| connection.ask(words).map(|value| value_lines(&value));
         let (clients, slow) = (CLIENTS.to_string(), SLOW.to_string());
         Ok(Self {
@@ -48,7 +50,7 @@ impl Snapshot {
             servers: lines(&["PROXY", "SERVERS"]),
             lanes: lines(&["PROXY", "LANES"]),
             clients: lines(&["PROXY", "CLIENTS", "SORT", order, "LIMIT", &clients]),
-            hot: lines(&["PROXY", "HOTKEYS"]),
+            hot: if sampled { lines(&["PROXY", "HOTKEYS"]) } else { Err("hotkeys.sample is 0".to_owned()) },
             slow: connection.ask(&["PROXY", "SLOWLOG", "GET", &slow]).map(|value| maps(&value)),
         })
     }
