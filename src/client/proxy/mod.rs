@@ -179,7 +179,8 @@ impl Verb {
             // What changes respmux itself is no server's matter: `auth.proxy_write` alone says who may.
             Self::Help | Self::Whoami | Self::Explain => None,
             Self::HotkeysReset | Self::Kill | Self::SlowlogReset | Self::Drain => None,
-            Self::Clients => Some(&["CLIENT", "LIST", "ID", "0"]),
+            // An id that no client has: Valkey 9 refuses 0.
+            Self::Clients => Some(&["CLIENT", "LIST", "ID", "9223372036854775807"]),
             // These tell of other clients' commands.
             Self::Slowlog | Self::Hotkeys => Some(&["SLOWLOG", "LEN"]),
             // Not CONFIG GET, which many hosted servers do not have.
