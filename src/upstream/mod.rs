@@ -20,6 +20,7 @@ mod report;
 mod roster;
 mod scratch;
 mod slowlog;
+mod unblock;
 mod unknown;
 
 use std::cell::{Cell, RefCell};
