@@ -293,6 +293,8 @@ impl Server {
                 None if words.len() > 2 => b"*-1\r\n".to_vec(),
                 None => b"$-1\r\n".to_vec(),
             },
+            // The only script is the one that goes with CLIENT UNBLOCK.
+            "EVAL" => b":0\r\n".to_vec(),
             _ => panic!("the simulated server does not know {name}"),
         }
     }
