@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 host=$(rustc --print host-tuple)
 
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$host"
+RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --no-default-features --target "$host"
 binary=$target/$host/release/respmux
 
 if ldd "$binary" 2>&1 | grep -q '=>'; then

@@ -17,7 +17,7 @@ use crate::auth;
 use crate::config::{
     self, Assignment, Config, Endpoint, Flags, KEYS, Key, Kind, Listen, Loaded, Origin, Problems, Raw,
 };
-use crate::tools::{self, Target};
+use crate::tools::{self, Show, Target};
 
 /// EX_CONFIG of sysexits: a supervisor should not start the program again.
 const BAD_CONFIGURATION: u8 = 78;
@@ -94,19 +94,26 @@ fn ask(question: &Question, config: &Config) -> ExitCode {
         Question::Stat { interval, count } => admin
             .and_then(|admin| tools::stat(admin, *interval, *count, &mut io::stdout().lock()))
             .map(|()| String::new()),
+        Question::Top { url, interval, show } => target(url.as_deref(), config)
+            .and_then(|target| tools::top(&target, *interval, PATIENCE, *show, &mut io::stdout().lock()))
+            .map(|()| String::new()),
     };
     answer.map_or_else(|error| fail(&error), |text| say(&text))
 }
 
 fn ping(url: Option<&str>, config: &Config) -> Result<String, String> {
-    let target = match url {
+    let took = target(url, config).and_then(|target| tools::ping(&target, PATIENCE))?;
+    Ok(format!("PONG {:.3} ms\n", took.as_secs_f64() * 1e3))
+}
+
+/// Who is asked over RESP: the URL, else the first address that the configuration listens on.
+fn target(url: Option<&str>, config: &Config) -> Result<Target, String> {
+    match url {
         Some(url) => {
             config::parse_url(url).map(|(endpoint, username, password)| Target { endpoint, username, password })
         }
         None => own_endpoint(&config.listen[0]).map(|endpoint| Target { endpoint, username: None, password: None }),
-    };
-    let took = target.and_then(|target| tools::ping(&target, PATIENCE))?;
-    Ok(format!("PONG {:.3} ms\n", took.as_secs_f64() * 1e3))
+    }
 }
 
 /// Where a client of this host reaches what listens there.
@@ -117,7 +124,7 @@ fn own_endpoint(listen: &Listen) -> Result<Endpoint, String> {
             Ok(Endpoint::Tcp { host: address.ip().to_string(), port: address.port() })
         }
         Listen::Unix(path) => Ok(Endpoint::Unix(path.clone())),
-        Listen::Tls(_) => Err("ping speaks no TLS; give --url, or ask `respmux healthcheck`".to_owned()),
+        Listen::Tls(_) => Err("this speaks no TLS; give --url, or ask `respmux healthcheck`".to_owned()),
     }
 }
 
@@ -195,6 +202,8 @@ enum Question {
     Health { ready: bool },
     /// Lines of numbers.
     Stat { interval: Duration, count: Option<u64> },
+    /// Who does what.
+    Top { url: Option<String>, interval: Duration, show: Show },
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Error> {
@@ -238,13 +247,25 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
             flags_of(matches).map(|flags| Task::Ask(question, flags))
         }
         Some(("stat", matches)) => {
-            let seconds = matches.get_one::<f64>("interval").copied().unwrap_or(1.0).clamp(0.1, 3600.0);
-            let interval = Duration::from_secs_f64(seconds);
-            let question = Question::Stat { interval, count: matches.get_one("count").copied() };
+            let question = Question::Stat { interval: interval(matches), count: matches.get_one("count").copied() };
             flags_of(matches).map(|flags| Task::Ask(question, flags))
+        }
+        Some(("top", matches)) => {
+            let show = match () {
+                () if matches.get_flag("json") => Show::Json,
+                () if matches.get_flag("once") => Show::Once,
+                () => Show::Live,
+            };
+            let url = matches.get_one::<String>("url").cloned();
+            flags_of(matches).map(|flags| Task::Ask(Question::Top { url, interval: interval(matches), show }, flags))
         }
         Some((name, _)) => unreachable!("{name} is not among the subcommands"),
     }
+}
+
+fn interval(matches: &ArgMatches) -> Duration {
+    let seconds = matches.get_one::<f64>("interval").copied().unwrap_or(1.0);
+    Duration::from_secs_f64(seconds.clamp(0.1, 3600.0))
 }
 
 /// Whether clap is about to quote what may be a URL with a password in it.
@@ -288,14 +309,19 @@ fn command() -> Command {
 }
 
 /// What asks a running proxy. Each takes the same flags, variables and file as the proxy and finds it by them.
-fn questions() -> [Command; 3] {
+fn questions() -> [Command; 4] {
     let url =
-        Arg::new("url").long("url").value_name("URL").help("redis://… to ping instead of the first listen address");
+        Arg::new("url").long("url").value_name("URL").help("redis://… to ask instead of the first listen address");
     let ready = Arg::new("ready").long("ready").action(ArgAction::SetTrue).help("Ask /readyz instead of /livez");
     let interval = Arg::new("interval").short('i').long("interval").value_name("SECONDS");
+    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("Print once and end");
+    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print once, as JSON, and end");
     let count = Arg::new("count").short('n').long("count").value_name("LINES").help("Lines after which to end");
     [
-        Command::new("ping").about("Send one PING as a client; exit code 1 without PONG").args(arguments()).arg(url),
+        Command::new("ping")
+            .about("Send one PING as a client; exit code 1 without PONG")
+            .args(arguments())
+            .arg(url.clone()),
         Command::new("healthcheck")
             .about("Ask the admin endpoint whether the proxy is well; exit code 1 if not")
             .args(arguments())
@@ -303,8 +329,15 @@ fn questions() -> [Command; 3] {
         Command::new("stat")
             .about("A line of numbers each second: clients, upstream connections, commands, latency")
             .args(arguments())
-            .arg(interval.help("Seconds between lines [default: 1]").value_parser(value_parser!(f64)))
+            .arg(interval.clone().help("Seconds between lines [default: 1]").value_parser(value_parser!(f64)))
             .arg(count.value_parser(value_parser!(u64))),
+        Command::new("top")
+            .about("Watch clients, pools, lanes and slow requests; asks PROXY as a client does")
+            .args(arguments())
+            .arg(url)
+            .arg(interval.help("Seconds between looks [default: 1]").value_parser(value_parser!(f64)))
+            .arg(once)
+            .arg(json),
     ]
 }
 

@@ -216,8 +216,9 @@ impl What {
 
 /// What the process is doing. Workers that do not answer in time are left out of what only they know.
 async fn current(state: &AdminState, now: u64) -> Value {
-    let reports = timeout(PATIENCE, state.peers.reports()).await.unwrap_or_default();
-    status::status(&state.telemetry, &(state.config)(), &reports, now)
+    let asked = async { (state.peers.reports().await, state.peers.lanes().await) };
+    let (reports, lanes) = timeout(PATIENCE, asked).await.unwrap_or_default();
+    status::status(&state.telemetry, &(state.config)(), &reports, &lanes, now)
 }
 
 /// Browsers say so; curl and wget take anything.

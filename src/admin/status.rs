@@ -8,13 +8,19 @@ use serde_json::{Map, Value, json};
 use crate::config::Config;
 use crate::telemetry::reasons::{CircuitState, ClientState, Label, PinReason, TlsSide, UpstreamKind, UpstreamState};
 use crate::telemetry::{Event, Lately, Shard, Telemetry, process_numbers};
-use crate::upstream::Report;
+use crate::upstream::{LaneReport, Report};
 
 /// The version of the fields below.
 const FORMAT: u32 = 1;
 
-/// The document. `reports` are of the workers that answered in time; `now` is unix time in milliseconds.
-pub(super) fn status(telemetry: &Telemetry, config: &Config, reports: &[Report], now: u64) -> Value {
+/// The document. `reports` and `lanes` are of the workers that answered in time; `now` is unix time in milliseconds.
+pub(super) fn status(
+    telemetry: &Telemetry,
+    config: &Config,
+    reports: &[Report],
+    lanes: &[LaneReport],
+    now: u64,
+) -> Value {
     let facts = &telemetry.facts;
     let lately = telemetry.lately();
     let state = match () {
@@ -38,7 +44,7 @@ pub(super) fn status(telemetry: &Telemetry, config: &Config, reports: &[Report],
         "rates": rates(&lately),
         "latency": latency(&lately),
         "pools": pools(reports),
-        "lanes": lanes(reports),
+        "lanes": lanes.iter().map(lane).collect::<Vec<_>>(),
         "workers": workers(telemetry, &lately, now),
         "memory": memory(telemetry),
         "trouble": trouble(telemetry),
@@ -141,37 +147,29 @@ fn latency(lately: &Lately) -> Value {
 }
 
 fn pools(reports: &[Report]) -> Vec<Value> {
-    let pool =
-        |report: &Report| report.kinds.iter().find(|(kind, ..)| *kind == "pool").map(|(_, max, used)| (*max, *used));
     let one = |report: &Report| {
-        let (max, open) = pool(report).unwrap_or_default();
-        json!({
+        let pool = report.kinds.iter().find(|kind| kind.kind == UpstreamKind::Pool.label())?;
+        Some(json!({
             "worker": report.worker,
-            "max": max,
-            "open": open,
-            "idle": report.idle,
-            "waiting": report.waiting,
-            "longest_wait": report.longest_wait.as_secs_f64(),
-        })
+            "max": pool.max,
+            "open": pool.open,
+            "idle": pool.open.saturating_sub(pool.in_use),
+            "waiting": pool.waiting,
+            "longest_wait": pool.longest_wait.as_secs_f64(),
+        }))
     };
-    reports.iter().map(one).collect()
+    reports.iter().filter_map(one).collect()
 }
 
 /// Without the users: whoever may read this need not know them.
-fn lanes(reports: &[Report]) -> Vec<Value> {
-    let mut lanes = Vec::new();
-    for report in reports {
-        for lane in &report.lanes {
-            lanes.push(json!({
-                "worker": report.worker,
-                "resp": lane.resp,
-                "db": lane.db,
-                "phase": lane.phase,
-                "in_flight": lane.in_flight,
-            }));
-        }
-    }
-    lanes
+fn lane(lane: &LaneReport) -> Value {
+    json!({
+        "worker": lane.worker,
+        "resp": lane.key.resp.number(),
+        "db": lane.key.db,
+        "phase": lane.phase,
+        "in_flight": lane.in_flight,
+    })
 }
 
 fn workers(telemetry: &Telemetry, lately: &Lately, now: u64) -> Vec<Value> {

@@ -258,6 +258,7 @@ impl Client {
             return Poll::Ready(None);
         }
         up.shard.client_received_bytes.add(chunk.len() as u64);
+        self.profile.on_read(chunk.len());
         self.now = up.now();
         self.profile.active.set(self.now);
         self.pause = None;

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use super::parting::Parting;
 use crate::command::CommandId;
+use crate::router::PinReason;
 use crate::session::{Family, Resp, Session};
+use crate::telemetry;
 use crate::upstream::{Outbox, Wait};
 
 /// What a held connection adds to a client's line.
@@ -19,9 +21,14 @@ pub(super) struct Holding {
     /// Commands queued in MULTI, -1 outside.
     pub multi: i32,
     pub monitor: bool,
+    /// Why it holds a connection, if it does.
+    pub pin: Option<PinReason>,
     /// The upstream's id of the connection on which the client is blocked; 0 for none. Small: every client has one.
     pub blocked_on: i64,
 }
+
+/// What a client is doing, in one word: all there are.
+pub(super) const STATES: [&str; 5] = ["open", "blocked", "transaction", "subscribed", "monitor"];
 
 /// How a client reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +63,8 @@ pub(super) struct Profile {
     pub busy: Cell<bool>,
     /// It is sent away.
     pub parting: Cell<Option<Parting>>,
+    /// Bytes that it has sent.
+    pub received: Cell<u64>,
 }
 
 /// A client's line, made of values only, so that it can travel between workers.
@@ -79,7 +88,20 @@ pub(crate) struct Line {
     pub multi: i64,
     pub monitor: bool,
     pub blocked: bool,
+    /// One of [`STATES`].
+    pub state: &'static str,
     pub command: CommandId,
+    /// Why it holds a connection of its own, if it does.
+    pub pin: Option<telemetry::PinReason>,
+    /// What carries its commands now.
+    pub route: &'static str,
+    /// Bytes from it, and to it.
+    pub received: u64,
+    pub sent: u64,
+    /// Bytes that it has not read yet.
+    pub unsent: u64,
+    /// Requests on a lane without an answer.
+    pub pending: u32,
 }
 
 impl Profile {
@@ -115,8 +137,44 @@ impl Profile {
             multi: holding.multi.into(),
             monitor: holding.monitor,
             blocked: holding.blocked_on != 0 || self.waiting.borrow().is_some(),
+            state: self.state(),
             command: self.command.get(),
+            pin: holding.pin.map(Into::into),
+            route: match () {
+                () if holding.pin.is_some() => "pool",
+                () if self.waiting.borrow().is_some() => "fold",
+                () if self.outbox.hub().is_some() => "hub",
+                () => "lane",
+            },
+            received: self.received.get(),
+            sent: self.outbox.total_sent(),
+            unsent: self.outbox.unsent() as u64,
+            pending: self.outbox.pending(),
         }
+    }
+
+    /// What it is doing, in one word of [`STATES`].
+    pub(super) fn state(&self) -> &'static str {
+        let holding = self.holding.get();
+        let held = holding.channels + holding.patterns + holding.shards > 0;
+        match () {
+            () if holding.monitor => "monitor",
+            () if holding.blocked_on != 0 || self.waiting.borrow().is_some() => "blocked",
+            () if holding.multi >= 0 => "transaction",
+            () if held || !self.outbox.subscribed().is_empty() => "subscribed",
+            () => "open",
+        }
+    }
+
+    /// The client has sent `bytes` more.
+    #[inline]
+    pub(super) fn on_read(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
+    }
+
+    /// Who it is, for what outlives it.
+    pub(super) fn who(&self) -> (String, Vec<u8>) {
+        (self.addr.clone(), self.session.borrow().key.identity.name().to_vec())
     }
 }
 

@@ -9,7 +9,7 @@ use super::error_reply;
 use super::held::Held;
 use super::request::Request;
 use super::seat::Hold;
-use crate::command::{CommandId, Op};
+use crate::command::{CommandId, Op, first_key};
 use crate::resp::decode;
 use crate::router::{Args, PinReason, Refusal, Relay, Route, Switch, is_sharded};
 use crate::session::RouteKey;
@@ -124,6 +124,9 @@ impl Client {
         now: u64,
     ) {
         let (up, key) = (self.up(), self.outbox().key());
+        if up.hotkeys.is_due() {
+            self.sample_key(id, args);
+        }
         self.outbox().on_submitted(bytes.len());
         if self.profile.session.borrow_mut().take_suppressed() {
             lane.submit(up, Owner::Discard(key), id, bytes, now);
@@ -135,6 +138,14 @@ impl Client {
         } else {
             lane.submit(up, Owner::Forward(key), id, bytes, now);
         }
+    }
+
+    /// Counts the key of a command for PROXY HOTKEYS.
+    #[cold]
+    fn sample_key(&self, id: CommandId, args: &impl Args) {
+        let up = self.up();
+        let key = first_key(up.table.spec(id), args.count(), |at| args.nth(at));
+        up.hotkeys.sample(self.profile.session.borrow().key.db, key);
     }
 
     /// Remembers in which history the client wrote last (rule W4).

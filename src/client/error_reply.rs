@@ -77,8 +77,13 @@ pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal,
 
 /// `-ERR unknown subcommand 'x'. Try CLIENT HELP.` as servers write it.
 pub(super) fn unknown_subcommand(container: &str, request: &Request) -> Vec<u8> {
+    unknown_word(container, request.nth(1))
+}
+
+/// The same, for a word further on.
+pub(super) fn unknown_word(container: &str, word: &[u8]) -> Vec<u8> {
     let mut text = b"ERR unknown subcommand '".to_vec();
-    let typed = cut_at_nul(request.nth(1));
+    let typed = cut_at_nul(word);
     text.extend_from_slice(&typed[..typed.len().min(ECHOED)]);
     text.extend_from_slice(format!("'. Try {container} HELP.").as_bytes());
     text

@@ -159,6 +159,7 @@ impl Shared {
             active: Cell::new(self.up.now()),
             busy: Cell::new(false),
             parting: Cell::new(self.parting_of_a_newcomer()),
+            received: Cell::new(0),
         });
         self.directory.enter(&profile);
         self.up.shard.client_began();
@@ -184,6 +185,7 @@ impl Drop for Stay {
         if let Some(wait) = profile.waiting.take() {
             wait.left(false); // somebody may have asked it to
         }
+        up.slowlog.on_client_left(outbox.id(), || profile.who());
         outbox.keep_input(&up.memory, 0);
         outbox.release(&up.buffers);
         if let Some(hub) = outbox.take_hub(&up.buffers) {

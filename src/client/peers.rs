@@ -1,13 +1,17 @@
 //! Questions to the clients of all workers: CLIENT LIST, KILL and UNBLOCK see every client of the process. The
 //! cold path only; messages, no shared state.
 
+use std::collections::HashMap;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::directory::Line;
+use super::proxy::Selection;
 use super::wish::Wishes;
+use crate::session::RouteKey;
 use crate::telemetry::CloseReason;
-use crate::upstream::Report;
+use crate::upstream::{HotKey, LaneReport, Report, SlowRequest};
 
 /// Questions that may wait for one worker.
 pub(crate) const MAX_QUESTIONS: usize = 1024;
@@ -15,10 +19,20 @@ pub(crate) const MAX_QUESTIONS: usize = 1024;
 /// What one worker may ask another.
 pub(crate) enum Question {
     List(oneshot::Sender<Vec<Line>>),
+    /// Some of its clients.
+    Choose(Selection, oneshot::Sender<Vec<Line>>),
     /// Close the clients of these virtual ids; answers how many there were.
     Kill(Vec<u64>, oneshot::Sender<u64>),
     /// What the worker's upstream side looks like.
     Report(oneshot::Sender<Report>),
+    /// Its lanes.
+    Lanes(oneshot::Sender<Vec<LaneReport>>),
+    /// How many slow requests it keeps, and the newest so many.
+    SlowRequests(usize, oneshot::Sender<(usize, Vec<SlowRequest>)>),
+    ForgetSlowRequests(oneshot::Sender<()>),
+    /// How many commands it has looked at, and their keys.
+    HotKeys(oneshot::Sender<(u64, Vec<HotKey>)>),
+    ForgetHotKeys(oneshot::Sender<()>),
     /// On which upstream connection is this client blocked?
     Blocked(u64, oneshot::Sender<Option<i64>>),
     /// Unblock this client, which holds no connection; with `true` it gets an error instead of nil. Answers whether
@@ -68,6 +82,36 @@ impl Peers {
         lines
     }
 
+    /// The clients of the process that `selection` means, worker by worker.
+    pub(super) async fn chosen(&self, selection: &Selection) -> Vec<Line> {
+        self.ask(|answer| Question::Choose(selection.clone(), answer)).await.into_iter().flatten().collect()
+    }
+
+    /// The lanes of every worker, in their order.
+    pub(crate) async fn lanes(&self) -> Vec<LaneReport> {
+        self.ask(Question::Lanes).await.into_iter().flatten().collect()
+    }
+
+    /// How many slow requests there are, and the newest `count` of each worker.
+    pub(super) async fn slow_requests(&self, count: usize) -> (usize, Vec<SlowRequest>) {
+        let answers = self.ask(|answer| Question::SlowRequests(count, answer)).await;
+        let length = answers.iter().map(|(length, _)| length).sum();
+        (length, answers.into_iter().flat_map(|(_, requests)| requests).collect())
+    }
+
+    pub(super) async fn forget_slow_requests(&self) {
+        self.ask(Question::ForgetSlowRequests).await;
+    }
+
+    /// The sample of each worker.
+    pub(super) async fn hot_keys(&self) -> Vec<(u64, Vec<HotKey>)> {
+        self.ask(Question::HotKeys).await
+    }
+
+    pub(super) async fn forget_hot_keys(&self) {
+        self.ask(Question::ForgetHotKeys).await;
+    }
+
     /// The upstream side of every worker, in their order.
     pub(crate) async fn reports(&self) -> Vec<Report> {
         self.ask(Question::Report).await
@@ -97,7 +141,24 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
             let now = shared.up.now();
             let _ = reply.send(shared.directory.all().iter().map(|profile| profile.line(now)).collect());
         }
+        Question::Choose(selection, reply) => {
+            let _ = reply.send(selection.of(&shared.directory, shared.up.now()));
+        }
         Question::Report(reply) => drop(reply.send(shared.up.report())),
+        Question::Lanes(reply) => drop(reply.send(lanes(shared))),
+        Question::SlowRequests(count, reply) => {
+            let who = |id| shared.directory.find(id).map(|profile| profile.who());
+            let _ = reply.send((shared.up.slowlog.len(), shared.up.slowlog.newest(count, who)));
+        }
+        Question::ForgetSlowRequests(reply) => {
+            shared.up.slowlog.clear();
+            let _ = reply.send(());
+        }
+        Question::HotKeys(reply) => drop(reply.send(shared.up.hotkeys.seen())),
+        Question::ForgetHotKeys(reply) => {
+            shared.up.hotkeys.clear();
+            let _ = reply.send(());
+        }
         Question::Kill(ids, reply) => {
             let here: Vec<_> = ids.iter().filter_map(|id| shared.directory.find(*id)).collect();
             for profile in &here {
@@ -120,4 +181,22 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
             }
         }
     }
+}
+
+/// The worker's lanes, with the clients whose commands would go over each.
+fn lanes(shared: &Shared) -> Vec<LaneReport> {
+    let mut lanes = shared.up.lane_reports();
+    let mut clients: HashMap<RouteKey, usize> = HashMap::new();
+    shared.directory.each(|profile| {
+        // Looked up by reference first: most clients are of few kinds.
+        let session = profile.session.borrow();
+        match clients.get_mut(&session.key) {
+            Some(count) => *count += 1,
+            None => drop(clients.insert(session.key.clone(), 1)),
+        }
+    });
+    for lane in lanes.iter_mut().filter(|lane| !lane.retired && !lane.big) {
+        lane.clients = clients.get(&lane.key).copied().unwrap_or(0);
+    }
+    lanes
 }

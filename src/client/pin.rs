@@ -29,6 +29,7 @@ impl Client {
                 session.guard = Guard::Intact; // a new MULTI is a new attempt
             }
         }
+        let asked = up.now();
         let lease = match self.lend_unless_paused(reason).await? {
             Ok(lease) => lease,
             Err(error) => return self.refuse_lease(reason, error),
@@ -41,7 +42,7 @@ impl Client {
         let label = reason.into();
         up.shard.pin_began(label);
         let started = up.now();
-        let result = self.hold(lease, first, reason).await;
+        let result = self.hold(lease, first, reason, asked).await;
         up.shard.pin_ended(label, up.now().saturating_sub(started));
         self.profile.holding.set(Holding { multi: -1, ..Holding::default() });
         if self.outbox().hub().is_none() {
@@ -133,6 +134,7 @@ impl Client {
                 self.profile.active.set(up.now());
                 self.pause = None;
                 up.shard.client_received_bytes.add(chunk.len() as u64);
+                self.profile.on_read(chunk.len());
                 self.carry.extend_from_slice(chunk);
                 self.count_input();
                 up.relieve();
@@ -142,8 +144,8 @@ impl Client {
     }
 
     /// Relays on the lent connection until nothing of its state is the client's any more.
-    async fn hold(&mut self, lease: Lease, first: Request, reason: PinReason) -> Result<(), Closed> {
-        let mut held = Held::new(lease, self.up(), reason);
+    async fn hold(&mut self, lease: Lease, first: Request, reason: PinReason, asked: u64) -> Result<(), Closed> {
+        let mut held = Held::new(lease, self.up(), reason, asked);
         held.begin(self, first);
         loop {
             match poll_fn(|cx| held.poll(self, cx)).await {

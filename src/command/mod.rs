@@ -4,6 +4,7 @@
 //! and option tokens as C strings, that is cut at the first NUL byte (semantics.md 3.3).
 
 mod glob;
+mod key;
 mod load;
 mod policy;
 mod pop;
@@ -15,6 +16,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 pub use glob::glob_matches;
+pub use key::first_key;
 pub use policy::{DANGEROUS, Policy, PolicyError};
 pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
 pub use reply_mask::{Replies, ReplyMask};

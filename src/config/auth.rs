@@ -81,9 +81,14 @@ pub(super) const KEYS: &[Key] = &[
         "any",
         Kind::Texts,
         "Users who may ask PROXY (client.proxy_commands), or \"any\". What shows others also needs the upstream's right to \
-         CLIENT LIST or INFO.",
+         CLIENT LIST, INFO or SLOWLOG.",
     ),
-    key("auth.proxy_write", "", Kind::Texts, "Users who may change something with PROXY, or \"any\"."),
+    key(
+        "auth.proxy_write",
+        "",
+        Kind::Texts,
+        "Users who may change something with PROXY, or \"any\". They see all of it without the upstream being asked.",
+    ),
     key(
         "commands.deny",
         "",

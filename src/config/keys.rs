@@ -5,7 +5,7 @@
 
 use super::key::{GIB, KIB, MIB, count, key, optional, size, time};
 use super::value::Kind;
-use super::{auth, drain, keys_client, keys_integrity, keys_reload, keys_tls};
+use super::{auth, drain, insight, keys_client, keys_integrity, keys_reload, keys_tls};
 
 pub(crate) use super::key::{Key, find, nearest, suggestions};
 
@@ -341,6 +341,10 @@ const AFTER: &[Key] = &[
     )
     .restart()
     .flag("log-format", "FORMAT"),
+    insight::SLOWLOG_THRESHOLD,
+    insight::SLOWLOG_SIZE,
+    insight::SLOWLOG_KEYS,
+    insight::HOTKEYS_SAMPLE,
 ];
 
 #[cfg(test)]
@@ -389,7 +393,7 @@ mod tests {
             tables,
             [
                 "", "upstream", "lane", "pool", "blocking", "pubsub", "client", "memory", "tls", "unix", "reload",
-                "pause", "drain", "log", "auth", "commands"
+                "pause", "drain", "log", "slowlog", "hotkeys", "auth", "commands"
             ]
         );
     }

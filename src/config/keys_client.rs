@@ -61,7 +61,7 @@ pub(super) const KEYS: &[Key] = &[
         "client.proxy_commands",
         "true",
         Kind::Switch,
-        "Answer PROXY HELP, INFO, CLIENTS, POOLS, WHOAMI and EXPLAIN. Never for clients that have not logged in where \
+        "Answer PROXY, of which PROXY HELP lists the subcommands. Never for clients that have not logged in where \
          the upstream wants a login.",
     ),
     optional(

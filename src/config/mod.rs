@@ -38,7 +38,7 @@ pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use drain::Drain;
-pub use insight::{ShownSetting, ShownSettings};
+pub use insight::{Hotkeys, ShownSetting, ShownSettings, Slowlog};
 pub use reload::Source;
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
@@ -111,6 +111,10 @@ pub struct Config {
     pub allow_remote_passwordless: bool,
     /// How far replies are checked.
     pub integrity: Integrity,
+    /// Slow requests that are kept.
+    pub slowlog: Slowlog,
+    /// Keys that are used most.
+    pub hotkeys: Hotkeys,
     /// The settings behind all this, for people.
     pub shown: ShownSettings,
 }

@@ -69,6 +69,33 @@ fn usual_client() -> Client {
     }
 }
 
+fn usual_upstream() -> Upstream {
+    Upstream {
+        endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 6379 },
+        db: 0,
+        username: None,
+        password: None,
+        max_connections: 32,
+        connect_timeout: seconds(1),
+        handshake_timeout: seconds(3),
+        connect_wait: seconds(5),
+        progress_timeout: seconds(10),
+        idle_timeout: seconds(60),
+        keepalive: seconds(30),
+        suspect_after: seconds(2),
+        backoff_min: Duration::from_millis(50),
+        backoff_max: Duration::from_millis(1500),
+        verified_after: seconds(10),
+        circuit_failures: 5,
+        auth_backoff_min: seconds(15),
+        auth_backoff_max: seconds(300),
+        connects_per_second: 50,
+        on_loss: OnLoss::Close,
+        tls: UpstreamTls::default(),
+        retry_reads: false,
+    }
+}
+
 #[test]
 fn the_defaults_are_those_of_the_design() {
     let (config, warnings) = good("");
@@ -80,30 +107,7 @@ fn the_defaults_are_those_of_the_design() {
         admin_token: None,
         embedded: false,
         instance: 42,
-        upstream: Upstream {
-            endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 6379 },
-            db: 0,
-            username: None,
-            password: None,
-            max_connections: 32,
-            connect_timeout: seconds(1),
-            handshake_timeout: seconds(3),
-            connect_wait: seconds(5),
-            progress_timeout: seconds(10),
-            idle_timeout: seconds(60),
-            keepalive: seconds(30),
-            suspect_after: seconds(2),
-            backoff_min: Duration::from_millis(50),
-            backoff_max: Duration::from_millis(1500),
-            verified_after: seconds(10),
-            circuit_failures: 5,
-            auth_backoff_min: seconds(15),
-            auth_backoff_max: seconds(300),
-            connects_per_second: 50,
-            on_loss: OnLoss::Close,
-            tls: UpstreamTls::default(),
-            retry_reads: false,
-        },
+        upstream: usual_upstream(),
         lane: Lane {
             max_command_bytes: 256 << 10,
             max_inflight_commands: 16_384,
@@ -139,6 +143,8 @@ fn the_defaults_are_those_of_the_design() {
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
         allow_remote_passwordless: false,
         integrity: Integrity::Normal,
+        slowlog: Slowlog { threshold: Duration::from_millis(10), size: 128, keys: false },
+        hotkeys: Hotkeys { sample: 0 },
         shown: ShownSettings::default(),
     };
     assert_eq!(config, expected);
@@ -376,4 +382,32 @@ fn no_debug_output_holds_a_secret() {
     let (config, _) = validate(&settings, HOST).unwrap();
     let text = format!("{settings:?} {config:?}");
     assert!(text.contains("***") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn settings_are_shown_with_their_origin_and_without_secrets() {
+    let (config, _) = load_both(
+        "workers = 2\n[upstream]\nurl = 'redis://app:hunter2@h:1'\n[pool]\nwait_timeout = '2s'",
+        &[("RESPMUX_LOG_LEVEL", "warn"), ("RESPMUX_AUTH_PROXY_READ", "a,b")],
+    )
+    .unwrap();
+    let shown = |key: &str| {
+        let setting = config.shown.iter().find(|setting| setting.key == key).unwrap();
+        (setting.value.clone(), setting.origin.clone())
+    };
+    let pair = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
+    assert_eq!(shown("pool.wait_timeout"), pair("2s", "f:5:16"));
+    assert_eq!(shown("log.level"), pair("warn", "variable RESPMUX_LOG_LEVEL"));
+    assert_eq!(shown("workers"), pair("2", "f:1:11"));
+    assert_eq!(shown("slowlog.threshold"), pair("10ms", "default"));
+    assert_eq!(shown("auth.proxy_read").0, "[\"a\", \"b\"]");
+    assert_eq!(shown("upstream.password"), pair("", "default"));
+    assert!(shown("upstream.url").0.contains("h:1"));
+    assert!(config.shown.iter().count() == KEYS.len());
+    assert!(config.shown.iter().all(|setting| !setting.value.contains("hunter2")));
+    // Where a value was given makes no other configuration.
+    let (by_variable, _) = load_both("", &[("RESPMUX_WORKERS", "2")]).unwrap();
+    let (by_file, _) = good("workers = 2");
+    assert_eq!(by_variable, by_file);
+    assert_eq!(by_variable.fingerprint(), by_file.fingerprint());
 }

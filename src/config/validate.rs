@@ -74,6 +74,8 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         log: values.log(),
         allow_remote_passwordless: values.switch("allow_remote_passwordless"),
         integrity: values.integrity(),
+        slowlog: values.slowlog(),
+        hotkeys: values.hotkeys(),
         shown: ShownSettings::default(),
     };
     config.shown = print::shown(settings, &config);

@@ -17,6 +17,7 @@ use super::open::{connect, resolve};
 use super::peers::Peers;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
+use super::trouble::{LastError, Trouble};
 use super::{Link, Owned, Permit, Rate, Socket, now, since};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
@@ -56,6 +57,7 @@ pub struct Dialer {
     pub(super) generation: Cell<u64>,
     pub(super) circuit: RefCell<Circuit>,
     pub(super) refused: Refusals,
+    pub(super) trouble: Trouble,
     pub(super) rate: RefCell<Rate>,
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
@@ -81,6 +83,7 @@ impl Dialer {
             generation: Cell::new(0),
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
+            trouble: Trouble::default(),
             rate: RefCell::new(Rate::new(rate, rate)),
             credentials: RefCell::default(),
             owned,
@@ -140,6 +143,18 @@ impl Dialer {
         self.circuit.borrow().state() != CircuitState::Closed
     }
 
+    /// The state of the circuit.
+    #[must_use]
+    pub fn circuit(&self) -> CircuitState {
+        self.circuit.borrow().state()
+    }
+
+    /// What went wrong last.
+    #[must_use]
+    pub fn last_error(&self) -> Option<LastError> {
+        self.trouble.last()
+    }
+
     /// Commands were answered since the last look.
     pub fn on_service(&self) {
         if self.circuit.borrow_mut().on_service(now()) {
@@ -150,6 +165,7 @@ impl Dialer {
     /// A connection ended that stood since `ready` and had served nobody: the same to the back-off as one that could
     /// not be made.
     pub fn on_unproven_loss(&self, ready: Instant, reason: &str) {
+        self.trouble.note(reason);
         self.on_failure(ready, Failure::Silent, reason);
     }
 
@@ -219,7 +235,10 @@ impl Dialer {
         let result = self.attempt(permit, key, stage).await;
         match &result {
             Ok(_) => self.shard.upstream_connected(kind, since(started)),
-            Err((error, _)) => self.shard.upstream_failed(kind, error.cause()),
+            Err((error, _)) => {
+                self.shard.upstream_failed(kind, error.cause());
+                self.trouble.note(&error.to_string());
+            }
         }
         match &result {
             Err((DialError::Unavailable { text, cause }, _)) => self.on_failure(started, Failure::of(*cause), text),

@@ -22,6 +22,7 @@ mod refusal;
 mod seeded;
 mod socket;
 mod tls;
+mod trouble;
 
 pub use budget::{Budget, Permit, Use};
 pub use clock::{nanos, now, since};
@@ -34,6 +35,7 @@ pub use rate::Rate;
 pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};
 pub use tls::{ClientTls, Material, Tls, client_config, server_config};
+pub use trouble::LastError;
 
 use std::io;
 use std::pin::Pin;

@@ -24,6 +24,8 @@ pub struct ProcessFacts {
     listening: AtomicBool,
     draining: AtomicBool,
     upstream_up: AtomicBool,
+    /// When that changed last, unix time in milliseconds; 0 is never.
+    upstream_changed: AtomicU64,
     upstream_busy_millis: AtomicU64,
     upstream_max_bulk: AtomicU64,
     client_max: AtomicU64,
@@ -63,6 +65,7 @@ impl ProcessFacts {
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             upstream_up: AtomicBool::new(false),
+            upstream_changed: AtomicU64::new(0),
             upstream_busy_millis: AtomicU64::new(u64::MAX),
             upstream_max_bulk: AtomicU64::new(MAX_BULK),
             client_max: AtomicU64::new(0),
@@ -172,7 +175,14 @@ impl ProcessFacts {
 
     /// The result of the last health check of the upstream.
     pub fn set_upstream_up(&self, up: bool) {
-        self.upstream_up.store(up, Relaxed);
+        if self.upstream_up.swap(up, Relaxed) != up {
+            self.upstream_changed.store(unix_millis(), Relaxed);
+        }
+    }
+
+    /// When the upstream was found to be there, or away, last: unix time in milliseconds; 0 before the first time.
+    pub fn upstream_changed(&self) -> u64 {
+        self.upstream_changed.load(Relaxed)
     }
 
     /// Whether the upstream answered its last health check; false before the first.

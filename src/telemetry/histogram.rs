@@ -48,6 +48,18 @@ impl Scale {
     }
 }
 
+impl Scale {
+    /// How many buckets there are, the one without a bound included.
+    pub const fn buckets(&self) -> usize {
+        self.bounds.len() + 1
+    }
+
+    /// The upper bound of a bucket, in the unit that is recorded; `None` for the last one.
+    pub fn bound(&self, bucket: usize) -> Option<u64> {
+        self.bounds.get(bucket).copied()
+    }
+}
+
 const MICRO: u64 = 1_000;
 const MILLI: u64 = 1_000 * MICRO;
 const SECOND: u64 = 1_000 * MILLI;
@@ -124,6 +136,16 @@ impl Histogram {
     pub fn record(&self, value: u64) {
         self.cells[self.scale.bucket(value)].inc();
         self.sum.add(value as f64);
+    }
+
+    /// Samples by bucket, not cumulative.
+    pub fn cells(&self) -> impl Iterator<Item = u64> {
+        self.cells.iter().map(Count::value)
+    }
+
+    /// The sum of all samples.
+    pub fn sum(&self) -> f64 {
+        self.sum.value()
     }
 
     /// How many samples were recorded.

@@ -5,8 +5,10 @@
 mod document;
 mod http;
 mod ping;
+mod resp;
 mod samples;
 mod stat;
+mod top;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use std::time::Duration;
 pub(crate) use document::{completions, manual, reference, schema};
 pub(crate) use ping::{Target, ping};
 pub(crate) use stat::stat;
+pub(crate) use top::{Show, top};
 
 /// Asks the admin endpoint of a running proxy for `page`; `Err` says what is wrong with it.
 ///

@@ -1,16 +1,15 @@
 //! `respmux ping`: one PING as a client sends it, to a proxy or to a server.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::resp::connect;
 use crate::config::{Endpoint, Secret};
 
 /// Bytes of one line of an answer.
 const LONGEST_LINE: u64 = 1 << 16;
 
-/// Who is pinged, and as whom.
+/// Who is asked, and as whom.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) endpoint: Endpoint,
@@ -24,29 +23,8 @@ pub(crate) struct Target {
 /// Says what failed, or what was answered instead of PONG. Never with the password in it.
 pub(crate) fn ping(target: &Target, patience: Duration) -> Result<Duration, String> {
     let start = Instant::now();
-    match &target.endpoint {
-        Endpoint::Tcp { host, port } => {
-            let addresses = (host.as_str(), *port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
-            let mut last = format!("{host}: the name has no address");
-            for one in addresses {
-                match TcpStream::connect_timeout(&one, patience) {
-                    Ok(stream) => {
-                        let waits = stream.set_read_timeout(Some(patience));
-                        waits.map_err(|error| format!("{one}: {error}"))?;
-                        return converse(stream, target).map(|()| start.elapsed());
-                    }
-                    Err(error) => last = format!("{one}: {error}"),
-                }
-            }
-            Err(last)
-        }
-        Endpoint::Unix(path) => {
-            let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-            let stream = UnixStream::connect(path).map_err(failed)?;
-            stream.set_read_timeout(Some(patience)).map_err(failed)?;
-            converse(stream, target).map(|()| start.elapsed())
-        }
-    }
+    let stream = connect(&target.endpoint, patience)?;
+    converse(stream, target).map(|()| start.elapsed())
 }
 
 fn converse(stream: impl Read + Write, target: &Target) -> Result<(), String> {

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::Upstreams;
-use super::lane::{Lane, Phase, run};
+use super::lane::{Lane, LaneReport, Phase, run};
 use crate::link::{Budget, Permit, Use, nanos};
 use crate::session::RouteKey;
 
@@ -180,6 +180,19 @@ impl Lanes {
             lane.retire();
             lane
         }));
+    }
+
+    /// Every lane that still exists, as it is now.
+    pub(super) fn reports(&self, worker: usize, now: u64) -> Vec<LaneReport> {
+        let (by_key, big, leaving) = (self.by_key.borrow(), self.big.borrow(), self.leaving.borrow());
+        let mut reports: Vec<_> = by_key
+            .values()
+            .chain(leaving.iter())
+            .map(|lane| lane.report(worker, false, now))
+            .chain(big.values().map(|lane| lane.report(worker, true, now)))
+            .collect();
+        reports.sort_by_key(|lane| lane.id);
+        reports
     }
 
     /// Every lane that still exists.

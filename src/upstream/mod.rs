@@ -6,6 +6,8 @@ mod blocking;
 mod buffers;
 mod control;
 mod demoted;
+mod history;
+mod hotkeys;
 mod inquiries;
 mod lane;
 mod lanes;
@@ -19,6 +21,7 @@ mod report;
 mod roster;
 mod rules;
 mod scratch;
+mod slowlog;
 mod unblock;
 mod unknown;
 
@@ -32,9 +35,10 @@ pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;
 pub use control::Control;
 pub use demoted::Demotion;
+pub(crate) use hotkeys::{HotKey, merged};
 pub use inquiries::{Inquiries, OutcomeUnknown};
 pub use lane::{Lane, RetryBudget};
-pub(crate) use lane::{NOT_EXECUTED, Owner, Part, TOO_LATE, recounted};
+pub(crate) use lane::{LaneReport, NOT_EXECUTED, Owner, Part, TOO_LATE, recounted};
 pub use lanes::{Full, Lanes};
 pub use memory::{Charge, Memory};
 pub use outbox::{Answer, Outbox, Wants};
@@ -44,6 +48,7 @@ pub(crate) use report::Report;
 pub use roster::{ClientKey, Roster};
 pub use rules::{Change, Rules};
 pub use scratch::{Scratch, Standing};
+pub(crate) use slowlog::{Slow, SlowRequest};
 pub use unknown::{Unknowns, Verdict};
 
 use crate::auth::Throttle;
@@ -95,6 +100,9 @@ pub struct Upstreams {
     pub folds: Folds,
     pub big_replies: BigReplies,
     pub retries: RetryBudget,
+    pub(crate) slowlog: slowlog::Slowlog,
+    pub(crate) hotkeys: hotkeys::Hotkeys,
+    history: history::History,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
     epoch: Cell<u64>,
@@ -128,6 +136,8 @@ impl Upstreams {
         let dialer = Dialer::new(Rc::clone(&rules.config), Arc::clone(&shard), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
+        let slowlog = slowlog::Slowlog::new(&config.slowlog, worker, config.workers);
+        let hotkeys = hotkeys::Hotkeys::new(config.hotkeys.sample);
         Rc::new(Self {
             worker,
             rules: RefCell::new(rules),
@@ -154,6 +164,9 @@ impl Upstreams {
             folds: Folds::default(),
             big_replies: BigReplies::default(),
             retries: RetryBudget::default(),
+            slowlog,
+            hotkeys,
+            history: history::History::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: crate::link::now(),
             epoch: Cell::new(0),
@@ -250,6 +263,7 @@ impl Upstreams {
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
         self.memory_tick();
+        self.history.on_tick(&self.shard, self.now());
         self.big_replies.on_tick(self.now());
         let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config().upstream.progress_timeout));
         self.lanes.on_tick(self, self.now(), healthy);

@@ -44,6 +44,8 @@ pub struct Outbox {
     output: RefCell<Output>,
     /// Bytes at the front of `output` that the socket has taken.
     sent: Cell<usize>,
+    /// Bytes that it has taken in all.
+    total_sent: Cell<u64>,
     /// Bytes of input that the client's task keeps.
     input: Cell<usize>,
     pace: Pace,
@@ -78,6 +80,7 @@ impl Outbox {
             asked: Cell::default(),
             paused: Cell::new(false),
             sent: Cell::new(0),
+            total_sent: Cell::new(0),
             pending: Cell::new(0),
             pending_bytes: Cell::new(0),
             touched: Cell::new(false),
@@ -113,6 +116,11 @@ impl Outbox {
     /// Bytes that the socket has not taken yet.
     pub fn unsent(&self) -> usize {
         self.output.borrow().len() - self.sent.get()
+    }
+
+    /// Bytes that the client's socket has taken since it connected.
+    pub fn total_sent(&self) -> u64 {
+        self.total_sent.get()
     }
 
     /// The client asks this on a lane.
@@ -353,6 +361,7 @@ impl Outbox {
                 match self.writer.try_write(&output.front[self.sent.get()..]) {
                     Ok(n) => {
                         self.sent.set(self.sent.get() + n);
+                        self.total_sent.set(self.total_sent.get() + n as u64);
                         buffers.on_sent(n);
                         self.pace.on_taken();
                     }

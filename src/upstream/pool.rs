@@ -54,6 +54,8 @@ struct Idle {
 
 /// The pool of one worker.
 pub struct Pool {
+    /// How many places there are, and how many of them blocked clients may have.
+    sizes: (usize, usize),
     places: Arc<Semaphore>,
     /// How many of them blocked clients may have: transactions never wait for those.
     for_blocked: Arc<Semaphore>,
@@ -80,8 +82,10 @@ impl Pool {
     /// A pool of `size` places, `for_blocked` of which clients may have that wait on the server.
     #[must_use]
     pub fn new(size: usize, for_blocked: usize) -> Self {
+        let sizes = (size, for_blocked);
         let for_blocked = Arc::new(Semaphore::new(for_blocked));
         Self {
+            sizes,
             places: Arc::new(Semaphore::new(size)),
             for_blocked,
             idle: RefCell::default(),
@@ -226,10 +230,14 @@ impl Pool {
         self.line.borrow().first_key_value().map_or(Duration::ZERO, |(_, since)| crate::link::since(*since))
     }
 
-    /// Open connections that nobody has.
-    #[must_use]
-    pub fn idle(&self) -> usize {
-        self.idle.borrow().len()
+    /// Places that somebody has.
+    pub(super) fn lent(&self) -> usize {
+        self.sizes.0.saturating_sub(self.places.available_permits())
+    }
+
+    /// How many places blocked clients may have, and have.
+    pub(super) fn blocked(&self) -> (usize, usize) {
+        (self.sizes.1, self.sizes.1.saturating_sub(self.for_blocked.available_permits()))
     }
 
     /// Nobody would have to wait now.

@@ -3,61 +3,138 @@
 use std::time::Duration;
 
 use super::Upstreams;
-use crate::link::Use;
-use crate::telemetry::UpstreamKind;
+use super::lane::LaneReport;
+use crate::link::{LastError, Use};
+use crate::session::Flavour;
+use crate::telemetry::reasons::{BufferKind, ClientState, ErrorCode, Origin, PinReason};
+use crate::telemetry::{CircuitState, ConnectError, Reading, UpstreamKind};
+
+/// Names with numbers.
+pub(crate) type Counts = Vec<(&'static str, u64)>;
 
 /// One worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub worker: usize,
     pub clients: usize,
+    /// What clients are doing; the rest is idle.
+    pub states: Counts,
     /// Clients that hold a lent connection, by reason.
-    pub pinned: Vec<(&'static str, u64)>,
-    /// Places and connections of each kind: limit, used.
-    pub kinds: Vec<(&'static str, usize, usize)>,
-    /// Connections of the pool that nobody has.
-    pub idle: usize,
-    /// Clients in line for one, and how long the first has waited.
-    pub waiting: usize,
-    pub longest_wait: Duration,
-    pub lanes: Vec<LaneReport>,
+    pub pinned: Counts,
+    pub kinds: Vec<KindReport>,
+    /// Places of the pool that blocked clients may have, and have.
+    pub blocked_max: usize,
+    pub blocked_in_use: usize,
+    pub in_flight: usize,
+    pub lanes: usize,
+    pub connect_errors: Counts,
+    pub opened: u64,
+    pub circuit: CircuitState,
+    pub last_error: Option<LastError>,
+    pub flavour: Flavour,
+    /// Bytes of buffers.
+    pub buffered: Counts,
+    /// Error replies to clients: who made them, their code, how many.
+    pub errors: Vec<(Origin, &'static str, u64)>,
+    pub refused: Counts,
+    /// The counters now, and some seconds ago.
+    pub now: Reading,
+    pub before: Reading,
 }
 
-/// One lane.
+/// The upstream connections of one kind.
 #[derive(Clone, Debug)]
-pub(crate) struct LaneReport {
-    pub user: Vec<u8>,
-    pub resp: u8,
-    pub db: u32,
-    pub phase: &'static str,
-    pub in_flight: usize,
+pub(crate) struct KindReport {
+    pub kind: &'static str,
+    /// Places.
+    pub max: usize,
+    /// Connections, those being opened or closed included.
+    pub open: usize,
+    /// Those that somebody needs now.
+    pub in_use: usize,
+    /// Clients in line, and how long the first has waited.
+    pub waiting: usize,
+    pub longest_wait: Duration,
+    /// Waits that have ended, and those of them that timed out.
+    pub waits: u64,
+    pub timeouts: u64,
 }
 
 impl Upstreams {
     /// This worker, now.
     pub(crate) fn report(&self) -> Report {
-        let uses = [Use::Lane, Use::Pool, Use::Scratch, Use::Control, Use::Hub];
-        let kinds = uses.iter().map(|purpose| {
-            let label = UpstreamKind::from(*purpose).label();
-            (label, self.budget.limit(*purpose), self.budget.used(*purpose))
-        });
-        let lanes = self.lanes.all().into_iter().map(|lane| LaneReport {
-            user: lane.key().identity.name().to_vec(),
-            resp: lane.key().resp.number(),
-            db: lane.key().db,
-            phase: lane.phase().label(),
-            in_flight: lane.in_flight(),
-        });
-        let reasons = crate::telemetry::reasons::PinReason::ALL;
+        let shard = &self.shard;
+        let lanes = self.lanes.all();
+        let errors = |origin: Origin| {
+            ErrorCode::ALL.iter().map(move |code| (origin, code.label(), shard.command_errors[origin][*code].value()))
+        };
+        let (blocked_max, blocked_in_use) = self.pool.blocked();
         Report {
             worker: self.worker,
             clients: self.roster.len(),
-            pinned: reasons.iter().map(|reason| (reason.label(), self.shard.pinned[*reason].value())).collect(),
-            kinds: kinds.collect(),
-            idle: self.pool.idle(),
-            waiting: self.pool.waiting(),
-            longest_wait: self.pool.longest_wait(),
-            lanes: lanes.collect(),
+            states: ClientState::ALL
+                .iter()
+                .map(|state| (state.label(), shard.clients_by_state[*state].value()))
+                .collect(),
+            pinned: PinReason::ALL.iter().map(|reason| (reason.label(), shard.pinned[*reason].value())).collect(),
+            kinds: [Use::Lane, Use::Pool, Use::Scratch, Use::Control, Use::Hub]
+                .map(|purpose| self.kind(purpose))
+                .into(),
+            blocked_max,
+            blocked_in_use,
+            in_flight: lanes.iter().map(|lane| lane.in_flight()).sum(),
+            lanes: lanes.len(),
+            connect_errors: ConnectError::ALL
+                .iter()
+                .map(|error| (error.label(), shard.upstream_connect_errors[*error].value()))
+                .collect(),
+            opened: UpstreamKind::ALL.iter().map(|kind| shard.upstream_opened[*kind].value()).sum(),
+            circuit: self.dialer.circuit(),
+            last_error: self.dialer.last_error(),
+            flavour: self.control.flavour(),
+            buffered: BufferKind::ALL.iter().map(|kind| (kind.label(), shard.buffered[*kind].value())).collect(),
+            errors: errors(Origin::Proxy).chain(errors(Origin::Upstream)).collect(),
+            refused: crate::telemetry::RefuseReason::ALL
+                .iter()
+                .map(|reason| (reason.label(), shard.commands_rejected[*reason].value()))
+                .collect(),
+            now: Reading::of(shard, self.now()),
+            before: self.history.oldest(),
         }
+    }
+
+    fn kind(&self, purpose: Use) -> KindReport {
+        let open = self.budget.used(purpose);
+        let mut report = KindReport {
+            kind: UpstreamKind::from(purpose).label(),
+            max: self.budget.limit(purpose),
+            open,
+            in_use: open,
+            waiting: 0,
+            longest_wait: Duration::ZERO,
+            waits: 0,
+            timeouts: 0,
+        };
+        match purpose {
+            Use::Lane => {
+                let lanes = self.lanes.all();
+                report.in_use = lanes.iter().filter(|lane| lane.in_flight() > 0).count();
+                report.waiting = lanes.iter().map(|lane| lane.crowd()).sum();
+            }
+            Use::Pool => {
+                report.in_use = self.pool.lent();
+                report.waiting = self.pool.waiting();
+                report.longest_wait = self.pool.longest_wait();
+                report.waits = self.shard.pool_wait.count();
+                report.timeouts = self.shard.pool_timeouts.value();
+            }
+            Use::Scratch | Use::Control | Use::Hub => {}
+        }
+        report
+    }
+
+    /// Its lanes, now; who uses them is known to the client side only.
+    pub(crate) fn lane_reports(&self) -> Vec<LaneReport> {
+        self.lanes.reports(self.worker, self.now())
     }
 }

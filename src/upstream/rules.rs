@@ -74,6 +74,8 @@ impl Upstreams {
         let (before, now) = (self.config(), Rc::clone(&rules.config));
         self.rules.replace(rules);
         self.throttle.change(now.auth.failures);
+        self.slowlog.change(&now.slowlog);
+        self.hotkeys.change(now.hotkeys.sample);
         let elsewhere = before.upstream.endpoint != now.upstream.endpoint;
         self.dialer.reload(Rc::clone(&now), change.tls.clone(), elsewhere);
         if elsewhere {
@@ -83,7 +85,7 @@ impl Upstreams {
         }
         if elsewhere || who_we_are(&before) != who_we_are(&now) || before.upstream.tls != now.upstream.tls {
             self.move_on();
-        } else if before.lane != now.lane || before.integrity != now.integrity || before.upstream != now.upstream {
+        } else if of_lanes(&before) != of_lanes(&now) {
             // A lane keeps the settings it was made with.
             self.lanes.move_on(self);
         }
@@ -127,4 +129,9 @@ fn who_we_are(config: &Config) -> impl PartialEq + use<> {
     let upstream = &config.upstream;
     let users: Vec<_> = config.auth.users.iter().map(|user| (user.name.clone(), user.upstream.clone())).collect();
     (upstream.username.clone(), upstream.password.clone(), users)
+}
+
+/// What a lane keeps as it was when it was made.
+fn of_lanes(config: &Config) -> impl PartialEq + use<'_> {
+    (&config.lane, config.integrity, &config.upstream, config.slowlog.keys)
 }

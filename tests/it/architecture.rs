@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("config", &[]),
     ("telemetry", &[]),
-    ("tools", &[]),
+    ("tools", &["resp"]),
 ];
 
 /// No I/O, no time, nothing that counts or logs.

@@ -135,12 +135,8 @@ fn proxy_pools_shows_limits_and_waiters() {
     };
     let first = lines(&mut client);
     let total: usize =
-        first.iter().filter(|line| line.contains("kind=")).map(|l| field(l, "limit").parse::<usize>().unwrap()).sum();
+        first.iter().filter(|line| line.contains("kind=")).map(|l| field(l, "max").parse::<usize>().unwrap()).sum();
     assert_eq!(total, 8, "{first:?}");
-    assert!(
-        first.iter().any(|line| line.starts_with("worker=0 lane user=default resp=2 db=0 phase=ready")),
-        "{first:?}"
-    );
     let mut watchers: Vec<_> = (0..5).map(|_| proxy.connect()).collect();
     for watcher in &mut watchers {
         watcher.send_command(&["WATCH", "k"]);
@@ -148,8 +144,8 @@ fn proxy_pools_shows_limits_and_waiters() {
     eventually(PATIENCE, || {
         let lines = lines(&mut client);
         let pool = lines.iter().find(|line| line.contains("kind=pool")).expect("there is a pool");
-        let (limit, used) = (field(pool, "limit").to_owned(), field(pool, "used").to_owned());
+        let (max, in_use) = (field(pool, "max").to_owned(), field(pool, "in_use").to_owned());
         let waiting: usize = field(pool, "waiting").parse().unwrap();
-        if limit == used && waiting == 5 - limit.parse::<usize>().unwrap() { Ok(()) } else { Err(pool.clone()) }
+        if max == in_use && waiting == 5 - max.parse::<usize>().unwrap() { Ok(()) } else { Err(pool.clone()) }
     });
 }

@@ -28,6 +28,7 @@ mod login;
 mod ordering;
 mod policy;
 mod protocol_errors;
+mod proxy_admin;
 mod pubsub;
 mod reload;
 mod reply_types;

@@ -120,8 +120,7 @@ fn two_users_never_share_a_connection() {
     for client in [&mut app, &mut twin] {
         client.ask("PING");
     }
-    let pools = twin.ask("PROXY POOLS").items;
-    let lanes: Vec<_> = pools.iter().map(Frame::as_str).filter(|line| line.contains(" lane user=")).collect();
+    let lanes: Vec<_> = twin.ask("PROXY LANES").items.iter().map(Frame::as_str).collect();
     for name in ["user=app ", "user=twin "] {
         assert_eq!(lanes.iter().filter(|line| line.contains(name)).count(), 1, "{lanes:?}");
     }

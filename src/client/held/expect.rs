@@ -19,6 +19,10 @@ pub(super) struct Expect {
     pub id: CommandId,
     /// When it was sent, nanoseconds of the worker's clock.
     pub at: u64,
+    /// When it was asked for: before, if its client had to wait for the connection.
+    pub asked: u64,
+    pub arguments: u32,
+    pub bytes: u64,
 }
 
 /// What its reply must be combined with.

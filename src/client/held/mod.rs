@@ -84,6 +84,8 @@ pub(super) struct Held {
     /// Subscriptions are made here, not on a hub.
     subscribes: bool,
     relayed: u32,
+    /// When the first request was asked for, until it is sent.
+    asked: Option<u64>,
     incomplete: bool,
     idle: Option<Pin<Box<Sleep>>>,
     /// When the oldest command may be late.
@@ -93,7 +95,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(lease: Lease, up: &Rc<Upstreams>, reason: PinReason) -> Self {
+    /// Borrowed for a request that was asked for at `asked`, nanoseconds of the worker's clock.
+    pub(super) fn new(lease: Lease, up: &Rc<Upstreams>, reason: PinReason, asked: u64) -> Self {
         Self {
             lease: Some(lease),
             up: Rc::clone(up),
@@ -115,6 +118,7 @@ impl Held {
             broken: false,
             subscribes: reason == PinReason::Subscribe,
             relayed: 0,
+            asked: Some(asked),
             incomplete: false,
             idle: None,
             late: None,
@@ -330,6 +334,7 @@ impl Held {
             shards: small(self.subscriptions.shards),
             multi,
             monitor: self.monitor,
+            pin: Some(self.reason),
             blocked_on: blocked_on.unwrap_or(0),
         });
     }

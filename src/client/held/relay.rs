@@ -132,6 +132,7 @@ impl Held {
             self.confirmations = if arguments > 0 { arguments } else { self.subscriptions.of_family(name) };
         }
         let payload = self.payload(client, &request, relay);
+        let (arguments, bytes) = (u32::try_from(request.count()).unwrap_or(u32::MAX), request.raw().len() as u64);
         let publishes = relay == Relay::Exec || self.up.table.spec(id).op == Op::Publish;
         let own = publishes && client.outbox().hub().is_some();
         if own {
@@ -143,7 +144,9 @@ impl Held {
             _ if self.out.is_empty() => self.out = request.into_raw(),
             _ => self.out.extend_from_slice(request.raw()),
         }
-        self.expect.push_back(Expect { relay, payload, suppressed, own, id, at: self.up.now() });
+        let at = self.up.now();
+        let asked = self.asked.take().unwrap_or(at);
+        self.expect.push_back(Expect { relay, payload, suppressed, own, id, at, asked, arguments, bytes });
     }
 
     fn payload(&self, client: &Client, request: &Request, relay: Relay) -> Payload {

@@ -16,7 +16,7 @@ use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
 use crate::router::{Effect, Relay};
 use crate::session::{Guard, Identity, Reply, Resp};
 use crate::telemetry::{AnomalyReason, CloseReason, Origin};
-use crate::upstream::recounted;
+use crate::upstream::{Slow, recounted};
 
 impl Held {
     /// Gives what was read to the client, frame by frame.
@@ -128,7 +128,7 @@ impl Held {
             self.up.shard.error(Origin::Upstream, frame);
             self.up.on_refusal(frame);
         }
-        self.count(&expect);
+        self.count(client, &expect);
         let own = expect.own;
         self.on_reply(client, expect, frame, kind);
         if streamed {
@@ -170,15 +170,28 @@ impl Held {
         if self.confirmations == 0
             && let Some(expect) = self.expect.pop_front()
         {
-            self.count(&expect);
+            self.count(client, &expect);
         }
     }
 
     /// One command was answered. It was written when it was taken: here nobody else's requests come before it.
-    fn count(&self, expect: &Expect) {
-        let took = self.up.now().saturating_sub(expect.at);
+    fn count(&self, client: &Client, expect: &Expect) {
+        let now = self.up.now();
+        let took = now.saturating_sub(expect.at);
         self.up.replied(expect.id, took);
         self.up.answered(expect.id, took);
+        if self.up.slowlog.is_slow(now.saturating_sub(expect.asked)) && !expect.blocks() {
+            self.up.keep_slow(Slow {
+                command: expect.id,
+                client: client.outbox().id(),
+                asked: expect.asked,
+                written: expect.at,
+                now,
+                arguments: expect.arguments,
+                bytes: expect.bytes,
+                key: None,
+            });
+        }
     }
 
     /// The reply to the oldest request: follow what it changes, then give it to the client.
@@ -295,6 +308,9 @@ impl Held {
                 own: false,
                 id,
                 at,
+                asked: at,
+                arguments: 0,
+                bytes: 0,
             });
             return;
         }

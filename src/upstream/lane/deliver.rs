@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::in_flight::{Owner, Popped, Slot};
 use super::retry::candidates;
+use super::slow;
 use super::{Lane, State, UNKNOWN_OUTCOME, Withheld, canary_text};
 use crate::command::CommandId;
 use crate::config::{Integrity, OnLoss};
@@ -82,7 +83,7 @@ impl Lane {
             state.in_flight.forget_head();
         }
         let (key, refused) = (&self.key, state.unit_refused);
-        let slot = match state.in_flight.pop_if(|slot| fits(up, key, refused, slot, kind.byte())) {
+        let mut slot = match state.in_flight.pop_if(|slot| fits(up, key, refused, slot, kind.byte())) {
             Popped::Slot(slot) => slot,
             Popped::Nothing => return Err(AnomalyReason::NoSlot.into()),
             Popped::Unfit(command) => {
@@ -92,8 +93,8 @@ impl Lane {
         if !slot.joined {
             state.unit_refused = kind.is_error();
         }
-        let written = state.in_flight.written_at(&slot);
-        up.replied(slot.command, now.saturating_sub(written));
+        slot.written = state.in_flight.written_at(&slot);
+        up.replied(slot.command, now.saturating_sub(slot.written));
         let carried;
         let frame: &[u8] = if state.carry.is_empty() {
             piece
@@ -139,6 +140,7 @@ impl Lane {
         streamed: bool,
         now: u64,
     ) -> Result<(), Anomaly> {
+        self.remember_key(up, state, slot, now);
         state.kept.on_answered(slot.bytes as usize);
         if slot.retried {
             up.shard.retries[RetryOutcome::Answered].inc();
@@ -267,6 +269,7 @@ impl Lane {
             } else if alive {
                 state.out.extend_from_slice(&request);
                 state.in_flight.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
+                state.in_flight.note_arguments(slot.arguments);
             }
         }
         if self.config.integrity == Integrity::Strict && !state.in_flight.is_empty() {
@@ -340,7 +343,11 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed
     if present.is_none() {
         up.shard.lane_tombstones.inc();
     }
-    up.answered(slot.command, now.saturating_sub(slot.at));
+    let took = now.saturating_sub(slot.at);
+    up.answered(slot.command, took);
+    if up.slowlog.is_slow(took) {
+        slow::keep(up, state, slot, client, now);
+    }
 }
 
 /// Bytes in the middle of a reply. A long one is passed on at once: it belongs to the oldest request of its client,

@@ -51,8 +51,12 @@ pub(crate) struct Slot {
     pub legal: ReplyMask,
     /// Length of the request, bytes.
     pub bytes: u32,
+    /// Arguments, the name included; 0 when nobody has counted them.
+    pub arguments: u32,
     /// When it was submitted, nanoseconds of the worker's clock.
     pub at: u64,
+    /// When the socket took its first byte; 0 until its reply is there.
+    pub written: u64,
     /// Offset of its first byte in everything that was ever submitted to this connection.
     start: u64,
     /// Part of the same transaction as the slot before it: both were written, or neither counts as written.
@@ -102,15 +106,25 @@ impl InFlight {
     ) {
         let length = u32::try_from(bytes).expect("requests on lanes are bounded far below 4 GiB");
         let start = self.submitted;
-        let slot = Slot { owner, command, legal, bytes: length, at, start, joined, retried: false };
+        let slot =
+            Slot { owner, command, legal, bytes: length, arguments: 0, at, written: 0, start, joined, retried: false };
         self.slots.push_back(slot);
         self.submitted += u64::from(length);
         self.bytes += bytes;
     }
 
+    /// The request that was appended last has so many arguments.
+    #[inline]
+    pub(crate) fn note_arguments(&mut self, count: u32) {
+        if let Some(last) = self.slots.back_mut() {
+            last.arguments = count;
+        }
+    }
+
     /// A request of an earlier connection is sent again on the next one.
     pub(crate) fn push_again(&mut self, slot: &Slot) {
         self.append(slot.owner, slot.command, slot.legal, slot.bytes as usize, slot.at, false);
+        self.note_arguments(slot.arguments);
         if let Some(last) = self.slots.back_mut() {
             last.retried = true;
         }
@@ -245,6 +259,7 @@ impl InFlight {
             } else {
                 out.extend_from_slice(&request);
                 self.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
+                self.note_arguments(slot.arguments);
             }
         }
         withdrawn

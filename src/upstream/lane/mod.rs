@@ -14,6 +14,8 @@
 mod deliver;
 mod in_flight;
 mod retry;
+mod show;
+mod slow;
 mod task;
 mod watch;
 
@@ -28,6 +30,7 @@ use deliver::Anomaly;
 pub(crate) use deliver::recounted;
 pub(crate) use in_flight::{InFlight, Owner, Slot};
 pub use retry::RetryBudget;
+pub(crate) use show::LaneReport;
 pub(crate) use task::run;
 pub(crate) use watch::TOO_LATE;
 
@@ -108,6 +111,8 @@ pub struct Lane {
     deferred: Cell<bool>,
     /// The socket takes nothing more; its readiness wakes the task.
     full: Cell<bool>,
+    /// CLIENT ID of the connection on the upstream; 0 without one.
+    upstream_id: Cell<i64>,
     state: RefCell<State>,
     waker: RefCell<Option<Waker>>,
 }
@@ -140,6 +145,10 @@ struct State {
     last_canary: u64,
     last_used: u64,
     last_progress: u64,
+    /// When it was connected, or wanted.
+    since: u64,
+    /// Of the request that is being answered, if it was slow.
+    slow_key: Option<Vec<u8>>,
     /// What `out` and `carry` take, as of the end of the last turn.
     charge: Charge,
 }
@@ -167,6 +176,8 @@ impl Lane {
             last_canary: now,
             last_used: now,
             last_progress: now,
+            since: now,
+            slow_key: None,
             charge: Charge::new(memory, BufferKind::Upstream),
         };
         Rc::new(Self {
@@ -182,6 +193,7 @@ impl Lane {
             served: Cell::new(false),
             deferred: Cell::new(false),
             full: Cell::new(false),
+            upstream_id: Cell::new(0),
             state: RefCell::new(state),
             waker: RefCell::new(None),
         })
@@ -238,6 +250,7 @@ impl Lane {
         state.out.extend_from_slice(request);
         let legal = self.legal(up, command);
         state.in_flight.push(owner, command, legal, request.len(), now);
+        state.in_flight.note_arguments(slow::arguments(request));
         if let (true, Owner::Forward(key)) = (bug("double_write"), owner) {
             state.out.extend_from_slice(request);
             state.in_flight.push(Owner::Discard(key), command, legal, request.len(), now);
@@ -253,12 +266,15 @@ impl Lane {
         let mut state = self.state.borrow_mut();
         state.out.extend_from_slice(unit);
         let unchecked = self.config.integrity == Integrity::Loose;
+        let mut rest = unit;
         for (position, part) in parts.iter().enumerate() {
             let owner = part.owner.expect("the client has said who gets the replies");
             // MULTI itself, EXEC, and +QUEUED for what stands between them.
             let own = position == 0 || position + 1 == parts.len();
             let legal = if own || unchecked { self.legal(up, part.command) } else { ReplyMask::STATUS };
             state.in_flight.append(owner, part.command, legal, part.bytes, now, position > 0);
+            state.in_flight.note_arguments(slow::arguments(rest));
+            rest = rest.get(part.bytes..).unwrap_or_default();
         }
         self.on_submitted(&mut state, up, parts.len(), now);
         drop(state);

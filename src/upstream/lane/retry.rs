@@ -99,7 +99,8 @@ pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashSet<Cl
     chosen
 }
 
-/// The bytes of written requests, kept until they are answered; empty when the setting is off.
+/// The bytes of written requests, kept until they are answered; empty when nobody wants them again
+/// ([`Lane::keeps_requests`](super::Lane)).
 #[derive(Default)]
 pub(super) struct Kept(BytesMut);
 
@@ -113,6 +114,11 @@ impl Kept {
         if !self.0.is_empty() {
             self.0.advance(bytes.min(self.0.len()));
         }
+    }
+
+    /// The oldest request, of `bytes`; empty when nothing is kept.
+    pub(super) fn oldest(&self, bytes: usize) -> &[u8] {
+        self.0.get(..bytes).unwrap_or_default()
     }
 
     /// Bytes kept.

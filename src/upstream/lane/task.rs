@@ -36,6 +36,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
     while let Some(link) = open(&lane, &up, &mut permit).await {
         let mut link = link;
         lane.phase.set(Phase::Ready);
+        lane.on_connection(link.id(), up.now());
         lane.deferred.set(false);
         lane.full.set(false);
         lane.served.set(false);
@@ -45,6 +46,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         let ready = crate::link::now();
         let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
         lane.phase.set(Phase::Opening);
+        lane.on_connection(0, up.now());
         lane.suspect.set(false);
         if !lane.served.get() && !matches!(end, End::Done | End::Anomaly(_)) {
             up.dialer.on_unproven_loss(ready, "lost before it had answered anything");
@@ -254,7 +256,7 @@ impl Lane {
                     }
                 }
             }
-            if self.config.upstream.retry_reads {
+            if self.keeps_requests() {
                 state.kept.on_written(&state.out[..n]);
             }
             state.out.advance(n);

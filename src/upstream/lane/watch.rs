@@ -2,7 +2,7 @@
 
 use bytes::Buf;
 
-use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State};
+use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, slow};
 use crate::command::{CommandId, ReplyMask};
 use crate::link::nanos;
 use crate::resp::encode;
@@ -157,6 +157,8 @@ fn give_up_withheld(state: &mut State, deadline: u64) -> Vec<Slot> {
 /// The client stays, and learns that nobody knows.
 fn tell_late(up: &Upstreams, state: &mut State, slot: &Slot) {
     let Some(client) = slot.owner.client() else { return };
+    state.slow_key = None; // of another
+    slow::keep(up, state, slot, client, up.now());
     up.roster.with(client, |outbox| {
         match slot.owner {
             Owner::Forward(key) | Owner::Publish(key, _) => {

@@ -1,0 +1,45 @@
+//! PROXY CONFIG: the settings with their origin. They come without secrets.
+
+use bytes::BytesMut;
+
+use super::{Answer, Answered};
+use crate::client::error_reply;
+use crate::client::request::Request;
+use crate::command::{glob_matches, token_is};
+use crate::config::{ShownSetting, ShownSettings};
+use crate::resp::encode;
+use crate::router::Args;
+
+/// PROXY CONFIG GET and LIST. `resp` is the client's protocol.
+pub(super) fn answer(settings: &ShownSettings, request: &Request, resp: u8) -> Answered {
+    if token_is(request.nth(2), "LIST") {
+        if request.count() != 3 {
+            return Err(error_reply::wrong_arity("proxy|config|list"));
+        }
+        let line = |setting: &ShownSetting| format!("{} = {:?}  # {}", setting.key, setting.value, setting.origin);
+        return Ok(Answer::Lines(settings.iter().map(line).collect()));
+    }
+    if !token_is(request.nth(2), "GET") {
+        return Err(error_reply::unknown_word("PROXY", request.nth(2)));
+    }
+    if request.count() < 4 {
+        return Err(error_reply::wrong_arity("proxy|config|get"));
+    }
+    let wanted = |setting: &&ShownSetting| request.args_from(3).any(|pattern| fits(pattern, setting.key));
+    let found: Vec<_> = settings.iter().filter(wanted).collect();
+    let mut frame = BytesMut::new();
+    encode::map_header(&mut frame, found.len(), resp);
+    for setting in found {
+        encode::bulk(&mut frame, setting.key.as_bytes());
+        encode::map_header(&mut frame, 2, resp);
+        for text in ["value", &setting.value, "origin", &setting.origin] {
+            encode::bulk(&mut frame, text.as_bytes());
+        }
+    }
+    Ok(Answer::Frame(frame))
+}
+
+/// As CONFIG GET of a server: in any case.
+fn fits(pattern: &[u8], key: &str) -> bool {
+    glob_matches(&pattern.to_ascii_lowercase(), key.as_bytes())
+}

@@ -1,0 +1,366 @@
+//! PROXY: what respmux tells about itself over the protocol, and what may be changed. An answer is a text as INFO has it,
+//! a list of lines of `name=value` as CLIENT LIST has them, or a map where a program wants the parts; redis-cli shows all
+//! of them readably in either protocol.
+
+mod clients;
+mod config;
+mod counters;
+mod info;
+mod selection;
+mod servers;
+mod slow;
+
+use std::rc::Rc;
+
+pub(super) use selection::Selection;
+
+use bytes::BytesMut;
+
+use super::connection::{Client, Closed};
+use super::error_reply;
+use super::explain::{Tail, explain};
+use super::request::Request;
+use super::wish::Wish;
+use crate::command::token_is;
+use crate::config::ProxyRight;
+use crate::resp::encode;
+use crate::router::{Args, Held, route};
+use crate::session::Resp;
+use crate::telemetry::RefuseReason;
+
+const HELP: &[&str] = &[
+    "PROXY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "CLIENTS [<option> ...]",
+    "    Return one line for each client of this process and what it is doing. Options are:",
+    "    * ID <id> [<id> ...], ADDR <ip:port>, LADDR <ip:port>, USER <name>, NAME <name>",
+    "      Only these.",
+    "    * STATE (open|blocked|transaction|subscribed|monitor)",
+    "      Only those that do this.",
+    "    * PINNED (yes|no|<reason>)",
+    "      Only those with a connection of their own, or without, or with one for this reason.",
+    "    * SORT (traffic|in|out|unsent|pending|idle|age)",
+    "      Most first.",
+    "    * LIMIT <count>",
+    "      At most so many; without it all, of whom there are at most client.max_connections.",
+    "CONFIG GET <pattern> [<pattern> ...]",
+    "    Return the settings with such names: for each its value and where it was given.",
+    "CONFIG LIST",
+    "    Return all settings as lines.",
+    "DRAIN",
+    "    Let every client finish what it does, then end the process, as SIGTERM does.",
+    "EXPLAIN <command> [<arg> ...]",
+    "    Return which way the command would take from this connection now, and why. It is not executed.",
+    "HOTKEYS [<count>]",
+    "    Return the keys that are used most, by a sample (setting hotkeys.sample); 64 for each worker at most.",
+    "HOTKEYS RESET",
+    "    Begin the sample again.",
+    "INFO [<section> ...]",
+    "    Return what there is to know as INFO does. Sections are: server, clients, upstreams, pools, commands, errors,",
+    "    memory.",
+    "KILL (<id>|<ip:port>)",
+    "    Close this client. Return how many were closed.",
+    "LANES",
+    "    Return one line for each shared upstream connection.",
+    "PAUSE [<milliseconds>]",
+    "    Begin no command of any client, and return when nothing is under way upstream: open transactions may end,",
+    "    blocked pops are not waited for. An error, with nothing held, when that takes longer (10 seconds unless given).",
+    "    Ends with RESUME, or after pause.max.",
+    "POOLS",
+    "    Return for each worker and kind of upstream connection how many there may be and are, and who waits.",
+    "RECONNECT",
+    "    Retire every upstream connection: what was begun on it ends there, what follows is on a new one.",
+    "RELOAD",
+    "    Read the configuration again, as SIGHUP does; return what changed and what waits for a restart.",
+    "RESUME",
+    "    End PAUSE: clients go on in their order.",
+    "SERVERS",
+    "    Return one line for each upstream: whether it is there, its version, connections, and what went wrong last.",
+    "SLOWLOG GET [<count>]",
+    "    Return the newest slow requests (default 10; slowlog.size for each worker at most): time in all and of it upstream.",
+    "SLOWLOG LEN",
+    "    Return how many there are.",
+    "SLOWLOG RESET",
+    "    Forget them.",
+    "STATS",
+    "    Return counters and rates over the last ten seconds, for each class of commands.",
+    "WHOAMI",
+    "    Return what respmux knows of this connection.",
+    "HELP",
+    "    Print this help.",
+];
+
+/// A subcommand of PROXY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Help,
+    Whoami,
+    Explain,
+    Clients,
+    Config,
+    Hotkeys,
+    HotkeysReset,
+    Info,
+    Kill,
+    Lanes,
+    Pools,
+    Servers,
+    Slowlog,
+    SlowlogReset,
+    Stats,
+    Drain,
+    Reload,
+    Pause,
+    Resume,
+    Reconnect,
+}
+
+/// Words and how many arguments there must be, the name and the subcommand among them; at least so many with `true`.
+const VERBS: &[(&str, usize, bool, Verb)] = &[
+    ("HELP", 2, false, Verb::Help),
+    ("WHOAMI", 2, false, Verb::Whoami),
+    ("EXPLAIN", 3, true, Verb::Explain),
+    ("CLIENTS", 2, true, Verb::Clients),
+    ("CONFIG", 3, true, Verb::Config),
+    ("HOTKEYS", 2, true, Verb::Hotkeys),
+    ("INFO", 2, true, Verb::Info),
+    ("KILL", 3, false, Verb::Kill),
+    ("LANES", 2, false, Verb::Lanes),
+    ("POOLS", 2, false, Verb::Pools),
+    ("SERVERS", 2, false, Verb::Servers),
+    ("SLOWLOG", 3, true, Verb::Slowlog),
+    ("STATS", 2, false, Verb::Stats),
+    ("DRAIN", 2, false, Verb::Drain),
+    ("RELOAD", 2, false, Verb::Reload),
+    ("PAUSE", 2, true, Verb::Pause),
+    ("RESUME", 2, false, Verb::Resume),
+    ("RECONNECT", 2, false, Verb::Reconnect),
+];
+
+/// An answer that is no error.
+enum Answer {
+    /// A list of texts.
+    Lines(Vec<String>),
+    /// One text of many lines.
+    Text(String),
+    /// A frame in the client's protocol.
+    Frame(BytesMut),
+}
+
+/// An answer, or the line of an error.
+type Answered = Result<Answer, Vec<u8>>;
+
+impl Verb {
+    /// The subcommand of a request.
+    ///
+    /// # Errors
+    /// The line of the error: there is none, or it has other arguments.
+    fn find(request: &Request) -> Result<Self, Vec<u8>> {
+        if request.count() == 1 {
+            return Err(error_reply::wrong_arity("proxy"));
+        }
+        let Some((word, count, more, verb)) = VERBS.iter().find(|(word, ..)| token_is(request.nth(1), word)) else {
+            return Err(error_reply::unknown_subcommand("PROXY", request));
+        };
+        if request.count() < *count || !more && request.count() > *count {
+            return Err(error_reply::wrong_arity(&format!("proxy|{}", word.to_ascii_lowercase())));
+        }
+        let reset = token_is(request.nth(2), "RESET");
+        Ok(match verb {
+            Self::Slowlog if reset => Self::SlowlogReset,
+            Self::Hotkeys if reset => Self::HotkeysReset,
+            verb => *verb,
+        })
+    }
+
+    /// What a client must be allowed for it. A verb that changes anything needs [`ProxyRight::Write`].
+    fn right(self) -> ProxyRight {
+        match self {
+            Self::Help
+            | Self::Whoami
+            | Self::Explain
+            | Self::Clients
+            | Self::Config
+            | Self::Hotkeys
+            | Self::Info
+            | Self::Lanes
+            | Self::Pools
+            | Self::Servers
+            | Self::Slowlog
+            | Self::Stats => ProxyRight::Read,
+            Self::HotkeysReset | Self::Kill | Self::SlowlogReset => ProxyRight::Write,
+            Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => ProxyRight::Write,
+        }
+    }
+
+    /// What the server must allow as well, because it shows the same of a server. It is carried out there.
+    fn twin(self) -> Option<&'static [&'static str]> {
+        match self {
+            // What changes respmux itself is no server's matter: `auth.proxy_write` alone says who may.
+            Self::Help | Self::Whoami | Self::Explain => None,
+            Self::HotkeysReset | Self::Kill | Self::SlowlogReset => None,
+            Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => None,
+            // An id that no client has: Valkey 9 refuses 0.
+            Self::Clients => Some(&["CLIENT", "LIST", "ID", "9223372036854775807"]),
+            // These tell of other clients' commands.
+            Self::Slowlog | Self::Hotkeys => Some(&["SLOWLOG", "LEN"]),
+            // Not CONFIG GET, which many hosted servers do not have.
+            Self::Config | Self::Info | Self::Lanes | Self::Pools | Self::Servers | Self::Stats => {
+                Some(&["INFO", "server"])
+            }
+        }
+    }
+}
+
+impl Client {
+    /// PROXY. What shows others needs the right that shows the same of a server: CLIENT LIST, INFO, SLOWLOG. Who may
+    /// change respmux may see all of it, also while no server can be asked.
+    pub(super) async fn proxy(&mut self, request: &Request) -> Result<(), Closed> {
+        if !self.up().config().client.proxy_commands {
+            self.reply_error(error_reply::PROXY_OFF);
+            return Ok(());
+        }
+        let verb = match Verb::find(request) {
+            Ok(verb) => verb,
+            Err(line) => {
+                self.reply_error(&line);
+                return Ok(());
+            }
+        };
+        let right = self.proxy_right();
+        if right < verb.right() {
+            self.refuse_proxy(request, verb.right());
+            return Ok(());
+        }
+        if let Some(twin) = verb.twin()
+            && right < ProxyRight::Write
+            && !self.allowed(twin).await?
+        {
+            return Ok(());
+        }
+        let answered = match verb {
+            Verb::Help => Ok(Answer::Lines(HELP.iter().map(|line| (*line).to_owned()).collect())),
+            Verb::Whoami => Ok(Answer::Lines(self.whoami())),
+            Verb::Explain => Ok(Answer::Lines(self.explained(request))),
+            Verb::Drain => return self.wish(Wish::Drain).await,
+            Verb::Reload => return self.wish(Wish::Reload).await,
+            Verb::Pause => return self.pause_all(request).await,
+            Verb::Resume => return self.wish(Wish::Resume).await,
+            Verb::Reconnect => return self.wish(Wish::Reconnect).await,
+            Verb::Kill => return self.proxy_kill(request).await,
+            _ => self.proxy_shown(verb, request).await,
+        };
+        match answered {
+            Ok(answer) => self.reply_answer(answer),
+            Err(line) => self.reply_error(&line),
+        }
+        Ok(())
+    }
+
+    /// What other workers must be asked for.
+    async fn proxy_shown(&self, verb: Verb, request: &Request) -> Answered {
+        let peers = &Rc::clone(&self.shared).peers;
+        match verb {
+            Verb::Clients => clients::lines(peers, &self.up().rules().table, request).await,
+            Verb::Config => config::answer(&self.up().config().shown, request, self.resp().number()),
+            Verb::Hotkeys => slow::hot_keys(peers, self.up().hotkeys.every(), request).await,
+            Verb::HotkeysReset => slow::reset_hot_keys(peers, request).await,
+            Verb::Info => Ok(Answer::Text(info::text(self.up(), &peers.reports().await, request))),
+            Verb::Lanes => Ok(Answer::Lines(servers::lanes(&peers.lanes().await))),
+            Verb::Pools => Ok(Answer::Lines(servers::pools(&peers.reports().await))),
+            Verb::Servers => Ok(Answer::Lines(servers::servers(&self.up().process, &peers.reports().await))),
+            Verb::Slowlog => slow::requests(peers, request, self.resp().number()).await,
+            Verb::SlowlogReset => slow::reset_requests(peers, request).await,
+            Verb::Stats => Ok(Answer::Lines(counters::lines(&peers.reports().await))),
+            Verb::Help | Verb::Whoami | Verb::Explain | Verb::Kill => unreachable!("answered without the others"),
+            Verb::Drain | Verb::Reload | Verb::Pause | Verb::Resume | Verb::Reconnect => {
+                unreachable!("the main thread's ({verb:?})")
+            }
+        }
+    }
+
+    /// As a server says it, with the setting that decides.
+    fn refuse_proxy(&self, request: &Request, wanted: ProxyRight) {
+        self.up().shard.commands_rejected[RefuseReason::Denied].inc();
+        let setting = if wanted == ProxyRight::Write { "auth.proxy_write" } else { "auth.proxy_read" };
+        let mut line = self.denied(request);
+        line.extend_from_slice(format!(" (respmux: {setting})").as_bytes());
+        self.reply_error(&line);
+    }
+
+    /// Asks the main thread; its lines, or its error.
+    pub(super) async fn wish(&self, wish: Wish) -> Result<(), Closed> {
+        match self.shared.peers.main().ask(wish).await {
+            Ok(lines) => self.reply_lines(&lines),
+            // An error is one line.
+            Err(reason) => self.reply_error(format!("ERR {}", reason.replace(['\r', '\n'], "; ")).as_bytes()),
+        }
+        Ok(())
+    }
+
+    /// What the client may do with PROXY.
+    fn proxy_right(&self) -> ProxyRight {
+        let session = self.profile.session.borrow();
+        self.up().rules().rights.of(self.up().rules().policies.name_of(&session.key.identity))
+    }
+
+    /// Asks the server whether the client may know this; passes its refusal on.
+    async fn allowed(&mut self, twin: &[&str]) -> Result<bool, Closed> {
+        let mut command = BytesMut::new();
+        encode::command(&mut command, twin);
+        self.permitted(&command).await
+    }
+
+    fn reply_lines(&self, lines: &[String]) {
+        let mut frame = BytesMut::new();
+        encode::array_header(&mut frame, lines.len());
+        for line in lines {
+            encode::bulk(&mut frame, line.as_bytes());
+        }
+        self.reply(&frame);
+    }
+
+    fn reply_answer(&self, answer: Answer) {
+        match answer {
+            Answer::Lines(lines) => self.reply_lines(&lines),
+            Answer::Text(text) => {
+                let mut frame = BytesMut::new();
+                encode::verbatim_txt(&mut frame, text.as_bytes(), self.resp().number());
+                self.reply(&frame);
+            }
+            Answer::Frame(frame) => self.reply(&frame),
+        }
+    }
+
+    fn whoami(&self) -> Vec<String> {
+        let line = self.profile.line(self.up().now());
+        vec![
+            format!("id:{}", line.id),
+            format!("user:{}", String::from_utf8_lossy(&line.user)),
+            format!("name:{}", String::from_utf8_lossy(&line.name)),
+            format!("addr:{}", line.addr),
+            format!("resp:{}", line.resp),
+            format!("db:{}", line.db),
+            format!("worker:{}", self.up().worker),
+            format!("state:{}", line.state),
+            format!("lane:{}", self.lane.as_ref().map_or("none yet", |lane| lane.phase().label())),
+        ]
+    }
+
+    fn explained(&self, request: &Request) -> Vec<String> {
+        let command = Tail::new(request, 2);
+        let second = (command.count() > 1).then(|| command.nth(1));
+        let table = &self.up().rules().table;
+        let lookup = table.lookup(command.nth(0), second);
+        let route = route(table, lookup, self.facts(Held::None, false), &command);
+        let session = self.profile.session.borrow();
+        let key = &session.key;
+        let mut lines = explain(table, lookup, route, &command);
+        lines.push(format!(
+            "as: user {} in RESP{} and database {}",
+            String::from_utf8_lossy(key.identity.name()),
+            if key.resp == Resp::Three { 3 } else { 2 },
+            key.db
+        ));
+        lines
+    }
+}

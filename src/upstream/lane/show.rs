@@ -1,0 +1,71 @@
+//! What a lane looks like, as values that can travel between workers. For PROXY.
+
+use std::time::Duration;
+
+use super::Lane;
+use crate::session::RouteKey;
+
+/// One lane.
+#[derive(Clone, Debug)]
+pub(crate) struct LaneReport {
+    pub worker: usize,
+    /// Unique in the worker.
+    pub id: u64,
+    pub key: RouteKey,
+    /// It is for long replies.
+    pub big: bool,
+    pub phase: &'static str,
+    /// It owes replies and has been silent for too long.
+    pub suspect: bool,
+    /// It takes no new requests.
+    pub retired: bool,
+    pub in_flight: usize,
+    /// For how long the oldest request has waited.
+    pub oldest: Duration,
+    /// Bytes that wait to be written, and of replies that are not complete.
+    pub queued: usize,
+    /// Clients that wait for room on it.
+    pub waiting: usize,
+    /// Since it was connected, or wanted.
+    pub age: Duration,
+    /// CLIENT ID of its connection on the upstream; 0 when there is none.
+    pub upstream_id: i64,
+    /// Clients whose commands would go over it.
+    pub clients: usize,
+}
+
+impl Lane {
+    /// The lane now.
+    pub(in crate::upstream) fn report(&self, worker: usize, big: bool, now: u64) -> LaneReport {
+        let state = self.state.borrow();
+        let since = |at: u64| Duration::from_nanos(now.saturating_sub(at));
+        LaneReport {
+            worker,
+            id: self.id,
+            key: self.key.clone(),
+            big,
+            phase: self.phase.get().label(),
+            suspect: self.suspect.get(),
+            retired: !self.accepting.get(),
+            in_flight: state.in_flight.len(),
+            oldest: state.in_flight.oldest().map_or(Duration::ZERO, since),
+            queued: state.out.len() + state.carry.len(),
+            waiting: state.crowd.len(),
+            age: since(state.since),
+            upstream_id: self.upstream_id.get(),
+            clients: 0,
+        }
+    }
+
+    /// A connection stands, or the lane is without one.
+    pub(super) fn on_connection(&self, upstream_id: i64, now: u64) {
+        self.upstream_id.set(upstream_id);
+        let mut state = self.state.borrow_mut();
+        state.since = now;
+    }
+
+    /// Clients that wait for room.
+    pub(crate) fn crowd(&self) -> usize {
+        self.state.borrow().crowd.len()
+    }
+}
