@@ -17,7 +17,7 @@ use super::open::{connect, resolve};
 use super::peers::Peers;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
-use super::trouble::{LastError, Trouble};
+use super::trouble::Trouble;
 use super::{Link, Owned, Permit, Rate, Socket, now, since};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
@@ -141,18 +141,6 @@ impl Dialer {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.circuit.borrow().state() != CircuitState::Closed
-    }
-
-    /// The state of the circuit.
-    #[must_use]
-    pub fn circuit(&self) -> CircuitState {
-        self.circuit.borrow().state()
-    }
-
-    /// What went wrong last.
-    #[must_use]
-    pub fn last_error(&self) -> Option<LastError> {
-        self.trouble.last()
     }
 
     /// Commands were answered since the last look.

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use super::{now, since};
+use super::{Dialer, now, since};
+use crate::telemetry::CircuitState;
 
 /// Characters of a text that are kept: it may be the upstream's own.
 const KEPT: usize = 200;
@@ -15,6 +16,20 @@ pub struct LastError {
     pub text: String,
     /// How long ago.
     pub age: Duration,
+}
+
+impl Dialer {
+    /// The state of the circuit.
+    #[must_use]
+    pub fn circuit(&self) -> CircuitState {
+        self.circuit.borrow().state()
+    }
+
+    /// What went wrong last.
+    #[must_use]
+    pub fn last_error(&self) -> Option<LastError> {
+        self.trouble.last()
+    }
 }
 
 /// Remembers it.

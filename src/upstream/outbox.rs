@@ -44,11 +44,9 @@ pub struct Outbox {
     output: RefCell<Output>,
     /// Bytes at the front of `output` that the socket has taken.
     sent: Cell<usize>,
-    /// Bytes that it has taken in all.
-    total_sent: Cell<u64>,
     /// Bytes of input that the client's task keeps.
     input: Cell<usize>,
-    pace: Pace,
+    pub(super) pace: Pace,
     /// What it asked last on a lane.
     asked: Cell<Question>,
     /// Is not read because memory is short.
@@ -80,7 +78,6 @@ impl Outbox {
             asked: Cell::default(),
             paused: Cell::new(false),
             sent: Cell::new(0),
-            total_sent: Cell::new(0),
             pending: Cell::new(0),
             pending_bytes: Cell::new(0),
             touched: Cell::new(false),
@@ -116,11 +113,6 @@ impl Outbox {
     /// Bytes that the socket has not taken yet.
     pub fn unsent(&self) -> usize {
         self.output.borrow().len() - self.sent.get()
-    }
-
-    /// Bytes that the client's socket has taken since it connected.
-    pub fn total_sent(&self) -> u64 {
-        self.total_sent.get()
     }
 
     /// The client asks this on a lane.
@@ -361,9 +353,8 @@ impl Outbox {
                 match self.writer.try_write(&output.front[self.sent.get()..]) {
                     Ok(n) => {
                         self.sent.set(self.sent.get() + n);
-                        self.total_sent.set(self.total_sent.get() + n as u64);
                         buffers.on_sent(n);
-                        self.pace.on_taken();
+                        self.pace.on_taken(n);
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                         self.forget_sent(&mut output.front);

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use super::Outbox;
 use crate::config;
 use crate::telemetry::CloseReason;
 
@@ -35,8 +36,17 @@ pub(super) struct Pace {
     partial: Cell<Partial>,
     /// Its socket has taken something since the last look.
     taken: Cell<bool>,
+    /// Bytes that it has taken in all.
+    total: Cell<u64>,
     /// Since when it has taken nothing while much waited for it; 0 is not.
     stalled: Cell<u32>,
+}
+
+impl Outbox {
+    /// Bytes that the client's socket has taken since it connected.
+    pub fn total_sent(&self) -> u64 {
+        self.pace.total.get()
+    }
 }
 
 impl Pace {
@@ -53,8 +63,9 @@ impl Pace {
     }
 
     #[inline]
-    pub(super) fn on_taken(&self) {
+    pub(super) fn on_taken(&self, bytes: usize) {
         self.taken.set(true);
+        self.total.set(self.total.get() + bytes as u64);
     }
 
     /// Why the client is to be closed, if it is; `now` is in nanoseconds.
@@ -138,7 +149,7 @@ mod tests {
         let (pace, limits) = (Pace::default(), limits(0, 60));
         let at = |second: u64, unsent: usize| pace.check(Held { unsent, ..Held::default() }, &limits, second * SECOND);
         assert_eq!((at(0, 2 << 20), at(59, 2 << 20)), (None, None));
-        pace.on_taken();
+        pace.on_taken(1);
         assert_eq!((at(60, 2 << 20), at(61, 2 << 20), at(120, 2 << 20)), (None, None, None));
         assert_eq!(at(121, 2 << 20), Some(CloseReason::OutputLimit));
         assert_eq!(at(122, 1000), None, "little may wait for ever");

@@ -53,6 +53,11 @@ fn converse(address: &Address, bytes: &[u8]) -> Vec<u8> {
     client.read_to_end(PATIENCE)
 }
 
+/// What the proxy says to the same another time.
+fn again(proxy: &Proxy, bytes: &[u8]) -> Vec<u8> {
+    without_id(converse(&proxy.address(), bytes))
+}
+
 const IN_MULTI: &[u8] = b"not allowed inside a transaction through this proxy";
 
 /// The id in a HELLO reply is the client's own.
@@ -113,6 +118,9 @@ fn bad_inputs_are_answered_as_the_server_answers_them() {
             compared.fetch_add(1, Ordering::Relaxed);
             // A server that closes drops what it has not written yet: an HTTP request, or much output before a login.
             if heard.len() > wanted.len() && heard.starts_with(&wanted) {
+                cut.fetch_add(1, Ordering::Relaxed);
+            } else if wanted.starts_with(&heard) && heard != wanted && (0..5).any(|_| again(proxy, bytes) == wanted) {
+                // Input that nobody reads makes the close a reset, and that may overtake the last bytes here, too.
                 cut.fetch_add(1, Ordering::Relaxed);
             } else if heard != wanted {
                 let complaint = format!(

@@ -78,7 +78,9 @@ fn server(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
     lines.put("workers", reports.len());
     lines.put("uptime_in_seconds", unix_millis().saturating_sub(up.process.started_unix_millis()) / 1000);
     lines.put("config_sha256", up.process.config_sha256());
+    lines.put("config_pending_restart", up.process.pending_restart().join(","));
     lines.put("draining", u8::from(up.process.draining()));
+    lines.put("paused", u8::from(up.process.paused()));
 }
 
 fn clients(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {

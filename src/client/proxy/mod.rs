@@ -114,26 +114,26 @@ enum Verb {
     Reconnect,
 }
 
-/// Words and how many arguments there must be, the name and the subcommand among them; at least so many with `true`.
-const VERBS: &[(&str, usize, bool, Verb)] = &[
-    ("HELP", 2, false, Verb::Help),
-    ("WHOAMI", 2, false, Verb::Whoami),
-    ("EXPLAIN", 3, true, Verb::Explain),
-    ("CLIENTS", 2, true, Verb::Clients),
-    ("CONFIG", 3, true, Verb::Config),
-    ("HOTKEYS", 2, true, Verb::Hotkeys),
-    ("INFO", 2, true, Verb::Info),
-    ("KILL", 3, false, Verb::Kill),
-    ("LANES", 2, false, Verb::Lanes),
-    ("POOLS", 2, false, Verb::Pools),
-    ("SERVERS", 2, false, Verb::Servers),
-    ("SLOWLOG", 3, true, Verb::Slowlog),
-    ("STATS", 2, false, Verb::Stats),
-    ("DRAIN", 2, false, Verb::Drain),
-    ("RELOAD", 2, false, Verb::Reload),
-    ("PAUSE", 2, true, Verb::Pause),
-    ("RESUME", 2, false, Verb::Resume),
-    ("RECONNECT", 2, false, Verb::Reconnect),
+/// Words and how many arguments there must be at least and at most, the name and the subcommand among them.
+const VERBS: &[(&str, usize, usize, Verb)] = &[
+    ("HELP", 2, 2, Verb::Help),
+    ("WHOAMI", 2, 2, Verb::Whoami),
+    ("EXPLAIN", 3, usize::MAX, Verb::Explain),
+    ("CLIENTS", 2, usize::MAX, Verb::Clients),
+    ("CONFIG", 3, usize::MAX, Verb::Config),
+    ("HOTKEYS", 2, usize::MAX, Verb::Hotkeys),
+    ("INFO", 2, usize::MAX, Verb::Info),
+    ("KILL", 3, 3, Verb::Kill),
+    ("LANES", 2, 2, Verb::Lanes),
+    ("POOLS", 2, 2, Verb::Pools),
+    ("SERVERS", 2, 2, Verb::Servers),
+    ("SLOWLOG", 3, usize::MAX, Verb::Slowlog),
+    ("STATS", 2, 2, Verb::Stats),
+    ("DRAIN", 2, 2, Verb::Drain),
+    ("RELOAD", 2, 2, Verb::Reload),
+    ("PAUSE", 2, 3, Verb::Pause),
+    ("RESUME", 2, 2, Verb::Resume),
+    ("RECONNECT", 2, 2, Verb::Reconnect),
 ];
 
 /// An answer that is no error.
@@ -158,10 +158,10 @@ impl Verb {
         if request.count() == 1 {
             return Err(error_reply::wrong_arity("proxy"));
         }
-        let Some((word, count, more, verb)) = VERBS.iter().find(|(word, ..)| token_is(request.nth(1), word)) else {
+        let Some((word, least, most, verb)) = VERBS.iter().find(|(word, ..)| token_is(request.nth(1), word)) else {
             return Err(error_reply::unknown_subcommand("PROXY", request));
         };
-        if request.count() < *count || !more && request.count() > *count {
+        if !(*least..=*most).contains(&request.count()) {
             return Err(error_reply::wrong_arity(&format!("proxy|{}", word.to_ascii_lowercase())));
         }
         let reset = token_is(request.nth(2), "RESET");

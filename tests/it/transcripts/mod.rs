@@ -120,6 +120,7 @@ impl Stage {
         } else {
             RealRedis::reset(&mut self.control);
         }
+        self.let_killed_connections_go();
         let (arm, target) = match &self.proxy {
             Some(proxy) => (Arm::Proxy, proxy.address()),
             None => (Arm::Direct, self.redis.address()),
@@ -137,6 +138,19 @@ impl Stage {
         let Some(proxy) = &self.proxy else { return };
         for _ in 0..200 {
             if proxy.metric("respmux_client_connections", &[]).unwrap_or(0.0) == 0.0 {
+                return;
+            }
+            pause(Duration::from_millis(1));
+        }
+    }
+
+    /// With its users a server closes their connections; that the proxy notices must not fall into the next round.
+    fn let_killed_connections_go(&mut self) {
+        let Some(proxy) = &self.proxy else { return };
+        for _ in 0..200 {
+            let listed = self.control.ask("CLIENT LIST").as_str();
+            let there = listed.lines().filter(|line| line.contains(" name=respmux:")).count();
+            if proxy.metric("respmux_upstream_connections", &[]).unwrap_or(0.0) <= there as f64 {
                 return;
             }
             pause(Duration::from_millis(1));
