@@ -20,6 +20,9 @@
 #   make audit    the dependencies: advisories, licences, duplicates, sources, and the bill of materials
 #   make deploy-check  the chart, Kustomize, alerts, dashboard and unit, checked without a cluster
 #   make static   the static binary of the image, tried in an empty root directory
+#   make image    the OCI image, built, inspected and run without a container engine
+#   make deb      the Debian package, and the life of an installation in a root directory of its own
+#   make handover processes that take over from one another under clients that connect all the time
 
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -55,7 +58,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check
+.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check image deb handover
 
 build:
 	$(CARGO) build --release --locked
@@ -143,6 +146,17 @@ deploy-check:
 
 static:
 	deploy/static.sh
+
+image:
+	deploy/image.sh
+
+deb:
+	package=$$(deploy/debian/build.sh) && deploy/debian/check.sh "$$package"
+
+# HANDOVERS and ACTIVATIONS say how many of each.
+handover:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test it -- --ignored --nocapture handover_full
 
 clean:
 	$(CARGO) clean

@@ -37,6 +37,7 @@ const FIRST: &[Key] = &[
         "Where HTTP for /metrics, /livez, /readyz and /startupz is served; \"off\" for nowhere.",
     )
     .flag("admin", "ADDR"),
+    keys_tls::HANDOVER,
     key(
         "embedded",
         "false",

@@ -28,6 +28,7 @@ mod value;
 mod values;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use address::{Endpoint, Listen, read_upstream};
@@ -62,6 +63,8 @@ pub struct Config {
     pub workers: usize,
     /// Where the admin HTTP listens; `None` is nowhere.
     pub admin: Option<SocketAddr>,
+    /// Where a process that starts asks the one that runs for its listening sockets; `None` is nowhere.
+    pub handover: Option<PathBuf>,
     /// Start a private server and use it: `upstream.endpoint` is then empty until its address is
     /// known, and there is no user or password.
     pub embedded: bool,

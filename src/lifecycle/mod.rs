@@ -4,14 +4,16 @@ mod accept;
 mod bind;
 mod certificates;
 pub mod embedded;
+mod handover;
+mod inherit;
+mod notify;
+mod open;
 mod sources;
 mod start;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -21,9 +23,10 @@ use tokio::time::timeout;
 use crate::admin::{self, AdminState};
 use crate::client::{Asked, Wish, Wishes};
 use crate::config::Config;
-use accept::Acceptor;
 use certificates::Certificates;
 use embedded::Embedded;
+use inherit::Inherited;
+use open::Open;
 use start::Workers;
 
 /// Runs respmux until it has drained.
@@ -31,14 +34,15 @@ use start::Workers;
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    let inherited = Inherited::from_systemd()?;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let result = runtime.block_on(live(config));
+    let result = runtime.block_on(live(config, inherited));
     // Worker threads that did not drain in time end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn live(mut config: Config) -> anyhow::Result<()> {
+async fn live(mut config: Config, inherited: Inherited) -> anyhow::Result<()> {
     start::fit_descriptors(&mut config)?;
     let mut embedded = match config.embedded {
         true => Some(embedded::start().await?),
@@ -48,41 +52,54 @@ async fn live(mut config: Config) -> anyhow::Result<()> {
         config.upstream.endpoint = server.endpoint().clone();
     }
     let config = Arc::new(config);
-    let result = serve(&config, &mut embedded).await;
+    let result = serve(&config, &mut embedded, inherited).await;
     if let Some(server) = embedded {
         server.stop().await;
     }
     result
 }
 
-async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>) -> anyhow::Result<()> {
+async fn serve(
+    config: &Arc<Config>,
+    embedded: &mut Option<Embedded>,
+    inherited: Inherited,
+) -> anyhow::Result<()> {
     let facts = Arc::new(start::facts(config));
     let certificates = Certificates::load(config, &facts)?;
-    let acceptor = Acceptor::bind(config, certificates.for_clients()).await?;
-    let admin = match config.admin {
-        Some(addr) => Some(TcpListener::bind(addr).await.with_context(|| format!("admin: cannot listen on {addr}"))?),
-        None => None,
-    };
+    let mut open = Open::bind(config, certificates.for_clients(), inherited).await?;
     let (ways, mut wishes) = Wishes::new();
     let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways)?;
+    open.begin(&facts, config.upstream.connect_wait).await?;
     spawn_local(certificates.watch());
     let (stop, stopped) = watch::channel(false);
-    if let Some(listener) = admin {
+    if let Some(listener) = open.admin() {
         let state = Arc::new(AdminState { telemetry: Arc::clone(&workers.telemetry) });
         spawn_local(admin::serve(listener, state, until(stopped.clone())));
     }
     facts.set_listening();
-    start::announce(config, acceptor.addresses());
+    start::announce(config, open.addresses());
     let mut signals = Signals::new()?;
-    tokio::select! {
-        () = acceptor.run(&workers) => {}
-        () = signals.next() => {}
-        () = asked_to_drain(&mut wishes) => {}
+    notify::ready(open.addresses());
+    spawn_local(notify::watchdog(Arc::clone(&workers.telemetry)));
+    let handed_over = tokio::select! {
+        () = open.serve(&workers) => true,
+        () = signals.next() => false,
+        () = asked_to_drain(&mut wishes) => false,
         status = exited(embedded) => anyhow::bail!("the embedded server ended: {status}"),
-    }
+    };
     facts.set_draining(true);
     tracing::info!("draining");
-    let drained = drain(config, acceptor, &mut workers);
+    spawn_local(notify::while_draining(Arc::clone(&workers.telemetry), config.drain.delay + config.drain.timeout));
+    let drained = async {
+        if handed_over {
+            // The other process answers there from now on.
+            let _ = stop.send(true);
+            open.leave().await;
+        } else {
+            open.end(&workers, config.drain.delay).await;
+        }
+        drain(config, &mut workers).await;
+    };
     tokio::select! {
         () = drained => {}
         () = signals.next() => tracing::warn!("second signal: stopping at once"),
@@ -102,13 +119,8 @@ async fn asked_to_drain(wishes: &mut mpsc::Receiver<Asked>) {
     std::future::pending().await
 }
 
-/// Unready at once, still accepting for `drain.delay`, then closing clients at request boundaries until
-/// `drain.timeout`.
-async fn drain(config: &Config, acceptor: Acceptor, workers: &mut Workers) {
-    if !config.drain.delay.is_zero() {
-        let _ = timeout(config.drain.delay, acceptor.run(workers)).await;
-    }
-    acceptor.close();
+/// Closes clients at request boundaries until `drain.timeout`.
+async fn drain(config: &Config, workers: &mut Workers) {
     workers.drain().await;
     if timeout(config.drain.timeout, workers.ended()).await.is_err() {
         tracing::warn!(clients = workers.clients(), "drain timed out: closing the remaining clients");

@@ -18,6 +18,7 @@ mod cap;
 mod client_commands;
 mod drain;
 mod failure;
+mod handover;
 mod hostile;
 mod integrity;
 mod limits;
