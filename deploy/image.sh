@@ -54,7 +54,7 @@ wanted = {
 wrong = [f"{name}: {config.get(name)}" for name, value in wanted.items() if config.get(name) != value]
 wrong += [f"label {name}" for name in ("title", "description", "licenses", "source") if not labels.get(name)]
 wrong += [] if [labels.get("version"), labels.get("revision")] == sys.argv[2:] else ["version or revision"]
-sys.exit("\n".join(wrong))
+sys.exit("\n".join(wrong) or 0)
 PYTHON
 
 # Unpacked and run: nothing but the program is in its root directory, and it is nobody's user.

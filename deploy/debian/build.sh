@@ -51,12 +51,12 @@ cargo metadata --locked --format-version 1 --filter-platform "$(rustc --print ho
     echo 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/'
     echo 'Upstream-Name: respmux'
     echo 'Source: https://github.com/respmux/respmux'
+    echo 'Comment: What is linked into the program, with licences: sbom.cdx.json.gz beside this file.'
     printf '\nFiles: *\n'
     sed -n 's/^Copyright (c) /Copyright: /p' LICENSE
     echo 'License: Expat'
     # An empty line is a dot in this format. The title and the line above are left out.
     sed -e '1,/^Copyright/d' LICENSE | sed -e '1{/^$/d}' -e 's/^$/./' -e 's/^/ /'
-    printf '\nComment: What is linked into the program, with licences: sbom.cdx.json.gz beside this file.\n'
 } | write $doc/copyright
 printf 'respmux (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md of the source.\n\n -- %s  %s\n' \
     "$version" "$maintainer" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n | write $doc/changelog.Debian.gz

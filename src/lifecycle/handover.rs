@@ -332,7 +332,7 @@ mod tests {
         }
         drop(old);
         std::fs::remove_file(&path).unwrap();
-        let other = tokio::net::UnixListener::bind(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
         let answer = async {
             let (mut stream, _) = other.accept().await.unwrap();
             hear(&mut stream).await.unwrap();
