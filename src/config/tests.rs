@@ -349,10 +349,7 @@ fn what_cannot_be_handed_over() {
         bad("handover = '/h'\nembedded = true"),
         ["f:1:12: handover: the server of embedded = true cannot be handed over"]
     );
-    assert_eq!(
-        bad("handover = '/h'\nlisten = 'unix:/h'"),
-        ["f:1:12: handover: clients listen on unix:/h already"]
-    );
+    assert_eq!(bad("handover = '/h'\nlisten = 'unix:/h'"), ["f:1:12: handover: clients listen on unix:/h already"]);
     assert!(bad(&format!("handover = '/{}'", "h".repeat(120)))[0].starts_with("f:1:12: handover: "));
 }
 

@@ -59,11 +59,7 @@ async fn live(mut config: Config, inherited: Inherited) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(
-    config: &Arc<Config>,
-    embedded: &mut Option<Embedded>,
-    inherited: Inherited,
-) -> anyhow::Result<()> {
+async fn serve(config: &Arc<Config>, embedded: &mut Option<Embedded>, inherited: Inherited) -> anyhow::Result<()> {
     let facts = Arc::new(start::facts(config));
     let certificates = Certificates::load(config, &facts)?;
     let mut open = Open::bind(config, certificates.for_clients(), inherited).await?;
@@ -77,8 +73,8 @@ async fn serve(
         spawn_local(admin::serve(listener, state, until(stopped.clone())));
     }
     facts.set_listening();
-    start::announce(config, open.addresses());
     let mut signals = Signals::new()?;
+    start::announce(config, open.addresses());
     notify::ready(open.addresses());
     spawn_local(notify::watchdog(Arc::clone(&workers.telemetry)));
     let handed_over = tokio::select! {

@@ -47,7 +47,8 @@ impl Open {
         }
         let acceptor = Acceptor::bind(config, tls, &mut inherited)?;
         let handover = config.handover.as_ref().map(|path| {
-            Handover::bind(path, &mut inherited).with_context(|| format!("handover: cannot listen on {}", path.display()))
+            Handover::bind(path, &mut inherited)
+                .with_context(|| format!("handover: cannot listen on {}", path.display()))
         });
         let handover = handover.transpose()?;
         let (mut admin, mut admin_copy) = (None, None);

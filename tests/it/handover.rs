@@ -118,6 +118,14 @@ impl Process {
         })
     }
 
+    /// Before that a signal would end it on the spot.
+    fn wait_until_ready(&self) {
+        eventually(Duration::from_secs(20), || match self.log().contains("\"ready\"") {
+            true => Ok(()),
+            false => Err(self.log()),
+        });
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -158,12 +166,12 @@ fn report(kind: &str, restarts: usize, load: Load) -> Vec<String> {
 }
 
 /// Each process takes the sockets of the one before.
-fn hand_over(times: usize) {
+fn hand_over(times: usize, openers: usize) {
     let site = Site::new();
     let arguments = site.handing_over();
     let mut running = site.start(&arguments);
     site.wait_until_served();
-    let load = Load::start(&site.addresses(), 4, 4);
+    let load = Load::start(&site.addresses(), openers, 4);
     for time in 0..times {
         pause(Duration::from_millis(200));
         let next = site.start(&arguments);
@@ -204,14 +212,15 @@ impl Sockets {
 }
 
 /// The sockets are kept by somebody else; each process is ended before the next one starts.
-fn activate(times: usize) {
+fn activate(times: usize, openers: usize) {
     let site = Site::new();
     let (arguments, sockets) = (site.arguments(), Sockets::of(&site));
     let mut running = sockets.activate(&site, &arguments);
     site.wait_until_served();
-    let load = Load::start(&site.addresses()[..2], 4, 4);
+    let load = Load::start(&site.addresses()[..2], openers, 4);
     for _ in 0..times {
         pause(Duration::from_millis(200));
+        running.wait_until_ready();
         signal(running.child.id(), "TERM");
         let status = running.wait_exit();
         assert!(status.success(), "{status}\n{}", running.log());
@@ -225,20 +234,20 @@ fn activate(times: usize) {
 
 #[test]
 fn nobody_is_refused_when_a_process_takes_over() {
-    hand_over(3);
+    hand_over(3, 4);
 }
 
 #[test]
 fn nobody_is_refused_when_the_sockets_are_systemds() {
-    activate(2);
+    activate(2, 4);
 }
 
 #[test]
 #[ignore = "half a minute: make handover"]
 fn handover_full() {
     let times = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
-    hand_over(times("HANDOVERS", 20));
-    activate(times("ACTIVATIONS", 5));
+    hand_over(times("HANDOVERS", 20), 8);
+    activate(times("ACTIVATIONS", 5), 16);
 }
 
 /// The running process goes on when the new one fails, and hands over to the next that does not.
