@@ -29,7 +29,7 @@ done <<'WANTED'
 -rw-r--r-- usr/share/doc/respmux/config.example.toml
 -rw-r--r-- usr/share/doc/respmux/sbom.cdx.json.gz
 WANTED
-grep -Eq '^d' <<<"$contents" && ! grep -Eqv '^[-d]' <<<"$contents" || fail "neither files nor directories: $contents"
+if grep -Ev '^[-d]' <<<"$contents"; then fail 'neither files nor directories'; fi
 [ "$(dpkg-deb --field "$package" Package)" = respmux ]
 [ "$(dpkg-deb --info "$package" conffiles)" = /etc/respmux/respmux.toml ] || fail 'conffiles'
 
