@@ -5,6 +5,7 @@
 #   make test     every test, against real servers
 #   make lint     formatting, clippy, documentation, scripts, deployment files
 #   make bench    Redis alone, respmux and its peers, measured side by side
+#   make cost     what checking every reply costs: integrity loose, normal, strict, and BEFORE=another build
 #   make storm    the token storm, for longer than `make test` does
 #   make seeded   six bugs built into respmux on purpose, three seeds each: the storm must see all 18
 #   make hostile  bad inputs, and every command without a login
@@ -58,7 +59,8 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check image deb handover
+.PHONY: run build demo test lint bench micro cost storm seeded state suite jobs memory-wall head-of-line static clean faults restarts hostile fuzz sim audit deploy-check
+.PHONY: image deb handover
 
 build:
 	$(CARGO) build --release --locked
@@ -86,6 +88,10 @@ lint:
 bench: build
 	benches/peers/run.sh
 	$(MAKE) --no-print-directory micro
+
+cost: build
+	.ci/need redis-server=redis-server redis-benchmark=redis-tools python3=python3
+	benches/peers/cost.py
 
 micro:
 	$(CARGO) bench --locked $(foreach name,$(MICRO),--bench $(name)) -- $(MICRO_ARGS)

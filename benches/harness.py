@@ -183,13 +183,14 @@ class Redis(Server):
 class Respmux(Server):
     """respmux in front of `upstream`, on TCP and on a unix socket."""
 
-    def __init__(self, directory, upstream, *extra):
-        if not os.access(RESPMUX, os.X_OK):
-            raise Failure(f"{RESPMUX} is not there: build it with `cargo build --release`")
+    def __init__(self, directory, upstream, *extra, program=None):
+        program = program or RESPMUX
+        if not os.access(program, os.X_OK):
+            raise Failure(f"{program} is not there: build it with `cargo build --release`")
         self.port, self.admin = free_port(), free_port()
         self.address = ("127.0.0.1", self.port)
         self.path = str(Path(directory) / "respmux.sock")
-        argv = [RESPMUX, "run", "--listen", f"127.0.0.1:{self.port}", "--listen", f"unix:{self.path}"]
+        argv = [program, "run", "--listen", f"127.0.0.1:{self.port}", "--listen", f"unix:{self.path}"]
         argv += ["--upstream", upstream, "--admin", f"127.0.0.1:{self.admin}", *map(str, extra)]
         super().__init__("respmux", argv, answers(self.address))
 

@@ -146,6 +146,7 @@ impl Drop for Process {
 }
 
 /// What a run comes to, as one line of JSON, and the failures.
+#[allow(clippy::print_stdout, reason = "the line is what `make handover` is for")]
 fn report(kind: &str, restarts: usize, load: Load) -> Vec<String> {
     let (tally, ran) = load.stop();
     let opened = tally.opened.load(Relaxed);
