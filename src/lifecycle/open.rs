@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// The listeners for clients, for HTTP, and for the process that comes after this one.
 pub(super) struct Open {
-    acceptor: Acceptor,
+    pub acceptor: Acceptor,
     admin: Option<TcpListener>,
     /// The admin server has the listener itself.
     admin_copy: Option<(OwnedFd, Keeper)>,
