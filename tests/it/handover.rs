@@ -243,6 +243,24 @@ fn nobody_is_refused_when_the_sockets_are_systemds() {
     activate(2, 4);
 }
 
+/// The clients of these tests see what they must: a restart in which nobody keeps the sockets.
+#[test]
+fn a_plain_restart_refuses_somebody() {
+    let site = Site::new();
+    let arguments = site.arguments();
+    let mut running = site.start(&arguments);
+    site.wait_until_served();
+    running.wait_until_ready();
+    let load = Load::start(&site.addresses()[..2], 2, 1);
+    pause(Duration::from_millis(100));
+    signal(running.child.id(), "TERM");
+    running.wait_exit();
+    let _next = site.start(&arguments);
+    site.wait_until_served();
+    let (tally, _) = load.stop();
+    assert!(!tally.failures().is_empty(), "nobody was refused");
+}
+
 #[test]
 #[ignore = "half a minute: make handover"]
 fn handover_full() {
