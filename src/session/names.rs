@@ -22,6 +22,12 @@ impl Flavour {
         self.valkey || self.at_least(7, 2)
     }
 
+    /// Whether CLIENT UNBLOCK leaves connections alone that CLIENT PAUSE holds back; other servers crash.
+    #[must_use]
+    pub fn unblock_spares_paused(self) -> bool {
+        if self.valkey { self.at_least(9, 0) } else { self.at_least(8, 2) }
+    }
+
     /// Version order.
     #[must_use]
     pub fn at_least(self, major: u16, minor: u16) -> bool {

@@ -24,8 +24,20 @@ const HEALTH_EVERY: Duration = Duration::from_secs(2);
 const LIMITS_EVERY: u32 = 30;
 
 struct Job {
-    command: BytesMut,
-    reply: oneshot::Sender<io::Result<Vec<u8>>>,
+    commands: BytesMut,
+    replies: usize,
+    /// For a batch that a paused server holds back: how long that may last.
+    patience: Option<Duration>,
+    answer: oneshot::Sender<io::Result<Vec<Vec<u8>>>>,
+}
+
+/// What became of the control connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Fine,
+    /// The server answers, but holds a batch back; so the connection is of no use.
+    HeldBack,
+    Broken,
 }
 
 /// The control connection of a worker.
@@ -37,6 +49,8 @@ pub struct Control {
     run_id: RefCell<Vec<u8>>,
     /// Rounds of health checks until the server's limits are asked for again.
     limits_in: Cell<u32>,
+    /// When the server was last found paused.
+    paused_at: Cell<Option<Instant>>,
 }
 
 impl Default for Control {
@@ -49,6 +63,7 @@ impl Default for Control {
             flavour: Cell::new(Flavour::default()),
             run_id: RefCell::default(),
             limits_in: Cell::new(0),
+            paused_at: Cell::new(None),
         }
     }
 }
@@ -61,19 +76,36 @@ impl Control {
     pub async fn ask(&self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
         let mut command = BytesMut::new();
         encode::command(&mut command, words);
-        let (reply, answer) = oneshot::channel();
-        self.jobs.try_send(Job { command, reply }).map_err(|_| io::Error::other("control connection is busy"))?;
-        answer.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+        self.ask_batch(command, 1, None).await.map(|mut replies| replies.swap_remove(0))
+    }
+
+    /// Runs a batch with so many replies; gives it up, and its connection, when the server holds it back for longer
+    /// than `patience`.
+    ///
+    /// # Errors
+    /// As [`Control::ask`]; [`io::ErrorKind::TimedOut`] for a batch that was held back.
+    pub(super) async fn ask_batch(
+        &self,
+        commands: BytesMut,
+        replies: usize,
+        patience: Option<Duration>,
+    ) -> io::Result<Vec<Vec<u8>>> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { commands, replies, patience, answer };
+        self.jobs.try_send(job).map_err(|_| io::Error::other("control connection is busy"))?;
+        answered.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// Whether the server was found paused within `age`.
+    pub(super) fn paused_within(&self, age: Duration) -> bool {
+        self.paused_at.get().is_some_and(|at| crate::link::since(at) <= age)
     }
 
     /// The server's configuration was changed by a client: its limits are asked for again at once.
     pub fn on_reconfigured(&self) {
-        let (reply, _) = oneshot::channel();
-        let mut command = BytesMut::new();
-        encode::command(&mut command, &["PING"]);
         self.limits_in.set(0);
         // Only to wake the task; when it is busy it looks anyway.
-        let _ = self.jobs.try_send(Job { command, reply });
+        let _ = self.jobs.try_send(Job::ping());
     }
 
     /// The upstream answered the control connection within `age`.
@@ -122,10 +154,16 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
             },
         };
         let round = job.is_none();
-        match serve(&up, &mut link, job).await && learn_limits(&up, &mut link, round).await {
-            true => connection = Some(link),
-            false => {
-                up.process.set_upstream_up(false);
+        let mut after = serve(&up, &mut link, job.unwrap_or_else(Job::ping)).await;
+        if after == After::Fine && !learn_limits(&up, &mut link, round).await {
+            after = After::Broken;
+        }
+        match after {
+            After::Fine => connection = Some(link),
+            After::HeldBack | After::Broken => {
+                if after == After::Broken {
+                    up.process.set_upstream_up(false);
+                }
                 up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
                 drop(link.close().await);
             }
@@ -133,31 +171,38 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
     }
 }
 
-/// Runs one job, or a PING when there is none. `false` when the connection is of no use any more.
-async fn serve(up: &Upstreams, link: &mut Link, job: Option<Job>) -> bool {
-    let limit = up.config.upstream.handshake_timeout;
-    let (command, reply) = match job {
-        Some(job) => (job.command, Some(job.reply)),
-        None => {
-            let mut ping = BytesMut::new();
-            encode::command(&mut ping, &["PING"]);
-            (ping, None)
-        }
-    };
-    let result = match timeout(limit, link.call(&command, 1)).await {
-        Ok(result) => result.map(|mut replies| replies.swap_remove(0)),
+impl Job {
+    /// Is the server alive? Nobody waits for the answer.
+    fn ping() -> Self {
+        let mut commands = BytesMut::new();
+        encode::command(&mut commands, &["PING"]);
+        Self { commands, replies: 1, patience: None, answer: oneshot::channel().0 }
+    }
+}
+
+/// Runs one job.
+async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
+    let limit = job.patience.unwrap_or(up.config.upstream.handshake_timeout);
+    let result = match timeout(limit, link.call(&job.commands, job.replies)).await {
+        Ok(result) => result,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    let fine = result.is_ok();
-    if fine {
-        up.control.healthy_at.set(Some(crate::link::now()));
-        up.process.set_upstream_up(true);
+    let after = match &result {
+        Ok(_) => After::Fine,
+        Err(error) if job.patience.is_some() && error.kind() == io::ErrorKind::TimedOut => After::HeldBack,
+        Err(_) => After::Broken,
+    };
+    match after {
+        After::Fine => {
+            up.control.healthy_at.set(Some(crate::link::now()));
+            up.process.set_upstream_up(true);
+        }
+        After::HeldBack => up.control.paused_at.set(Some(crate::link::now())),
+        After::Broken => {}
     }
-    if let Some(reply) = reply {
-        // The asker may have left; its answer is of no use to anybody then.
-        let _ = reply.send(result);
-    }
-    fine
+    // The asker may have left; its answer is of no use to anybody then.
+    let _ = job.answer.send(result);
+    after
 }
 
 async fn open(up: &Upstreams) -> Option<Link> {

@@ -17,6 +17,7 @@ mod pubsub;
 mod report;
 mod roster;
 mod scratch;
+mod unblock;
 mod unknown;
 
 use std::cell::{Cell, RefCell};

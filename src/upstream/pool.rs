@@ -277,9 +277,8 @@ impl Lease {
         spawn_local(async move {
             let mut link = link;
             let id = link.id().to_string();
-            let words: [&[u8]; 3] = [b"CLIENT", b"UNBLOCK", id.as_bytes()];
-            let unblocked =
-                link.id() != 0 && matches!(up.control.ask(&words).await, Ok(reply) if reply.starts_with(b":"));
+            let unblocked = link.id() != 0
+                && matches!(up.control.unblock(id.as_bytes()).await, Ok(reply) if reply.starts_with(b":"));
             let silenced = unblocked && matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
             if silenced {
                 up.pool.put(link, true)

@@ -222,6 +222,35 @@ fn an_element_for_nobody_goes_back_where_it_was() {
     }
 }
 
+/// Redis before 8.2 crashes when CLIENT UNBLOCK hits a connection that CLIENT PAUSE holds back, as a failover does.
+/// For a client that leaves then, and for one whose own time is up, respmux must not send it.
+#[test]
+fn a_paused_server_survives_clients_that_leave() {
+    for flavour in Flavour::ALL {
+        let (redis, proxy) = smallest(flavour);
+        let (mut direct, mut other) = (redis.connect(), proxy.connect());
+        for command in ["BLPOP q 0.1", "BLPOP q 0", "XREAD BLOCK 0 STREAMS s 0-0"] {
+            let mut client = proxy.connect();
+            direct.ask("CLIENT PAUSE 900 WRITE");
+            client.send_command(&command.split(' ').collect::<Vec<_>>());
+            eventually(Duration::from_secs(5), || {
+                let list = direct.ask("CLIENT LIST").as_str();
+                if list.contains(" flags=b") { Ok(()) } else { Err(format!("{command}: nobody waits in\n{list}")) }
+            });
+            client.shut_write();
+            client.read_to_end(Duration::from_secs(5));
+            assert_eq!(other.ask("PING").as_str(), "PONG", "{command}");
+            direct.ask("CLIENT UNPAUSE");
+            eventually(Duration::from_secs(10), || {
+                let blocked = redis.info("blocked_clients");
+                if blocked == 0 { Ok(()) } else { Err(format!("{command}: {blocked} blocked")) }
+            });
+            other.ask("RPUSH q x");
+            assert_eq!(other.ask("BLPOP q 1").items[1].as_str(), "x", "{command}");
+        }
+    }
+}
+
 #[test]
 fn a_lost_connection_closes_its_waiters_and_nobody_else() {
     let (redis, proxy) = smallest(Flavour::Redis70);

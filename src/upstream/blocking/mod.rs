@@ -235,7 +235,7 @@ impl Fold {
         let Some(id) = self.links.borrow().get(&source).map(|io| io.id.to_string()) else { return };
         let (fold, up) = (Rc::clone(self), Rc::clone(up));
         spawn_local(async move {
-            let outcome = match up.control.ask(&[b"CLIENT", b"UNBLOCK", id.as_bytes()]).await {
+            let outcome = match up.control.unblock(id.as_bytes()).await {
                 Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
                 Ok(reply) if reply == b":0\r\n" => {
                     up.shard.fold_unblock_races.inc();

@@ -90,7 +90,7 @@ async fn may_unblock(up: &Upstreams) -> bool {
     if let Some(known) = up.folds.unblocks.get() {
         return known;
     }
-    match up.control.ask(&[b"CLIENT", b"UNBLOCK", NOBODY]).await {
+    match up.control.unblock(NOBODY).await {
         Ok(reply) if reply.starts_with(b":") => up.folds.unblocks.set(Some(true)),
         Ok(reply) if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") => {
             tracing::warn!("the upstream user may not run CLIENT UNBLOCK: blocked clients time out up to 0.4 s late");
