@@ -31,6 +31,9 @@
 #   make manifests     deploy/kubernetes, the chart's copies, the dashboard and the reference, written anew from their sources
 #   make sizing   memory, processor time and connections that respmux needs: the numbers of deploy/sizing.md
 #   make static   the static binary of the image, tried in an empty root directory
+#   make image    the OCI image, built, inspected and run without a container engine
+#   make deb      the Debian package, and the life of an installation in a root directory of its own
+#   make handover processes that take over from one another under clients that connect all the time
 
 SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -67,6 +70,7 @@ export JOBS_CAP ?= 32
 STATE_ARGS ?=
 
 .PHONY: run build demo test lint bench micro cost storm seeded state suite jobs memory-wall head-of-line static clean faults restarts reload rolling hostile identities fuzz sim audit deploy-check status-page prometheus scrape-cost metrics-cost
+.PHONY: image deb handover
 
 build:
 	$(CARGO) build --release --locked
@@ -201,6 +205,17 @@ sizing: build
 
 static:
 	deploy/static.sh
+
+image:
+	deploy/image.sh
+
+deb:
+	package=$$(deploy/debian/build.sh) && deploy/debian/check.sh "$$package"
+
+# HANDOVERS and ACTIVATIONS say how many of each.
+handover:
+	tests/setup.sh
+	$(CARGO) test --release --locked --test it -- --ignored --nocapture handover_full
 
 clean:
 	$(CARGO) clean

@@ -7,7 +7,7 @@ tools=$target/lint-venv/bin
 
 .ci/venv "$target/lint-venv" -r deploy/requirements.txt
 
-mapfile -t scripts < <(git ls-files --cached --others --exclude-standard -- '.ci/*' '*.sh')
+mapfile -t scripts < <(git ls-files --cached --others --exclude-standard -- '.ci/*' '*.sh' 'deploy/debian/p*')
 "$tools/shellcheck" "${scripts[@]}"
 
 "$tools/ruff" check --no-cache --quiet --select E,F,I,B,UP,SIM,PL --ignore PLR2004,PLR0913,E501 benches deploy tests/suite tests/jobs tests/metrics

@@ -34,7 +34,7 @@
 //! [`resp`] finds boundaries in bytes. [`command`] says what a name means. [`session`] is what we remember about a
 //! client. [`router`] decides, in one pure function. [`link`] makes connections and holds the cap. [`upstream`] is
 //! one folder or file per way of using a link. [`client`] is the loop of one client and the one `match` on a route.
-//! [`worker`] is the thread. [`lifecycle`] starts, drains and stops the process; [`admin`] and [`telemetry`] show it;
+//! [`worker`] is the thread. [`lifecycle`] starts, hands over, drains and stops the process; [`admin`] and [`telemetry`] show it;
 //! [`config`] and [`cli`] say what the operator wants, and `tools` asks a running proxy from outside.
 //!
 //! [`auth`] says which logins are looked at.

@@ -301,7 +301,7 @@ fn parse_host_port(text: &str) -> Result<Endpoint, String> {
     Ok(Endpoint::Tcp { host: host.to_owned(), port })
 }
 
-fn socket_path(path: &Path) -> Result<PathBuf, String> {
+pub(super) fn socket_path(path: &Path) -> Result<PathBuf, String> {
     let length = path.as_os_str().len();
     if length == 0 {
         return Err("no path is named after unix:".to_owned());

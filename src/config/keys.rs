@@ -52,6 +52,7 @@ const FIRST: &[Key] = &[
         Kind::Path,
         "File with that token, read at each request. One line end after it is dropped.",
     ),
+    keys_tls::HANDOVER,
     key(
         "embedded",
         "false",

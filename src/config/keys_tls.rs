@@ -1,4 +1,4 @@
-//! Rows of [`KEYS`](super::keys::KEYS) about TLS on both sides, unix sockets, and how fast clients are let in.
+//! Rows of [`KEYS`](super::keys::KEYS) about TLS on both sides, sockets, and how fast clients are let in.
 
 use super::key::{Key, count, key, optional, time};
 
@@ -124,3 +124,14 @@ pub(super) const BACKLOG: Key = key(
     "Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.",
 )
 .restart();
+
+pub(super) const HANDOVER: Key = optional(
+    "handover",
+    "\"/run/respmux/handover.sock\"",
+    Kind::Path,
+    "Unix socket over which a respmux that starts takes the listening sockets from the one that runs, so that no \
+         connect is refused: the running one then lets its clients finish and ends. Only the same user, or root, may. \
+         Until it has ended both have upstream connections: up to twice upstream.max_connections.",
+)
+.restart()
+.flag("handover", "PATH");

@@ -32,6 +32,7 @@ mod value;
 mod values;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use address::{Endpoint, Listen, read_upstream};
@@ -72,6 +73,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Who shows it may change something over the admin HTTP from other machines; read at each request.
     pub admin_token: Option<SecretSource>,
+    /// Where a process that starts asks the one that runs for its listening sockets; `None` is nowhere.
+    pub handover: Option<PathBuf>,
     /// Start a private server and use it: `upstream.endpoint` is then empty until its address is
     /// known, and there is no user or password.
     pub embedded: bool,

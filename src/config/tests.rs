@@ -105,6 +105,7 @@ fn the_defaults_are_those_of_the_design() {
         workers: 4,
         admin: Some("127.0.0.1:9380".parse().unwrap()),
         admin_token: None,
+        handover: None,
         embedded: false,
         instance: 42,
         upstream: usual_upstream(),
@@ -177,6 +178,7 @@ fn every_key_reaches_the_configuration() {
     for key in KEYS {
         let value = match key.path {
             "instance" => "7".to_owned(),
+            "handover" => "/h".to_owned(),
             "workers" => "3".to_owned(),
             "admin" | "log.level" => "off".to_owned(),
             "listen" => "unix:/s".to_owned(),
@@ -350,6 +352,17 @@ fn tls_settings_belong_together() {
     assert!(config.upstream.tls.enabled && warnings[0].contains("accepts any certificate"), "{warnings:?}");
     let (_, warnings) = good("upstream.tls_ca_file = 'a'");
     assert_eq!(warnings, ["upstream.tls_… is set, but upstream.url is no rediss:// URL: not used"]);
+}
+
+#[test]
+fn what_cannot_be_handed_over() {
+    assert_eq!(good("handover = '/h'").0.handover, Some("/h".into()));
+    assert_eq!(
+        bad("handover = '/h'\nembedded = true"),
+        ["f:1:12: handover: the server of embedded = true cannot be handed over"]
+    );
+    assert_eq!(bad("handover = '/h'\nlisten = 'unix:/h'"), ["f:1:12: handover: clients listen on unix:/h already"]);
+    assert!(bad(&format!("handover = '/{}'", "h".repeat(120)))[0].starts_with("f:1:12: handover: "));
 }
 
 #[test]

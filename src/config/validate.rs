@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::address::Endpoint;
+use super::address::{Endpoint, Listen, socket_path};
 use super::budget::{Division, WORKER_MINIMUM};
 use super::secret::SecretSource;
 use super::settings::{Origin, Problem, Problems, Settings};
@@ -52,6 +52,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
             _ => None,
         },
         admin_token: check.admin_token(),
+        handover: values.path("handover"),
         embedded,
         instance: match values.maybe_count("instance") {
             Some(number) => number as u64,
@@ -89,6 +90,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     }
     check.warnings.extend(tls::warnings(&config));
     check.users(&config);
+    check.handover(&config);
     check.advice(&config, host.open_files);
     match check.problems.is_empty() {
         true => Ok((config, check.warnings)),
@@ -317,6 +319,21 @@ impl Check<'_> {
         if !config.auth.terminate && !config.auth.users.is_empty() {
             self.warnings.push("auth.users is not used: auth.mode is \"upstream\"".to_owned());
         }
+    }
+
+    /// A private server ends with the process that started it; its data would not go to the next one.
+    fn handover(&mut self, config: &Config) {
+        let Some(path) = &config.handover else { return };
+        let reason = if config.embedded {
+            "handover: the server of embedded = true cannot be handed over".to_owned()
+        } else if config.listen.iter().any(|listen| *listen == Listen::Unix(path.clone())) {
+            format!("handover: clients listen on unix:{} already", path.display())
+        } else if let Err(reason) = socket_path(path) {
+            format!("handover: {reason}")
+        } else {
+            return;
+        };
+        self.problems.push(Problem::at(self.origin("handover").clone(), reason));
     }
 
     /// What works, but perhaps not as meant.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +13,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::sleep;
 
-use super::bind::{bind_tcp, bind_unix};
+use super::bind::{bind_tcp, bind_unix, tcp_listener, unix_listener};
 use super::certificates::ForClients;
+use super::inherit::{Inherited, Keeper};
 use super::sources::Sources;
 use super::start::Workers;
 use crate::client::Transport;
@@ -38,49 +40,93 @@ enum Listener {
     Unix(UnixListener, PathBuf),
 }
 
+impl Listener {
+    /// Takes the socket that is there for this address, or binds one.
+    fn open(
+        listen: &Listen,
+        config: &Config,
+        tls: Option<&ForClients>,
+        inherited: &mut Inherited,
+    ) -> anyhow::Result<(Self, Keeper)> {
+        let backlog = config.client.backlog;
+        let tcp = |address: SocketAddr, inherited: &mut Inherited| match inherited.at_address(address) {
+            Some(given) => Ok((tcp_listener(given.fd)?, given.keeper)),
+            None => bind_tcp(address, backlog).map(|listener| (listener, Keeper::Us)),
+        };
+        Ok(match (listen, tls) {
+            (Listen::Tcp(address), _) => {
+                let (listener, keeper) = tcp(*address, inherited)?;
+                (Self::Tcp(listener), keeper)
+            }
+            (Listen::Tls(address), Some(tls)) => {
+                let (listener, keeper) = tcp(*address, inherited)?;
+                (Self::Tls(listener, tls.clone()), keeper)
+            }
+            (Listen::Tls(_), None) => anyhow::bail!("no certificate"),
+            (Listen::Unix(path), _) => {
+                let (listener, keeper) = match inherited.at_path(path) {
+                    Some(given) => (unix_listener(given.fd)?, given.keeper),
+                    None => (bind_unix(path, config.unix.mode, backlog)?, Keeper::Us),
+                };
+                (Self::Unix(listener, path.clone()), keeper)
+            }
+        })
+    }
+
+    fn address(&self) -> io::Result<String> {
+        Ok(match self {
+            Self::Tcp(listener) => listener.local_addr()?.to_string(),
+            Self::Tls(listener, _) => format!("tls:{}", listener.local_addr()?),
+            Self::Unix(_, path) => Listen::Unix(path.clone()).to_string(),
+        })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
 /// The listeners of the process.
 pub(super) struct Acceptor {
     config: RefCell<Arc<Config>>,
-    listeners: Vec<Listener>,
+    listeners: Vec<(Listener, Keeper)>,
     addresses: Vec<String>,
     sources: Sources,
     /// Who is asked first next time, so that a crowd at one address does not keep others waiting.
     first: Cell<usize>,
+    /// Was accepted and has no seat yet, when the accept loop was left in between.
+    waiting: Cell<Option<Arrival>>,
     rate: RefCell<Rate>,
     errors_in_a_row: Cell<u32>,
     log: Cell<(Option<Instant>, u64)>,
 }
 
 impl Acceptor {
-    /// Binds every configured address.
-    pub(super) async fn bind(config: &Arc<Config>, tls: Option<ForClients>) -> anyhow::Result<Self> {
+    /// Takes or binds every configured address.
+    pub(super) fn bind(
+        config: &Arc<Config>,
+        tls: Option<ForClients>,
+        inherited: &mut Inherited,
+    ) -> anyhow::Result<Self> {
         let mut acceptor = Self {
             config: RefCell::new(Arc::clone(config)),
             listeners: Vec::new(),
             addresses: Vec::new(),
             sources: Sources::default(),
             first: Cell::new(0),
+            waiting: Cell::new(None),
             rate: RefCell::new(accept_rate(config)),
             errors_in_a_row: Cell::new(0),
             log: Cell::new((None, 0)),
         };
-        let backlog = config.client.backlog;
         for listen in &config.listen {
-            let listener = match (listen, &tls) {
-                (Listen::Tcp(addr), _) => bind_tcp(*addr, backlog).map(Listener::Tcp),
-                (Listen::Tls(addr), Some(tls)) => bind_tcp(*addr, backlog).map(|l| Listener::Tls(l, tls.clone())),
-                (Listen::Tls(_), None) => anyhow::bail!("listen: {listen} without a certificate"),
-                (Listen::Unix(path), _) => {
-                    bind_unix(path, config.unix.mode, backlog).map(|l| Listener::Unix(l, path.clone()))
-                }
-            };
-            let listener = listener.with_context(|| format!("listen: cannot listen on {listen}"))?;
-            acceptor.addresses.push(match &listener {
-                Listener::Tcp(l) => l.local_addr()?.to_string(),
-                Listener::Tls(l, _) => format!("tls:{}", l.local_addr()?),
-                Listener::Unix(..) => listen.to_string(),
-            });
-            acceptor.listeners.push(listener);
+            let opened = Listener::open(listen, config, tls.as_ref(), inherited);
+            let (listener, keeper) = opened.with_context(|| format!("listen: cannot listen on {listen}"))?;
+            acceptor.addresses.push(listener.address()?);
+            acceptor.listeners.push((listener, keeper));
         }
         Ok(acceptor)
     }
@@ -103,8 +149,20 @@ impl Acceptor {
         &self.addresses
     }
 
-    /// Accepts and seats clients for as long as it is polled.
+    /// The listening sockets, in the order of `listen`.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Keeper)> {
+        self.listeners.iter().map(|(listener, keeper)| (listener.fd(), *keeper))
+    }
+
+    /// Whether systemd has every one of them, and keeps those who connect for the next process.
+    pub(super) fn is_kept(&self) -> bool {
+        self.listeners.iter().all(|(_, keeper)| *keeper == Keeper::Systemd)
+    }
+
+    /// Accepts and seats clients for as long as it is polled. Who was accepted last may lack a seat then: see
+    /// [`Self::settle`].
     pub(super) async fn run(&self, workers: &Workers) {
+        self.settle(workers).await;
         loop {
             let pause = self.rate.borrow().missing();
             if let Some(pause) = pause {
@@ -147,10 +205,16 @@ impl Acceptor {
 
     async fn admit(&self, workers: &Workers, mut arrival: Arrival) {
         let Some(reason) = self.objection(workers, &mut arrival) else {
-            return workers.seat(arrival).await;
+            self.waiting.set(Some(arrival));
+            return self.settle(workers).await;
         };
         workers.shard().client_rejected[reason].inc();
         turn_away(arrival, if reason == RejectReason::User { NOT_THIS_USER } else { TOO_MANY });
+    }
+
+    /// Seats who was accepted last, if [`Self::run`] was left before it could.
+    pub(super) async fn settle(&self, workers: &Workers) {
+        workers.seat(&self.waiting).await;
     }
 
     /// Why this client cannot be taken.
@@ -187,7 +251,7 @@ impl Acceptor {
         std::future::poll_fn(|cx| {
             let first = self.first.get();
             for position in (first..first + self.listeners.len()).map(|n| n % self.listeners.len()) {
-                let ready = match &self.listeners[position] {
+                let ready = match &self.listeners[position].0 {
                     Listener::Tcp(l) => {
                         l.poll_accept(cx).map(|r| r.and_then(|(s, addr)| self.tcp(s, addr, ArrivalSocket::Tcp)))
                     }
@@ -228,10 +292,10 @@ impl Acceptor {
         Ok(Arrival { socket: kind(stream), addr: addr.to_string(), laddr, source, place: None })
     }
 
-    /// Accepts no more; removes unix sockets.
+    /// Accepts no more; removes unix sockets, unless systemd made them.
     pub(super) fn close(self) {
-        for listener in self.listeners {
-            if let Listener::Unix(_, path) = listener {
+        for (listener, keeper) in self.listeners {
+            if let (Listener::Unix(_, path), Keeper::Us) = (listener, keeper) {
                 let _ = std::fs::remove_file(path); // already gone is as good
             }
         }

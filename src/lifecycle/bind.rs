@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
@@ -17,6 +18,16 @@ pub(super) fn bind_tcp(addr: SocketAddr, backlog: usize) -> io::Result<TcpListen
     socket.bind(&addr.into())?;
     socket.listen(length(backlog))?;
     TcpListener::from_std(socket.into())
+}
+
+/// A TCP listener that somebody else has bound; it does not block.
+pub(super) fn tcp_listener(fd: OwnedFd) -> io::Result<TcpListener> {
+    TcpListener::from_std(fd.into())
+}
+
+/// The same of a unix socket.
+pub(super) fn unix_listener(fd: OwnedFd) -> io::Result<UnixListener> {
+    UnixListener::from_std(fd.into())
 }
 
 /// A unix listener, whose file has `mode` before the first client can connect. A socket file that nobody listens on

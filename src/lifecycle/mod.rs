@@ -4,6 +4,10 @@ mod accept;
 mod bind;
 mod certificates;
 pub mod embedded;
+mod handover;
+mod inherit;
+mod notify;
+mod open;
 mod pause;
 mod reload;
 mod sources;
@@ -15,8 +19,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -27,15 +29,14 @@ use crate::admin::{self, AdminState};
 use crate::client::Wishes;
 use crate::config::{Config, Source};
 use crate::worker::Order;
-use accept::Acceptor;
 use certificates::Certificates;
 use embedded::Embedded;
+use inherit::Inherited;
+use open::Open;
 use pause::Pauses;
 use reload::Reloader;
 use start::Workers;
 
-/// How long clients that wait in the backlog are let in when a drain begins.
-const LAST_ACCEPT: Duration = Duration::from_millis(1);
 /// How long workers may take to end after their last clients were cut.
 const AFTER_CUT: Duration = Duration::from_secs(1);
 
@@ -44,14 +45,15 @@ const AFTER_CUT: Duration = Duration::from_secs(1);
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
+    let inherited = Inherited::from_systemd()?;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let result = runtime.block_on(live(config, source));
+    let result = runtime.block_on(live(config, source, inherited));
     // Worker threads that did not drain in time end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-async fn live(mut config: Config, source: Source) -> anyhow::Result<()> {
+async fn live(mut config: Config, source: Source, inherited: Inherited) -> anyhow::Result<()> {
     start::fit_descriptors(&mut config)?;
     let mut embedded = match config.embedded {
         true => Some(embedded::start().await?),
@@ -61,29 +63,31 @@ async fn live(mut config: Config, source: Source) -> anyhow::Result<()> {
         config.upstream.endpoint = server.endpoint().clone();
     }
     let config = Arc::new(config);
-    let result = serve(&config, source, &mut embedded).await;
+    let result = serve(&config, source, &mut embedded, inherited).await;
     if let Some(server) = embedded {
         server.stop().await;
     }
     result
 }
 
-async fn serve(config: &Arc<Config>, source: Source, embedded: &mut Option<Embedded>) -> anyhow::Result<()> {
+async fn serve(
+    config: &Arc<Config>,
+    source: Source,
+    embedded: &mut Option<Embedded>,
+    inherited: Inherited,
+) -> anyhow::Result<()> {
     let facts = Arc::new(start::facts(config));
     let certificates = Certificates::load(config, &facts)?;
-    let acceptor = Acceptor::bind(config, certificates.for_clients()).await?;
-    let admin = match config.admin {
-        Some(addr) => Some(TcpListener::bind(addr).await.with_context(|| format!("admin: cannot listen on {addr}"))?),
-        None => None,
-    };
+    let mut open = Open::bind(config, certificates.for_clients(), inherited).await?;
     let (ways, mut wishes) = Wishes::new();
     let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways)?;
+    open.begin(&facts, config.upstream.connect_wait).await?;
     let certificates = Rc::new(RefCell::new(certificates));
     spawn_local(Certificates::watch(Rc::clone(&certificates)));
     let reloader = Rc::new(Reloader::new(config, source, &facts, certificates));
     let pauses = Pauses::new(workers.orders(), &facts);
     let (stop, stopped) = watch::channel(false);
-    if let Some(listener) = admin {
+    if let Some(listener) = open.admin() {
         let running = Rc::clone(&reloader);
         let state = Rc::new(AdminState {
             telemetry: Arc::clone(&workers.telemetry),
@@ -94,21 +98,33 @@ async fn serve(config: &Arc<Config>, source: Source, embedded: &mut Option<Embed
         spawn_local(admin::serve(listener, state, until(stopped.clone())));
     }
     facts.set_listening();
-    start::announce(config, acceptor.addresses());
     let mut signals = Signals::new()?;
-    tokio::select! {
-        () = acceptor.run(&workers) => {}
-        () = signals.next() => {}
-        () = steer::until_drain(&mut wishes, &reloader, &pauses, &acceptor, &workers) => {}
+    start::announce(config, open.addresses());
+    notify::ready(open.addresses());
+    spawn_local(notify::watchdog(Arc::clone(&workers.telemetry)));
+    let handed_over = tokio::select! {
+        () = open.serve(&workers) => true,
+        () = signals.next() => false,
+        () = steer::until_drain(&mut wishes, &reloader, &pauses, &open.acceptor, &workers) => false,
         status = exited(embedded) => anyhow::bail!("the embedded server ended: {status}"),
-    }
+    };
     facts.set_draining(true);
     tracing::info!("draining");
     // Who asks for something now is told that the process ends.
     drop(wishes);
     pauses.end("the process drains").await;
     let config = reloader.running();
-    let drained = drain(&config, acceptor, &mut workers);
+    spawn_local(notify::while_draining(Arc::clone(&workers.telemetry), config.drain.delay + config.drain.timeout));
+    let drained = async {
+        if handed_over {
+            // The other process answers there from now on.
+            let _ = stop.send(true);
+            open.leave().await;
+        } else {
+            open.end(&workers, config.drain.delay).await;
+        }
+        drain(&config, &mut workers).await;
+    };
     tokio::select! {
         () = drained => {}
         () = signals.next() => tracing::warn!("second signal: stopping at once"),
@@ -118,12 +134,8 @@ async fn serve(config: &Arc<Config>, source: Source, embedded: &mut Option<Embed
     Ok(())
 }
 
-/// Unready at once, still accepting for `drain.delay`, then sending clients away between requests until
-/// `drain.timeout`.
-async fn drain(config: &Config, acceptor: Acceptor, workers: &mut Workers) {
-    // With no delay at all, those who have connected already are let in.
-    let _ = timeout(config.drain.delay.max(LAST_ACCEPT), acceptor.run(workers)).await;
-    acceptor.close();
+/// Sends clients away between requests until `drain.timeout`.
+async fn drain(config: &Config, workers: &mut Workers) {
     workers.orders().give(|| Order::Drain).await;
     if timeout(config.drain.timeout, workers.ended()).await.is_err() {
         tracing::warn!(clients = workers.clients(), "drain timed out: closing the remaining clients");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::accept::Acceptor;
 use super::certificates::Certificates;
+use super::notify;
 use super::start::{self, Workers};
 use crate::auth;
 use crate::client::Granted;
@@ -56,9 +57,10 @@ impl Reloader {
 
     /// Reads everything again and puts it in force.
     pub(super) async fn reload(&self, why: &str, acceptor: &Acceptor, workers: &Workers) -> Granted {
+        notify::reloading();
         // Before it is read: a change in between is seen at the next look.
         self.seen.set(self.source.borrow().digest());
-        match self.prepare() {
+        let granted = match self.prepare() {
             Ok((reread, change)) => {
                 self.apply(&change, acceptor, workers).await;
                 Ok(self.report(why, &reread, &change.config))
@@ -69,7 +71,12 @@ impl Reloader {
                 self.facts.set_load_failed();
                 Err(problems)
             }
+        };
+        match &granted {
+            Ok(lines) => notify::reloaded(&lines.join(", ")),
+            Err(problems) => notify::reloaded(&format!("the configuration is wrong, the old one is in force: {problems}")),
         }
+        granted
     }
 
     /// Everything that can fail.

@@ -1,5 +1,6 @@
 //! Builds the workers and tells how to reach them.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -140,12 +141,17 @@ impl Workers {
         self.seats.iter().min_by_key(|seat| seat.load.load(Ordering::Relaxed))
     }
 
-    /// Hands a client to the worker with the fewest. Waits when that worker is behind: the backlog holds the rest.
-    pub(super) async fn seat(&self, arrival: worker::Arrival) {
+    /// Hands the client that waits to the worker with the fewest. Waits when that worker is behind: the backlog holds
+    /// the rest. The client stays where it is if nobody waits for the end of this.
+    pub(super) async fn seat(&self, waiting: &Cell<Option<worker::Arrival>>) {
+        let Some(arrival) = waiting.take() else { return };
         let Some(seat) = self.emptiest() else { return };
-        seat.load.fetch_add(1, Ordering::Relaxed);
-        if seat.orders.send(Order::Serve(arrival)).await.is_err() {
-            seat.load.fetch_sub(1, Ordering::Relaxed);
+        waiting.set(Some(arrival));
+        // An error: the worker has ended, and with it the process is about to.
+        let Ok(permit) = seat.orders.reserve().await else { return waiting.set(None) };
+        if let Some(arrival) = waiting.take() {
+            seat.load.fetch_add(1, Ordering::Relaxed);
+            permit.send(Order::Serve(arrival));
         }
     }
 

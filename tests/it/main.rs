@@ -20,6 +20,7 @@ mod client_commands;
 mod drain;
 mod failure;
 mod handoff;
+mod handover;
 mod hostile;
 mod identities;
 mod integrity;

@@ -1,0 +1,160 @@
+//! Everything the process listens on, wherever the sockets come from and go to.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+
+use super::accept::Acceptor;
+use super::bind::tcp_listener;
+use super::certificates::ForClients;
+use super::handover::{self, Handover, Lent, Predecessor, Successor};
+use super::inherit::{Inherited, Keeper, Unwanted};
+use super::start::Workers;
+use crate::config::Config;
+use crate::telemetry::ProcessFacts;
+
+/// How often a process that is about to take over looks whether the upstream answers.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long clients that wait in the backlog are let in when a drain begins.
+const LAST_ACCEPT: Duration = Duration::from_millis(1);
+/// Where another process takes the next clients, those that were accepted last may go on for so long before the drain
+/// begins: a connection for a few commands is over by then, and the next one goes to the other process.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// The listeners for clients, for HTTP, and for the process that comes after this one.
+pub(super) struct Open {
+    pub acceptor: Acceptor,
+    admin: Option<TcpListener>,
+    /// The admin server has the listener itself.
+    admin_copy: Option<(OwnedFd, Keeper)>,
+    handover: Option<Handover>,
+    predecessor: Option<Predecessor>,
+    unwanted: Option<Unwanted>,
+}
+
+impl Open {
+    /// Takes what systemd or the process that runs has, and binds the rest.
+    pub(super) async fn bind(
+        config: &Arc<Config>,
+        tls: Option<ForClients>,
+        mut inherited: Inherited,
+    ) -> anyhow::Result<Self> {
+        let mut predecessor = None;
+        if let Some(path) = &config.handover {
+            predecessor = handover::find(path, &mut inherited).await.context("hand-over")?;
+        }
+        let acceptor = Acceptor::bind(config, tls, &mut inherited)?;
+        let handover = config.handover.as_ref().map(|path| {
+            Handover::bind(path, &mut inherited)
+                .with_context(|| format!("handover: cannot listen on {}", path.display()))
+        });
+        let handover = handover.transpose()?;
+        let (mut admin, mut admin_copy) = (None, None);
+        if let Some(address) = config.admin {
+            let (listener, keeper) = match inherited.at_address(address) {
+                Some(given) => (tcp_listener(given.fd)?, given.keeper),
+                None => {
+                    let bound = TcpListener::bind(address).await;
+                    (bound.with_context(|| format!("admin: cannot listen on {address}"))?, Keeper::Us)
+                }
+            };
+            admin_copy = match &handover {
+                Some(_) => Some((listener.as_fd().try_clone_to_owned()?, keeper)),
+                None => None,
+            };
+            admin = Some(listener);
+        }
+        let unwanted = Some(inherited.finish()?);
+        Ok(Self { acceptor, admin, admin_copy, handover, predecessor, unwanted })
+    }
+
+    /// What clients may connect to, with the ports that were chosen.
+    pub(super) fn addresses(&self) -> &[String] {
+        self.acceptor.addresses()
+    }
+
+    /// The listener for HTTP, once.
+    pub(super) fn admin(&mut self) -> Option<TcpListener> {
+        self.admin.take()
+    }
+
+    /// Takes over from the process that runs, if one does, when the upstream has answered or was given `wait` for it.
+    ///
+    /// # Errors
+    /// The other process has lost patience and goes on.
+    pub(super) async fn begin(&mut self, facts: &ProcessFacts, wait: Duration) -> anyhow::Result<()> {
+        if let Some(predecessor) = self.predecessor.take() {
+            let up = async {
+                while !facts.upstream_up() {
+                    sleep(LOOK).await;
+                }
+            };
+            let _ = timeout(wait, up).await; // an upstream that is away is no reason for the old process to stay
+            predecessor.replace().await?;
+        }
+        if let Some(unwanted) = self.unwanted.take() {
+            unwanted.remove();
+        }
+        Ok(())
+    }
+
+    /// Accepts clients until another process does; ready when that has everything that is listened on here. Who was
+    /// accepted here has a seat then.
+    pub(super) async fn serve(&self, workers: &Workers) {
+        loop {
+            let successor = tokio::select! {
+                () = self.acceptor.run(workers) => continue,
+                successor = self.taken() => successor,
+            };
+            self.acceptor.settle(workers).await;
+            match successor.begin().await {
+                Ok(()) => return tracing::info!("handed over: another process serves new clients"),
+                Err(error) => tracing::warn!(%error, "the new process ended at the last moment, this one goes on"),
+            }
+        }
+    }
+
+    /// Ready when another process is ready to serve. Never without `handover`.
+    async fn taken(&self) -> Successor {
+        let Some(handover) = &self.handover else { return std::future::pending().await };
+        let mut sockets: Vec<Lent<'_>> = self.acceptor.sockets().collect();
+        sockets.extend(self.admin_copy.iter().map(|(fd, keeper)| (fd.as_fd(), *keeper)));
+        sockets.push(handover.socket());
+        handover.taken(&sockets).await
+    }
+
+    /// Leaves everything to the process that serves now. Who was accepted here is served here.
+    pub(super) async fn leave(self) {
+        drop(self);
+        sleep(SETTLE).await;
+    }
+
+    /// Accepts for `delay`, then no more, and removes the files of unix sockets. Where systemd keeps every socket,
+    /// connects from now on wait for the process that it starts next, and the sooner that comes the better.
+    pub(super) async fn end(self, workers: &Workers, delay: Duration) {
+        let kept = self.acceptor.is_kept();
+        if !kept {
+            // With no delay at all, those who have connected already are let in.
+            let _ = timeout(delay.max(LAST_ACCEPT), self.acceptor.run(workers)).await;
+        }
+        self.close(workers).await;
+        if kept {
+            sleep(SETTLE).await;
+        }
+    }
+
+    async fn close(self, workers: &Workers) {
+        self.acceptor.settle(workers).await;
+        if self.handover.as_ref().is_some_and(Handover::is_lent) {
+            return; // the files are the other process', if it lives; if not, the next one replaces them
+        }
+        self.acceptor.close();
+        if let Some(handover) = self.handover {
+            handover.close();
+        }
+    }
+}
