@@ -236,14 +236,6 @@ impl Lane {
                 && state.in_flight.bytes() + bytes <= limits.max_inflight_bytes)
     }
 
-    /// The client found no room: it is woken when there is some again.
-    pub fn wait_for_room(&self, client: ClientKey) {
-        let mut state = self.state.borrow_mut();
-        if !state.crowd.contains(&client) {
-            state.crowd.push(client);
-        }
-    }
-
     /// Appends one whole, canonical request and its slot; the lane's task writes it in its next turn.
     pub fn submit(&self, up: &Upstreams, owner: Owner, command: CommandId, request: &[u8], now: u64) {
         let mut state = self.state.borrow_mut();

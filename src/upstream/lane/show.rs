@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Lane;
+use super::{ClientKey, Lane};
 use crate::session::RouteKey;
 
 /// One lane.
@@ -62,6 +62,14 @@ impl Lane {
         self.upstream_id.set(upstream_id);
         let mut state = self.state.borrow_mut();
         state.since = now;
+    }
+
+    /// The client found no room: it is woken when there is some again.
+    pub fn wait_for_room(&self, client: ClientKey) {
+        let mut state = self.state.borrow_mut();
+        if !state.crowd.contains(&client) {
+            state.crowd.push(client);
+        }
     }
 
     /// Clients that wait for room.
