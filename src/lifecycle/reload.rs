@@ -74,7 +74,9 @@ impl Reloader {
         };
         match &granted {
             Ok(lines) => notify::reloaded(&lines.join(", ")),
-            Err(problems) => notify::reloaded(&format!("the configuration is wrong, the old one is in force: {problems}")),
+            Err(problems) => {
+                notify::reloaded(&format!("the configuration is wrong, the old one is in force: {problems}"))
+            }
         }
         granted
     }
