@@ -29,7 +29,8 @@ pub(super) fn reloading() {
 
 /// The end of a reload, with what came of it in a few words.
 pub(super) fn reloaded(outcome: &str) {
-    tell(&[Ready, Status(outcome)]);
+    // A line end would begin another field.
+    tell(&[Ready, Status(&outcome.replace(['\r', '\n'], "; "))]);
 }
 
 /// The end begins: tells how many clients are left for as long as it is polled, and asks for time until the drain is
