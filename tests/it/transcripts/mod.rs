@@ -115,14 +115,10 @@ impl Stage {
         if !self.control.is_open() {
             self.control = TestClient::connect(&self.redis.unix_address());
         }
-        let killed = self.control.ask("ACL USERS").items.len() > 1;
         if self.own {
             RealRedis::empty(&mut self.control);
         } else {
             RealRedis::reset(&mut self.control);
-        }
-        if killed {
-            self.let_killed_connections_go();
         }
         let (arm, target) = match &self.proxy {
             Some(proxy) => (Arm::Proxy, proxy.address()),
@@ -141,19 +137,6 @@ impl Stage {
         let Some(proxy) = &self.proxy else { return };
         for _ in 0..200 {
             if proxy.metric("respmux_client_connections", &[]).unwrap_or(0.0) == 0.0 {
-                return;
-            }
-            pause(Duration::from_millis(1));
-        }
-    }
-
-    /// With its users a server closes their connections; that the proxy notices must not fall into the next round.
-    fn let_killed_connections_go(&mut self) {
-        let Some(proxy) = &self.proxy else { return };
-        for _ in 0..100 {
-            let listed = self.control.ask("CLIENT LIST").as_str();
-            let there = listed.lines().count() - 1; // without this one
-            if proxy.metric("respmux_upstream_connections", &[]).unwrap_or(0.0) <= there as f64 {
                 return;
             }
             pause(Duration::from_millis(1));
