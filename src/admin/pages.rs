@@ -277,10 +277,7 @@ fn verdict(verdict: Result<(), String>) -> Reply {
 /// from the start of the process.
 fn alive(telemetry: &Telemetry, now: u64) -> Result<(), String> {
     let mut stuck = Vec::new();
-    for (worker, shard) in telemetry.shards.iter().enumerate() {
-        let last = shard.heartbeat().max(telemetry.facts.started_unix_millis());
-        // A clock that was set back makes no worker stuck.
-        let silent = Duration::from_millis(now.saturating_sub(last));
+    for (worker, silent) in telemetry.silences(now).enumerate() {
         if silent > SILENCE {
             stuck.push(format!("worker {worker} is silent for {:.1} s", silent.as_secs_f64()));
         }

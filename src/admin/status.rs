@@ -3,6 +3,8 @@
 //! Names stay; `format` is raised when one goes or changes its meaning, not when one is added. Times are unix seconds,
 //! durations seconds, sizes bytes. What nobody knows yet is null. Nothing of a client's data is in it.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
@@ -173,15 +175,15 @@ fn lane(lane: &LaneReport) -> Value {
 }
 
 fn workers(telemetry: &Telemetry, lately: &Lately, now: u64) -> Vec<Value> {
-    let one = |(index, shard): (usize, &std::sync::Arc<Shard>)| {
+    let one = |(index, (shard, silent)): (usize, (&std::sync::Arc<Shard>, Duration))| {
         json!({
             "worker": index,
             "clients": shard.clients.value(),
             "load": lately.loads.get(index),
-            "silent": seconds(now.saturating_sub(shard.heartbeat().max(telemetry.facts.started_unix_millis()))),
+            "silent": silent.as_secs_f64(),
         })
     };
-    telemetry.shards.iter().enumerate().map(one).collect()
+    telemetry.shards.iter().zip(telemetry.silences(now)).enumerate().map(one).collect()
 }
 
 fn memory(telemetry: &Telemetry) -> Value {

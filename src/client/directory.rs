@@ -136,7 +136,7 @@ impl Profile {
             shards: u64::from(holding.shards) + shared.of(Family::Shard),
             multi: holding.multi.into(),
             monitor: holding.monitor,
-            blocked: holding.blocked_on != 0 || self.waiting.borrow().is_some(),
+            blocked: self.is_blocked(),
             state: self.state(),
             command: self.command.get(),
             pin: holding.pin.map(Into::into),
@@ -153,13 +153,17 @@ impl Profile {
         }
     }
 
+    fn is_blocked(&self) -> bool {
+        self.holding.get().blocked_on != 0 || self.waiting.borrow().is_some()
+    }
+
     /// What it is doing, in one word of [`STATES`].
     pub(super) fn state(&self) -> &'static str {
         let holding = self.holding.get();
         let held = holding.channels + holding.patterns + holding.shards > 0;
         match () {
             () if holding.monitor => "monitor",
-            () if holding.blocked_on != 0 || self.waiting.borrow().is_some() => "blocked",
+            () if self.is_blocked() => "blocked",
             () if holding.multi >= 0 => "transaction",
             () if held || !self.outbox.subscribed().is_empty() => "subscribed",
             () => "open",

@@ -25,7 +25,7 @@ use crate::telemetry::{AcceptError, Pressure, RejectReason, ShedStep};
 use crate::worker::{Arrival, ArrivalSocket};
 
 /// How long to wait after accept(2) failed for want of descriptors or memory.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// After so many other failures in a row there is a pause too: whatever it is, it must not take the thread.
 const MANY_ERRORS: u32 = 64;
 /// One line of log for all failures of this time.

@@ -30,6 +30,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
+use super::accept::ACCEPT_BACKOFF;
 use super::bind::{bind_unix, unix_listener};
 use super::inherit::{Inherited, Keeper};
 
@@ -48,8 +49,6 @@ const STEP: Duration = Duration::from_secs(5);
 const START: Duration = Duration::from_secs(60);
 /// Processes that may wait for their turn.
 const BACKLOG: usize = 8;
-/// Pause after accept(2) failed, mostly for want of descriptors.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// A socket that is to be handed over.
 pub(super) type Lent<'a> = (BorrowedFd<'a>, Keeper);

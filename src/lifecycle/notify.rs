@@ -64,9 +64,7 @@ pub(super) async fn watchdog(telemetry: Arc<Telemetry>) {
 
 /// Whether no worker was silent for longer than `limit`; one that never spoke has as long from the start.
 fn all_beat(telemetry: &Telemetry, limit: Duration, now: u64) -> bool {
-    let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    let last = |beat: u64| beat.max(telemetry.facts.started_unix_millis());
-    telemetry.shards.iter().all(|shard| now.saturating_sub(last(shard.heartbeat())) <= limit)
+    telemetry.silences(now).all(|silent| silent <= limit)
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -46,9 +46,7 @@ impl Scale {
         }
         bucket
     }
-}
 
-impl Scale {
     /// How many buckets there are, the one without a bound included.
     pub const fn buckets(&self) -> usize {
         self.bounds.len() + 1

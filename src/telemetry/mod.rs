@@ -27,7 +27,7 @@ pub mod shard;
 mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use events::{Event, Events};
 pub use facts::{ProcessFacts, unix_millis};
@@ -103,6 +103,13 @@ impl Telemetry {
     /// Rates and latencies of the last seconds, and a graph of the last minutes.
     pub fn lately(&self) -> Lately {
         self.pulse.lately()
+    }
+
+    /// How long each worker has shown no sign of life at `now`, unix time in milliseconds; one that never did, since the
+    /// start of the process. A clock that was set back makes no worker silent.
+    pub fn silences(&self, now: u64) -> impl Iterator<Item = Duration> {
+        let started = self.facts.started_unix_millis();
+        self.shards.iter().map(move |shard| Duration::from_millis(now.saturating_sub(shard.heartbeat().max(started))))
     }
 
     /// Limits that were hit and failures since the start: level, words, how often.

@@ -3,8 +3,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use super::resp::connect;
 use crate::config::{Endpoint, Secret};
+use crate::resp::encode;
 
 /// Bytes of one line of an answer.
 const LONGEST_LINE: u64 = 1 << 16;
@@ -39,12 +42,8 @@ fn converse(stream: impl Read + Write, target: &Target) -> Result<(), String> {
 }
 
 fn ask(stream: &mut BufReader<impl Read + Write>, words: &[&[u8]], wanted: &str) -> Result<(), String> {
-    let mut request = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        request.extend_from_slice(word);
-        request.extend_from_slice(b"\r\n");
-    }
+    let mut request = BytesMut::new();
+    encode::command(&mut request, words);
     let mut line = Vec::new();
     let asked = stream.get_mut().write_all(&request);
     let answered = asked.and_then(|()| stream.take(LONGEST_LINE).read_until(b'\n', &mut line));

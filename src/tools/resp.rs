@@ -5,9 +5,11 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use bytes::BytesMut;
+
 use super::Target;
 use crate::config::Endpoint;
-use crate::resp::{Advance, ReplyScanner, Value, decode};
+use crate::resp::{Advance, ReplyScanner, Value, decode, encode};
 
 /// Bytes of one answer that are read at most.
 const LARGEST: usize = 64 << 20;
@@ -74,13 +76,8 @@ impl Connection {
     /// # Errors
     /// The words of an error reply, or what broke.
     pub(super) fn ask<A: AsRef<[u8]>>(&mut self, words: &[A]) -> Result<Value, String> {
-        let mut request = format!("*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            let word = word.as_ref();
-            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-            request.extend_from_slice(word);
-            request.extend_from_slice(b"\r\n");
-        }
+        let mut request = BytesMut::new();
+        encode::command(&mut request, words);
         self.stream.write_all(&request).map_err(|error| error.to_string())?;
         let frame = self.read_frame()?;
         match decode(&frame) {

@@ -11,7 +11,7 @@ use tokio::task::spawn_local;
 
 use super::Upstreams;
 use crate::link::nanos;
-use crate::telemetry::NameLookup;
+use crate::telemetry::{NameLookup, Origin};
 
 /// Time between two lookups; names are cached for some seconds anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -25,9 +25,16 @@ pub struct Demotion {
 }
 
 impl Upstreams {
+    /// The upstream has answered a client's command with this error: counts it, and remembers what it may mean.
+    #[inline]
+    pub fn on_error_reply(&self, frame: &[u8]) {
+        self.shard.error(Origin::Upstream, frame);
+        self.on_refusal(frame);
+    }
+
     /// The upstream has answered with this error.
     #[inline]
-    pub fn on_refusal(&self, frame: &[u8]) {
+    pub(super) fn on_refusal(&self, frame: &[u8]) {
         if frame.starts_with(b"-READONLY ") {
             self.demotion.seen.set(true);
         }

@@ -6,11 +6,16 @@ use super::Upstreams;
 use super::lane::LaneReport;
 use crate::link::{LastError, Use};
 use crate::session::Flavour;
-use crate::telemetry::reasons::{BufferKind, ClientState, ErrorCode, Origin, PinReason};
+use crate::telemetry::reasons::{BufferKind, ClientState, ErrorCode, Label, Origin, PinReason, RefuseReason};
 use crate::telemetry::{CircuitState, ConnectError, Reading, UpstreamKind};
 
 /// Names with numbers.
 pub(crate) type Counts = Vec<(&'static str, u64)>;
+
+/// The number of each label value, in their order.
+fn counts<L: Label>(read: impl Fn(L) -> u64) -> Counts {
+    L::LABELS.iter().zip(L::ALL).map(|(label, value)| (*label, read(*value))).collect()
+}
 
 /// One worker.
 #[derive(Clone, Debug)]
@@ -72,11 +77,8 @@ impl Upstreams {
         Report {
             worker: self.worker,
             clients: self.roster.len(),
-            states: ClientState::ALL
-                .iter()
-                .map(|state| (state.label(), shard.clients_by_state[*state].value()))
-                .collect(),
-            pinned: PinReason::ALL.iter().map(|reason| (reason.label(), shard.pinned[*reason].value())).collect(),
+            states: counts(|state: ClientState| shard.clients_by_state[state].value()),
+            pinned: counts(|reason: PinReason| shard.pinned[reason].value()),
             kinds: [Use::Lane, Use::Pool, Use::Scratch, Use::Control, Use::Hub]
                 .map(|purpose| self.kind(purpose))
                 .into(),
@@ -84,20 +86,14 @@ impl Upstreams {
             blocked_in_use,
             in_flight: lanes.iter().map(|lane| lane.in_flight()).sum(),
             lanes: lanes.len(),
-            connect_errors: ConnectError::ALL
-                .iter()
-                .map(|error| (error.label(), shard.upstream_connect_errors[*error].value()))
-                .collect(),
+            connect_errors: counts(|error: ConnectError| shard.upstream_connect_errors[error].value()),
             opened: UpstreamKind::ALL.iter().map(|kind| shard.upstream_opened[*kind].value()).sum(),
             circuit: self.dialer.circuit(),
             last_error: self.dialer.last_error(),
             flavour: self.control.flavour(),
-            buffered: BufferKind::ALL.iter().map(|kind| (kind.label(), shard.buffered[*kind].value())).collect(),
+            buffered: counts(|kind: BufferKind| shard.buffered[kind].value()),
             errors: errors(Origin::Proxy).chain(errors(Origin::Upstream)).collect(),
-            refused: crate::telemetry::RefuseReason::ALL
-                .iter()
-                .map(|reason| (reason.label(), shard.commands_rejected[*reason].value()))
-                .collect(),
+            refused: counts(|reason: RefuseReason| shard.commands_rejected[reason].value()),
             now: Reading::of(shard, self.now()),
             before: self.history.oldest(),
         }

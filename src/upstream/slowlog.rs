@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Upstreams;
 use crate::command::{CommandId, Kind};
 use crate::config::Slowlog as Settings;
+use crate::link::nanos;
 use crate::telemetry::unix_millis;
 
 /// Bytes of a key that are kept.
@@ -107,7 +108,7 @@ impl Slowlog {
     pub(super) fn change(&self, settings: &Settings) {
         self.threshold.set(match settings.threshold.is_zero() {
             true => u64::MAX,
-            false => u64::try_from(settings.threshold.as_nanos()).unwrap_or(u64::MAX),
+            false => nanos(settings.threshold),
         });
         self.size.set(settings.size);
         let mut requests = self.requests.borrow_mut();

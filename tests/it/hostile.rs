@@ -53,9 +53,9 @@ fn converse(address: &Address, bytes: &[u8]) -> Vec<u8> {
     client.read_to_end(PATIENCE)
 }
 
-/// What the proxy says to the same another time.
-fn again(proxy: &Proxy, bytes: &[u8]) -> Vec<u8> {
-    without_id(converse(&proxy.address(), bytes))
+/// What is said to `bytes`, as far as it must be the same on both sides.
+fn said(address: &Address, bytes: &[u8]) -> Vec<u8> {
+    without_id(converse(address, bytes))
 }
 
 const IN_MULTI: &[u8] = b"not allowed inside a transaction through this proxy";
@@ -109,17 +109,20 @@ fn bad_inputs_are_answered_as_the_server_answers_them() {
         let before = resident(proxy.process_id());
         in_parallel(&inputs, |input| {
             let Input { about, bytes, comparable } = input;
-            let heard = without_id(converse(&proxy.address(), bytes));
+            let heard = said(&proxy.address(), bytes);
             // A known deviation: logins cannot be queued (rule M7).
             if !comparable || heard.windows(IN_MULTI.len()).any(|text| text == IN_MULTI) {
                 return;
             }
-            let wanted = without_id(converse(&redis.address(), bytes));
+            let wanted = said(&redis.address(), bytes);
             compared.fetch_add(1, Ordering::Relaxed);
             // A server that closes drops what it has not written yet: an HTTP request, or much output before a login.
             if heard.len() > wanted.len() && heard.starts_with(&wanted) {
                 cut.fetch_add(1, Ordering::Relaxed);
-            } else if wanted.starts_with(&heard) && heard != wanted && (0..5).any(|_| again(proxy, bytes) == wanted) {
+            } else if wanted.starts_with(&heard)
+                && heard != wanted
+                && (0..5).any(|_| said(&proxy.address(), bytes) == wanted)
+            {
                 // Input that nobody reads makes the close a reset, and that may overtake the last bytes here, too.
                 cut.fetch_add(1, Ordering::Relaxed);
             } else if heard != wanted {

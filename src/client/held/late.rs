@@ -15,7 +15,7 @@ impl Held {
     /// Ready when the oldest command has waited for too long. What waits on the server may; and in the middle of a reply
     /// nothing else can be said.
     pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let patience = self.up.config().client.request_timeout;
+        let patience = self.up.look().config.client.request_timeout;
         let oldest = self.expect.front().filter(|expect| !expect.blocks()).map(|expect| expect.at);
         let Some(since) = oldest.filter(|_| !patience.is_zero() && !self.streaming) else {
             self.late = None;

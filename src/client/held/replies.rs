@@ -15,7 +15,7 @@ use crate::link::Use;
 use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
 use crate::router::{Effect, Relay};
 use crate::session::{Guard, Identity, Reply, Resp};
-use crate::telemetry::{AnomalyReason, CloseReason, Origin};
+use crate::telemetry::{AnomalyReason, CloseReason};
 use crate::upstream::{Slow, recounted};
 
 impl Held {
@@ -125,8 +125,7 @@ impl Held {
         }
         let Some(expect) = self.expect.pop_front() else { return Ok(()) };
         if kind.is_error() {
-            self.up.shard.error(Origin::Upstream, frame);
-            self.up.on_refusal(frame);
+            self.up.on_error_reply(frame);
         }
         self.count(client, &expect);
         let own = expect.own;

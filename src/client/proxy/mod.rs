@@ -11,6 +11,7 @@ mod servers;
 mod slow;
 
 use std::rc::Rc;
+use std::str::FromStr;
 
 pub(super) use selection::Selection;
 
@@ -363,4 +364,10 @@ impl Client {
         ));
         lines
     }
+}
+
+/// As the servers read ids: digits only.
+fn number<T: FromStr>(text: &[u8]) -> Option<T> {
+    let digits = text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
 }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::number;
 use crate::client::directory::{Directory, Line, Profile, STATES};
 use crate::client::error_reply;
 use crate::client::request::Request;
@@ -117,7 +118,7 @@ impl Selection {
                 return refuse("ERR Unknown order, try PROXY HELP.");
             }
         } else if token_is(name, "LIMIT") {
-            self.limit = number(value).and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
+            self.limit = number(value).filter(|limit| *limit > 0);
             if self.limit.is_none() {
                 return refuse("ERR value is out of range, must be positive");
             }
@@ -199,12 +200,6 @@ impl Order {
             Self::Age => line.age,
         }
     }
-}
-
-/// As the servers read ids: digits only.
-fn number(text: &[u8]) -> Option<u64> {
-    let digits = text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
 }
 
 #[cfg(test)]

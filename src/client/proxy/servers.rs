@@ -1,7 +1,5 @@
 //! PROXY POOLS, SERVERS and LANES: the upstream side as lines.
 
-use std::time::Duration;
-
 use crate::session::Flavour;
 use crate::telemetry::{CircuitState, ProcessFacts, unix_millis};
 use crate::upstream::{LaneReport, Report};
@@ -113,15 +111,11 @@ fn lane(lane: &LaneReport) -> String {
         u8::from(lane.suspect),
         u8::from(lane.retired),
         lane.in_flight,
-        millis(lane.oldest),
+        lane.oldest.as_millis(),
         lane.clients,
         lane.waiting,
         lane.queued,
         lane.age.as_secs(),
         lane.upstream_id,
     )
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Answer, Answered};
+use super::{Answer, Answered, number};
 use crate::client::error_reply;
 use crate::client::peers::Peers;
 use crate::client::request::Request;
@@ -130,9 +130,4 @@ fn percent(count: u64, samples: u64) -> f64 {
 /// As redis-cli shows bytes, in quotes: a key may hold anything.
 fn escaped(key: &[u8]) -> String {
     format!("\"{}\"", key.escape_ascii())
-}
-
-fn number(text: &[u8]) -> Option<usize> {
-    let digits = text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
 }

@@ -146,8 +146,7 @@ impl Lane {
             up.shard.retries[RetryOutcome::Answered].inc();
         }
         if kind.is_error() && !streamed {
-            up.shard.error(Origin::Upstream, error_code(frame));
-            up.on_refusal(frame);
+            up.on_error_reply(frame);
             self.check_identity(frame)?;
         }
         match slot.owner {
@@ -405,13 +404,6 @@ pub(crate) fn recounted(frame: &[u8], by: i64) -> BytesMut {
         None => counted.extend_from_slice(frame),
     }
     counted
-}
-
-/// The first word of an error reply.
-fn error_code(frame: &[u8]) -> &[u8] {
-    let line = frame.get(1..).unwrap_or_default();
-    let end = line.iter().position(|b| matches!(b, b' ' | b'\r')).unwrap_or(line.len());
-    &line[..end]
 }
 
 /// CLIENT INFO of an idle lane must show what its handshake made it, and nothing else (rule L7).
