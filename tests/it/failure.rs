@@ -243,7 +243,8 @@ fn a_refused_login_is_not_tried_again_for_every_command() {
 
 #[test]
 fn reads_and_only_reads_are_sent_again() {
-    let mut redis = RealRedis::start(Flavour::Redis70, &["--appendonly", "yes"]);
+    // Nothing is stored, so the server that comes back has nothing to load: it would answer a read by its own -LOADING.
+    let mut redis = RealRedis::start(Flavour::Redis70, &[]);
     let options = ProxyOptions::tight().set("upstream.retry_reads=true").set("upstream.backoff_max=100ms");
     let proxy = Proxy::start(&redis, &options);
     let (mut reader, mut writer, mut mixed) = (proxy.connect(), proxy.connect(), proxy.connect());
@@ -261,10 +262,11 @@ fn reads_and_only_reads_are_sent_again() {
     writer.expect_eof();
     mixed.expect_eof();
     redis.start_again();
-    assert_eq!(reader.read_frame().as_str(), "v");
-    assert_eq!(reader.read_frame().as_int(), 1);
+    assert!(reader.read_frame().null, "answered by the server that came back");
+    assert_eq!(reader.read_frame().as_int(), 0);
     let outcome = |outcome| proxy.metric("respmux_retries_total", &[("outcome", outcome)]);
     assert_eq!((outcome("resent"), outcome("answered"), outcome("lost")), (Some(2.0), Some(2.0), Some(0.0)));
     assert!(redis.connect().ask("GET n").null, "a write was sent again");
-    assert_eq!(reader.ask("GET k").as_str(), "v");
+    assert_eq!(reader.ask("SET k w").as_str(), "OK");
+    assert_eq!(reader.ask("GET k").as_str(), "w");
 }
