@@ -12,13 +12,14 @@ use super::connection::{Client, Closed};
 use super::directory::Line;
 use super::dispatch::success;
 use super::error_reply;
+use super::peers::Goodbye;
 use super::request::Request;
 use crate::command::{CommandId, CommandTable, token_is};
 use crate::resp::encode;
 use crate::router::Args;
 use crate::session::Flavour;
 use crate::telemetry::CloseReason;
-use crate::upstream::Answer;
+use crate::upstream::{Answer, Unblocked};
 
 /// Written where the upstream gives no line to copy from.
 const FALLBACK: &str = "id=0 addr= laddr= fd=0 name= age=0 idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=1024 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=NULL user=default redir=-1 resp=2";
@@ -194,22 +195,14 @@ impl Client {
         if !self.may_administer(&twin).await? {
             return Ok(());
         }
+        let with_error = request.count() > 3 && token_is(request.nth(3), "ERROR");
+        let how = if with_error { Goodbye::Error } else { Goodbye::Nil };
         let shared = Rc::clone(&self.shared);
-        let Some(real) = shared.peers.blocked_on(id).await else {
-            let with_error = request.count() > 3 && token_is(request.nth(3), "ERROR");
-            let left = shared.peers.unblock(id, with_error).await;
-            self.reply(if left { b":1\r\n" } else { b":0\r\n" });
-            return Ok(());
-        };
-        let real = real.to_string();
-        words[2] = real.as_bytes();
-        match self.up().control.ask(&words).await {
-            Ok(reply) => self.reply(&reply),
-            Err(error) if error.kind() == std::io::ErrorKind::NotConnected => {
-                self.reply_error(error_reply::NOT_EXECUTED);
-            }
-            // It was sent: nobody knows whether that client is unblocked now.
-            Err(_) => return Err(Closed(CloseReason::UpstreamLost)),
+        match shared.peers.unblock(id, how).await {
+            Some(Unblocked::Reply(reply)) => self.reply(&reply),
+            None => self.reply(b":0\r\n"),
+            Some(Unblocked::NotExecuted) => self.reply_error(error_reply::NOT_EXECUTED),
+            Some(Unblocked::Unknown) => return Err(Closed(CloseReason::UpstreamLost)),
         }
         Ok(())
     }

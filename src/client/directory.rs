@@ -25,6 +25,8 @@ pub(super) struct Holding {
     pub pin: Option<PinReason>,
     /// The upstream's id of the connection on which the client is blocked; 0 for none. Small: every client has one.
     pub blocked_on: i64,
+    /// Of that connection: on another server the number is somebody else's.
+    pub generation: u32,
 }
 
 /// What a client is doing, in one word: all there are.

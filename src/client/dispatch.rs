@@ -11,7 +11,7 @@ use super::request::Request;
 use super::seat::Hold;
 use crate::command::{CommandId, Op, first_key};
 use crate::resp::decode;
-use crate::router::{Args, PinReason, Refusal, Relay, Route, Switch, is_sharded};
+use crate::router::{Args, Local, PinReason, Refusal, Relay, Route, Switch, is_sharded};
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, RefuseReason};
 use crate::upstream::{Answer, LendError, Outbox, Owner, Return, Verdict, Wants};
@@ -20,8 +20,8 @@ impl Client {
     /// Everything that is not a ride on the client's own lane.
     pub(super) async fn dispatch(&mut self, request: Request, route: Route) -> Result<(), Closed> {
         self.drained().await?;
-        if self.admission == Admission::Unreachable && !matches!(route, Route::Quit | Route::Drop) {
-            self.reply_error(error_reply::NOT_EXECUTED);
+        if self.admission == Admission::Unreachable && !Self::is_known_without_upstream(route) {
+            self.on_unreachable(route);
             return Ok(());
         }
         match route {
@@ -41,6 +41,25 @@ impl Client {
             Route::Quit => self.quit(),
             Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
             Route::Relay(_) => unreachable!("only a client that holds a connection is routed to it"),
+        }
+    }
+
+    /// What is right whoever the client is: also while nobody can be asked.
+    fn is_known_without_upstream(route: Route) -> bool {
+        match route {
+            Route::Quit | Route::Drop => true,
+            // The rest of a transaction of which the beginning was refused.
+            Route::Local(Local::PoisonedExec | Local::PoisonedDiscard) | Route::Refuse(Refusal::Poisoned) => true,
+            _ => false,
+        }
+    }
+
+    /// The upstream cannot be asked who the client is. What it sent in the same breath may come when it can be again:
+    /// a MULTI or WATCH that was refused leaves its mark (rule M6).
+    fn on_unreachable(&self, route: Route) {
+        self.reply_error(error_reply::NOT_EXECUTED);
+        if let Route::Pin(reason) = route {
+            self.mark_after_failure(reason);
         }
     }
 
@@ -324,9 +343,13 @@ impl Client {
         self.up().shard.commands_rejected[rejected].inc();
         let line = lease_error(reason, error);
         self.reply_error(&line);
+        self.mark_after_failure(reason);
+        Ok(())
+    }
+
+    fn mark_after_failure(&self, reason: PinReason) {
         let mut session = self.profile.session.borrow_mut();
         session.guard = error_reply::mark_after_failure(reason, session.guard);
-        Ok(())
     }
 }
 

@@ -2,19 +2,30 @@
 //! cold path only; messages, no shared state.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
+use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
 
 use super::Shared;
-use super::directory::Line;
+use super::directory::{Holding, Line, Profile};
 use super::proxy::Selection;
 use super::wish::Wishes;
+use crate::resp::encode;
 use crate::session::RouteKey;
 use crate::telemetry::CloseReason;
-use crate::upstream::{HotKey, LaneReport, Report, SlowRequest};
+use crate::upstream::{HotKey, LaneReport, Report, SlowRequest, Unblocked, Upstreams};
 
 /// Questions that may wait for one worker.
 pub(crate) const MAX_QUESTIONS: usize = 1024;
+
+/// What an unblocked client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goodbye {
+    Nil,
+    Error,
+}
 
 /// What one worker may ask another.
 pub(crate) enum Question {
@@ -33,11 +44,8 @@ pub(crate) enum Question {
     /// How many commands it has looked at, and their keys.
     HotKeys(oneshot::Sender<(u64, Vec<HotKey>)>),
     ForgetHotKeys(oneshot::Sender<()>),
-    /// On which upstream connection is this client blocked?
-    Blocked(u64, oneshot::Sender<Option<i64>>),
-    /// Unblock this client, which holds no connection; with `true` it gets an error instead of nil. Answers whether
-    /// it left empty-handed, and nothing if it does not wait here.
-    Unblock(u64, bool, oneshot::Sender<bool>),
+    /// Unblock this client, with nil or with an error. No answer if there is no such client here.
+    Unblock(u64, Goodbye, oneshot::Sender<Unblocked>),
 }
 
 /// Ways to all workers, the asking one included, and to the main thread.
@@ -122,14 +130,9 @@ impl Peers {
         self.ask(|answer| Question::Kill(ids.to_vec(), answer)).await.into_iter().sum()
     }
 
-    /// The upstream connection on which client `id` is blocked.
-    pub(super) async fn blocked_on(&self, id: u64) -> Option<i64> {
-        self.ask(|answer| Question::Blocked(id, answer)).await.into_iter().flatten().next()
-    }
-
-    /// Unblocks client `id` if it waits without a connection; whether it left empty-handed.
-    pub(super) async fn unblock(&self, id: u64, with_error: bool) -> bool {
-        self.ask(|answer| Question::Unblock(id, with_error, answer)).await.contains(&true)
+    /// Unblocks client `id`; `None` if there is no such client.
+    pub(super) async fn unblock(&self, id: u64, how: Goodbye) -> Option<Unblocked> {
+        self.ask(|answer| Question::Unblock(id, how, answer)).await.pop()
     }
 }
 
@@ -166,19 +169,37 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
             }
             let _ = reply.send(here.len() as u64);
         }
-        Question::Blocked(id, reply) => {
-            let _ = reply.send(
-                shared
-                    .directory
-                    .find(id)
-                    .and_then(|profile| Some(profile.holding.get().blocked_on).filter(|id| *id != 0)),
-            );
-        }
-        Question::Unblock(id, with_error, reply) => {
-            let wait = shared.directory.find(id).and_then(|profile| profile.waiting.borrow().clone());
-            if let Some(wait) = wait {
-                wait.ask_to_leave(with_error, reply);
+        Question::Unblock(id, how, reply) => {
+            if let Some(profile) = shared.directory.find(id) {
+                let up = Rc::clone(&shared.up);
+                spawn_local(async move { reply.send(unblock(&up, &profile, how).await) });
             }
+        }
+    }
+}
+
+/// CLIENT UNBLOCK of a client of this worker, wherever it waits.
+async fn unblock(up: &Upstreams, profile: &Profile, how: Goodbye) -> Unblocked {
+    let wait = profile.waiting.borrow().clone();
+    if let Some(wait) = wait {
+        let (answer, left) = oneshot::channel();
+        wait.ask_to_leave(how == Goodbye::Error, answer);
+        return Unblocked::Reply(if left.await == Ok(true) { b":1\r\n" } else { b":0\r\n" }.to_vec());
+    }
+    let Holding { blocked_on, generation, .. } = profile.holding.get();
+    if blocked_on == 0 {
+        return Unblocked::Reply(b":0\r\n".to_vec());
+    }
+    let mut request = BytesMut::new();
+    encode::command(&mut request, &["CLIENT", "UNBLOCK", &blocked_on.to_string(), how.word()]);
+    up.unblock_for_another(blocked_on, generation.into(), request).await
+}
+
+impl Goodbye {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Nil => "TIMEOUT",
+            Self::Error => "ERROR",
         }
     }
 }

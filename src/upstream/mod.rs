@@ -1,6 +1,7 @@
 //! The side that faces the upstream: lanes, the pool, the scratch and the control connection of one worker, and
 //! the outboxes through which answers go. Never names a client's task.
 
+mod aims;
 mod big;
 mod blocking;
 mod buffers;
@@ -30,6 +31,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use aims::Unblocked;
 pub use big::{BigReplies, Question};
 pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::Buffers;

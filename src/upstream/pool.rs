@@ -16,6 +16,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::Upstreams;
+use super::aims::Aims;
 use crate::link::{DialError, Link, Use, bug};
 use crate::resp::encode;
 use crate::session::RouteKey;
@@ -63,6 +64,7 @@ pub struct Pool {
     /// When each client in line began to wait, by its number.
     line: RefCell<BTreeMap<u64, Instant>>,
     last_in_line: Cell<u64>,
+    pub(super) aims: Aims,
 }
 
 /// One connection, lent.
@@ -91,6 +93,7 @@ impl Pool {
             idle: RefCell::default(),
             line: RefCell::default(),
             last_in_line: Cell::new(0),
+            aims: Aims::default(),
         }
     }
 
@@ -249,8 +252,12 @@ impl Pool {
     /// An idle connection that fits, else any idle one when no new one may be opened.
     fn take_idle(&self, key: &RouteKey) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
-        let fits = idle.iter().rposition(|i| !i.dirty && i.link.key() == key);
-        let chosen = fits.or_else(|| idle.iter().rposition(|i| i.dirty)).or_else(|| idle.len().checked_sub(1))?;
+        let last = |wanted: &dyn Fn(&Idle) -> bool| {
+            idle.iter().rposition(|idle| wanted(idle) && !self.aims.is_at(idle.link.id()))
+        };
+        let chosen = last(&|idle| !idle.dirty && idle.link.key() == key)
+            .or_else(|| last(&|idle| idle.dirty))
+            .or_else(|| last(&|_| true))?;
         Some(idle.swap_remove(chosen))
     }
 
@@ -262,15 +269,18 @@ impl Pool {
         }
     }
 
-    /// Closes connections that nobody has needed for `upstream.idle_timeout`, and dead ones.
+    /// Closes connections that nobody has needed for `upstream.idle_timeout`, dead ones, and those that nobody may be
+    /// lent any more.
     pub(super) fn on_tick(&self, up: &Rc<Upstreams>) {
         let limit = up.config().upstream.idle_timeout;
         let mut idle = self.idle.borrow_mut();
         let mut position = 0;
         while position < idle.len() {
-            if crate::link::since(idle[position].since) >= limit || idle[position].link.is_closed() {
+            let astray = self.aims.is_astray(idle[position].link.id());
+            if astray || crate::link::since(idle[position].since) >= limit || idle[position].link.is_closed() {
                 let old = idle.swap_remove(position);
-                up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Idle);
+                let reason = if astray { UpstreamCloseReason::Dirty } else { UpstreamCloseReason::Idle };
+                up.shard.upstream_closed(Use::Pool.into(), reason);
                 spawn_local(old.link.close());
             } else {
                 position += 1;

@@ -182,6 +182,39 @@ fn unblock_tells_the_truth() {
     }
 }
 
+/// Several unblock a client at once, and the connection on which it waited is the next client's before all are through:
+/// none of them meant that one.
+#[test]
+fn who_takes_over_a_connection_is_not_unblocked_for_the_one_before() {
+    for flavour in Flavour::ALL {
+        let (redis, proxy) = smallest(flavour);
+        let (mut first, mut next, mut direct) = (proxy.connect(), proxy.connect(), redis.connect());
+        let mut operators: Vec<TestClient> = (0..8).map(|_| proxy.connect()).collect();
+        let id = first.ask("CLIENT ID").as_int().to_string();
+        for round in 0..ROUNDS {
+            first.send_command(&["XREAD", "BLOCK", "0", "STREAMS", "nothing", "$"]);
+            until_blocked(&mut operators[0], 1);
+            // All of them ask together, when the server goes on.
+            redis.signal("STOP");
+            for operator in &mut operators {
+                operator.send_command(&["CLIENT", "UNBLOCK", &id, "ERROR"]);
+            }
+            pause(Duration::from_millis(2));
+            redis.signal("CONT");
+            assert!(first.read_frame().as_str().starts_with("UNBLOCKED"), "round {round}");
+            next.send_command(&["XREAD", "BLOCK", "0", "STREAMS", "s", "$"]);
+            let hits: i64 = operators.iter_mut().map(|operator| operator.read_frame().as_int()).sum();
+            assert_eq!(hits, 1, "{} round {round}", flavour.name());
+            // All operators have their answers. It waits, on the connection or without one, or has been hit.
+            until_blocked(&mut operators[0], 1);
+            direct.ask("XADD s 1-1 a b");
+            let read = next.read_frame();
+            assert_eq!(read.items.len(), 1, "{} round {round}: {read:?}", flavour.name());
+            direct.ask("DEL s");
+        }
+    }
+}
+
 /// While the server is paused the push stands before our UNBLOCK: the element comes for nobody.
 #[test]
 fn an_element_for_nobody_goes_back_where_it_was() {

@@ -58,6 +58,29 @@ fn every_route_is_answered_while_nobody_is_there() {
     }
 }
 
+/// The beginning of a transaction comes while nobody is there, the rest when somebody is: none of it runs.
+#[test]
+fn the_rest_of_a_refused_transaction_does_not_run_by_itself() {
+    let mut redis = RealRedis::prepare(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions { start_unready: true, ..quick_to_reconnect() });
+    let (mut client, mut watching) = (proxy.connect(), proxy.connect());
+    assert_eq!(client.ask("MULTI").as_str(), NOT_EXECUTED);
+    assert_eq!(watching.ask("WATCH n").as_str(), NOT_EXECUTED);
+    redis.start_again();
+    served(&mut proxy.connect(), "PING");
+    let body = served(&mut client, "INCR n");
+    assert!(body.as_str().contains("MULTI was not started"), "{body:?}");
+    assert!(client.ask("ECHO x").is_error());
+    assert_eq!(client.ask("EXEC").as_str(), "EXECABORT Transaction discarded because of previous errors.");
+    assert!(client.ask("GET n").null, "a part of the transaction was executed");
+    assert_eq!(client.ask("INCR n").as_int(), 1);
+    // What the lost WATCH should have guarded is not executed either.
+    assert_eq!(served(&mut watching, "MULTI").as_str(), "OK");
+    assert_eq!(watching.ask("INCR n").as_str(), "QUEUED");
+    assert!(watching.ask("EXEC").null);
+    assert_eq!(client.ask("GET n").as_str(), "1");
+}
+
 #[test]
 fn gone_in_mid_flight() {
     for flavour in Flavour::ALL {

@@ -326,7 +326,7 @@ impl Held {
         client.profile.busy.set(!quiet && !blocked);
         // Only a connection to the server that can be asked to unblock it.
         let link = self.lease.as_mut().map(Lease::link).filter(|link| blocked && link.generation() == there);
-        let blocked_on = link.map(|link| link.id());
+        let (blocked_on, generation) = link.map_or((0, 0), |link| (link.id(), small(link.generation())));
         let multi = if self.queueing() { i32::try_from(self.transaction.queued()).unwrap_or(i32::MAX) } else { -1 };
         client.profile.holding.set(Holding {
             channels: small(self.subscriptions.channels),
@@ -335,7 +335,8 @@ impl Held {
             multi,
             monitor: self.monitor,
             pin: Some(self.reason),
-            blocked_on: blocked_on.unwrap_or(0),
+            blocked_on,
+            generation,
         });
     }
 

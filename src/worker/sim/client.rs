@@ -29,6 +29,7 @@ enum Wanted {
     Selected(u32),
     /// The end of a transaction with one INCR and one ECHO of this token.
     Executed(u32, Vec<u8>),
+    Watched,
     Queued,
     Pushed(Vec<u8>),
     Popped,
@@ -125,12 +126,14 @@ pub(super) struct Life {
     own: Own,
     /// The outcome of something it sent is not known.
     unsure: bool,
+    /// A WATCH was refused: the next transaction must not be executed.
+    unguarded: bool,
     serial: u32,
 }
 
 impl Life {
     pub(super) fn new(wire: Wire) -> Self {
-        Self { wire, own: Own::default(), unsure: false, serial: 0 }
+        Self { wire, own: Own::default(), unsure: false, unguarded: false, serial: 0 }
     }
 
     /// Sends batches of requests and checks the answers, until it has enough or is cut off.
@@ -141,6 +144,7 @@ impl Life {
                 break;
             }
             let (batch, wanted) = self.batch();
+            self.wire.log.note("sends", self.wire.id, &batch);
             if !write(&self.wire.socket, &batch).await {
                 self.unsure = true;
                 break;
@@ -225,7 +229,7 @@ impl Life {
                 _ => {
                     if fastrand::bool() {
                         send(&[b"WATCH", &counter]);
-                        wanted.push(Wanted::Exactly(b"+OK\r\n".to_vec()));
+                        wanted.push(Wanted::Watched);
                     }
                     for words in
                         [vec![b"MULTI".as_slice()], vec![b"INCR", &counter], vec![b"ECHO", &token], vec![b"EXEC"]]
@@ -261,12 +265,15 @@ impl Life {
             match wanted {
                 Wanted::Pushed(token) => drop(self.wire.ledger.pushes.borrow_mut().insert(token.clone(), Some(false))),
                 Wanted::Unblocked(number) => self.wire.ledger.on_unblock(*number, 0),
+                Wanted::Watched => self.unguarded = true,
+                Wanted::Executed(..) => self.unguarded = false,
                 _ => {}
             }
             return self.wire.refused(frame);
         }
         match wanted {
             Wanted::Exactly(bytes) => frame == &bytes[..],
+            Wanted::Watched => frame == b"+OK\r\n",
             Wanted::Queued => frame == b"+QUEUED\r\n",
             Wanted::Next(db) => {
                 let next = self.own.counter.entry(*db).or_default();
@@ -285,6 +292,7 @@ impl Life {
                 self.own.db = *db;
                 frame == b"+OK\r\n"
             }
+            Wanted::Executed(..) if std::mem::take(&mut self.unguarded) => frame == b"*-1\r\n",
             Wanted::Executed(db, token) => {
                 let next = self.own.counter.entry(*db).or_default();
                 *next += 1;

@@ -37,6 +37,8 @@ pub(super) struct Connection {
     pub(super) channels: BTreeSet<Vec<u8>>,
     /// Messages for it.
     pub(super) pushes: VecDeque<Vec<u8>>,
+    /// Was reset: there is none any more, though its task has not noticed yet.
+    killed: bool,
 }
 
 /// What all connections share.
@@ -96,7 +98,8 @@ impl Server {
         self.last_id.set(id);
         let mut connections = self.connections.borrow_mut();
         connections.insert(id, Connection { socket: Some(ours.clone()), ..Connection::default() });
-        self.most.set(self.most.get().max(connections.len()));
+        drop(connections);
+        self.most.set(self.most.get().max(self.connected()));
         spawn_local(Rc::clone(self).serve(id, ours));
         Ok(theirs)
     }
@@ -107,7 +110,7 @@ impl Server {
     }
 
     pub(super) fn connected(&self) -> usize {
-        self.connections.borrow().len()
+        self.connections.borrow().values().filter(|connection| !connection.killed).count()
     }
 
     /// Resets one connection, or all.
@@ -121,6 +124,7 @@ impl Server {
             self.log.note("kill", id as u64, b"");
             let mut connections = self.connections.borrow_mut();
             let Some(connection) = connections.get_mut(&id) else { continue };
+            connection.killed = true;
             if let Some(socket) = &connection.socket {
                 socket.cut();
             }
