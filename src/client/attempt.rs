@@ -162,6 +162,15 @@ impl Client {
         Ok(right)
     }
 
+    /// A login that nobody has looked at: a client that was only asked to wait stays who it was.
+    pub(super) fn refuse_unseen(&self, Unseen(line): Unseen) -> Result<(), Closed> {
+        if error_reply::is_for_want_of_a_connection(&line) {
+            return Err(self.refuse_switch(&line));
+        }
+        self.reply_error(&line);
+        Ok(())
+    }
+
     fn throttled(&self, left: Duration) -> Unseen {
         self.up().shard.logins[LoginResult::Throttled].inc();
         Unseen(error_reply::throttled(left))

@@ -21,8 +21,7 @@ impl Client {
     pub(super) async fn dispatch(&mut self, request: Request, route: Route) -> Result<(), Closed> {
         self.drained().await?;
         if self.admission == Admission::Unreachable && !Self::is_known_without_upstream(route) {
-            self.on_unreachable(route);
-            return Ok(());
+            return self.on_unreachable(route);
         }
         match route {
             Route::Lane | Route::Publish => self.carry_over(request).await,
@@ -56,11 +55,14 @@ impl Client {
 
     /// The upstream cannot be asked who the client is. What it sent in the same breath may come when it can be again:
     /// a MULTI or WATCH that was refused leaves its mark (rule M6).
-    fn on_unreachable(&self, route: Route) {
-        self.reply_error(error_reply::NOT_EXECUTED);
-        if let Route::Pin(reason) = route {
-            self.mark_after_failure(reason);
+    fn on_unreachable(&self, route: Route) -> Result<(), Closed> {
+        match route {
+            Route::Switch(_) | Route::Login(_) => return Err(self.refuse_switch(error_reply::NOT_EXECUTED)),
+            Route::Pin(reason) => self.mark_after_failure(reason),
+            _ => {}
         }
+        self.reply_error(error_reply::NOT_EXECUTED);
+        Ok(())
     }
 
     /// A command that does not run on the held connection. Everything sent before it is answered.
@@ -247,7 +249,7 @@ impl Client {
         if matches!(&answer, Answer::NotExecuted(text) if text == error_reply::DB_OUT_OF_RANGE) {
             self.up().on_bad_db(db);
         }
-        if self.pass_on(answer) {
+        if self.pass_on_switch(answer)? {
             self.adopt(key);
         }
         Ok(())
@@ -256,7 +258,7 @@ impl Client {
     async fn read_write(&mut self, request: &Request) -> Result<(), Closed> {
         let key = RouteKey { readonly: false, ..self.profile.session.borrow().key.clone() };
         let answer = self.twin(&key, request).await?;
-        if self.pass_on(answer) {
+        if self.pass_on_switch(answer)? {
             self.adopt(key);
         }
         Ok(())
@@ -326,6 +328,23 @@ impl Client {
                 false
             }
         }
+    }
+
+    /// Gives the client the answer to a command that switches its state; whether it was a success.
+    pub(super) fn pass_on_switch(&self, answer: Answer) -> Result<bool, Closed> {
+        match answer {
+            Answer::NotExecuted(line) if error_reply::is_for_want_of_a_connection(&line) => {
+                Err(self.refuse_switch(&line))
+            }
+            answer => Ok(self.pass_on(answer)),
+        }
+    }
+
+    /// A SELECT, AUTH or HELLO that nobody could be asked about. Clients pipeline what they mean for the new state behind
+    /// it, and no server would run that in the old one: the client is closed behind the answer.
+    pub(super) fn refuse_switch(&self, line: &[u8]) -> Closed {
+        self.reply_error(line);
+        Closed(CloseReason::UpstreamLost)
     }
 
     /// From here on the client is served by connections in this state.

@@ -131,6 +131,11 @@ pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
     }
 }
 
+/// Whether a command was refused with `line` because no connection was there for it: the server has said nothing.
+pub(super) fn is_for_want_of_a_connection(line: &[u8]) -> bool {
+    line == NOT_EXECUTED || line == pool_exhausted(PinReason::Overflow)
+}
+
 /// The mark that a failed pin leaves (rule M6).
 pub(super) fn mark_after_failure(reason: PinReason, guard: Guard) -> Guard {
     match reason {

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::admission::Admission;
-use super::attempt::Unseen;
 use super::connection::{Client, Closed};
 use super::dispatch::strict_integer;
 use super::error_reply;
@@ -40,7 +39,7 @@ impl Client {
                 }
                 self.reply(&reply);
             }
-            Err(Unseen(line)) => self.reply_error(&line),
+            Err(unseen) => return self.refuse_unseen(unseen),
         }
         Ok(())
     }
@@ -72,10 +71,7 @@ impl Client {
         let user = hello.auth.as_ref().map_or(b"default".as_slice(), |(user, _)| user);
         let reply = match self.prove(user, request.raw()).await? {
             Ok(reply) => reply,
-            Err(Unseen(line)) => {
-                self.reply_error(&line);
-                return Ok(());
-            }
+            Err(unseen) => return self.refuse_unseen(unseen),
         };
         if reply.starts_with(b"-") {
             self.reply(&reply);
@@ -103,10 +99,7 @@ impl Client {
                     self.reply(&reply);
                     return Ok(());
                 }
-                Err(Unseen(line)) => {
-                    self.reply_error(&line);
-                    return Ok(());
-                }
+                Err(unseen) => return self.refuse_unseen(unseen),
             }
         }
         self.reply_error(error.as_bytes());
@@ -125,7 +118,7 @@ impl Client {
             let up = Rc::clone(self.up());
             match up.scratch.run(&up, request.raw()).await {
                 Ok(reply) => self.reply(&patch_id(&reply, self.outbox().id())),
-                Err(_) => self.reply_error(error_reply::NOT_EXECUTED),
+                Err(_) => return Err(self.refuse_switch(error_reply::NOT_EXECUTED)),
             }
             return Ok(());
         }
@@ -151,7 +144,7 @@ impl Client {
                 self.on_hello(hello);
                 self.reply(&patch_id(&frame, self.outbox().id()));
             }
-            answer => drop(self.pass_on(answer)),
+            answer => drop(self.pass_on_switch(answer)?),
         }
         Ok(())
     }

@@ -81,6 +81,30 @@ fn the_rest_of_a_refused_transaction_does_not_run_by_itself() {
     assert_eq!(client.ask("GET n").as_str(), "1");
 }
 
+/// What is pipelined behind a SELECT or a login was meant for another state: it is not executed in the old one.
+#[test]
+fn who_cannot_switch_is_closed() {
+    let mut redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &quick_to_reconnect());
+    let mut known: Vec<_> = (0..3).map(|_| proxy.connect()).collect();
+    known.iter_mut().for_each(|client| assert_eq!(client.ask("PING").as_str(), "PONG"));
+    let mut waiting = proxy.connect();
+    redis.kill();
+    let unknown = (0..3).map(|_| proxy.connect());
+    let lines = ["SELECT 3", "HELLO 3", "AUTH a b"];
+    let mut clients: Vec<_> = known.into_iter().chain(unknown).zip(lines.iter().cycle()).collect();
+    for (client, line) in &mut clients {
+        client.send_command(&line.split(' ').collect::<Vec<_>>());
+        client.send_command(&["SET", "a", "1"]);
+    }
+    for (client, line) in &mut clients {
+        assert_eq!(client.read_frame().as_str(), NOT_EXECUTED, "{line}");
+        client.expect_eof();
+    }
+    redis.start_again();
+    assert_eq!(served(&mut waiting, "DBSIZE").as_int(), 0);
+}
+
 #[test]
 fn gone_in_mid_flight() {
     for flavour in Flavour::ALL {

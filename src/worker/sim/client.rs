@@ -15,6 +15,9 @@ use crate::resp::{Advance, ReplyScanner, encode};
 /// What takes longer is never answered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How the answer to a command ends of which nobody knows what became of it.
+const UNKNOWN: &[u8] = b"may have been executed\r\n";
+
 /// What an answer must be.
 #[derive(Debug)]
 enum Wanted {
@@ -74,11 +77,18 @@ impl Wire {
         Some(frame)
     }
 
-    /// The next frame; `None` at the end.
+    /// The next frame; `None` at the end, and where nobody knows what became of a command.
     pub(super) async fn frame(&mut self) -> Option<Vec<u8>> {
         loop {
             match ReplyScanner::new().advance(&self.input) {
-                Advance::Complete { len, .. } => return Some(self.input.drain(..len).collect()),
+                Advance::Complete { len, .. } => {
+                    let frame: Vec<u8> = self.input.drain(..len).collect();
+                    if frame.starts_with(b"-ERR ") && frame.ends_with(UNKNOWN) {
+                        self.ledger.unknown.set(self.ledger.unknown.get() + 1);
+                        return None;
+                    }
+                    return Some(frame);
+                }
                 Advance::Partial => {}
                 Advance::Invalid(error) => {
                     self.wrong(format!("{error} in {}", self.input.escape_ascii()));
@@ -128,12 +138,14 @@ pub(super) struct Life {
     unsure: bool,
     /// A WATCH was refused: the next transaction must not be executed.
     unguarded: bool,
+    /// A SELECT was refused: nothing behind it may be answered, or executed.
+    astray: bool,
     serial: u32,
 }
 
 impl Life {
     pub(super) fn new(wire: Wire) -> Self {
-        Self { wire, own: Own::default(), unsure: false, unguarded: false, serial: 0 }
+        Self { wire, own: Own::default(), unsure: false, unguarded: false, astray: false, serial: 0 }
     }
 
     /// Sends batches of requests and checks the answers, until it has enough or is cut off.
@@ -155,10 +167,10 @@ impl Life {
                 break;
             }
             if !self.expect_all(wanted).await {
-                if plan.drains {
+                if plan.drains && !self.astray {
                     self.wire.wrong("closed before it was answered".to_owned());
                 }
-                self.unsure = true;
+                self.unsure = !self.astray;
                 break;
             }
         }
@@ -240,10 +252,6 @@ impl Life {
                     wanted.extend([Wanted::Queued, Wanted::Queued, Wanted::Executed(db, token)]);
                 }
             }
-            if matches!(wanted.last(), Some(Wanted::Selected(_))) {
-                // Whether a switch is refused decides what all that follows means: it is waited for.
-                break;
-            }
         }
         (out.to_vec(), wanted)
     }
@@ -253,11 +261,17 @@ impl Life {
         for wanted in wanted {
             let Some(frame) = self.wire.frame().await else { return false };
             self.wire.count(&frame);
+            if self.astray {
+                return self.wire.wrong(format!("after a refused SELECT: {}", frame.escape_ascii()));
+            }
             if !self.check(&wanted, &frame) {
                 return self.wire.wrong(format!("wanted {wanted:?}, got {}", frame.escape_ascii()));
             }
         }
-        true
+        if self.astray && self.wire.frame().await.is_some() {
+            return self.wire.wrong("stays after a refused SELECT".to_owned());
+        }
+        !self.astray
     }
 
     fn check(&mut self, wanted: &Wanted, frame: &[u8]) -> bool {
@@ -266,6 +280,7 @@ impl Life {
                 Wanted::Pushed(token) => drop(self.wire.ledger.pushes.borrow_mut().insert(token.clone(), Some(false))),
                 Wanted::Unblocked(number) => self.wire.ledger.on_unblock(*number, 0),
                 Wanted::Watched => self.unguarded = true,
+                Wanted::Selected(_) => self.astray = true,
                 Wanted::Executed(..) => self.unguarded = false,
                 _ => {}
             }

@@ -64,6 +64,8 @@ pub(super) struct Ledger {
     unblocks: RefCell<BTreeMap<u64, Unblocks>>,
     replies: Cell<u64>,
     refused: Cell<u64>,
+    /// Answers that nobody knows what became of a command.
+    unknown: Cell<u64>,
     /// Connections are told to move now and then.
     moves: Cell<bool>,
     violations: RefCell<Vec<String>>,
@@ -100,9 +102,20 @@ struct Outcome {
     commands: u64,
     replies: u64,
     refused: u64,
+    unknown: u64,
     millis: u64,
     violations: Vec<String>,
 }
+
+/// What changes how lanes and lent connections answer for what they lose.
+const SETTINGS: [&str; 6] = [
+    "",
+    "integrity = \"strict\"\n",
+    "upstream.on_loss = \"error\"\n",
+    "upstream.retry_reads = true\n",
+    "client.request_timeout = \"1ms\"\n",
+    "integrity = \"strict\"\nupstream.on_loss = \"error\"\nupstream.retry_reads = true\nlane.canary_commands = 3\n",
+];
 
 /// What is simulated.
 #[derive(Clone, Copy)]
@@ -115,6 +128,8 @@ struct Plan {
     moves: bool,
     /// The worker drains meanwhile; nothing else disturbs the clients, and none of them may lose a request.
     drains: bool,
+    /// Not the defaults.
+    settings: &'static str,
     /// For the first client; the others draw theirs.
     victim: Option<Cancel>,
 }
@@ -122,7 +137,9 @@ struct Plan {
 impl Plan {
     fn of(seed: u64) -> Self {
         let (kills, moves) = (!seed.is_multiple_of(3), seed.is_multiple_of(4));
-        Self { seed, clients: 3 + (seed % 6) as usize, rounds: 6, kills, moves, drains: false, victim: None }
+        let clients = 3 + (seed % 6) as usize;
+        let settings = SETTINGS[(seed / 12) as usize % SETTINGS.len()];
+        Self { seed, clients, rounds: 6, kills, moves, drains: false, settings, victim: None }
     }
 
     /// What a client does in this place. Somebody works, whoever else there is; a victim is each in turn.
@@ -408,7 +425,7 @@ fn simulate<T>(plan: Plan, what: impl AsyncFnOnce(Rc<World>) -> T) -> T {
         .start_paused(true)
         .build_local(LocalOptions::default())
         .expect("a runtime");
-    let mut config = "workers = 1\nupstream.max_connections = 8\ninstance = 1\n".to_owned();
+    let mut config = "workers = 1\nupstream.max_connections = 8\ninstance = 1\n".to_owned() + plan.settings;
     if plan.moves {
         // More than are told to move, or nobody would ever have one.
         config.push_str("upstream.connects_per_second = 5000\n");
@@ -427,6 +444,7 @@ fn run(plan: Plan) -> Outcome {
             commands: world.server.commands.get(),
             replies: world.ledger.replies.get(),
             refused: world.ledger.refused.get(),
+            unknown: world.ledger.unknown.get(),
             millis: began.elapsed().as_millis() as u64,
             violations: world.ledger.violations.take(),
         }

@@ -33,12 +33,13 @@ fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
         sum.commands += outcome.commands;
         sum.replies += outcome.replies;
         sum.refused += outcome.refused;
+        sum.unknown += outcome.unknown;
         sum.millis += outcome.millis;
         sum.violations.extend(outcome.violations.into_iter().map(|what| format!("SIM_SEED={seed}: {what}")));
     }
     println!(
         "{{\"sim\":\"worker\",\"first_seed\":{first},\"seeds\":{played},\"seconds\":{:.1},\"simulated_hours\":{:.2},\
-         \"polls\":{},\"polls_cancelled\":{},\"commands\":{},\"replies\":{},\"refused\":{},\"violations\":{},\"hash\":\"{:016x}\"}}",
+         \"polls\":{},\"polls_cancelled\":{},\"commands\":{},\"replies\":{},\"refused\":{},\"unknown\":{},\"violations\":{},\"hash\":\"{:016x}\"}}",
         began.elapsed().as_secs_f64(),
         sum.millis as f64 / 3_600_000.0,
         sum.polls,
@@ -46,6 +47,7 @@ fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
         sum.commands,
         sum.replies,
         sum.refused,
+        sum.unknown,
         sum.violations.len(),
         hash.finish()
     );
@@ -82,6 +84,7 @@ fn every_await_point_is_cancelled_once() {
             kills: false,
             moves: false,
             drains: false,
+            settings: "",
             victim: Some(victim),
         };
         for at in 1.. {
@@ -107,7 +110,7 @@ fn a_drain_loses_no_request() {
     let closed = || TABLE.with(|(_, telemetry, _)| telemetry.shards[0].client_closed[CloseReason::Drain].value());
     let mut violations = Vec::new();
     for seed in 1..=setting("SIM_SEEDS", 100) {
-        let outcome = run(Plan { kills: false, drains: true, rounds: 12, ..Plan::of(seed) });
+        let outcome = run(Plan { kills: false, drains: true, rounds: 12, settings: "", ..Plan::of(seed) });
         violations.extend(outcome.violations.into_iter().map(|what| format!("seed {seed}: {what}")));
     }
     assert!(violations.is_empty(), "{}", violations.join("\n"));
