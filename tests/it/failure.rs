@@ -41,9 +41,8 @@ fn an_open_circuit_answers_at_once_and_one_attempt_closes_it() {
     shows(&proxy, "respmux_upstream_circuit_workers", &[("state", "closed")], |workers| workers == 0.0);
     let asked = Instant::now();
     for _ in 0..20 {
-        for line in ["INCR a", "SELECT 3"] {
-            assert_eq!(client.ask(line).as_str(), NOT_EXECUTED, "{line}");
-        }
+        assert_eq!(client.ask("INCR a").as_str(), NOT_EXECUTED);
+        assert_eq!(proxy.connect().ask("SELECT 3").as_str(), NOT_EXECUTED);
     }
     assert!(asked.elapsed() < Duration::from_secs(3), "40 answers took {:?}", asked.elapsed());
     assert!(proxy.connect().ask("MULTI").is_error());

@@ -9,6 +9,7 @@ mod channels;
 mod client;
 mod listener;
 mod lists;
+mod plan;
 mod server;
 mod tests;
 mod waiter;
@@ -30,6 +31,7 @@ use tokio::time::{Instant, sleep};
 use self::cancel::{Cancel, Watched};
 use self::client::{Life, Wire};
 use self::listener::Listener;
+use self::plan::{Plan, Role};
 use self::server::Server;
 use self::waiter::{Unblocks, Waiter};
 use super::{answer_questions, tick};
@@ -105,66 +107,6 @@ struct Outcome {
     unknown: u64,
     millis: u64,
     violations: Vec<String>,
-}
-
-/// What changes how lanes and lent connections answer for what they lose.
-const SETTINGS: [&str; 6] = [
-    "",
-    "integrity = \"strict\"\n",
-    "upstream.on_loss = \"error\"\n",
-    "upstream.retry_reads = true\n",
-    "client.request_timeout = \"1ms\"\n",
-    "integrity = \"strict\"\nupstream.on_loss = \"error\"\nupstream.retry_reads = true\nlane.canary_commands = 3\n",
-];
-
-/// What is simulated.
-#[derive(Clone, Copy)]
-struct Plan {
-    seed: u64,
-    clients: usize,
-    rounds: usize,
-    kills: bool,
-    /// Upstream connections are told to move, and clients are held, again and again.
-    moves: bool,
-    /// The worker drains meanwhile; nothing else disturbs the clients, and none of them may lose a request.
-    drains: bool,
-    /// Not the defaults.
-    settings: &'static str,
-    /// For the first client; the others draw theirs.
-    victim: Option<Cancel>,
-}
-
-impl Plan {
-    fn of(seed: u64) -> Self {
-        let (kills, moves) = (!seed.is_multiple_of(3), seed.is_multiple_of(4));
-        let clients = 3 + (seed % 6) as usize;
-        let settings = SETTINGS[(seed / 12) as usize % SETTINGS.len()];
-        Self { seed, clients, rounds: 6, kills, moves, drains: false, settings, victim: None }
-    }
-
-    /// What a client does in this place. Somebody works, whoever else there is; a victim is each in turn.
-    fn role(self, number: u64) -> Role {
-        match (self.victim, number) {
-            (Some(_), 0) => [Role::Life, Role::Listener, Role::Waiter][(self.seed % 3) as usize],
-            (Some(_), _) | (None, 0) => Role::Life,
-            // Who only listens is sent away with nothing to say.
-            (None, _) if self.drains => Role::Life,
-            (None, _) => match fastrand::u8(..8) {
-                0..=3 => Role::Life,
-                4 | 5 => Role::Listener,
-                _ => Role::Waiter,
-            },
-        }
-    }
-}
-
-/// What a client is.
-#[derive(Clone, Copy)]
-enum Role {
-    /// One that asks and checks the answers.
-    Life,
-    Listener,
-    Waiter,
 }
 
 struct World {
