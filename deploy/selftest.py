@@ -26,7 +26,7 @@ MISTAKES = [
     ("shell", "files", "deploy/static.sh", None, "\necho $target\n", "SC2086"),
     ("python", "files", "deploy/check_names.py", None, "\nimport os\n", "F401"),
     ("yaml", "files", "deploy/kustomize/base/service.yaml", "spec:\n", "spec :\n", "too many spaces before colon"),
-    ("dockerfile", "files", "deploy/Dockerfile", "FROM scratch", "FROM debian:latest", "DL3007"),
+    ("dockerfile", "files", "deploy/Dockerfile", "FROM scratch\n", "FROM debian:latest\n", "DL3007"),
     ("a template", "charts", f"{CHART}/templates/pdb.yaml", "{{- end }}", "{{- ende }}", "ende"),
     ("a stale copy", "charts", "deploy/prometheus/rules.yml", None, "# more\n", "is not a copy"),
     (
