@@ -17,7 +17,7 @@ use crate::command::{CommandId, Op, Pop, StreamWait, is_nil};
 use crate::resp::encode;
 use crate::router::{Args, PinReason};
 use crate::session::ReplyMode;
-use crate::telemetry::{AnomalyReason, CloseReason, Origin};
+use crate::telemetry::{AnomalyReason, CloseReason};
 use crate::upstream::{Answer, Folds, Lane, Turn, Wait, Waiter, Wants};
 
 /// What a client is told that CLIENT UNBLOCK … ERROR has freed.
@@ -93,7 +93,7 @@ impl Client {
             }
             Turn::Nil => self.finish_empty(&command, with_error),
             Turn::Error(frame, closes) => {
-                self.up().shard.error(Origin::Upstream, &frame);
+                self.up().on_error_reply(&frame);
                 self.finish(&command, &frame);
                 if closes {
                     return Err(Closed(CloseReason::UpstreamLost));

@@ -339,7 +339,7 @@ pub static METRICS: &[Metric] = {
         "Reads sent again because their connection broke"),
     row("respmux_upstream_readonly_lookups_total", Upstream, &[("result", NameLookup::LABELS)],
         Count(|s, [r, ..]| s.readonly_lookups.at(r).value()),
-        "Lookups of the upstream's name because it refused a write with -READONLY"),
+        "Lookups of the upstream's name because it refused a write with -READONLY, or freed the blocked as a replica"),
     row("respmux_request_timeouts_total", Upstream, &[("outcome", RequestOutcome::LABELS)],
         Count(|s, [o, ..]| s.request_timeouts.at(o).value()),
         "Requests given up because their answer took too long"),

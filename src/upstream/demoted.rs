@@ -1,4 +1,5 @@
-//! -READONLY from an upstream that took writes before: it was demoted, and its name may lead to its successor.
+//! -READONLY from an upstream that took writes before, or the end of all blocked pops: it was demoted, and its name may lead
+//! to its successor.
 //!
 //! The client gets the reply as it is: nothing was executed, and its library knows what to do. Here the name is looked up
 //! again, at most once in [`LOOK_EVERY`], and if it leads elsewhere all connections move there.
@@ -35,7 +36,8 @@ impl Upstreams {
     /// The upstream has answered with this error.
     #[inline]
     pub(super) fn on_refusal(&self, frame: &[u8]) {
-        if frame.starts_with(b"-READONLY ") {
+        // The second is what clients blocked on it are told.
+        if frame.starts_with(b"-READONLY ") || frame.starts_with(b"-UNBLOCKED force unblock") {
             self.demotion.seen.set(true);
         }
     }

@@ -215,6 +215,25 @@ fn who_takes_over_a_connection_is_not_unblocked_for_the_one_before() {
     }
 }
 
+/// When everybody is blocked, nobody's write is refused: the end of the wait says as well that the server was demoted.
+#[test]
+fn a_demotion_is_noticed_when_all_are_blocked() {
+    for flavour in Flavour::ALL {
+        let (redis, proxy) = smallest(flavour);
+        let primary = RealRedis::start(flavour, &[]);
+        let (mut client, mut observer) = (proxy.connect(), proxy.connect());
+        client.send_command(&["BLPOP", "q", "0"]);
+        until_blocked(&mut observer, 1);
+        redis.connect().ask(&format!("REPLICAOF 127.0.0.1 {}", primary.port()));
+        assert!(client.read_frame().as_str().starts_with("UNBLOCKED force"), "{}", flavour.name());
+        client.expect_eof();
+        eventually(Duration::from_secs(20), || {
+            let same = proxy.metric("respmux_upstream_readonly_lookups_total", &[("result", "same")]);
+            if same >= Some(1.0) { Ok(()) } else { Err(format!("{same:?} lookups")) }
+        });
+    }
+}
+
 /// While the server is paused the push stands before our UNBLOCK: the element comes for nobody.
 #[test]
 fn an_element_for_nobody_goes_back_where_it_was() {
