@@ -55,6 +55,10 @@ pub struct Control {
     generation: Cell<u64>,
     /// When the server was last found paused.
     paused_at: Cell<Option<Instant>>,
+    /// When the server last refused a question because it runs a script.
+    busy_at: Cell<Option<Instant>>,
+    /// A look was asked for and not begun.
+    looking: Cell<bool>,
 }
 
 impl Default for Control {
@@ -69,6 +73,8 @@ impl Default for Control {
             limits_in: Cell::new(0),
             generation: Cell::new(0),
             paused_at: Cell::new(None),
+            busy_at: Cell::new(None),
+            looking: Cell::new(false),
         }
     }
 }
@@ -108,6 +114,11 @@ impl Control {
         self.paused_at.get().is_some_and(|at| crate::link::since(at) <= age)
     }
 
+    /// Whether the server answered -BUSY within `age`.
+    pub(super) fn busy_within(&self, age: Duration) -> bool {
+        self.busy_at.get().is_some_and(|at| crate::link::since(at) <= age)
+    }
+
     /// The server's configuration was changed by a client: its limits are asked for again at once.
     pub fn on_reconfigured(&self) {
         self.limits_in.set(0);
@@ -126,10 +137,18 @@ impl Control {
         self.generation.get()
     }
 
-    /// Looks at the upstream now, not at the next turn.
+    /// Looks at the upstream now, not at the next turn. Looks that nobody has begun are one.
     pub fn look(&self) {
-        // Only to wake the task; when it is busy it looks anyway.
-        let _ = self.jobs.try_send(Job::ping());
+        if !self.looking.replace(true) {
+            // Only to wake the task; when it is busy it looks anyway.
+            let _ = self.jobs.try_send(Job::ping());
+        }
+    }
+
+    fn on_replies(&self, replies: &[Vec<u8>]) {
+        if replies.iter().any(|reply| reply.starts_with(b"-BUSY ")) {
+            self.busy_at.set(Some(crate::link::now()));
+        }
     }
 
     /// The upstream answered the control connection within `age`.
@@ -167,6 +186,7 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
             Ok(None) => return,
             Err(_) => None,
         };
+        up.control.looking.set(false);
         if let Some(old) = connection.take_if(|link| is_to_move(&up, link)) {
             up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Moved);
             drop(old.close().await);
@@ -224,6 +244,9 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
         Err(error) if job.patience.is_some() && error.kind() == io::ErrorKind::TimedOut => After::HeldBack,
         Err(_) => After::Broken,
     };
+    if let Ok(replies) = &result {
+        up.control.on_replies(replies);
+    }
     match after {
         After::Fine => {
             up.control.healthy_at.set(Some(crate::link::now()));
@@ -273,6 +296,11 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
     encode::command(&mut command, &["CONFIG", "GET", "proto-max-bulk-len"]);
     let asked = timeout(up.config().upstream.handshake_timeout, link.call(&command, 2)).await;
     let Ok(Ok(replies)) = asked else { return false };
+    up.control.on_replies(&replies);
+    if replies.iter().any(|reply| reply.starts_with(b"-BUSY ")) {
+        up.control.limits_in.set(0); // not told: asked again at the next turn
+        return true;
+    }
     let number = |reply: &[u8], name: &str| -> Option<u64> {
         let value = decoded(reply).ok()?;
         std::str::from_utf8(value.field(name)?.as_text()?).ok()?.parse().ok()

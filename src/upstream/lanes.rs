@@ -20,6 +20,9 @@ const GIVE_WAY_AFTER: Duration = Duration::from_millis(100);
 /// However early the server says -BUSY, a lane is not left before it owes a reply for this long.
 const STUCK_AT_LEAST: Duration = Duration::from_millis(20);
 
+/// For how long a -BUSY tells of the server: it is asked at every tick while a lane owes a reply.
+const BUSY_FOR: Duration = Duration::from_millis(300);
+
 /// The budget's lanes are all in use by other keys; the command goes over the pool instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
@@ -152,9 +155,7 @@ impl Lanes {
         }
         up.shard.lanes_suspect.set(all.iter().filter(|lane| lane.is_suspect()).count() as u64);
         let idle = nanos(up.config().upstream.idle_timeout);
-        // The server says -BUSY from its own threshold on; where that is lower it counts.
-        let servers = Duration::from_millis(up.process.upstream_busy_millis()).max(STUCK_AT_LEAST);
-        let busy = nanos(up.config().lane.busy_threshold.min(servers));
+        let busy = nanos(self.stuck_after(up, now));
         let mut room = up.budget.limit(Use::Lane).saturating_sub(self.taken());
         let mut lanes = self.by_key.borrow_mut();
         let mut leaving = Vec::new();
@@ -180,6 +181,19 @@ impl Lanes {
             lane.retire();
             lane
         }));
+    }
+
+    /// How long a lane owes a reply before it is left.
+    fn stuck_after(&self, up: &Upstreams, now: u64) -> Duration {
+        let owed = |lane: &Rc<Lane>| lane.oldest().is_some_and(|at| now.saturating_sub(at) >= nanos(STUCK_AT_LEAST));
+        if self.by_key.borrow().values().any(owed) {
+            up.control.look(); // is it a script?
+        }
+        // The server says -BUSY from its own threshold on; where that is lower it counts. What it is now may be unknown:
+        // changed by others a moment ago, or not for us to ask. Then its word counts.
+        let servers = Duration::from_millis(up.process.upstream_busy_millis());
+        let servers = if up.control.busy_within(BUSY_FOR) { Duration::ZERO } else { servers };
+        up.config().lane.busy_threshold.min(servers.max(STUCK_AT_LEAST))
     }
 
     /// Every lane that still exists, as it is now.
