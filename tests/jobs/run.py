@@ -8,7 +8,13 @@ jobs of killed workers back, so jobs may run twice, and none may be lost. RQ mov
 such jobs among the failed ones, where an operator requeues them: `repair` in
 rq_app.py does, counted as `requeued_by_hand`.
 
-One JSON line a run on standard output. Exit code 1: a job was lost, or respmux
+Celery takes a job from its queue with one command and enters it among the
+unacknowledged with another: a kill in between loses it, directly as through
+respmux (one job in 5 of 18 runs of 3,000 jobs and 3 kills, either way; between
+the two commands were 1.3 ms directly and 1.6 ms through respmux). One a kill is
+reported and let pass.
+
+One JSON line a run on standard output. Exit code 1: another job was lost, or respmux
 opened more connections at a time than it was given.
 
     JOBS            jobs of each run (10000)
@@ -18,6 +24,7 @@ opened more connections at a time than it was given.
     JOBS_KILL       seconds between two kills (4); at least JOBS_KILLS (3) are done
     JOBS_CAP        --max-upstream-connections (32)
     JOBS_SECONDS    no run may take longer (600)
+    JOBS_QUIET      seconds without a finished job after which the rest counts as lost (60)
     RESPMUX         the program to test (target/release/respmux)
 """
 
@@ -56,6 +63,7 @@ KILL_EVERY = float(os.environ.get("JOBS_KILL", "4"))
 KILLS = int(os.environ.get("JOBS_KILLS", "3"))
 CAP = int(os.environ.get("JOBS_CAP", "32"))
 SECONDS = float(os.environ.get("JOBS_SECONDS", "600"))
+QUIET = float(os.environ.get("JOBS_QUIET", "60"))
 PYTHON = str(TARGET / "jobs-venv" / "bin" / "python")
 JOB_SECONDS = "0.004"  # long enough that a kill finds a job under way
 
@@ -68,6 +76,7 @@ class System:
     enqueue: list
     work: list  # {name} is the worker's
     repair: list = field(default_factory=list)
+    gap: bool = False  # a kill may lose the job that was just taken, with or without respmux
 
 
 CELERY = [PYTHON, "-m", "celery", "-A", "celery_app", "worker", "-n", "{name}@%h", "-l", "WARNING"]
@@ -75,8 +84,8 @@ SYSTEMS = [
     System(
         "rq", [PYTHON, "rq_app.py", "enqueue"], [PYTHON, "rq_app.py", "work", "{name}"], [PYTHON, "rq_app.py", "repair"]
     ),
-    System("celery-solo", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "solo"]),
-    System("celery-prefork", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "prefork", "-c", "2"]),
+    System("celery-solo", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "solo"], gap=True),
+    System("celery-prefork", [PYTHON, "celery_app.py", "enqueue"], [*CELERY, "-P", "prefork", "-c", "2"], gap=True),
     System("bullmq", ["node", "bullmq_app.mjs", "enqueue"], ["node", "bullmq_app.mjs", "work", "{name}"]),
 ]
 
@@ -158,11 +167,12 @@ def drive(system, environment, sock, log):
             [*system.enqueue, "0", str(JOBS)], cwd=HERE, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             process_group=0,
         )  # fmt: skip
-        next_kill, next_repair, done = started + KILL_EVERY, started + 5, 0
+        next_kill, next_repair, done, moved = started + KILL_EVERY, started + 5, 0, started
         try:
-            while (done < JOBS or producer.poll() is None) and time.monotonic() - started < SECONDS:
+            while (done < JOBS or producer.poll() is None) and time.monotonic() < min(started + SECONDS, moved + QUIET):
                 time.sleep(0.1)
-                done, now = number(sock, "SCARD", "done"), time.monotonic()
+                before, done, now = done, number(sock, "SCARD", "done"), time.monotonic()
+                moved = now if done > before else moved
                 if now >= next_kill and (done < 0.9 * JOBS or workers.kills < KILLS) and done < JOBS:
                     workers.kill()
                     next_kill = now + KILL_EVERY
@@ -226,7 +236,8 @@ def main():
             figures = arm(system, way)
             print(json.dumps(figures), flush=True)
             over = way == "respmux" and figures["peak_connections"] > CAP
-            if figures["lost"] or not figures["producer_ok"] or over:
+            let_pass = figures["kills"] if system.gap else 0
+            if figures["lost"] > let_pass or not figures["producer_ok"] or over:
                 say(f"    FAILED; what it said is in {TARGET / 'jobs'}")
                 failed = True
     return 1 if failed else 0
