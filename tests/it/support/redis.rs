@@ -162,8 +162,9 @@ impl RealRedis {
     }
 
     /// Back to an empty server with the default user, whatever a test did to it. `direct` was connected before, so
-    /// that a password set meanwhile does not matter. Kills nobody's connections but those of users that it deletes.
-    pub(crate) fn reset(direct: &mut TestClient) {
+    /// that a password set meanwhile does not matter. Kills nobody's connections but those of users that it deletes;
+    /// true if there were any.
+    pub(crate) fn reset(direct: &mut TestClient) -> bool {
         let commands = [
             "CONFIG SET requirepass |",
             "ACL SETUSER default reset on nopass ~* &* +@all",
@@ -182,17 +183,19 @@ impl RealRedis {
             let reply = direct.call(&words);
             assert!(!reply.is_error(), "{command}: {reply:?}");
         }
-        Self::empty(direct);
+        Self::empty(direct)
     }
 
-    /// No keys and no users but the default one; the configuration stays.
-    pub(crate) fn empty(direct: &mut TestClient) {
+    /// No keys and no users but the default one; the configuration stays. True if users were deleted, and with them
+    /// their connections.
+    pub(crate) fn empty(direct: &mut TestClient) -> bool {
         let flushed = direct.ask("FLUSHALL");
         assert!(!flushed.is_error(), "FLUSHALL: {flushed:?}");
         let users = direct.ask("ACL USERS").items;
         for user in users.iter().filter(|user| user.text != b"default") {
             direct.call(&[b"ACL", &b"DELUSER"[..], &user.text]);
         }
+        users.len() > 1
     }
 
     /// One number of INFO, by its field name.
@@ -256,7 +259,8 @@ fn each_flavour_starts_answers_resets_and_ends() {
         let mut direct = redis.connect();
         direct.ask("SET a 1");
         direct.ask("ACL SETUSER bob on >pw +@all ~*");
-        RealRedis::reset(&mut direct);
+        assert!(RealRedis::reset(&mut direct));
+        assert!(!RealRedis::reset(&mut direct), "bob is gone");
         assert_eq!(direct.ask("DBSIZE").as_int(), 0);
         assert_eq!(direct.ask("ACL USERS").items.len(), 1);
         assert!(redis.info("connected_clients") >= 1);

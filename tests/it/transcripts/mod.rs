@@ -115,10 +115,9 @@ impl Stage {
         if !self.control.is_open() {
             self.control = TestClient::connect(&self.redis.unix_address());
         }
-        if self.own {
-            RealRedis::empty(&mut self.control);
-        } else {
-            RealRedis::reset(&mut self.control);
+        let reset = if self.own { RealRedis::empty } else { RealRedis::reset };
+        if reset(&mut self.control) {
+            self.let_lanes_go();
         }
         let (arm, target) = match &self.proxy {
             Some(proxy) => (Arm::Proxy, proxy.address()),
@@ -141,6 +140,21 @@ impl Stage {
             }
             pause(Duration::from_millis(1));
         }
+    }
+
+    /// Users of the round before are deleted, and the server has closed their lanes. That must not be noticed in the
+    /// middle of this round: who wrote before a loss and then asks WAIT is closed (rule W4).
+    fn let_lanes_go(&self) {
+        let Some(proxy) = &self.proxy else { return };
+        let mut client = proxy.connect();
+        for _ in 0..2000 {
+            let lanes = client.ask("PROXY LANES").items;
+            if lanes.iter().all(|lane| lane.as_str().contains(" user=default ")) {
+                return;
+            }
+            pause(Duration::from_millis(1));
+        }
+        panic!("lanes of users that were deleted are still there");
     }
 
     fn tail_of_log(&self) -> String {
