@@ -146,9 +146,7 @@ impl Upstreams {
         let sum = memory.look();
         memory.pause_from.set(usize::MAX);
         self.relieve();
-        for kind in BufferKind::ALL {
-            self.shard.buffered[*kind].set(memory.held(*kind) as u64);
-        }
+        self.show_held();
         let mut paused = std::mem::take(&mut *memory.paused.borrow_mut());
         paused.sort_unstable();
         paused.dedup();
@@ -165,6 +163,12 @@ impl Upstreams {
         }
         for client in paused {
             self.roster.with(client, |outbox| outbox.wake()); // is paused again if nothing has changed
+        }
+    }
+
+    fn show_held(&self) {
+        for kind in BufferKind::ALL {
+            self.shard.buffered[*kind].set(self.memory.held(*kind) as u64);
         }
     }
 
@@ -195,6 +199,8 @@ impl Upstreams {
             if much {
                 self.close_largest(left, Outbox::held);
             }
+            // At once: beside what another worker has taken since, the old figure would be more than there ever was.
+            self.show_held();
         }
     }
 
