@@ -52,6 +52,9 @@
 //! 4. The lane's task reads replies; `resp::reply` finds their ends; the oldest slot names the owner of each.
 //! 5. The reply is appended to the owner's outbox; each touched client gets one write at the end of the turn.
 //!
+//! With many clients the worker rests for a moment before it looks at its sockets again (`worker::rest`): the next turn
+//! carries more.
+//!
 //! No channel, no allocation and no task switch per request lies on that way.
 //!
 //! # What must never be

@@ -16,7 +16,7 @@ use super::parting::Pause;
 use super::request::{Request, Scanned};
 use super::seat::Hold;
 use crate::command::{CommandId, Lookup};
-use crate::link::ReadHalf;
+use crate::link::{ReadHalf, nanos};
 use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
 use crate::router::{Args, Held, PinReason, Route, route};
 use crate::session::{Guard, Resp};
@@ -25,6 +25,9 @@ use crate::upstream::{Lane, Outbox, Question, Upstreams, Wants};
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// A client that is read again sooner than this does nothing but wait for us.
+const HASTE: Duration = Duration::from_millis(1);
 
 /// The client is to be closed; unwinds the way to [`Client::run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +263,11 @@ impl Client {
         up.shard.client_received_bytes.add(chunk.len() as u64);
         self.profile.on_read(chunk.len());
         self.now = up.now();
-        self.profile.active.set(self.now);
+        let reads = &up.shard.client_reads;
+        reads.all.inc();
+        if self.now.saturating_sub(self.profile.active.replace(self.now)) < nanos(HASTE) {
+            reads.hasty.inc();
+        }
         self.pause = None;
         if !self.carry.is_empty() {
             self.carry.extend_from_slice(chunk);

@@ -31,6 +31,14 @@ const FIRST: &[Key] = &[
     ).restart()
     .flag("workers", "N"),
     key(
+        "coalesce",
+        "true",
+        Kind::Switch,
+        "Rest for about 0.1 ms before the sockets are looked at again while many clients send much: one write \
+         carries more then, which saves respmux and Redis a good part of their CPU. Few clients, or little load, are \
+         never held up.",
+    ).restart(),
+    key(
         "admin",
         "127.0.0.1:9380",
         Kind::AddressOrOff,

@@ -69,6 +69,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Threads, at least 1; [`Config::division`] has a share for each.
     pub workers: usize,
+    /// Whether workers with many clients let requests gather.
+    pub coalesce: bool,
     /// Where the admin HTTP listens; `None` is nowhere.
     pub admin: Option<SocketAddr>,
     /// Who shows it may change something over the admin HTTP from other machines; read at each request.

@@ -103,6 +103,7 @@ fn the_defaults_are_those_of_the_design() {
     let expected = Config {
         listen: vec![Listen::Tcp("127.0.0.1:6380".parse().unwrap())],
         workers: 4,
+        coalesce: true,
         admin: Some("127.0.0.1:9380".parse().unwrap()),
         admin_token: None,
         handover: None,
@@ -199,7 +200,9 @@ fn every_key_reaches_the_configuration() {
             "integrity" => "strict".to_owned(),
             "log.format" => "json".to_owned(),
             "memory.limit" => "9MiB".to_owned(),
-            "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => "false".to_owned(),
+            "coalesce" | "client.verify_privileged" | "client.proxy_commands" | "blocking.give_back" => {
+                "false".to_owned()
+            }
             "blocking.max_connections" => "9".to_owned(),
             "blocking.poll_min" => "7ms".to_owned(),
             "auth.failure_delay" => "1s".to_owned(),

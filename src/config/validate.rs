@@ -47,6 +47,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     let mut config = Config {
         listen: values.listen(),
         workers,
+        coalesce: values.switch("coalesce"),
         admin: match &values.entry("admin").setting {
             Setting::Address(address) => Some(*address),
             _ => None,

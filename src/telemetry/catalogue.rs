@@ -375,6 +375,12 @@ pub static METRICS: &[Metric] = {
         "Log events, suppressed ones included"),
     row("respmux_worker_busy_seconds_total", Process, &[], PerWorker(|s| s.worker_busy_seconds.value()),
         "Time a worker thread was busy"),
+    row("respmux_client_reads_total", Process, &[], Count(|s, _| s.client_reads.all.value()),
+        "Reads from clients"),
+    row("respmux_client_hasty_reads_total", Process, &[], Count(|s, _| s.client_reads.hasty.value()),
+        "Those from clients that had been read less than a millisecond before"),
+    row("respmux_worker_rests_total", Process, &[], Count(|s, _| s.worker_rests.value()),
+        "Short rests of workers with many clients, in which requests gathered for one write"),
 
     // Names without our prefix: what every exporter calls them.
     row("process_cpu_seconds_total", Process, &[], SystemCount(|p| p.cpu_seconds_total),

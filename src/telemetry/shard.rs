@@ -11,6 +11,14 @@ use super::reasons::{
     UpstreamState,
 };
 
+/// Reads of clients' sockets.
+#[derive(Debug, Default)]
+pub struct Reads {
+    pub all: Count,
+    /// Of clients that had been read a moment before.
+    pub hasty: Count,
+}
+
 /// The counters of one worker: written by its thread only, read by the admin thread.
 ///
 /// Every field is one metric or one family of [`catalogue`](super::catalogue). Aligned so that two
@@ -153,6 +161,10 @@ pub struct Shard {
 
     /// Time the thread was busy, in seconds: from tokio's RuntimeMetrics.
     pub worker_busy_seconds: Real,
+    /// Rests in which requests gathered (`coalesce`).
+    pub worker_rests: Count,
+    /// What decides about them.
+    pub client_reads: Reads,
     /// Unix time in milliseconds of the last sign of life; 0 before the first.
     heartbeat: AtomicU64,
 }
@@ -226,6 +238,8 @@ impl Shard {
             pubsub_subscribers: Level::default(),
             pubsub_messages: Count::default(),
             worker_busy_seconds: Real::default(),
+            worker_rests: Count::default(),
+            client_reads: Reads::default(),
             heartbeat: AtomicU64::new(0),
         }
     }

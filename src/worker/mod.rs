@@ -2,6 +2,7 @@
 //! data path; orders and questions come as messages.
 
 mod handshake;
+mod rest;
 #[cfg(test)]
 mod sim;
 
@@ -85,7 +86,11 @@ pub(crate) struct Blueprint {
 /// # Errors
 /// The runtime could not be built.
 pub(crate) fn run(blueprint: Blueprint) -> std::io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let mut builder = Builder::new_current_thread();
+    if blueprint.parts.config.coalesce {
+        builder.on_thread_park(rest::hook(Arc::clone(&blueprint.parts.shard)));
+    }
+    let runtime = builder.enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(work(blueprint));
     Ok(())
 }

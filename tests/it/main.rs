@@ -17,6 +17,7 @@ mod architecture;
 mod blocking;
 mod cap;
 mod client_commands;
+mod coalesce;
 mod drain;
 mod failure;
 mod handoff;
