@@ -111,12 +111,12 @@ impl Control {
 
     /// Whether the server was found paused within `age`.
     pub(super) fn paused_within(&self, age: Duration) -> bool {
-        self.paused_at.get().is_some_and(|at| crate::link::since(at) <= age)
+        was_within(&self.paused_at, age)
     }
 
     /// Whether the server answered -BUSY within `age`.
     pub(super) fn busy_within(&self, age: Duration) -> bool {
-        self.busy_at.get().is_some_and(|at| crate::link::since(at) <= age)
+        was_within(&self.busy_at, age)
     }
 
     /// The server's configuration was changed by a client: its limits are asked for again at once.
@@ -145,16 +145,19 @@ impl Control {
         }
     }
 
-    fn on_replies(&self, replies: &[Vec<u8>]) {
-        if replies.iter().any(|reply| reply.starts_with(b"-BUSY ")) {
+    /// Replies have come: whether the server refused one because it runs a script.
+    fn on_replies(&self, replies: &[Vec<u8>]) -> bool {
+        let busy = replies.iter().any(|reply| reply.starts_with(b"-BUSY "));
+        if busy {
             self.busy_at.set(Some(crate::link::now()));
         }
+        busy
     }
 
     /// The upstream answered the control connection within `age`.
     #[must_use]
     pub fn healthy_within(&self, age: Duration) -> bool {
-        self.healthy_at.get().is_some_and(|at| crate::link::since(at) <= age)
+        was_within(&self.healthy_at, age)
     }
 
     /// Which server this is, asked if it is not known yet; zero when nobody answers.
@@ -171,6 +174,11 @@ impl Control {
     pub fn flavour(&self) -> Flavour {
         self.flavour.get()
     }
+}
+
+/// Whether it happened within `age`.
+fn was_within(at: &Cell<Option<Instant>>, age: Duration) -> bool {
+    at.get().is_some_and(|at| crate::link::since(at) <= age)
 }
 
 /// Keeps the control connection of a worker; ends with the runtime.
@@ -296,8 +304,7 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
     encode::command(&mut command, &["CONFIG", "GET", "proto-max-bulk-len"]);
     let asked = timeout(up.config().upstream.handshake_timeout, link.call(&command, 2)).await;
     let Ok(Ok(replies)) = asked else { return false };
-    up.control.on_replies(&replies);
-    if replies.iter().any(|reply| reply.starts_with(b"-BUSY ")) {
+    if up.control.on_replies(&replies) {
         up.control.limits_in.set(0); // not told: asked again at the next turn
         return true;
     }

@@ -155,15 +155,18 @@ impl Lanes {
         }
         up.shard.lanes_suspect.set(all.iter().filter(|lane| lane.is_suspect()).count() as u64);
         let idle = nanos(up.config().upstream.idle_timeout);
-        let busy = nanos(self.stuck_after(up, now));
+        let busy = nanos(stuck_after(up));
         let mut room = up.budget.limit(Use::Lane).saturating_sub(self.taken());
         let mut lanes = self.by_key.borrow_mut();
+        let owes = |lane: &Rc<Lane>, long: u64| lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= long);
+        if lanes.values().any(|lane| owes(lane, nanos(STUCK_AT_LEAST))) {
+            up.control.look(); // is it a script?
+        }
         let mut leaving = Vec::new();
         for lane in lanes.values().filter(|lane| lane.phase() == Phase::Ready) {
             // A suspect lane is left where another is better: the upstream has answered while it was silent.
             let alone = lane.is_suspect() && up.control.healthy_within(lane.silence(now));
-            let stuck = alone || lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= busy);
-            if stuck && room > 0 {
+            if (alone || owes(lane, busy)) && room > 0 {
                 room -= 1;
                 leaving.push(lane.key().clone());
             } else if lane.idle_for(now, idle) {
@@ -181,19 +184,6 @@ impl Lanes {
             lane.retire();
             lane
         }));
-    }
-
-    /// How long a lane owes a reply before it is left.
-    fn stuck_after(&self, up: &Upstreams, now: u64) -> Duration {
-        let owed = |lane: &Rc<Lane>| lane.oldest().is_some_and(|at| now.saturating_sub(at) >= nanos(STUCK_AT_LEAST));
-        if self.by_key.borrow().values().any(owed) {
-            up.control.look(); // is it a script?
-        }
-        // The server says -BUSY from its own threshold on; where that is lower it counts. What it is now may be unknown:
-        // changed by others a moment ago, or not for us to ask. Then its word counts.
-        let servers = Duration::from_millis(up.process.upstream_busy_millis());
-        let servers = if up.control.busy_within(BUSY_FOR) { Duration::ZERO } else { servers };
-        up.config().lane.busy_threshold.min(servers.max(STUCK_AT_LEAST))
     }
 
     /// Every lane that still exists, as it is now.
@@ -215,4 +205,13 @@ impl Lanes {
         let leaving = self.leaving.borrow();
         self.by_key.borrow().values().chain(self.big.borrow().values()).chain(leaving.iter()).cloned().collect()
     }
+}
+
+/// How long a lane owes a reply before it is left.
+fn stuck_after(up: &Upstreams) -> Duration {
+    // The server says -BUSY from its own threshold on; where that is lower it counts. What it is now may be unknown:
+    // changed by others a moment ago, or not for us to ask. Then its word counts.
+    let servers = Duration::from_millis(up.process.upstream_busy_millis());
+    let servers = if up.control.busy_within(BUSY_FOR) { Duration::ZERO } else { servers };
+    up.config().lane.busy_threshold.min(servers.max(STUCK_AT_LEAST))
 }

@@ -43,7 +43,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::support::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, pause};
+use crate::support::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 use parse::{Action, Arm, SendPiece, Transcript};
 use play::{Play, Split};
@@ -147,14 +147,10 @@ impl Stage {
     fn let_lanes_go(&self) {
         let Some(proxy) = &self.proxy else { return };
         let mut client = proxy.connect();
-        for _ in 0..2000 {
-            let lanes = client.ask("PROXY LANES").items;
-            if lanes.iter().all(|lane| lane.as_str().contains(" user=default ")) {
-                return;
-            }
-            pause(Duration::from_millis(1));
-        }
-        panic!("lanes of users that were deleted are still there");
+        eventually(Duration::from_secs(4), || {
+            let mut lanes = client.ask("PROXY LANES").items.into_iter().map(|lane| lane.as_str());
+            lanes.find(|lane| !lane.contains(" user=default ")).map_or(Ok(()), Err)
+        });
     }
 
     fn tail_of_log(&self) -> String {
