@@ -26,7 +26,7 @@ fn json(proxy: &Proxy, path: &str) -> Value {
 }
 
 /// Waits until the status has `wanted` at each place.
-fn becomes(proxy: &Proxy, wanted: &[(&str, Value)]) -> Value {
+fn status_becomes(proxy: &Proxy, wanted: &[(&str, Value)]) -> Value {
     eventually(PATIENCE, || {
         let status = json(proxy, "/status.json");
         let wrong: Vec<_> = wanted
@@ -61,7 +61,7 @@ fn the_status_is_what_is() {
     clients[0].ask("WATCH k");
     let mut refused = proxy.connect();
     assert!(refused.read_frame().is_error());
-    let status = becomes(
+    let status = status_becomes(
         &proxy,
         &[
             ("/state", "serving".into()),
@@ -86,7 +86,7 @@ fn the_status_is_what_is() {
     assert!(took("respmux_upstream_duration_seconds") <= took("respmux_command_duration_seconds"));
 
     redis.kill();
-    let away = becomes(&proxy, &[("/upstream/up", false.into()), ("/state", "serving".into())]);
+    let away = status_becomes(&proxy, &[("/upstream/up", false.into()), ("/state", "serving".into())]);
     assert_eq!(away["upstream"]["endpoint"], status["upstream"]["endpoint"]);
     eventually(PATIENCE, || {
         let seen = events(&json(&proxy, "/status.json"));

@@ -4,6 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::client::PATIENCE;
 use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 /// How late a deadline may fire here: 10 ms of the product's own, and what a busy machine adds.
@@ -51,7 +52,7 @@ fn a_thousand_clients_wait_on_a_thousand_keys() {
         }
         let took = began.elapsed();
         assert!(took < Duration::from_secs(5), "{took:?}");
-        eventually(Duration::from_secs(5), || {
+        eventually(PATIENCE, || {
             let folds = proxy.metric("respmux_blocking_folds", &[]);
             if folds == Some(0.0) { Ok(()) } else { Err(format!("{folds:?}")) }
         });
@@ -154,7 +155,7 @@ fn an_element_for_a_client_that_leaves_is_not_lost() {
         }
         direct.read_frame();
     }
-    eventually(Duration::from_secs(5), || {
+    eventually(PATIENCE, || {
         let left = direct.ask("LLEN q").as_int();
         if left + received == ROUNDS as i64 { Ok(()) } else { Err(format!("{received} received, {left} left")) }
     });
@@ -251,7 +252,7 @@ fn an_element_for_nobody_goes_back_where_it_was() {
             let before = proxy.metric("respmux_blocking_given_back_total", &[]).unwrap();
             let mut client = proxy.connect();
             client.send_command(&command.split(' ').collect::<Vec<_>>());
-            eventually(Duration::from_secs(5), || {
+            eventually(PATIENCE, || {
                 let blocked = redis.info("blocked_clients");
                 if blocked == 1 { Ok(()) } else { Err(blocked) }
             });
@@ -261,7 +262,7 @@ fn an_element_for_nobody_goes_back_where_it_was() {
             client.shut_write();
             client.expect_eof();
             pusher.read_frame();
-            eventually(Duration::from_secs(5), || {
+            eventually(PATIENCE, || {
                 let items = direct.ask(look).items;
                 let found = items.iter().map(|item| item.as_str()).collect::<Vec<_>>().join(" ");
                 if found == wanted { Ok(()) } else { Err(format!("{command}: {found:?} is left")) }
@@ -285,7 +286,7 @@ fn a_paused_server_survives_clients_that_leave() {
             let mut client = proxy.connect();
             direct.ask("CLIENT PAUSE 900 WRITE");
             client.send_command(&command.split(' ').collect::<Vec<_>>());
-            eventually(Duration::from_secs(5), || {
+            eventually(PATIENCE, || {
                 let list = direct.ask("CLIENT LIST").as_str();
                 if list.contains(" flags=b") { Ok(()) } else { Err(format!("{command}: nobody waits in\n{list}")) }
             });
@@ -311,7 +312,7 @@ fn a_lost_connection_closes_its_waiters_and_nobody_else() {
     first.send_command(&["BLPOP", "q", "0"]);
     second.send_command(&["BLPOP", "q", "0"]);
     until_blocked(&mut observer, 2);
-    eventually(Duration::from_secs(5), || {
+    eventually(PATIENCE, || {
         let blocked = redis.info("blocked_clients");
         if blocked == 1 { Ok(()) } else { Err(blocked) }
     });
@@ -354,7 +355,7 @@ fn blocked_clients_are_counted() {
     for (client, key) in clients.iter_mut().zip(["q", "q", "p"]) {
         client.send_command(&["BLPOP", key, "0"]);
     }
-    eventually(Duration::from_secs(5), || {
+    eventually(PATIENCE, || {
         let blocked = proxy.metric("respmux_client_connections", &[("state", "blocked")]);
         let armed = proxy.metric("respmux_blocking_waiters", &[("state", "armed")]);
         let polling = proxy.metric("respmux_blocking_waiters", &[("state", "polling")]);
@@ -367,7 +368,7 @@ fn blocked_clients_are_counted() {
         assert!(!client.read_frame().is_error());
     }
     // A reply may be read before it is counted.
-    eventually(Duration::from_secs(5), || match proxy.metric("respmux_commands_total", &[("cmd", "blpop")]) {
+    eventually(PATIENCE, || match proxy.metric("respmux_commands_total", &[("cmd", "blpop")]) {
         Some(3.0) => Ok(()),
         other => Err(format!("{other:?}")),
     });

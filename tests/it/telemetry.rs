@@ -3,13 +3,6 @@
 use crate::support::client::PATIENCE;
 use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, eventually};
 
-fn becomes(proxy: &Proxy, name: &str, wanted: f64) {
-    eventually(PATIENCE, || match proxy.metric(name, &[]) {
-        Some(value) if (value - wanted).abs() < 0.5 => Ok(()),
-        other => Err(format!("{name} is {other:?}, not {wanted}")),
-    });
-}
-
 #[test]
 fn connections_are_counted_as_they_are() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -18,13 +11,13 @@ fn connections_are_counted_as_they_are() {
         assert_eq!(proxy.http(path).unwrap().0, 200, "{path}");
     }
     assert_eq!(proxy.http("/nothing").unwrap().0, 404);
-    becomes(&proxy, "respmux_client_connections", 0.0);
+    proxy.becomes("respmux_client_connections", &[], |value| value == 0.0);
     let mut clients: Vec<_> = (0..7).map(|_| proxy.connect()).collect();
     for client in &mut clients {
         client.ask("PING");
     }
     clients[0].ask("WATCH k");
-    becomes(&proxy, "respmux_client_connections", 7.0);
+    proxy.becomes("respmux_client_connections", &[], |value| value == 7.0);
     // The gauge of the cap is the server's own count, without ours.
     eventually(PATIENCE, || {
         let counted = proxy.metric("respmux_upstream_connections", &[]).unwrap_or(-1.0);
@@ -36,7 +29,7 @@ fn connections_are_counted_as_they_are() {
         }
     });
     drop(clients);
-    becomes(&proxy, "respmux_client_connections", 0.0);
+    proxy.becomes("respmux_client_connections", &[], |value| value == 0.0);
 }
 
 /// Every line is one that Prometheus can read, and every family says what it is.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::{Configured, reload, two_servers};
+use crate::support::client::PATIENCE;
 use crate::support::{Flavour, RealRedis, eventually, pause};
 
 /// Reads `redis`' own count of clients.
@@ -109,17 +110,17 @@ fn subscriptions_and_blocked_pops_are_made_again_on_the_new_upstream() {
     assert_eq!(pattern.ask("PSUBSCRIBE n*").as_str(), "");
     popper.send(b"BLPOP queue 0\r\n");
     timed.send(b"BLPOP queue:timed 2\r\n");
-    eventually(Duration::from_secs(5), || match one.info("blocked_clients") {
+    eventually(PATIENCE, || match one.info("blocked_clients") {
         2 => Ok(()),
         other => Err(format!("{other} blocked")),
     });
     it.write(&two.url(), "");
     reload(&mut admin, "upstream.url");
-    eventually(Duration::from_secs(5), || match connections(&one) {
+    eventually(PATIENCE, || match connections(&one) {
         0 => Ok(()),
         left => Err(format!("{left} connections on the old upstream")),
     });
-    eventually(Duration::from_secs(5), || {
+    eventually(PATIENCE, || {
         let mut direct = two.connect();
         let (names, patterns) = (direct.ask("PUBSUB CHANNELS"), direct.ask("PUBSUB NUMPAT").as_int());
         if names.items.len() == 1 && patterns == 1 { Ok(()) } else { Err(format!("{names:?} {patterns}")) }
@@ -148,7 +149,7 @@ fn what_was_begun_on_the_old_upstream_ends_there() {
     assert_eq!(open.ask("MULTI").as_str(), "OK");
     assert_eq!(open.ask("SET where one").as_str(), "QUEUED");
     waiting.send(b"XREAD BLOCK 0 STREAMS s $\r\n");
-    eventually(Duration::from_secs(5), || match one.info("blocked_clients") {
+    eventually(PATIENCE, || match one.info("blocked_clients") {
         1 => Ok(()),
         other => Err(format!("{other} blocked")),
     });
@@ -161,7 +162,7 @@ fn what_was_begun_on_the_old_upstream_ends_there() {
     assert_eq!(waiting.read_frame().items.len(), 1);
     assert_eq!(waiting.ask("GET where").as_str(), "two");
     assert_eq!(one.connect().ask("GET where").as_str(), "one");
-    eventually(Duration::from_secs(5), || match connections(&one) {
+    eventually(PATIENCE, || match connections(&one) {
         0 => Ok(()),
         left => Err(format!("{left} connections on the old upstream")),
     });
@@ -174,7 +175,7 @@ fn a_client_that_leaves_a_wait_on_the_old_upstream_disturbs_nobody_on_the_new_on
     let it = Configured::start(&one, "");
     let (mut admin, mut waiting) = (it.proxy.connect(), it.proxy.connect());
     waiting.send(b"XREAD BLOCK 0 STREAMS s $\r\n");
-    eventually(Duration::from_secs(5), || match one.info("blocked_clients") {
+    eventually(PATIENCE, || match one.info("blocked_clients") {
         1 => Ok(()),
         other => Err(format!("{other} blocked")),
     });
@@ -182,7 +183,7 @@ fn a_client_that_leaves_a_wait_on_the_old_upstream_disturbs_nobody_on_the_new_on
     reload(&mut admin, "upstream.url");
     assert_eq!(admin.ask("SET k v").as_str(), "OK");
     drop(waiting);
-    eventually(Duration::from_secs(5), || match connections(&one) {
+    eventually(PATIENCE, || match connections(&one) {
         0 => Ok(()),
         left => Err(format!("{left} connections on the old upstream")),
     });

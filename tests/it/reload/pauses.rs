@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::{Configured, follow, has_caught_up, lines, two_servers};
+use crate::support::client::PATIENCE;
 use crate::support::{Flavour, RealRedis, eventually};
 
 #[test]
@@ -40,7 +41,7 @@ fn a_pause_waits_for_open_transactions_and_not_for_blocked_pops() {
     let it = Configured::start(&redis, "");
     let (mut admin, mut open, mut popper) = (it.proxy.connect(), it.proxy.connect(), it.proxy.connect());
     popper.send(b"BLPOP q 0\r\n");
-    eventually(Duration::from_secs(5), || match redis.info("blocked_clients") {
+    eventually(PATIENCE, || match redis.info("blocked_clients") {
         1 => Ok(()),
         other => Err(format!("{other} blocked")),
     });
@@ -50,7 +51,7 @@ fn a_pause_waits_for_open_transactions_and_not_for_blocked_pops() {
     assert_eq!(error, "ERR not paused, clients go on: after 150 ms 1 of them still had something under way");
     assert_eq!(it.metric("respmux_paused"), 0.0);
     admin.send(b"PROXY PAUSE 8000\r\n");
-    eventually(Duration::from_secs(5), || if it.metric("respmux_paused") == 1.0 { Ok(()) } else { Err("not yet") });
+    eventually(PATIENCE, || if it.metric("respmux_paused") == 1.0 { Ok(()) } else { Err("not yet") });
     admin.expect_nothing(Duration::from_millis(100));
     assert_eq!(open.ask("INCR k").as_str(), "QUEUED", "a transaction that has begun goes on");
     assert_eq!(open.ask("EXEC").items.len(), 2);

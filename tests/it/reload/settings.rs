@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::{Configured, lines, reload};
+use crate::support::client::PATIENCE;
 use crate::support::{Flavour, RealRedis, TestClient, eventually, pause};
 
 #[test]
@@ -32,9 +33,9 @@ fn a_reload_puts_limits_rights_and_lists_in_force_for_clients_that_are_connected
     assert_eq!(client.ask("KEYS *").items.len(), 0, "the list is empty again");
     it.write(&redis.url(), "");
     it.proxy.signal("HUP");
-    eventually(Duration::from_secs(5), || if admin.ask("PROXY HELP").is_error() { Err("still off") } else { Ok(()) });
+    eventually(PATIENCE, || if admin.ask("PROXY HELP").is_error() { Err("still off") } else { Ok(()) });
     // It is in force before the metrics say so.
-    eventually(Duration::from_secs(5), || if it.hash() == before { Ok(()) } else { Err("another name") });
+    eventually(PATIENCE, || if it.hash() == before { Ok(()) } else { Err("another name") });
     assert_eq!(it.proxy.metrics().matches("respmux_config_hash_info{").count(), 1);
 
     it.write(&redis.url(), "client.query_buffer_limit = '1MiB'\nclient.partial_timeout = '1s'\n");
@@ -55,9 +56,7 @@ fn logs_pools_and_times_change_too() {
     it.write(&redis.url(), "log.level = 'debug'\npool.idle_transaction_timeout = '200ms'\n");
     reload(&mut admin, "pool.idle_transaction_timeout, log.level");
     drop(it.proxy.connect());
-    eventually(Duration::from_secs(5), || {
-        if it.proxy.log().contains("client left") { Ok(()) } else { Err("no debug line") }
-    });
+    eventually(PATIENCE, || if it.proxy.log().contains("client left") { Ok(()) } else { Err("no debug line") });
     let mut idle = it.proxy.connect();
     assert_eq!(idle.ask("MULTI").as_str(), "OK");
     pause(Duration::from_millis(600));
@@ -105,7 +104,7 @@ fn a_bad_file_changes_nothing_and_says_where() {
     let (before, loaded) = (it.hash(), it.metric("respmux_config_last_reload_success_timestamp_seconds"));
     assert_eq!(it.metric("respmux_config_last_reload_successful"), 1.0);
     it.write_raw("workers = 2\nclient.max_connections = 3\nclient.max_conections = 3\n");
-    eventually(Duration::from_secs(5), || match it.metric("respmux_config_last_reload_successful") {
+    eventually(PATIENCE, || match it.metric("respmux_config_last_reload_successful") {
         0.0 => Ok(()),
         other => Err(format!("{other}")),
     });
@@ -122,11 +121,11 @@ fn a_bad_file_changes_nothing_and_says_where() {
     pause(Duration::from_millis(200));
     assert_eq!(admin.ask("PING").as_str(), "PONG");
     it.write(&redis.url(), "client.max_connections = 99\n");
-    eventually(Duration::from_secs(5), || match it.metric("respmux_client_connections_max") {
+    eventually(PATIENCE, || match it.metric("respmux_client_connections_max") {
         99.0 => Ok(()),
         other => Err(format!("{other}")),
     });
-    eventually(Duration::from_secs(5), || match it.metric("respmux_config_last_reload_successful") {
+    eventually(PATIENCE, || match it.metric("respmux_config_last_reload_successful") {
         1.0 => Ok(()),
         other => Err(format!("{other}")),
     });
@@ -189,7 +188,7 @@ fn the_swap_of_a_config_map_is_seen() {
     let options = crate::support::ProxyOptions { config: Some(file), ..Default::default() };
     let proxy = crate::support::Proxy::start(&redis, &options);
     version("two", "client.max_connections = 55\n");
-    eventually(Duration::from_secs(5), || match proxy.metric("respmux_client_connections_max", &[]) {
+    eventually(PATIENCE, || match proxy.metric("respmux_client_connections_max", &[]) {
         Some(55.0) => Ok(()),
         other => Err(format!("{other:?}")),
     });

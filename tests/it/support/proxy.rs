@@ -210,6 +210,15 @@ impl Proxy {
         metric_of(&self.metrics(), name, labels)
     }
 
+    /// Waits until the metric is as wanted. A figure that another task or thread publishes is never read only once.
+    #[track_caller]
+    pub(crate) fn becomes(&self, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) -> f64 {
+        eventually(PATIENCE, || match self.metric(name, labels) {
+            Some(value) if wanted(value) => Ok(value),
+            other => Err(format!("{name} {labels:?} is {other:?}")),
+        })
+    }
+
     /// What the process wrote to its standard output and standard error.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()

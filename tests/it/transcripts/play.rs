@@ -11,7 +11,7 @@ use super::parse::{Action, Arm, SendPiece, Step, Transcript};
 use super::pattern::{self, Captured, Outcome, Pattern};
 
 /// How long the next expected bytes may take.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Between the parts of a cut packet, so that the other side reads them apart. Expectations hold without it too.
 const BETWEEN_PARTS: Duration = Duration::from_micros(250);
 /// The same between single bytes.
