@@ -11,6 +11,7 @@
 #   make hostile  bad inputs, and every command without a login
 #   make identities  users that never share a connection, a million operations of clients that switch between them
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
+#   make suite-redis-py  redis-py's own test suite (REDIS_PY_SOURCE=a checkout of redis-py 5.2.1), direct and through respmux
 #   make jobs     RQ, Celery and BullMQ with workers that are killed, direct and through respmux
 #   make state    blocking pops, subscribers, transactions and their races, directly and through respmux
 #   make memory-wall     clients that do not read or do not finish, against a limit of 128 MiB
@@ -62,6 +63,9 @@ hostile: export HOSTILE_SEED := $(or $(HOSTILE_SEED),$(shell date +%s))
 # make suite: a checkout of Redis' repository at tag 7.0.15; tests/suite/run.py names further settings.
 export REDIS_SOURCE ?=
 
+# make suite-redis-py: a checkout of redis-py's repository at tag v5.2.1; tests/suite/redis_py.py names further settings.
+export REDIS_PY_SOURCE ?=
+
 # make jobs: how many jobs each system carries, and respmux' cap; tests/jobs/run.py names further settings.
 export JOBS ?= 10000
 export JOBS_CAP ?= 32
@@ -69,7 +73,7 @@ export JOBS_CAP ?= 32
 # make state: one scenario by its name; tests/state/main.rs names the settings.
 STATE_ARGS ?=
 
-.PHONY: run build demo test lint bench micro cost storm seeded state suite jobs memory-wall head-of-line static clean faults restarts reload rolling hostile identities fuzz sim audit deploy-check status-page prometheus scrape-cost metrics-cost
+.PHONY: run build demo test lint bench micro cost storm seeded state suite suite-redis-py jobs memory-wall head-of-line static clean faults restarts reload rolling hostile identities fuzz sim audit deploy-check status-page prometheus scrape-cost metrics-cost
 .PHONY: image deb handover
 
 build:
@@ -126,6 +130,10 @@ identities:
 suite: build
 	.ci/need redis-server=redis-server redis-cli=redis-tools tclsh=tcl python3=python3
 	tests/suite/run.py
+
+suite-redis-py: build
+	.ci/need redis-server=redis-server python3=python3
+	tests/suite/redis_py.py
 
 jobs: build
 	tests/jobs/run.sh
