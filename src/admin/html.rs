@@ -40,6 +40,13 @@ pub(super) fn plain(status: &Value) -> String {
     let up = if at("/upstream/up") == Value::Bool(true) { "answers" } else { "does not answer" };
     line("connections", format!("{}, cap {}", at("/upstream/connections"), at("/upstream/max")));
     line("upstream", format!("{} {up}", word(&at("/upstream/endpoint"))));
+    if let (Some(since), Some(now)) = (at("/upstream/away_since").as_f64(), at("/time").as_f64()) {
+        line("away for", format!("{:.0} s", (now - since).max(0.0)));
+    }
+    if let (Some(time), Some(now)) = (at("/upstream/last_error/time").as_f64(), at("/time").as_f64()) {
+        let ago = (now - time).max(0.0);
+        line("last error", format!("{} ({ago:.0} s ago)", word(&at("/upstream/last_error/text"))));
+    }
     line("commands/s", format!("{:.0}", number("/rates/commands")));
     let millis = |path: &str| format!("{:.3} ms", 1e3 * number(path));
     line("p50, p99", format!("{}, {}", millis("/latency/p50"), millis("/latency/p99")));

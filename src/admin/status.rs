@@ -110,6 +110,8 @@ fn upstream(telemetry: &Telemetry, now: u64) -> Value {
     json!({
         "endpoint": facts.endpoint(),
         "up": facts.upstream_up(),
+        "away_since": facts.upstream_away_since().map(seconds),
+        "last_error": facts.outage().last().map(|last| json!({ "time": seconds(last.at), "text": last.text })),
         "connections": UpstreamKind::ALL.iter().map(|kind| of_kind(*kind)).sum::<u64>(),
         "max": facts.upstream_max(),
         "kinds": kinds.collect::<Vec<_>>(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::connection::{Client, Closed};
+use crate::command::Op;
 use crate::telemetry::CloseReason;
 use crate::upstream::Standing;
 
@@ -18,6 +19,17 @@ pub(super) enum Admission {
     Unreachable,
     Unauthenticated,
     Admitted,
+}
+
+impl Admission {
+    /// For people.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Unasked | Self::Unreachable => "not known yet",
+            Self::Unauthenticated => "needed",
+            Self::Admitted => "done or not needed",
+        }
+    }
 }
 
 impl Client {
@@ -75,6 +87,11 @@ impl Client {
     pub(super) fn on_command_done(&mut self) -> Result<(), Closed> {
         let locked = self.profile.locked_at.get() != 0;
         if !locked || !matches!(self.admission, Admission::Unauthenticated | Admission::Unasked) {
+            return Ok(());
+        }
+        // Who watches an outage from this machine cannot log in meanwhile.
+        let is_proxy = self.up().table.spec(self.profile.command.get()).op == Op::Proxy;
+        if is_proxy && self.admission == Admission::Unasked && self.profile.is_of_this_machine() {
             return Ok(());
         }
         self.strikes += 1;

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::admission::Admission;
 use super::directory::Profile;
+use super::first_bytes::{begins_with, is_tls_hello};
 use super::parting::Pause;
 use super::request::{Request, Scanned};
 use super::seat::Hold;
@@ -318,7 +319,12 @@ impl Client {
         let mut at = 0;
         while at < data.len() {
             if self.admission == Admission::Unasked && !self.admit_if_known() {
-                return (at, Flow::Step(Step::Admit));
+                match begins_with(&data[at..], b"PROXY") {
+                    // PROXY asks itself, and not for long: it is for the time when nobody answers.
+                    Some(true) => {}
+                    Some(false) => return (at, Flow::Step(Step::Admit)),
+                    None => break,
+                }
             }
             if let Some(stall) = self.stalled() {
                 return (at, stall);
@@ -428,13 +434,7 @@ impl Client {
         RequestLimits {
             max_bulk: self.up().process.upstream_max_bulk(),
             max_args: 2_147_483_647,
-            authenticated: !matches!(self.admission, Admission::Unauthenticated),
+            authenticated: !matches!(self.admission, Admission::Unauthenticated | Admission::Unasked),
         }
     }
-}
-
-/// The first bytes of TLS, where a request should begin: its record type, then version 3.x. No server has a command
-/// that begins so.
-fn is_tls_hello(buf: &[u8]) -> bool {
-    matches!(buf, [0x16, 3, ..])
 }

@@ -47,6 +47,8 @@ impl Client {
     fn is_known_without_upstream(route: Route) -> bool {
         match route {
             Route::Quit | Route::Drop => true,
+            // It has rules of its own for that time.
+            Route::Local(Local::Proxy) => true,
             // The rest of a transaction of which the beginning was refused.
             Route::Local(Local::PoisonedExec | Local::PoisonedDiscard) | Route::Refuse(Refusal::Poisoned) => true,
             _ => false,

@@ -19,6 +19,7 @@ mod dispatch;
 mod error_reply;
 mod exchange;
 mod explain;
+mod first_bytes;
 mod held;
 mod hello;
 mod local;

@@ -61,8 +61,9 @@ pub(super) const KEYS: &[Key] = &[
         "client.proxy_commands",
         "true",
         Kind::Switch,
-        "Answer PROXY, of which PROXY HELP lists the subcommands. Never for clients that have not logged in where \
-         the upstream wants a login.",
+        "Answer PROXY, of which PROXY HELP lists the subcommands. Clients that have not logged in where the \
+         upstream wants a login get HELP, WHOAMI and EXPLAIN only; while the upstream cannot be asked, clients of this \
+         machine may read the rest, too.",
     ),
     optional(
         "client.max_per_source",

@@ -17,11 +17,10 @@ use super::open::{connect, resolve};
 use super::peers::Peers;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
-use super::trouble::Trouble;
 use super::{Link, Owned, Permit, Rate, Socket, now, since};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
-use crate::telemetry::{CircuitState, ConnectError, NameLookup, Shard, UpstreamKind};
+use crate::telemetry::{CircuitState, ConnectError, NameLookup, ProcessFacts, Shard, UpstreamKind};
 
 /// Why no link could be opened. Nothing of any client was written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,14 +49,14 @@ enum Stage {
 /// Opens the links of one worker. Attempts share one back-off (the upstream is one) and one rate limit.
 pub struct Dialer {
     pub(super) config: RefCell<Rc<Config>>,
-    shard: Arc<Shard>,
+    pub(super) shard: Arc<Shard>,
+    pub(super) process: Arc<ProcessFacts>,
     worker: usize,
     serial: Cell<u64>,
     /// How often all connections were told to move.
     pub(super) generation: Cell<u64>,
     pub(super) circuit: RefCell<Circuit>,
     pub(super) refused: Refusals,
-    pub(super) trouble: Trouble,
     pub(super) rate: RefCell<Rate>,
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
@@ -71,19 +70,26 @@ pub type Dialed = Result<Link, (DialError, Permit)>;
 impl Dialer {
     /// A dialer for worker number `worker`. `tls` is there if the upstream speaks it.
     #[must_use]
-    pub fn new(config: Rc<Config>, shard: Arc<Shard>, worker: usize, owned: Owned, tls: Option<ClientTls>) -> Self {
+    pub fn new(
+        config: Rc<Config>,
+        shard: Arc<Shard>,
+        process: Arc<ProcessFacts>,
+        worker: usize,
+        owned: Owned,
+        tls: Option<ClientTls>,
+    ) -> Self {
         let rate = connect_rate(&config);
         let circuit = Circuit::new(&config.upstream);
         shard.circuit[circuit.state()].set(1);
         Self {
             config: RefCell::new(config),
             shard,
+            process,
             worker,
             serial: Cell::new(0),
             generation: Cell::new(0),
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
-            trouble: Trouble::default(),
             rate: RefCell::new(Rate::new(rate, rate)),
             credentials: RefCell::default(),
             owned,
@@ -101,7 +107,7 @@ impl Dialer {
         }
     }
 
-    fn config(&self) -> Rc<Config> {
+    pub(super) fn config(&self) -> Rc<Config> {
         Rc::clone(&self.config.borrow())
     }
 
@@ -146,14 +152,15 @@ impl Dialer {
     /// Commands were answered since the last look.
     pub fn on_service(&self) {
         if self.circuit.borrow_mut().on_service(now()) {
-            tracing::info!(worker = self.worker, "upstream is in service again; the pauses between connects are short");
+            let upstream = self.process.endpoint();
+            tracing::debug!(worker = self.worker, upstream, "in service again: the pauses between connects are short");
         }
     }
 
     /// A connection ended that stood since `ready` and had served nobody: the same to the back-off as one that could
     /// not be made.
     pub fn on_unproven_loss(&self, ready: Instant, reason: &str) {
-        self.trouble.note(reason);
+        self.note_trouble(reason);
         self.on_failure(ready, Failure::Silent, reason);
     }
 
@@ -225,7 +232,7 @@ impl Dialer {
             Ok(_) => self.shard.upstream_connected(kind, since(started)),
             Err((error, _)) => {
                 self.shard.upstream_failed(kind, error.cause());
-                self.trouble.note(&error.to_string());
+                self.note_trouble(&error.to_string());
             }
         }
         match &result {
@@ -233,13 +240,13 @@ impl Dialer {
             Err((DialError::Identity(text), _)) => {
                 self.on_connected();
                 if configured_login && let Ok(Some(login)) = configured(settings) {
-                    self.refused.on_refused(login, text, settings);
+                    self.on_login_refused(login, text);
                 }
             }
             Ok(_) => {
                 self.on_connected();
                 if configured_login {
-                    self.refused.on_accepted();
+                    self.on_login_accepted();
                 }
             }
             Err((DialError::State(_), _)) => self.on_connected(),
@@ -345,45 +352,6 @@ impl Dialer {
         }
         link.key = key.clone();
         Ok(())
-    }
-
-    fn on_connected(&self) {
-        let failures = self.circuit.borrow().failures();
-        if failures > 0 {
-            tracing::info!(worker = self.worker, failures, "upstream takes connections again");
-        }
-        self.moved(Circuit::on_connected);
-    }
-
-    fn on_failure(&self, began: Instant, why: Failure, reason: &str) {
-        let now = now();
-        let pause = self.moved(|circuit| circuit.on_failure(began, now, why, fastrand::f64()));
-        let failures = self.circuit.borrow().failures();
-        if let Some(pause) = pause
-            && (failures.is_power_of_two() || failures == 0)
-        {
-            let pause = pause.as_millis();
-            tracing::warn!(worker = self.worker, failures, reason, pause_ms = pause, "upstream connect failed");
-        }
-    }
-
-    /// Runs `change` and shows the state that the circuit is in then.
-    pub(super) fn moved<R>(&self, change: impl FnOnce(&mut Circuit) -> R) -> R {
-        let mut circuit = self.circuit.borrow_mut();
-        let before = circuit.state();
-        let result = change(&mut circuit);
-        let after = circuit.state();
-        if before != after {
-            self.shard.circuit[before].sub(1);
-            self.shard.circuit[after].add(1);
-            if after == CircuitState::Open && before == CircuitState::Closed {
-                self.shard.circuit_opened.inc();
-                tracing::error!(worker = self.worker, "circuit open: commands are answered without waiting");
-            } else if after == CircuitState::Closed {
-                tracing::info!(worker = self.worker, "circuit closed: commands go to the upstream");
-            }
-        }
-        result
     }
 
     /// Token bucket over all connects of this worker: a restart of the upstream must not meet a storm.

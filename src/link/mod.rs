@@ -35,7 +35,6 @@ pub use rate::Rate;
 pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};
 pub use tls::{ClientTls, Material, Tls, client_config, server_config};
-pub use trouble::LastError;
 
 use std::io;
 use std::pin::Pin;

@@ -14,6 +14,7 @@ struct Refusal {
     login: Credentials,
     text: Vec<u8>,
     step: Duration,
+    times: u32,
     until: Instant,
     look_at: Instant,
 }
@@ -41,17 +42,19 @@ impl Refusals {
         Some(refusal.text.clone())
     }
 
-    /// The upstream refused `login` with these words.
-    pub(super) fn on_refused(&self, login: Credentials, text: &[u8], settings: &Upstream) {
+    /// The upstream refused `login` with these words: how often in a row, and how long it is left alone.
+    pub(super) fn on_refused(&self, login: Credentials, text: &[u8], settings: &Upstream) -> (u32, Duration) {
         let mut refusal = self.0.borrow_mut();
-        let before = refusal.as_ref().filter(|refusal| refusal.login == login).map(|refusal| refusal.step);
-        let step = before.map_or(settings.auth_backoff_min, |step| (step * 2).min(settings.auth_backoff_max));
+        let before = refusal.as_ref().filter(|refusal| refusal.login == login);
+        let times = before.map_or(0, |refusal| refusal.times).saturating_add(1);
+        let step = before
+            .map(|refusal| refusal.step)
+            .map_or(settings.auth_backoff_min, |step| (step * 2).min(settings.auth_backoff_max));
         let pause = step.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let (reason, pause_s) = (String::from_utf8_lossy(text), pause.as_secs());
-        tracing::error!(%reason, pause_s, "upstream refused the configured login");
         let now = super::now();
         let (until, look_at) = (now + pause, now + LOOK_AT_SECRET);
-        *refusal = Some(Refusal { login, text: text.to_vec(), step, until, look_at });
+        *refusal = Some(Refusal { login, text: text.to_vec(), step, times, until, look_at });
+        (times, pause)
     }
 
     /// It takes it now.

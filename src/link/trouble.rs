@@ -1,22 +1,12 @@
-//! What went wrong last on the way to the upstream, for people.
+//! What went wrong last on the way to the upstream, for people: said once for the process, and
+//! always with the upstream's address.
 
-use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use super::{Dialer, now, since};
-use crate::telemetry::CircuitState;
-
-/// Characters of a text that are kept: it may be the upstream's own.
-const KEPT: usize = 200;
-
-/// The last failed connect of a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastError {
-    /// Why, in the operating system's or the upstream's words.
-    pub text: String,
-    /// How long ago.
-    pub age: Duration,
-}
+use super::circuit::{Circuit, Failure};
+use super::handshake::Credentials;
+use super::{Dialer, now};
+use crate::telemetry::{CircuitState, unix_millis};
 
 impl Dialer {
     /// The state of the circuit.
@@ -25,24 +15,78 @@ impl Dialer {
         self.circuit.borrow().state()
     }
 
-    /// What went wrong last.
-    #[must_use]
-    pub fn last_error(&self) -> Option<LastError> {
-        self.trouble.last()
+    pub(super) fn note_trouble(&self, text: &str) {
+        self.process.outage().note(unix_millis(), text);
+    }
+
+    pub(super) fn on_connected(&self) {
+        if let Some(away) = self.process.outage().on_connected(unix_millis()) {
+            let (upstream, away_ms) = (self.process.endpoint(), millis(away));
+            tracing::info!(upstream, away_ms, "the upstream takes connections again");
+        }
+        self.moved(Circuit::on_connected);
+    }
+
+    pub(super) fn on_failure(&self, began: Instant, why: Failure, reason: &str) {
+        let now = now();
+        let pause = self.moved(|circuit| circuit.on_failure(began, now, why, fastrand::f64()));
+        let failures = self.circuit.borrow().failures();
+        if let Some(pause) = pause
+            && self.process.outage().on_failure(unix_millis(), failures, reason)
+        {
+            let (upstream, pause_ms) = (self.process.endpoint(), millis(pause));
+            tracing::warn!(upstream, reason, failures, pause_ms, "cannot connect to the upstream");
+        }
+    }
+
+    pub(super) fn on_login_refused(&self, login: Credentials, text: &[u8]) {
+        let (times, pause) = self.refused.on_refused(login, text, &self.config().upstream);
+        if self.process.outage().on_login_refused(times) {
+            let (upstream, reason, pause_s) = (self.process.endpoint(), String::from_utf8_lossy(text), pause.as_secs());
+            tracing::error!(upstream, %reason, pause_s, "the upstream refused the configured login");
+        }
+    }
+
+    pub(super) fn on_login_accepted(&self) {
+        self.refused.on_accepted();
+        if self.process.outage().on_login_accepted() {
+            tracing::info!(upstream = self.process.endpoint(), "the upstream takes the configured login now");
+        }
+    }
+
+    /// Runs `change` and shows the state that the circuit is in then.
+    pub(super) fn moved<R>(&self, change: impl FnOnce(&mut Circuit) -> R) -> R {
+        let mut circuit = self.circuit.borrow_mut();
+        let before = circuit.state();
+        let result = change(&mut circuit);
+        let after = circuit.state();
+        if before != after {
+            self.shard.circuit[before].sub(1);
+            self.shard.circuit[after].add(1);
+            if after == CircuitState::Open && before == CircuitState::Closed {
+                self.shard.circuit_opened.inc();
+                self.on_circuit_open();
+            } else if after == CircuitState::Closed && self.process.outage().on_circuit_closed() {
+                let upstream = self.process.endpoint();
+                tracing::info!(upstream, "circuit closed: commands go to the upstream");
+            }
+        }
+        result
+    }
+
+    fn on_circuit_open(&self) {
+        if self.process.outage().on_circuit_open() {
+            let upstream = self.process.endpoint();
+            let reason = self.process.outage().last().map_or_else(String::new, |last| last.text);
+            tracing::error!(
+                upstream,
+                reason,
+                "circuit open: clients get -LOADING at once until the upstream takes a connection"
+            );
+        }
     }
 }
 
-/// Remembers it.
-#[derive(Debug, Default)]
-pub(super) struct Trouble(RefCell<Option<(Instant, String)>>);
-
-impl Trouble {
-    pub(super) fn note(&self, text: &str) {
-        let text = text.chars().take(KEPT).collect();
-        *self.0.borrow_mut() = Some((now(), text));
-    }
-
-    pub(super) fn last(&self) -> Option<LastError> {
-        self.0.borrow().as_ref().map(|(at, text)| LastError { text: text.clone(), age: since(*at) })
-    }
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -66,7 +66,8 @@ pub fn route(table: &CommandTable, lookup: Lookup, facts: Facts, args: &impl Arg
         Op::CrossProtocol => return Route::Drop,
         _ => {}
     }
-    if !facts.authenticated && !matches!(op, Op::Auth | Op::Hello | Op::Reset) {
+    // Parts of PROXY are for everybody; it looks itself.
+    if !facts.authenticated && !matches!(op, Op::Auth | Op::Hello | Op::Reset | Op::Proxy) {
         return Route::Refuse(Refusal::NotAuthenticated);
     }
     // Before the arity, which a server may know better than the table.

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::cells::Each;
 use super::log_count::LogCounts;
 use super::memory::Total;
+use super::outage::Outage;
 use super::reasons::{LogLevel, ReloadResult, TlsSide, UpstreamKind};
 
 /// `proto-max-bulk-len` of a server that was not told otherwise, bytes.
@@ -26,6 +27,7 @@ pub struct ProcessFacts {
     upstream_up: AtomicBool,
     /// When that changed last, unix time in milliseconds; 0 is never.
     upstream_changed: AtomicU64,
+    outage: Outage,
     upstream_busy_millis: AtomicU64,
     upstream_max_bulk: AtomicU64,
     client_max: AtomicU64,
@@ -66,6 +68,7 @@ impl ProcessFacts {
             draining: AtomicBool::new(false),
             upstream_up: AtomicBool::new(false),
             upstream_changed: AtomicU64::new(0),
+            outage: Outage::default(),
             upstream_busy_millis: AtomicU64::new(u64::MAX),
             upstream_max_bulk: AtomicU64::new(MAX_BULK),
             client_max: AtomicU64::new(0),
@@ -114,7 +117,11 @@ impl ProcessFacts {
 
     /// A configuration was read again and is in force now, but for the keys `pending_restart`. As [`ProcessFacts::new`].
     pub fn set_loaded(&self, endpoint: &str, config_sha256: impl Into<String>, pending_restart: Vec<&'static str>) {
-        *self.running() = Running::new(endpoint, config_sha256.into(), pending_restart);
+        let running = Running::new(endpoint, config_sha256.into(), pending_restart);
+        let before = std::mem::replace(&mut *self.running(), running);
+        if before.endpoint != self.endpoint() {
+            self.outage.forget();
+        }
         self.last_load_good.store(true, Relaxed);
         self.loaded_unix_millis.store(unix_millis(), Relaxed);
     }
@@ -183,6 +190,20 @@ impl ProcessFacts {
     /// When the upstream was found to be there, or away, last: unix time in milliseconds; 0 before the first time.
     pub fn upstream_changed(&self) -> u64 {
         self.upstream_changed.load(Relaxed)
+    }
+
+    /// What went wrong on the way to the upstream.
+    pub fn outage(&self) -> &Outage {
+        &self.outage
+    }
+
+    /// Since when the upstream is away, if it is: unix time in milliseconds; the start of the process if it never answered.
+    pub fn upstream_away_since(&self) -> Option<u64> {
+        let since = match self.upstream_changed() {
+            0 => self.started_unix_millis,
+            changed => changed,
+        };
+        (!self.upstream_up()).then_some(since)
     }
 
     /// Whether the upstream answered its last health check; false before the first.

@@ -20,6 +20,7 @@ pub mod lately;
 pub mod log;
 pub mod log_count;
 pub mod memory;
+pub mod outage;
 pub mod reading;
 pub mod reasons;
 mod registry;
@@ -35,6 +36,7 @@ pub use lately::{Lately, Point};
 pub use log_count::{LogCount, LogCounts};
 pub use memory::{Pressure, Total};
 pub use metrics_process::collector::{Metrics as ProcessNumbers, collect as process_numbers};
+pub use outage::{Met, Outage, UpstreamError};
 pub use reading::{Durations, Reading};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, HandoffResult,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::resp::connect;
+use super::resp::{Connection, connect};
 use crate::config::{Endpoint, Secret};
 use crate::resp::encode;
 
@@ -27,7 +27,25 @@ pub(crate) struct Target {
 pub(crate) fn ping(target: &Target, patience: Duration) -> Result<Duration, String> {
     let start = Instant::now();
     let stream = connect(&target.endpoint, patience)?;
-    converse(stream, target).map(|()| start.elapsed())
+    match converse(stream, target) {
+        Ok(()) => Ok(start.elapsed()),
+        Err(error) => Err(match reason(target, patience) {
+            Some(reason) => format!("{error}\n{reason}"),
+            None => error,
+        }),
+    }
+}
+
+/// What a proxy says of its upstream, if that is away and the proxy tells.
+fn reason(target: &Target, patience: Duration) -> Option<String> {
+    let mut connection = Connection::anonymous(target, patience).ok()?;
+    let info = connection.ask(&["PROXY", "INFO", "upstreams"]).ok()?;
+    let text = String::from_utf8_lossy(info.as_text()?).into_owned();
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("");
+    let (upstream, seconds, error) = (field("upstream"), field("upstream_away_seconds"), field("upstream_last_error"));
+    let why = if error.is_empty() { "it has not answered yet" } else { error };
+    (field("upstream_up") == "0")
+        .then(|| format!("respmux answers; its upstream {upstream} has been away for {seconds} s: {why}"))
 }
 
 fn converse(stream: impl Read + Write, target: &Target) -> Result<(), String> {

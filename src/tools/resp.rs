@@ -56,19 +56,32 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects and logs in, if the target has a password.
+    /// Connects and logs in, if the target has a password. While the upstream cannot be asked about a login, the
+    /// connection does without: a proxy answers callers of its own machine all the same.
     ///
     /// # Errors
     /// Says what failed, never with the password in it.
     pub(super) fn open(target: &Target, patience: Duration) -> Result<Self, String> {
-        let mut connection = Self { stream: connect(&target.endpoint, patience)?, received: Vec::new() };
-        if let Some(password) = &target.password {
-            let mut words: Vec<&[u8]> = vec![b"AUTH"];
-            words.extend(target.username.as_ref().map(String::as_bytes));
-            words.push(password.expose());
-            connection.ask(&words)?;
+        let Some(password) = &target.password else { return Self::anonymous(target, patience) };
+        let mut connection = Self::anonymous(target, patience / 2)?;
+        let mut words: Vec<&[u8]> = vec![b"AUTH"];
+        words.extend(target.username.as_ref().map(String::as_bytes));
+        words.push(password.expose());
+        let sent = std::time::Instant::now();
+        match connection.ask(&words) {
+            Ok(_) => Ok(connection),
+            // In time it is somebody's answer.
+            Err(error) if !error.starts_with("LOADING") && sent.elapsed() < patience / 2 => Err(error),
+            Err(_) => Self::anonymous(target, patience),
         }
-        Ok(connection)
+    }
+
+    /// Connects without a login.
+    ///
+    /// # Errors
+    /// Says what failed.
+    pub(super) fn anonymous(target: &Target, patience: Duration) -> Result<Self, String> {
+        Ok(Self { stream: connect(&target.endpoint, patience)?, received: Vec::new() })
     }
 
     /// One question and its answer.

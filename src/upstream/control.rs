@@ -14,7 +14,7 @@ use super::Upstreams;
 use crate::link::{Link, Use, decoded};
 use crate::resp::encode;
 use crate::session::{Flavour, Identity, RouteKey};
-use crate::telemetry::UpstreamCloseReason;
+use crate::telemetry::{Met, UpstreamCloseReason};
 
 /// Jobs that may wait.
 const MAX_JOBS: usize = 1024;
@@ -333,9 +333,17 @@ async fn learn(up: &Upstreams, link: &mut Link) -> bool {
         Flavour { valkey: valkey.is_some(), major: parts.next().unwrap_or(0), minor: parts.next().unwrap_or(0) };
     up.control.flavour.set(flavour);
     let run_id = field("run_id").unwrap_or_default().as_bytes().to_vec();
+    let (name, upstream) = (if valkey.is_some() { "valkey" } else { "redis" }, up.process.endpoint());
+    match up.process.outage().on_met(&run_id) {
+        Met::First => tracing::info!(upstream, "connected to {name} {version}"),
+        Met::Another => tracing::warn!(
+            upstream,
+            "connected to {name} {version}: the upstream was restarted or replaced (its run_id changed)"
+        ),
+        Met::Known => {}
+    }
     let before = up.control.run_id.replace(run_id.clone());
     if !before.is_empty() && before != run_id {
-        tracing::warn!(worker = up.worker, "the upstream was restarted or replaced (its run_id changed)");
         up.on_upstream_lost();
     }
     true

@@ -16,6 +16,7 @@ mod memory;
 mod observe;
 mod outbox;
 mod pace;
+mod permissions;
 mod pool;
 mod pubsub;
 mod report;
@@ -44,6 +45,7 @@ pub(crate) use lane::{LaneReport, NOT_EXECUTED, Owner, Part, TOO_LATE, recounted
 pub use lanes::{Full, Lanes};
 pub use memory::{Charge, Memory};
 pub use outbox::{Answer, Outbox, Wants};
+pub use permissions::{Permission, Permissions, Twin};
 pub use pool::{Lease, LendError, Pool, Return};
 pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
 pub(crate) use report::Report;
@@ -98,6 +100,7 @@ pub struct Upstreams {
     pub control: Control,
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
+    pub permissions: Permissions,
     pub demotion: Demotion,
     pub folds: Folds,
     pub big_replies: BigReplies,
@@ -135,7 +138,8 @@ impl Upstreams {
     pub fn new(parts: Parts) -> Rc<Self> {
         let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
         let rules = Rules::new(&config, Arc::clone(&table));
-        let dialer = Dialer::new(Rc::clone(&rules.config), Arc::clone(&shard), worker, owned.clone(), tls);
+        let dialer =
+            Dialer::new(Rc::clone(&rules.config), Arc::clone(&shard), Arc::clone(&process), worker, owned.clone(), tls);
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
         let slowlog = slowlog::Slowlog::new(&config.slowlog, worker, config.workers);
@@ -162,6 +166,7 @@ impl Upstreams {
             control: Control::default(),
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
+            permissions: Permissions::default(),
             demotion: Demotion::default(),
             folds: Folds::default(),
             big_replies: BigReplies::default(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Upstreams;
 use super::lane::LaneReport;
-use crate::link::{LastError, Use};
+use crate::link::Use;
 use crate::session::Flavour;
 use crate::telemetry::reasons::{BufferKind, ClientState, ErrorCode, Label, Origin, PinReason, RefuseReason};
 use crate::telemetry::{CircuitState, ConnectError, Reading, UpstreamKind};
@@ -35,7 +35,6 @@ pub(crate) struct Report {
     pub connect_errors: Counts,
     pub opened: u64,
     pub circuit: CircuitState,
-    pub last_error: Option<LastError>,
     pub flavour: Flavour,
     /// Bytes of buffers.
     pub buffered: Counts,
@@ -89,7 +88,6 @@ impl Upstreams {
             connect_errors: counts(|error: ConnectError| shard.upstream_connect_errors[error].value()),
             opened: UpstreamKind::ALL.iter().map(|kind| shard.upstream_opened[*kind].value()).sum(),
             circuit: self.dialer.circuit(),
-            last_error: self.dialer.last_error(),
             flavour: self.control.flavour(),
             buffered: counts(|kind: BufferKind| shard.buffered[kind].value()),
             errors: errors(Origin::Proxy).chain(errors(Origin::Upstream)).collect(),

@@ -28,6 +28,7 @@ mod integrity;
 mod limits;
 mod login;
 mod ordering;
+mod outage;
 mod policy;
 mod protocol_errors;
 mod proxy_admin;

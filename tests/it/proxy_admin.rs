@@ -117,7 +117,9 @@ fn clients_are_chosen_ordered_and_killed() {
     assert_eq!(lines(&mut client, &format!("PROXY CLIENTS ID {id} 7")), by_address);
     assert_eq!(lines(&mut client, "PROXY CLIENTS USER nobody").len(), 0);
 
-    assert_eq!(client.ask("PROXY KILL 7").as_int(), 0);
+    for nobody in ["7", "foo", "127.0.0.1:1", "-1", "99999999999999999999", ""] {
+        assert_eq!(client.call(&["PROXY", "KILL", nobody]).as_str(), "ERR No such client", "{nobody}");
+    }
     assert_eq!(client.ask(&format!("PROXY KILL {address}")).as_int(), 1);
     busy.expect_eof();
     let watcher_id = field(&pinned[0], "id");
@@ -281,6 +283,8 @@ fn settings_are_shown_with_their_origin_and_never_a_secret() {
     let found = client.ask("PROXY CONFIG GET upstream.url");
     assert_eq!((found.kind, found.items[1].kind), (b'%', b'%'), "{found:?}");
     assert_eq!(client.ask("PROXY CONFIG GET no.such").items.len(), 0);
+    assert_eq!(client.ask("PROXY CONFIG").items.len(), client.ask("PROXY CONFIG LIST").items.len());
+    assert!(!client.ask("PROXY SLOWLOG").is_error());
     let everything = format!("{found:?}{:?}{:?}", client.ask("PROXY CONFIG GET *"), client.ask("PROXY CONFIG LIST"));
     assert!(everything.contains("slowlog.threshold") && everything.contains("***"), "{everything}");
     assert!(!everything.contains("s3same"), "{everything}");

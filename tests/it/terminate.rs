@@ -151,8 +151,11 @@ fn an_open_default_user_and_rights_to_proxy() {
     assert!(client.ask("AUTH x").as_str().starts_with("ERR AUTH <password> called without any password"));
     assert!(!client.ask("PROXY WHOAMI").is_error());
     assert_eq!(client.ask("AUTH app new").as_str(), "OK");
-    for line in ["PROXY WHOAMI", "PROXY CLIENTS", "PROXY HELP"] {
+    for line in ["PROXY INFO", "PROXY CLIENTS", "PROXY DRAIN"] {
         assert!(client.ask(line).as_str().starts_with("NOPERM"), "{line}");
+    }
+    for line in ["PROXY WHOAMI", "PROXY HELP", "PROXY EXPLAIN GET k"] {
+        assert!(!client.ask(line).is_error(), "{line} needs no right");
     }
     assert_eq!(client.ask("FLUSHALL").as_str(), "OK", "commands.deny is empty");
 }

@@ -143,8 +143,11 @@
   const upstream = (s) => {
     const up = s.upstream, circuit = up.circuit;
     get("up").className = "dot " + (up.up ? "" : "bad");
-    put(get("up-text"), up.up ? "answers" : "no answer");
+    const moment = (t) => (s.time - t < 86400 ? clock(t) : day(t) + " " + clock(t));
+    put(get("up-text"), up.up ? "answers" : "no answer since " + moment(up.away_since) + " (" + age(Math.max(0, s.time - up.away_since)) + ")");
     get("up-text").className = up.up ? "ok" : "bad-text";
+    get("last-error-row").hidden = !known(up.last_error);
+    put(get("last-error"), known(up.last_error) ? up.last_error.text + " (" + moment(up.last_error.time) + ")" : "");
     const open = circuit.open + circuit.half_open, all = open + circuit.closed;
     put(get("circuit"), open === 0 ? "closed" : circuit.half_open === open ? "one attempt at a time" : "open at " + open + " of " + all + " workers");
     get("circuit").className = open === 0 ? "ok" : "bad-text";

@@ -8,6 +8,7 @@ use super::selection::Selection;
 use super::{Answer, Answered};
 use crate::client::connection::{Client, Closed};
 use crate::client::directory::{Line, Transport};
+use crate::client::error_reply;
 use crate::client::peers::Peers;
 use crate::client::request::Request;
 use crate::command::CommandTable;
@@ -26,6 +27,10 @@ impl Client {
     pub(super) async fn proxy_kill(&mut self, request: &Request) -> Result<(), Closed> {
         let shared = Rc::clone(&self.shared);
         let lines = shared.peers.chosen(&Selection::one(request.nth(2))).await;
+        if lines.is_empty() {
+            self.reply_error(error_reply::NO_SUCH_CLIENT);
+            return Ok(());
+        }
         let ids: Vec<u64> = lines.iter().map(|line| line.id).collect();
         for line in &lines {
             tracing::info!(id = line.id, addr = line.addr, by = self.outbox().id(), "client killed by PROXY KILL");

@@ -12,8 +12,8 @@ use crate::router::Args;
 
 /// PROXY CONFIG GET and LIST. `resp` is the client's protocol.
 pub(super) fn answer(settings: &ShownSettings, request: &Request, resp: u8) -> Answered {
-    if token_is(request.nth(2), "LIST") {
-        if request.count() != 3 {
+    if request.count() == 2 || token_is(request.nth(2), "LIST") {
+        if request.count() > 3 {
             return Err(error_reply::wrong_arity("proxy|config|list"));
         }
         let line = |setting: &ShownSetting| format!("{} = {:?}  # {}", setting.key, setting.value, setting.origin);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::counters::{Totals, micros};
-use super::servers::{circuit, flavour, version};
+use super::servers::{self, circuit, flavour, version};
 use crate::client::request::Request;
 use crate::command::token_is;
 use crate::router::Args;
@@ -102,6 +102,9 @@ fn upstreams(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
     let (name, version) = version(flavour(reports));
     lines.put("upstream", up.process.endpoint());
     lines.put("upstream_up", u8::from(up.process.upstream_up()));
+    let (away, error) = servers::trouble(&up.process);
+    lines.put("upstream_away_seconds", away);
+    lines.put("upstream_last_error", error.map_or_else(String::new, |(_, text)| text.replace(['\r', '\n'], " ")));
     lines.put("upstream_flavour", name);
     lines.put("upstream_version", version);
     lines.put("upstream_circuit", circuit(reports).label());

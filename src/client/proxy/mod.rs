@@ -2,6 +2,7 @@
 //! a list of lines of `name=value` as CLIENT LIST has them, or a map where a program wants the parts; redis-cli shows all
 //! of them readably in either protocol.
 
+mod access;
 mod clients;
 mod config;
 mod counters;
@@ -17,6 +18,9 @@ pub(super) use selection::Selection;
 
 use bytes::BytesMut;
 
+use access::Access;
+
+use super::admission::Admission;
 use super::connection::{Client, Closed};
 use super::error_reply;
 use super::explain::{Tail, explain};
@@ -25,9 +29,8 @@ use super::wish::Wish;
 use crate::command::token_is;
 use crate::config::ProxyRight;
 use crate::resp::encode;
-use crate::router::{Args, Held, route};
+use crate::router::{Args, Held, Refusal, route};
 use crate::session::Resp;
-use crate::telemetry::RefuseReason;
 
 const HELP: &[&str] = &[
     "PROXY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
@@ -45,7 +48,7 @@ const HELP: &[&str] = &[
     "      At most so many; without it all, of whom there are at most client.max_connections.",
     "CONFIG GET <pattern> [<pattern> ...]",
     "    Return the settings with such names: for each its value and where it was given.",
-    "CONFIG LIST",
+    "CONFIG [LIST]",
     "    Return all settings as lines.",
     "DRAIN",
     "    Let every client finish what it does, then end the process, as SIGTERM does.",
@@ -59,7 +62,7 @@ const HELP: &[&str] = &[
     "    Return what there is to know as INFO does. Sections are: server, clients, upstreams, pools, commands, errors,",
     "    memory.",
     "KILL (<id>|<ip:port>)",
-    "    Close this client. Return how many were closed.",
+    "    Close this client. Return how many were closed; an error if there is none.",
     "LANES",
     "    Return one line for each shared upstream connection.",
     "PAUSE [<milliseconds>]",
@@ -76,7 +79,7 @@ const HELP: &[&str] = &[
     "    End PAUSE: clients go on in their order.",
     "SERVERS",
     "    Return one line for each upstream: whether it is there, its version, connections, and what went wrong last.",
-    "SLOWLOG GET [<count>]",
+    "SLOWLOG [GET [<count>]]",
     "    Return the newest slow requests (default 10; slowlog.size for each worker at most): time in all and of it upstream.",
     "SLOWLOG LEN",
     "    Return how many there are.",
@@ -121,14 +124,14 @@ const VERBS: &[(&str, usize, usize, Verb)] = &[
     ("WHOAMI", 2, 2, Verb::Whoami),
     ("EXPLAIN", 3, usize::MAX, Verb::Explain),
     ("CLIENTS", 2, usize::MAX, Verb::Clients),
-    ("CONFIG", 3, usize::MAX, Verb::Config),
+    ("CONFIG", 2, usize::MAX, Verb::Config),
     ("HOTKEYS", 2, usize::MAX, Verb::Hotkeys),
     ("INFO", 2, usize::MAX, Verb::Info),
     ("KILL", 3, 3, Verb::Kill),
     ("LANES", 2, 2, Verb::Lanes),
     ("POOLS", 2, 2, Verb::Pools),
     ("SERVERS", 2, 2, Verb::Servers),
-    ("SLOWLOG", 3, usize::MAX, Verb::Slowlog),
+    ("SLOWLOG", 2, usize::MAX, Verb::Slowlog),
     ("STATS", 2, 2, Verb::Stats),
     ("DRAIN", 2, 2, Verb::Drain),
     ("RELOAD", 2, 2, Verb::Reload),
@@ -165,7 +168,7 @@ impl Verb {
         if !(*least..=*most).contains(&request.count()) {
             return Err(error_reply::wrong_arity(&format!("proxy|{}", word.to_ascii_lowercase())));
         }
-        let reset = token_is(request.nth(2), "RESET");
+        let reset = request.count() > 2 && token_is(request.nth(2), "RESET");
         Ok(match verb {
             Self::Slowlog if reset => Self::SlowlogReset,
             Self::Hotkeys if reset => Self::HotkeysReset,
@@ -176,10 +179,9 @@ impl Verb {
     /// What a client must be allowed for it. A verb that changes anything needs [`ProxyRight::Write`].
     fn right(self) -> ProxyRight {
         match self {
-            Self::Help
-            | Self::Whoami
-            | Self::Explain
-            | Self::Clients
+            // These tell a client of itself, and what the program is.
+            Self::Help | Self::Whoami | Self::Explain => ProxyRight::None,
+            Self::Clients
             | Self::Config
             | Self::Hotkeys
             | Self::Info
@@ -192,51 +194,32 @@ impl Verb {
             Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => ProxyRight::Write,
         }
     }
-
-    /// What the server must allow as well, because it shows the same of a server. It is carried out there.
-    fn twin(self) -> Option<&'static [&'static str]> {
-        match self {
-            // What changes respmux itself is no server's matter: `auth.proxy_write` alone says who may.
-            Self::Help | Self::Whoami | Self::Explain => None,
-            Self::HotkeysReset | Self::Kill | Self::SlowlogReset => None,
-            Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => None,
-            // An id that no client has: Valkey 9 refuses 0.
-            Self::Clients => Some(&["CLIENT", "LIST", "ID", "9223372036854775807"]),
-            // These tell of other clients' commands.
-            Self::Slowlog | Self::Hotkeys => Some(&["SLOWLOG", "LEN"]),
-            // Not CONFIG GET, which many hosted servers do not have.
-            Self::Config | Self::Info | Self::Lanes | Self::Pools | Self::Servers | Self::Stats => {
-                Some(&["INFO", "server"])
-            }
-        }
-    }
 }
 
 impl Client {
-    /// PROXY. What shows others needs the right that shows the same of a server: CLIENT LIST, INFO, SLOWLOG. Who may
-    /// change respmux may see all of it, also while no server can be asked.
+    /// PROXY. What shows others needs the right that shows the same of a server: CLIENT LIST, INFO, SLOWLOG.
     pub(super) async fn proxy(&mut self, request: &Request) -> Result<(), Closed> {
-        if !self.up().config().client.proxy_commands {
-            self.reply_error(error_reply::PROXY_OFF);
+        let verb = match Verb::find(request) {
+            _ if !self.up().config().client.proxy_commands => Err(error_reply::PROXY_OFF.to_vec()),
+            verb => verb,
+        };
+        // A client that has not logged in learns no more than that it has to.
+        if self.admission == Admission::Unauthenticated
+            && !verb.as_ref().is_ok_and(|verb| verb.right() == ProxyRight::None)
+        {
+            self.refuse(request, Refusal::NotAuthenticated);
             return Ok(());
         }
-        let verb = match Verb::find(request) {
+        let verb = match verb {
             Ok(verb) => verb,
             Err(line) => {
                 self.reply_error(&line);
                 return Ok(());
             }
         };
-        let right = self.proxy_right();
-        if right < verb.right() {
-            self.refuse_proxy(request, verb.right());
-            return Ok(());
-        }
-        if let Some(twin) = verb.twin()
-            && right < ProxyRight::Write
-            && !self.allowed(twin).await?
-        {
-            return Ok(());
+        match self.proxy_access(verb, request).await {
+            Access::Granted => {}
+            Access::Refused => return Ok(()),
         }
         let answered = match verb {
             Verb::Help => Ok(Answer::Lines(HELP.iter().map(|line| (*line).to_owned()).collect())),
@@ -279,15 +262,6 @@ impl Client {
         }
     }
 
-    /// As a server says it, with the setting that decides.
-    fn refuse_proxy(&self, request: &Request, wanted: ProxyRight) {
-        self.up().shard.commands_rejected[RefuseReason::Denied].inc();
-        let setting = if wanted == ProxyRight::Write { "auth.proxy_write" } else { "auth.proxy_read" };
-        let mut line = self.denied(request);
-        line.extend_from_slice(format!(" (respmux: {setting})").as_bytes());
-        self.reply_error(&line);
-    }
-
     /// Asks the main thread; its lines, or its error.
     pub(super) async fn wish(&self, wish: Wish) -> Result<(), Closed> {
         match self.shared.peers.main().ask(wish).await {
@@ -296,19 +270,6 @@ impl Client {
             Err(reason) => self.reply_error(format!("ERR {}", reason.replace(['\r', '\n'], "; ")).as_bytes()),
         }
         Ok(())
-    }
-
-    /// What the client may do with PROXY.
-    fn proxy_right(&self) -> ProxyRight {
-        let session = self.profile.session.borrow();
-        self.up().rules().rights.of(self.up().rules().policies.name_of(&session.key.identity))
-    }
-
-    /// Asks the server whether the client may know this; passes its refusal on.
-    async fn allowed(&mut self, twin: &[&str]) -> Result<bool, Closed> {
-        let mut command = BytesMut::new();
-        encode::command(&mut command, twin);
-        self.permitted(&command).await
     }
 
     fn reply_lines(&self, lines: &[String]) {
@@ -337,6 +298,7 @@ impl Client {
         vec![
             format!("id:{}", line.id),
             format!("user:{}", String::from_utf8_lossy(&line.user)),
+            format!("login:{}", self.admission.word()),
             format!("name:{}", String::from_utf8_lossy(&line.name)),
             format!("addr:{}", line.addr),
             format!("resp:{}", line.resp),

@@ -58,13 +58,21 @@ pub(super) fn servers(process: &ProcessFacts, reports: &[Report]) -> Vec<String>
         at => i64::try_from(unix_millis().saturating_sub(at) / 1000).unwrap_or(i64::MAX),
     };
     line.push_str(&format!(" last_change_s={changed}"));
-    let last = reports.iter().filter_map(|report| report.last_error.as_ref()).min_by_key(|error| error.age);
-    match last {
+    let (away, error) = trouble(process);
+    line.push_str(&format!(" away_s={away}"));
+    match error {
         None => line.push_str(" last_error_s=-1 last_error=\"\""),
         // The words are the operating system's or the server's own: quoted.
-        Some(error) => line.push_str(&format!(" last_error_s={} last_error={:?}", error.age.as_secs(), error.text)),
+        Some((age, text)) => line.push_str(&format!(" last_error_s={age} last_error={text:?}")),
     }
     vec![line]
+}
+
+/// For how many seconds the upstream has been away (-1 if it is not), and what went wrong last how many seconds ago.
+pub(super) fn trouble(process: &ProcessFacts) -> (i64, Option<(u64, String)>) {
+    let age = |millis: u64| unix_millis().saturating_sub(millis) / 1000;
+    let away = process.upstream_away_since().map_or(-1, |since| i64::try_from(age(since)).unwrap_or(i64::MAX));
+    (away, process.outage().last().map(|last| (age(last.at), last.text)))
 }
 
 /// Which server it is, as the first worker that knows has heard.

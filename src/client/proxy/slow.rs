@@ -19,7 +19,8 @@ const HOT_SHOWN: usize = 16;
 /// PROXY SLOWLOG GET and LEN. `resp` is the client's protocol.
 pub(super) async fn requests(peers: &Peers, request: &Request, resp: u8) -> Answered {
     let mut frame = BytesMut::new();
-    if token_is(request.nth(2), "LEN") {
+    let word = if request.count() > 2 { request.nth(2) } else { b"GET" };
+    if token_is(word, "LEN") {
         if request.count() != 3 {
             return Err(error_reply::wrong_arity("proxy|slowlog|len"));
         }
@@ -27,11 +28,11 @@ pub(super) async fn requests(peers: &Peers, request: &Request, resp: u8) -> Answ
         encode::integer(&mut frame, i64::try_from(length).unwrap_or(i64::MAX));
         return Ok(Answer::Frame(frame));
     }
-    if !token_is(request.nth(2), "GET") {
+    if !token_is(word, "GET") {
         return Err(error_reply::unknown_word("PROXY", request.nth(2)));
     }
     let count = match request.count() {
-        3 => SLOW_SHOWN,
+        2 | 3 => SLOW_SHOWN,
         // As with SLOWLOG GET, -1 is all.
         4 if request.nth(3) == b"-1" => usize::MAX,
         4 => number(request.nth(3)).ok_or("ERR count should be greater than or equal to -1")?,

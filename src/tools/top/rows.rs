@@ -24,7 +24,11 @@ pub(super) fn head(snapshot: &Snapshot) -> Vec<String> {
     let state = match (info("upstream_up"), info("upstream_circuit")) {
         ("1", "closed") => "up".to_owned(),
         ("1", circuit) => format!("up, circuit {circuit}"),
-        (_, circuit) => format!("DOWN, circuit {circuit}"),
+        (_, circuit) => {
+            let why = Some(info("upstream_last_error")).filter(|why| !why.is_empty());
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
+            format!("DOWN for {}{why}, circuit {circuit}", time(number("upstream_away_seconds")))
+        }
     };
     let draining = if info("draining") == "1" { ", draining" } else { "" };
     vec![

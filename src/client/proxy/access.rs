@@ -1,0 +1,152 @@
+//! Who may use PROXY. What shows others needs the upstream's consent, and an outage is when it is needed most: a question
+//! that nobody answers must not be the answer.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Verb;
+use crate::client::admission::Admission;
+use crate::client::connection::Client;
+use crate::client::directory::{Profile, Transport};
+use crate::client::error_reply;
+use crate::client::request::Request;
+use crate::config::ProxyRight;
+use crate::router::Refusal;
+use crate::telemetry::RefuseReason;
+use crate::upstream::{Permission, Twin};
+
+/// How long the upstream may take to say who somebody is, and again to say what he may do. PROXY is answered within a
+/// tenth of a second, whatever the upstream does.
+const PATIENCE: Duration = Duration::from_millis(40);
+
+/// What is to be done with a request.
+pub(super) enum Access {
+    Granted,
+    /// It was answered with an error.
+    Refused,
+}
+
+/// What the upstream has said of the client.
+enum Consent {
+    Yes,
+    /// It was answered.
+    No,
+    Unknown,
+}
+
+impl Verb {
+    /// What the server must allow as well, because it shows the same of a server. It is carried out there.
+    fn twin(self) -> Option<Twin> {
+        match self {
+            // What changes respmux itself is no server's matter: `auth.proxy_write` alone says who may.
+            Self::Help | Self::Whoami | Self::Explain => None,
+            Self::HotkeysReset | Self::Kill | Self::SlowlogReset => None,
+            Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => None,
+            // An id that no client has: Valkey 9 refuses 0.
+            Self::Clients => Some(&["CLIENT", "LIST", "ID", "9223372036854775807"]),
+            // These tell of other clients' commands.
+            Self::Slowlog | Self::Hotkeys => Some(&["SLOWLOG", "LEN"]),
+            // Not CONFIG GET, which many hosted servers do not have.
+            Self::Config | Self::Info | Self::Lanes | Self::Pools | Self::Servers | Self::Stats => {
+                Some(&["INFO", "server"])
+            }
+        }
+    }
+}
+
+impl Profile {
+    /// The client is a process of this machine.
+    pub(in crate::client) fn is_of_this_machine(&self) -> bool {
+        match self.transport {
+            Transport::Unix { .. } => true,
+            Transport::Tcp | Transport::Tls => {
+                self.addr.parse::<SocketAddr>().is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Whether the client may use `verb`. Who may change respmux may see all of it.
+    pub(super) async fn proxy_access(&mut self, verb: Verb, request: &Request) -> Access {
+        if verb.right() == ProxyRight::None {
+            return Access::Granted;
+        }
+        match self.who_asks(request).await {
+            Consent::Yes => {}
+            Consent::No => return Access::Refused,
+            Consent::Unknown => return self.without_upstream(verb),
+        }
+        let right = self.proxy_right();
+        if right < verb.right() {
+            self.refuse_proxy(request, verb.right());
+            return Access::Refused;
+        }
+        match verb.twin() {
+            Some(twin) if right < ProxyRight::Write => match self.consent(twin).await {
+                Consent::Yes => Access::Granted,
+                Consent::No => Access::Refused,
+                Consent::Unknown => self.without_upstream(verb),
+            },
+            _ => Access::Granted,
+        }
+    }
+
+    /// Whether the client is known to be somebody who may use the upstream.
+    async fn who_asks(&mut self, request: &Request) -> Consent {
+        if self.admission == Admission::Unasked {
+            let up = Rc::clone(self.up());
+            if let Some(standing) = up.standing_within(PATIENCE).await {
+                self.on_standing(standing);
+            }
+        }
+        match self.admission {
+            Admission::Admitted => Consent::Yes,
+            Admission::Unauthenticated => {
+                self.refuse(request, Refusal::NotAuthenticated);
+                Consent::No
+            }
+            Admission::Unasked | Admission::Unreachable => Consent::Unknown,
+        }
+    }
+
+    async fn consent(&self, twin: Twin) -> Consent {
+        let (up, key) = (Rc::clone(self.up()), self.profile.session.borrow().key.clone());
+        match up.permission(&key, twin, PATIENCE).await {
+            Permission::Granted => Consent::Yes,
+            Permission::Refused(line) => {
+                self.reply_error(&line);
+                Consent::No
+            }
+            Permission::Unknown => Consent::Unknown,
+        }
+    }
+
+    /// Nobody can be asked for the client's rights: it may read if it is of this machine, as over HTTP.
+    fn without_upstream(&self, verb: Verb) -> Access {
+        if verb.right() == ProxyRight::Read && self.profile.is_of_this_machine() {
+            return Access::Granted;
+        }
+        self.up().shard.commands_rejected[RefuseReason::UpstreamDown].inc();
+        let line =
+            if verb.right() == ProxyRight::Read { error_reply::PROXY_UNASKED } else { error_reply::PROXY_UNKNOWN };
+        self.reply_error(line);
+        Access::Refused
+    }
+
+    /// As a server says it, with the setting that decides.
+    fn refuse_proxy(&self, request: &Request, wanted: ProxyRight) {
+        self.up().shard.commands_rejected[RefuseReason::Denied].inc();
+        let setting = if wanted == ProxyRight::Write { "auth.proxy_write" } else { "auth.proxy_read" };
+        let mut line = self.denied(request);
+        line.extend_from_slice(format!(" (respmux: {setting})").as_bytes());
+        self.reply_error(&line);
+    }
+
+    /// What the client may do with PROXY, as far as that is respmux' own matter.
+    fn proxy_right(&self) -> ProxyRight {
+        let session = self.profile.session.borrow();
+        self.up().rules().rights.of(self.up().rules().policies.name_of(&session.key.identity))
+    }
+}
