@@ -25,11 +25,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::client::{Peers, Wishes};
 use crate::config::Config;
-use crate::telemetry::{Telemetry, lately, unix_millis};
+use crate::telemetry::{Telemetry, unix_millis};
 
 /// What the admin port shows, and whom it asks.
 pub(crate) struct AdminState {
@@ -73,21 +73,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 ///
 /// Connections are local tasks: call it within a `LocalSet` or `LocalRuntime`.
 pub(crate) async fn serve(listener: TcpListener, state: Rc<AdminState>, shutdown: impl Future<Output = ()>) {
-    let sampled = Arc::clone(&state.telemetry);
-    tokio::select! {
-        () = serve_within(LIMITS, listener, state, shutdown) => {}
-        () = sample(&sampled) => {}
-    }
-}
-
-/// A sample a second, for rates and the graph.
-async fn sample(telemetry: &Telemetry) {
-    let mut timer = interval(lately::STEP);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        timer.tick().await;
-        telemetry.beat();
-    }
+    serve_within(LIMITS, listener, state, shutdown).await;
 }
 
 async fn serve_within(

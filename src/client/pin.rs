@@ -158,6 +158,7 @@ impl Client {
                     return Err(closed);
                 }
                 Event::Idle => {
+                    self.up().shard.pool_limits.idle_transactions.inc();
                     let guard = held.guard_when_idle();
                     self.profile.session.borrow_mut().guard = guard;
                     held.give_back();

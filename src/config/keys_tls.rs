@@ -105,9 +105,10 @@ pub(super) const UNIX_ALLOW_UIDS: Key = optional(
 
 pub(super) const ACCEPT_RATE: Key = key(
     "client.accept_rate",
-    "1000",
+    "0",
     count(0, 1_000_000),
-    "Clients that may be accepted a second; further ones wait in the backlog. 0 is no limit.",
+    "Clients that may be accepted a second; further ones wait in the backlog, and a line in the log says so. 0 is no \
+         limit: applications that connect for every request (php-fpm without persistent connections) are many a second.",
 );
 
 pub(super) const ACCEPT_BURST: Key = key(

@@ -48,7 +48,7 @@ fn usual_auth() -> Auth {
 fn usual_client() -> Client {
     Client {
         max_connections: 10_000,
-        accept_rate: 1000,
+        accept_rate: 0,
         accept_burst: 2000,
         backlog: 1024,
         inflight_commands: 128,

@@ -23,11 +23,12 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admin::{self, AdminState};
 use crate::client::Wishes;
 use crate::config::{Config, Source};
+use crate::telemetry::{Telemetry, lately};
 use crate::worker::Order;
 use certificates::Certificates;
 use embedded::Embedded;
@@ -102,6 +103,7 @@ async fn serve(
     start::announce(config, open.addresses());
     notify::ready(open.addresses());
     spawn_local(notify::watchdog(Arc::clone(&workers.telemetry)));
+    spawn_local(sample(Arc::clone(&workers.telemetry)));
     let handed_over = tokio::select! {
         () = open.serve(&workers) => true,
         () = signals.next() => false,
@@ -142,6 +144,16 @@ async fn drain(config: &Config, workers: &mut Workers) {
         workers.orders().give(|| Order::Cut).await;
         // What they leave behind upstream is put in order.
         let _ = timeout(AFTER_CUT, workers.ended()).await;
+    }
+}
+
+/// A sample a second: for rates, the graph, and the events and lines of log that follow from counters.
+async fn sample(telemetry: Arc<Telemetry>) {
+    let mut timer = interval(lately::STEP);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        telemetry.beat();
     }
 }
 

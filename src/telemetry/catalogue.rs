@@ -312,8 +312,12 @@ pub static METRICS: &[Metric] = {
         "Clients waiting for a dedicated connection"),
     row("respmux_pool_wait_duration_seconds", Upstream, &[], Buckets(|s, _| &s.pool_wait),
         "Wait for a dedicated connection"),
-    row("respmux_pool_timeouts_total", Upstream, &[], Count(|s, _| s.pool_timeouts.value()),
+    row("respmux_pool_timeouts_total", Upstream, &[], Count(|s, _| s.pool_limits.timeouts.value()),
         "Waits that timed out"),
+    row("respmux_pool_line_full_total", Upstream, &[], Count(|s, _| s.pool_limits.line_full.value()),
+        "Clients refused a dedicated connection because too many were waiting for one"),
+    row("respmux_pool_idle_transactions_total", Upstream, &[], Count(|s, _| s.pool_limits.idle_transactions.value()),
+        "Transactions given up because their client was silent for too long"),
     row("respmux_pool_switches_total", Upstream, &[], Count(|s, _| s.pool_switches.value()),
         "Dedicated connections made over for another identity, protocol or database"),
 

@@ -102,6 +102,29 @@ pub(super) struct Pulse {
 struct Inner {
     samples: VecDeque<Sample>,
     points: VecDeque<Point>,
+    /// Of each that is watched, in its order.
+    logged: Vec<Logged>,
+}
+
+/// What the log was told of a limit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Logged {
+    /// Unix time in milliseconds of the last line.
+    at: Option<u64>,
+    /// How often since then.
+    unsaid: u64,
+}
+
+impl Logged {
+    /// It happened `more` times as of `now`: how many times a line of log is to tell, if there is to be one.
+    fn on_more(&mut self, now: u64, more: u64, every: u64) -> Option<u64> {
+        self.unsaid += more;
+        let due = self.unsaid > 0 && self.at.is_none_or(|at| now.saturating_sub(at) >= every);
+        due.then(|| {
+            self.at = Some(now);
+            std::mem::take(&mut self.unsaid)
+        })
+    }
 }
 
 impl Pulse {
@@ -114,6 +137,7 @@ impl Pulse {
         let sample = self.sample(telemetry, at);
         let mut inner = self.lock();
         self.note(inner.samples.back(), &sample, &telemetry.events);
+        self.log(&mut inner, &sample);
         if let Some(before) = inner.samples.back() {
             let point = point(telemetry, before, &sample);
             inner.points.push_back(point);
@@ -198,6 +222,23 @@ impl Pulse {
             let text =
                 if sample.draining { "draining: clients are asked to leave" } else { "the drain was called off" };
             events.note(now, LogLevel::Info, text, 1);
+        }
+    }
+
+    /// A line of log for each limit that was reached, at most one in its time. Here rather than where it is reached: one
+    /// place has the words, no worker writes, and many clients at once are one line.
+    fn log(&self, inner: &mut Inner, sample: &Sample) {
+        let Inner { samples, logged, .. } = inner;
+        logged.resize(self.watched.len(), Logged::default());
+        let (now, before) = (unix_millis(), samples.back());
+        for (index, watched) in self.watched.iter().enumerate().filter(|(_, watched)| watched.is_to_be_logged) {
+            let more = sample.watched[index].saturating_sub(before.map_or(0, |before| before.watched[index]));
+            let Some(times) = logged[index].on_more(now, more, watched.log_every()) else { continue };
+            match watched.level {
+                LogLevel::Error => tracing::error!(times, "limit reached: {}", watched.text),
+                LogLevel::Warn => tracing::warn!(times, "limit reached: {}", watched.text),
+                _ => tracing::info!(times, "limit reached: {}", watched.text),
+            }
         }
     }
 

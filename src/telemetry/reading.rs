@@ -100,7 +100,7 @@ impl Reading {
             own_errors: errors(Origin::Proxy),
             upstream_errors: errors(Origin::Upstream),
             pool_waits: shard.pool_wait.count(),
-            pool_timeouts: shard.pool_timeouts.value(),
+            pool_timeouts: shard.pool_limits.timeouts.value(),
             ..Self::default()
         };
         for (durations, class) in reading.classes.iter_mut().zip(LatencyClass::ALL) {

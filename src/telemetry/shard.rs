@@ -19,6 +19,17 @@ pub struct Reads {
     pub hasty: Count,
 }
 
+/// How often a limit of the pool was reached.
+#[derive(Debug, Default)]
+pub struct PoolLimits {
+    /// Waits that timed out.
+    pub timeouts: Count,
+    /// Clients that found no place in the line.
+    pub line_full: Count,
+    /// Transactions whose connection was taken away because their client was silent.
+    pub idle_transactions: Count,
+}
+
 /// The counters of one worker: written by its thread only, read by the admin thread.
 ///
 /// Every field is one metric or one family of [`catalogue`](super::catalogue). Aligned so that two
@@ -110,8 +121,8 @@ pub struct Shard {
     pub pool_waiters: Level,
     /// How long they waited, in nanoseconds; timed-out waits are included.
     pub pool_wait: Histogram,
-    /// Waits that timed out.
-    pub pool_timeouts: Count,
+    /// Its limits that were reached.
+    pub pool_limits: PoolLimits,
     /// Dedicated connections made over for another identity, protocol or database.
     pub pool_switches: Count,
 
@@ -214,7 +225,7 @@ impl Shard {
             batch_commands: Histogram::new(&SIZE),
             pool_waiters: Level::default(),
             pool_wait: Histogram::new(&LATENCY),
-            pool_timeouts: Count::default(),
+            pool_limits: PoolLimits::default(),
             pool_switches: Count::default(),
             lane_tombstones: Count::default(),
             lane_canaries: Count::default(),

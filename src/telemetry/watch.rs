@@ -5,7 +5,7 @@
 use super::facts::ProcessFacts;
 use super::reasons::{
     AcceptError, AnomalyReason, CloseReason, HandshakeResult, LogLevel, LoginResult, LossVerdict, RefuseReason,
-    RejectReason, ReloadResult, ShedStep, TlsSide, UpstreamKind,
+    RejectReason, ReloadResult, ShedStep, StallReason, TlsSide, UpstreamKind,
 };
 use super::shard::Shard;
 
@@ -17,6 +17,8 @@ pub(super) struct Watched {
     pub level: LogLevel,
     /// Says what happened and which setting decides it.
     pub text: String,
+    /// Nothing else says it in the log.
+    pub is_to_be_logged: bool,
     read: Read,
 }
 
@@ -38,29 +40,48 @@ impl Watched {
     pub(super) fn is_bad(&self) -> bool {
         matches!(self.level, LogLevel::Warn | LogLevel::Error)
     }
+
+    /// Time between two lines of log about it, milliseconds: what costs nobody anything is said once in a while.
+    pub(super) fn log_every(&self) -> u64 {
+        if self.is_bad() { 60_000 } else { 3_600_000 }
+    }
 }
 
 /// All of them.
 pub(super) fn all() -> Vec<Watched> {
     let mut all = Vec::new();
-    limits(&mut all);
+    refusals(&mut all);
+    ends(&mut all);
+    waits(&mut all);
+    failures(&mut all);
     upstream(&mut all);
     files(&mut all);
     all
 }
 
+/// Something that no other line of log says.
+fn limit(
+    all: &mut Vec<Watched>,
+    level: LogLevel,
+    text: impl Into<String>,
+    read: impl Fn(&Shard) -> u64 + Send + Sync + 'static,
+) {
+    all.push(Watched { level, text: text.into(), is_to_be_logged: true, read: Read::Shards(Box::new(read)) });
+}
+
+/// Something that has its own line of log, with more in it.
 fn shards(
     all: &mut Vec<Watched>,
     level: LogLevel,
     text: impl Into<String>,
     read: impl Fn(&Shard) -> u64 + Send + Sync + 'static,
 ) {
-    all.push(Watched { level, text: text.into(), read: Read::Shards(Box::new(read)) });
+    all.push(Watched { level, text: text.into(), is_to_be_logged: false, read: Read::Shards(Box::new(read)) });
 }
 
-/// Clients and commands that were turned away.
-fn limits(all: &mut Vec<Watched>) {
-    use LogLevel::{Error, Warn};
+/// Limits at which clients, logins and commands are turned away.
+fn refusals(all: &mut Vec<Watched>) {
+    use LogLevel::Warn;
     for (reason, why) in [
         (RejectReason::Limit, "client.max_connections"),
         (RejectReason::Source, "client.max_per_source"),
@@ -69,31 +90,87 @@ fn limits(all: &mut Vec<Watched>) {
         (RejectReason::Handshakes, "tls.max_handshakes"),
         (RejectReason::Upstream, "the upstream takes no connections"),
     ] {
-        shards(all, Warn, format!("clients refused: {why}"), move |s| s.client_rejected[reason].value());
+        limit(all, Warn, format!("clients refused: {why}"), move |s| s.client_rejected[reason].value());
     }
+    limit(all, Warn, "logins refused unseen (auth.max_failures, auth.failure_window)", |s| {
+        s.logins[LoginResult::Throttled].value()
+    });
+    limit(all, Warn, "logins that nobody could judge: the upstream could not be asked", |s| {
+        s.logins[LoginResult::Unavailable].value()
+    });
+    limit(all, Warn, "commands denied (commands.deny)", |s| s.commands_rejected[RefuseReason::Denied].value());
+    limit(all, Warn, "commands given up (client.request_timeout)", |s| {
+        s.request_timeouts.as_slice().iter().map(super::cells::Count::value).sum()
+    });
+    limit(all, Warn, "waits in vain for a connection of one's own (pool.wait_timeout)", |s| {
+        s.pool_limits.timeouts.value()
+    });
+    limit(all, Warn, "no place in the line for a connection of one's own (pool.max_waiters)", |s| {
+        s.pool_limits.line_full.value()
+    });
+}
+
+/// Limits at which clients are closed, or lose something.
+fn ends(all: &mut Vec<Watched>) {
+    use LogLevel::Warn;
     for (reason, why) in [
-        (CloseReason::OutputLimit, "replies left unread (client.output_limit)"),
+        (
+            CloseReason::OutputLimit,
+            "replies left unread (client.output_limit, client.output_stall_time; with subscriptions \
+             client.pubsub_output_limit, pubsub.output_soft, pubsub.output_soft_time; without a login auth.max_output)",
+        ),
         (CloseReason::QueryBuffer, "a request too large (client.query_buffer_limit)"),
         (CloseReason::PartialRequest, "a request that did not end (client.partial_timeout)"),
         (CloseReason::AuthTimeout, "no login (auth.timeout)"),
-        (CloseReason::DrainTimeout, "the drain took too long (drain.timeout)"),
+        (CloseReason::AuthCommands, "too many commands without a login (auth.max_commands)"),
+        (CloseReason::AuthInput, "too much input without a login (auth.max_input)"),
     ] {
-        shards(all, Warn, format!("clients closed: {why}"), move |s| s.client_closed[reason].value());
+        limit(all, Warn, format!("clients closed: {why}"), move |s| s.client_closed[reason].value());
     }
+    limit(all, Warn, "TLS handshakes of clients timed out (tls.handshake_timeout)", |s| {
+        s.handshakes[HandshakeResult::Timeout].value()
+    });
+    limit(all, Warn, "transactions given up: their clients were silent (pool.idle_transaction_timeout)", |s| {
+        s.pool_limits.idle_transactions.value()
+    });
+    shards(all, Warn, "clients closed: the drain took too long (drain.timeout)", |s| {
+        s.client_closed[CloseReason::DrainTimeout].value()
+    });
     shards(all, Warn, "clients closed: buffers were full (memory.limit)", |s| s.shed[ShedStep::Close].value());
-    shards(all, Warn, "clients not read for a while: buffers were full (memory.limit)", |s| {
+}
+
+/// Limits at which somebody has to wait.
+fn waits(all: &mut Vec<Watched>) {
+    use LogLevel::{Info, Warn};
+    limit(all, Warn, "clients left waiting to be accepted (client.accept_rate, client.accept_burst)", |s| {
+        s.accept_stalls.value()
+    });
+    limit(all, Warn, "clients not read for a while: buffers were full (memory.limit)", |s| {
         s.shed[ShedStep::Pause].value()
     });
-    shards(all, Warn, "waits in vain for a connection of one's own (pool.wait_timeout)", |s| s.pool_timeouts.value());
-    shards(all, Warn, "logins refused unseen (auth.max_failures)", |s| s.logins[LoginResult::Throttled].value());
-    shards(all, Warn, "commands denied (commands.deny)", |s| s.commands_rejected[RefuseReason::Denied].value());
-    shards(all, Warn, "commands given up (client.request_timeout)", |s| {
-        s.request_timeouts.as_slice().iter().map(super::cells::Count::value).sum()
+    limit(all, Info, "logins delayed after a failure (auth.failure_delay, auth.failure_delay_max)", |s| {
+        s.logins_delayed.value()
     });
-    shards(all, Error, "clients not accepted: no file descriptor", |s| {
+    for (reason, text) in [
+        (StallReason::Inflight, "they had replies (client.inflight_commands, client.inflight_bytes)"),
+        (StallReason::Output, "they had read (client.output_soft)"),
+        (
+            StallReason::LaneFull,
+            "their shared connection had room (lane.max_inflight_commands, lane.max_inflight_bytes)",
+        ),
+    ] {
+        limit(all, Info, format!("clients not read until {text}"), move |s| s.client_stalls[reason].value());
+    }
+    limit(all, Info, "commands over the pool for want of a shared connection (upstream.max_connections)", |s| {
+        s.lane_overflow.value()
+    });
+}
+
+/// What kept the process from serving clients.
+fn failures(all: &mut Vec<Watched>) {
+    shards(all, LogLevel::Error, "clients not accepted: no file descriptor", |s| {
         s.accept_errors[AcceptError::Descriptors].value()
     });
-    shards(all, Warn, "TLS handshakes of clients timed out", |s| s.handshakes[HandshakeResult::Timeout].value());
 }
 
 /// Connections to the upstream that were lost or killed.
@@ -127,8 +204,71 @@ fn files(all: &mut Vec<Watched>) {
             all.push(Watched {
                 level,
                 text: format!("the certificate {whose} {what}"),
+                is_to_be_logged: false,
                 read: Read::Facts(Box::new(read)),
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KEYS;
+
+    /// Keys of the tables with limits that none is reached of: switches, files, and times after which nobody loses
+    /// anything. Everything else is a limit.
+    const NO_LIMITS: &[&str] = &[
+        // The kernel keeps the backlog, and tells nobody when it is full.
+        "client.backlog",
+        "client.max_age",
+        "client.proxy_commands",
+        "client.tcp_keepalive",
+        "client.verify_privileged",
+        "client.exact_connection_commands",
+        "auth.mode",
+        "auth.users",
+        "auth.proxy_read",
+        "auth.proxy_write",
+        "tls.cert_file",
+        "tls.key_file",
+        "tls.client_ca_file",
+        "tls.client_auth",
+        "tls.min_version",
+        "tls.reload_interval",
+        "unix.mode",
+        // Sizes and times by which the way of a command is chosen.
+        "lane.max_command_bytes",
+        "lane.canary_commands",
+        "lane.canary_interval",
+        "lane.busy_threshold",
+        "pubsub.mode",
+        "pubsub.resp3",
+    ];
+    const TABLES: &[&str] = &["client", "auth", "tls", "unix", "pool", "memory", "lane", "pubsub"];
+
+    #[test]
+    fn every_limit_is_watched_and_logged() {
+        let (watched, mut limits) = (all(), 0);
+        for key in KEYS.iter().filter(|key| TABLES.contains(&key.table_and_name().0)) {
+            let says = |w: &&Watched| w.text.split([' ', '(', ')', ',', ':', ';']).any(|word| word == key.path);
+            let found: Vec<_> = watched.iter().filter(says).collect();
+            if NO_LIMITS.contains(&key.path) {
+                assert!(found.is_empty(), "{} is a limit after all", key.path);
+                continue;
+            }
+            limits += 1;
+            assert!(found.iter().any(|w| w.is_to_be_logged), "{}: nobody hears that it was reached", key.path);
+        }
+        assert!(limits > 30, "{limits}");
+    }
+
+    #[test]
+    fn every_text_says_one_thing() {
+        let mut texts: Vec<_> = all().into_iter().map(|watched| watched.text).collect();
+        let count = texts.len();
+        texts.sort();
+        texts.dedup();
+        assert_eq!(texts.len(), count);
     }
 }

@@ -206,7 +206,7 @@ impl Pool {
             return Ok(place);
         }
         if self.waiting() >= up.config().pool.max_waiters {
-            up.shard.pool_timeouts.inc();
+            up.shard.pool_limits.line_full.inc();
             return Err(LendError::Exhausted);
         }
         let waiting = Waiting::new(self, up);
@@ -215,7 +215,7 @@ impl Pool {
         match place {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => {
-                up.shard.pool_timeouts.inc();
+                up.shard.pool_limits.timeouts.inc();
                 Err(LendError::Exhausted)
             }
         }

@@ -120,7 +120,7 @@ impl Upstreams {
                 report.waiting = self.pool.waiting();
                 report.longest_wait = self.pool.longest_wait();
                 report.waits = self.shard.pool_wait.count();
-                report.timeouts = self.shard.pool_timeouts.value();
+                report.timeouts = self.shard.pool_limits.timeouts.value();
             }
             Use::Scratch | Use::Control | Use::Hub => {}
         }

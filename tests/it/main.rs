@@ -26,6 +26,7 @@ mod hostile;
 mod identities;
 mod integrity;
 mod limits;
+mod limits_told;
 mod login;
 mod ordering;
 mod outage;
