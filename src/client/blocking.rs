@@ -21,19 +21,23 @@ use crate::telemetry::{AnomalyReason, CloseReason};
 use crate::upstream::{Answer, Folds, Lane, Turn, Wait, Waiter, Wants};
 
 /// What a client is told that CLIENT UNBLOCK … ERROR has freed.
-const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBLOCK";
+pub(super) const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBLOCK";
 
 /// A client's blocking command: when it began, when its time is over.
-struct Command {
+pub(super) struct Command {
     id: CommandId,
     began: u64,
     deadline: Option<Instant>,
 }
 
 impl Command {
-    fn begin(client: &Client, request: &Request, timeout: Option<Duration>) -> Self {
+    pub(super) fn begin(client: &Client, request: &Request, timeout: Option<Duration>) -> Self {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         Self { id: request.id(), began: client.up().now(), deadline }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 }
 
@@ -133,7 +137,7 @@ impl Client {
     }
 
     /// Ready when the client is closed or has closed; reads and sends meanwhile.
-    fn poll_presence(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Closed> {
+    pub(super) fn poll_presence(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Closed> {
         self.exhausted = false;
         loop {
             if let Some(reason) = self.outbox().fate() {
@@ -275,7 +279,7 @@ impl Client {
     }
 
     /// The answer to the client's command, and its place in the counts.
-    fn finish(&self, command: &Command, frame: &[u8]) {
+    pub(super) fn finish(&self, command: &Command, frame: &[u8]) {
         self.reply(frame);
         self.count(command);
     }
@@ -296,7 +300,7 @@ impl Client {
     }
 }
 
-fn timer(deadline: Option<Instant>) -> Option<Pin<Box<Sleep>>> {
+pub(super) fn timer(deadline: Option<Instant>) -> Option<Pin<Box<Sleep>>> {
     deadline.map(|deadline| Box::pin(sleep_until(deadline)))
 }
 

@@ -16,6 +16,7 @@ use super::first_bytes::{begins_with, is_tls_hello};
 use super::parting::Pause;
 use super::request::{Request, Scanned};
 use super::seat::Hold;
+use super::wrote::Wrote;
 use crate::command::{CommandId, Lookup};
 use crate::link::{ReadHalf, nanos};
 use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
@@ -82,8 +83,9 @@ pub(crate) struct Client {
     pub(super) eof: bool,
     /// Commands without a login.
     pub(super) strikes: u32,
-    /// The history in which the client wrote last (rule W4).
-    pub(super) write_epoch: Option<u64>,
+    pub(super) wrote: Option<Wrote>,
+    /// A WAIT that needs a connection gets one of respmux' own user.
+    pub(super) wait_as_respmux: bool,
     /// Bytes of the request that is being carried out aside from the lane.
     pub(super) kept: usize,
     /// The last look at `carry` found no whole request.
@@ -108,7 +110,8 @@ impl Client {
             admission: Admission::Unasked,
             eof: false,
             strikes: 0,
-            write_epoch: None,
+            wrote: None,
+            wait_as_respmux: false,
             kept: 0,
             exhausted: true,
             now: 0,
@@ -407,9 +410,8 @@ impl Client {
             encode::request(&mut encoded, scanned.scanner, scanned.buf);
             self.put_on_lane(&lane, id, &encoded, scanned, self.now);
         }
-        let up = self.up();
-        if up.table.spec(id).write {
-            self.write_epoch = Some(up.epoch());
+        if self.up().table.spec(id).write {
+            self.note_write_on(&lane);
         }
         Ok(())
     }

@@ -134,7 +134,9 @@ impl Client {
     fn submit(&mut self, lane: &crate::upstream::Lane, request: &Request) {
         let now = self.up().now();
         self.put_on_lane(lane, request.id(), request.raw(), request, now);
-        self.note_write(request.id());
+        if self.up().table.spec(request.id()).write {
+            self.note_write_on(lane);
+        }
     }
 
     /// Appends one request to the lane; says there who gets the reply, and what is to be done with it.
@@ -169,13 +171,6 @@ impl Client {
         let up = self.up();
         let key = first_key(up.table.spec(id), args.count(), |at| args.nth(at));
         up.hotkeys.sample(self.profile.session.borrow().key.db, key);
-    }
-
-    /// Remembers in which history the client wrote last (rule W4).
-    pub(super) fn note_write(&mut self, id: CommandId) {
-        if self.up().table.spec(id).write {
-            self.write_epoch = Some(self.up().epoch());
-        }
     }
 
     /// The table does not list this name: the upstream says what it is (rule L5).

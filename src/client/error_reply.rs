@@ -29,7 +29,12 @@ pub(super) const CACHING_WITHOUT_TRACKING: &[u8] =
     b"ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled";
 pub(super) const EXEC_ABORT: &[u8] = b"EXECABORT Transaction discarded because of previous errors.";
 pub(super) const WAIT_UNSOUND: &[u8] =
-    b"ERR WAIT cannot be answered truthfully through this proxy: the upstream refused SPUBLISH to this user";
+    b"ERR WAIT is not available: the proxy's own user may use neither ROLE nor SPUBLISH, and this user may not use SPUBLISH";
+pub(super) const TIMEOUT_NO_INTEGER: &[u8] = b"ERR timeout is not an integer or out of range";
+pub(super) const TIMEOUT_NEGATIVE: &[u8] = b"ERR timeout is negative";
+pub(super) const TIMEOUT_OUT_OF_RANGE: &[u8] = b"ERR timeout is out of range";
+pub(super) const FORCED_UNBLOCK: &[u8] =
+    b"UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)";
 pub(super) const SUBSCRIBED_AS_ANOTHER: &[u8] =
     b"ERR this connection has subscriptions as another user, unsubscribe first";
 pub(super) const WRONG_PASSWORD: &[u8] = b"WRONGPASS invalid username-password pair or user is disabled.";

@@ -58,6 +58,7 @@ impl Client {
                 Ok(())
             }
             Local::Asking => self.asking(request).await,
+            Local::Wait => self.wait(request).await,
             Local::Unwatch | Local::PoisonedExec | Local::PoisonedDiscard => {
                 self.end_marked_transaction(local);
                 Ok(())

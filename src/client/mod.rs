@@ -35,7 +35,9 @@ mod request;
 mod seat;
 mod subscribe;
 mod unit;
+mod wait;
 mod wish;
+mod wrote;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -11,7 +11,7 @@ use super::directory::Holding;
 use super::held::{Event, Held};
 use super::request::Request;
 use crate::router::{Local, PinReason};
-use crate::session::Guard;
+use crate::session::{Guard, Identity, RouteKey};
 use crate::telemetry::CloseReason;
 use crate::upstream::{Lease, LendError, Return, Wants};
 
@@ -34,7 +34,7 @@ impl Client {
             Ok(lease) => lease,
             Err(error) => return self.refuse_lease(reason, error),
         };
-        if reason == PinReason::Wait && self.write_epoch.is_some_and(|epoch| epoch != up.epoch()) {
+        if reason == PinReason::Wait && self.has_lost_writes() {
             // W4: another history would answer for the writes of the old one.
             lease.give_back(Return::Clean);
             return Err(Closed(CloseReason::UpstreamLost));
@@ -77,6 +77,9 @@ impl Client {
         let mut key = self.profile.session.borrow().key.clone();
         if reason == PinReason::OutOfBand {
             key.db = 0;
+        }
+        if self.wait_as_respmux {
+            key = RouteKey { resp: key.resp, ..RouteKey::fresh(Identity::Implicit, 0) };
         }
         let dies_with_eof =
             matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);

@@ -22,6 +22,7 @@ impl Args for Scanned<'_> {
 }
 
 /// A whole request in canonical encoding, with its arguments.
+#[derive(Clone)]
 pub(super) struct Request {
     raw: BytesMut,
     ranges: Vec<(usize, usize)>,

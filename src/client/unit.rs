@@ -133,7 +133,7 @@ impl Client {
         }
         lane.submit_unit(&up, parts, bytes, self.now);
         if writes {
-            self.write_epoch = Some(up.epoch());
+            self.note_write_on(&lane);
         }
         up.shard.units.inc();
         Ok(unit.len)

@@ -126,7 +126,7 @@ fn row(line: &str) -> Option<Spec> {
         arity,
         in_unit,
         reconfigures: name == "CONFIG SET",
-        write: writes,
+        write: has("write") || has("may_replicate") || kind == Kind::Script || flags.is_empty(),
         container: false,
         replies: Replies::ANY,
         denied: 0,

@@ -187,7 +187,6 @@ fn free(op: Op, args: &impl Args) -> Route {
         Op::Publish => Route::Publish,
         Op::StreamRead | Op::Blocking => Route::Pin(PinReason::Blocking),
         Op::BlockingPop => Route::Fold,
-        Op::Wait => Route::Pin(PinReason::Wait),
         Op::Multi => Route::Pin(PinReason::Transaction),
         Op::Watch => Route::Pin(PinReason::Watch),
         Op::Subscribe | Op::Unsubscribe => Route::Pin(PinReason::Subscribe),
@@ -212,7 +211,6 @@ fn held(op: Op, args: &impl Args) -> Route {
         Op::Plain | Op::Publish => Route::Relay(Relay::Plain),
         Op::StreamRead if stream_reads_at_once(args) => Route::Relay(Relay::Plain),
         Op::StreamRead | Op::Blocking | Op::BlockingPop => Route::Relay(Relay::Blocking),
-        Op::Wait => Route::Relay(Relay::Wait),
         Op::Exec => Route::Relay(Relay::Exec),
         Op::Discard => Route::Relay(Relay::Discard),
         Op::Unwatch => Route::Relay(Relay::Unwatch),
@@ -249,6 +247,7 @@ fn queueing(table: &CommandTable, lookup: Lookup, op: Op, args: &impl Args) -> R
         Op::ClientGetName => Route::Relay(Relay::Queued(Effect::GetName)),
         Op::ClientSetName => Route::Relay(Relay::Queued(Effect::SetName)),
         Op::Select => Route::Relay(Relay::Queued(Effect::Select)),
+        Op::Wait => Route::Relay(Relay::Queued(Effect::Wait)),
         Op::Tracking | Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
         Op::Auth | Op::Hello | Op::ClientReply | Op::Subscribe | Op::Unsubscribe | Op::Monitor => {
             Route::Refuse(Refusal::InTransaction)
@@ -322,6 +321,7 @@ fn local(op: Op, args: &impl Args) -> Route {
         Op::Reset => Local::Reset,
         Op::Proxy => Local::Proxy,
         Op::Asking => Local::Asking,
+        Op::Wait => Local::Wait,
         _ => return refused(op, args),
     };
     Route::Local(answer)

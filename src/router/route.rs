@@ -110,6 +110,8 @@ pub enum Effect {
     GetName,
     SetName,
     Select,
+    /// WAIT and WAITAOF: not more than is true of all that the client wrote.
+    Wait,
     /// PUBLISH, SPUBLISH, PUBSUB NUMSUB and SHARDNUMSUB: counts that are put right.
     Publish,
     ShardPublish,
@@ -163,6 +165,8 @@ pub enum Local {
     Ok,
     /// ASKING: the server's answer.
     Asking,
+    /// WAIT and WAITAOF: from what the replicas have acknowledged.
+    Wait,
     /// UNWATCH after a WATCH was lost: `+OK`, and the mark goes.
     Unwatch,
     /// EXEC after a MULTI was lost.

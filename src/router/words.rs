@@ -22,6 +22,10 @@ impl Route {
             Self::Switch(switch) => ("switch of lane", switch_why(switch)),
             Self::Login(_) => ("scratch", "the upstream itself proves the login, on a connection that is reset before"),
             Self::Local(Local::Proxy) => ("local", "it is a question to respmux"),
+            Self::Local(Local::Wait) => (
+                "local",
+                "answered from the replicas' offsets, asked for on a connection of respmux's own; nothing is lent",
+            ),
             Self::Local(_) => ("local", "it is about the client's own connection, which ends at respmux"),
             Self::Refuse(refusal) => ("refused", refusal_why(refusal)),
             Self::Ask => {

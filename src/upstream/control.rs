@@ -57,6 +57,8 @@ pub struct Control {
     paused_at: Cell<Option<Instant>>,
     /// When the server last refused a question because it runs a script.
     busy_at: Cell<Option<Instant>>,
+    /// When its last connection was found closed; nothing if that is not how it ended. Nanoseconds of the worker's clock.
+    lost_at: Cell<Option<u64>>,
     /// A look was asked for and not begun.
     looking: Cell<bool>,
 }
@@ -74,6 +76,7 @@ impl Default for Control {
             generation: Cell::new(0),
             paused_at: Cell::new(None),
             busy_at: Cell::new(None),
+            lost_at: Cell::new(None),
             looking: Cell::new(false),
         }
     }
@@ -199,7 +202,11 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
             up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Moved);
             drop(old.close().await);
         }
-        let mut link = match connection.take().filter(|link| !link.is_closed()) {
+        let standing = connection.take();
+        if standing.as_ref().is_some_and(Link::is_closed) {
+            up.control.lost_at.set(Some(up.now()));
+        }
+        let mut link = match standing.filter(|link| !link.is_closed()) {
             Some(link) => link,
             None => match open(&up).await {
                 Some(link) => {
@@ -219,9 +226,13 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
             after = After::Broken;
         }
         match after {
-            After::Fine => connection = Some(link),
+            After::Fine => {
+                up.control.lost_at.set(None);
+                connection = Some(link);
+            }
             After::HeldBack | After::Broken => {
                 if after == After::Broken {
+                    up.control.lost_at.set(link.is_closed().then(|| up.now()));
                     up.process.set_upstream_up(false);
                 }
                 up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
@@ -344,7 +355,7 @@ async fn learn(up: &Upstreams, link: &mut Link) -> bool {
     }
     let before = up.control.run_id.replace(run_id.clone());
     if !before.is_empty() && before != run_id {
-        up.on_upstream_lost();
+        up.on_upstream_replaced(up.control.lost_at.get().unwrap_or_else(|| up.now()));
     }
     true
 }

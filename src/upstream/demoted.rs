@@ -60,7 +60,7 @@ impl Upstreams {
                     worker = up.worker,
                     "the upstream refuses writes, and its name leads elsewhere now: connections move"
                 );
-                up.on_upstream_lost();
+                up.on_upstream_replaced(up.now());
                 up.move_on();
             }
         });

@@ -1,6 +1,7 @@
 //! The side that faces the upstream: lanes, the pool, the scratch and the control connection of one worker, and
 //! the outboxes through which answers go. Never names a client's task.
 
+mod acks;
 mod aims;
 mod big;
 mod blocking;
@@ -32,6 +33,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use acks::{Acks, Look, Watcher};
 pub use aims::Unblocked;
 pub use big::{BigReplies, Question};
 pub use blocking::{Folds, Turn, Wait, Waiter};
@@ -40,7 +42,7 @@ pub use control::Control;
 pub use demoted::Demotion;
 pub(crate) use hotkeys::{HotKey, merged};
 pub use inquiries::{Inquiries, OutcomeUnknown};
-pub use lane::{Lane, RetryBudget};
+pub use lane::{Fate, Lane, RetryBudget};
 pub(crate) use lane::{LaneReport, NOT_EXECUTED, Owner, Part, TOO_LATE, recounted};
 pub use lanes::{Full, Lanes};
 pub use memory::{Charge, Memory};
@@ -101,6 +103,7 @@ pub struct Upstreams {
     pub unknowns: Unknowns,
     pub inquiries: Inquiries,
     pub permissions: Permissions,
+    pub acks: Acks,
     pub demotion: Demotion,
     pub folds: Folds,
     pub big_replies: BigReplies,
@@ -110,7 +113,8 @@ pub struct Upstreams {
     history: history::History,
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
-    epoch: Cell<u64>,
+    /// Connections that were made before may lead to another server; nanoseconds of the worker's clock.
+    since: Cell<u64>,
     first_bad_db: Cell<u32>,
     ticks: Cell<u32>,
     /// When a lane was answered last, nanoseconds of the worker's clock.
@@ -167,6 +171,7 @@ impl Upstreams {
             unknowns: Unknowns::default(),
             inquiries: Inquiries::default(),
             permissions: Permissions::default(),
+            acks: Acks::default(),
             demotion: Demotion::default(),
             folds: Folds::default(),
             big_replies: BigReplies::default(),
@@ -176,7 +181,7 @@ impl Upstreams {
             history: history::History::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: crate::link::now(),
-            epoch: Cell::new(0),
+            since: Cell::new(0),
             first_bad_db: Cell::new(u32::MAX),
             ticks: Cell::new(0),
             last_answer: Cell::new(0),
@@ -211,11 +216,16 @@ impl Upstreams {
         crate::link::nanos(crate::link::since(self.started))
     }
 
-    /// Counts histories of the upstream: a WAIT must not be answered from another one than the writes it covers
-    /// (rule W4).
+    /// Whether a connection that was made at `then` leads to the server that is asked now (rule W4).
     #[must_use]
-    pub fn epoch(&self) -> u64 {
-        self.epoch.get()
+    pub fn is_of_this_server(&self, then: u64) -> bool {
+        then >= self.since.get()
+    }
+
+    /// The upstream is another server, or its process another one. Connections that were made since `since` lead there.
+    pub fn on_upstream_replaced(&self, since: u64) {
+        self.since.set(since);
+        self.on_upstream_lost();
     }
 
     /// The lowest database index that the upstream is known not to have. Probing beyond it opens no connection.
@@ -229,9 +239,9 @@ impl Upstreams {
         self.first_bad_db.set(self.first_bad_db.get().min(db));
     }
 
-    /// A connection was lost, or the upstream is another process: from here on it is another history.
+    /// A connection was lost, or the upstream is another process: what was learnt from it may be different now.
     pub fn on_upstream_lost(&self) {
-        self.epoch.set(self.epoch.get() + 1);
+        self.control.look();
         self.first_bad_db.set(u32::MAX);
         self.scratch.forget_probe();
         self.unknowns.forget();

@@ -80,7 +80,7 @@ impl Upstreams {
         self.dialer.reload(Rc::clone(&now), change.tls.clone(), elsewhere);
         if elsewhere {
             tracing::info!(worker = self.worker, upstream = %now.upstream.endpoint, "upstream changed: connections move");
-            self.on_upstream_lost();
+            self.on_upstream_replaced(self.now());
             self.control.forget();
         }
         if elsewhere || who_we_are(&before) != who_we_are(&now) || before.upstream.tls != now.upstream.tls {

@@ -22,6 +22,7 @@ use tokio::io::ReadBuf;
 use tokio::time::{Sleep, sleep};
 
 use expect::{Expect, Queued};
+pub(super) use relay::bump;
 use subscriptions::Subscriptions;
 
 use super::connection::{Client, Closed};
@@ -71,6 +72,8 @@ pub(super) struct Held {
     queued: Vec<Queued>,
     /// respmux refused a command of the body: EXEC must not execute (rule M7).
     refused: bool,
+    /// The client had written something before its MULTI.
+    wrote_before: bool,
     subscriptions: Subscriptions,
     /// Confirmations that the subscribe command under way still brings.
     confirmations: u64,
@@ -109,6 +112,7 @@ impl Held {
             transaction: Transaction::default(),
             queued: Vec::new(),
             refused: false,
+            wrote_before: false,
             subscriptions: Subscriptions::default(),
             confirmations: 0,
             monitor: false,

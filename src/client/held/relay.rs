@@ -29,7 +29,11 @@ impl Held {
         let facts = client.facts(self.view(), self.has_subscriptions());
         let route = route(&self.up.rules().table, request.lookup(), facts, &request);
         // In doubt, the connection is reset afterwards.
-        let relay = if let Route::Relay(relay) = route { relay } else { Relay::Isolated };
+        let relay = match route {
+            Route::Relay(relay) => relay,
+            _ if self.reason == PinReason::Wait => Relay::Wait,
+            _ => Relay::Isolated,
+        };
         self.send(client, request, relay);
     }
 
@@ -123,6 +127,9 @@ impl Held {
         self.idle = None;
         let id = request.id();
         client.profile.command.set(id);
+        if relay == Relay::Multi {
+            self.wrote_before = client.wrote.is_some();
+        }
         client.note_write(id);
         let suppressed = client.profile.session.borrow_mut().take_suppressed();
         self.unproved |= matches!(relay, Relay::Isolated | Relay::Monitor | Relay::Tracking | Relay::Session);
@@ -195,7 +202,7 @@ fn waits_for_answers(relay: Relay) -> bool {
 
 /// A write that every replica sees and no key notices: WAIT behind it covers everything that the client wrote
 /// before (rule W1).
-fn bump(out: &mut BytesMut) {
+pub(in crate::client) fn bump(out: &mut BytesMut) {
     let channel = format!("respmux:wait:{:016x}", fastrand::u64(..));
     encode::command(out, &["SPUBLISH", &channel, ""]);
 }

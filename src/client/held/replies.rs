@@ -357,6 +357,14 @@ impl Held {
             Effect::ShardPublish => return Some(recounted(told, interest.of_message(&entry.text, true))),
             Effect::Numsub => return Some(renumbered(interest, told, false)),
             Effect::ShardNumsub => return Some(renumbered(interest, told, true)),
+            // The server counts for this connection: what the client wrote before went over others.
+            Effect::Wait if !self.wrote_before => return None,
+            Effect::Wait if told.starts_with(b"*") => {
+                encode::array_header(&mut element, 2);
+                encode::integer(&mut element, 0);
+                encode::integer(&mut element, 0);
+            }
+            Effect::Wait => encode::integer(&mut element, 0),
             Effect::SetName => {
                 session.labels_mut().name.clone_from(&entry.text);
                 return None;

@@ -12,6 +12,7 @@
 //! resynchronised.
 
 mod deliver;
+mod fate;
 mod in_flight;
 mod retry;
 mod show;
@@ -28,6 +29,7 @@ use bytes::BytesMut;
 
 use deliver::Anomaly;
 pub(crate) use deliver::recounted;
+pub use fate::Fate;
 pub(crate) use in_flight::{InFlight, Owner, Slot};
 pub use retry::RetryBudget;
 pub(crate) use show::LaneReport;
@@ -113,6 +115,7 @@ pub struct Lane {
     full: Cell<bool>,
     /// CLIENT ID of the connection on the upstream; 0 without one.
     upstream_id: Cell<i64>,
+    fate: Rc<Fate>,
     state: RefCell<State>,
     waker: RefCell<Option<Waker>>,
 }
@@ -194,6 +197,7 @@ impl Lane {
             deferred: Cell::new(false),
             full: Cell::new(false),
             upstream_id: Cell::new(0),
+            fate: Rc::default(),
             state: RefCell::new(state),
             waker: RefCell::new(None),
         })

@@ -37,6 +37,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         let mut link = link;
         lane.phase.set(Phase::Ready);
         lane.on_connection(link.id(), up.now());
+        lane.fate.on_connected(up.now());
         lane.deferred.set(false);
         lane.full.set(false);
         lane.served.set(false);
@@ -50,6 +51,9 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         lane.suspect.set(false);
         if !lane.served.get() && !matches!(end, End::Done | End::Anomaly(_)) {
             up.dialer.on_unproven_loss(ready, "lost before it had answered anything");
+        }
+        if !matches!(end, End::Done) {
+            lane.fate.on_lost();
         }
         match &end {
             End::Done => {}
