@@ -26,6 +26,7 @@ fn decide(c: &mut Criterion) {
         held: Held::None,
         hub: Hub::Open,
         policy: Policy::default(),
+        debug: true,
     };
     let requests: [(&str, &[&'static [u8]]); 5] = [
         ("GET", &[b"GET", b"key"]),

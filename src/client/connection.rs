@@ -1,5 +1,6 @@
 //! The loop of one client: read, scan, route; ride the lane at once or hand the request to `dispatch`.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::admission::Admission;
 use super::directory::Profile;
-use super::first_bytes::{begins_with, is_tls_hello};
+use super::first_bytes::begins_with;
 use super::parting::Pause;
 use super::request::{Request, Scanned};
 use super::seat::Hold;
@@ -95,6 +96,8 @@ pub(crate) struct Client {
     pub(super) now: u64,
     /// Only while it is sent away.
     pub(super) pause: Option<Box<Pause>>,
+    /// What had been received when the client was last looked at for another protocol's.
+    pub(super) looked: Cell<u64>,
 }
 
 impl Client {
@@ -116,6 +119,7 @@ impl Client {
             exhausted: true,
             now: 0,
             pause: None,
+            looked: Cell::new(0),
         }
     }
 
@@ -243,7 +247,7 @@ impl Client {
             return None;
         }
         if self.outbox().pending() == 0 && flushed {
-            return Some(Poll::Ready(Step::Close(CloseReason::Client)));
+            return Some(Poll::Ready(Step::Close(self.left())));
         }
         self.outbox().await_with(cx, Wants::Pending(0));
         Some(Poll::Pending)
@@ -256,7 +260,7 @@ impl Client {
         let mut buf = ReadBuf::new(&mut memory);
         match self.read.poll_read(cx, &mut buf) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(_)) => return Poll::Ready(Some(Step::Close(CloseReason::Client))),
+            Poll::Ready(Err(_)) => return Poll::Ready(Some(Step::Close(self.left()))),
             Poll::Ready(Ok(())) => {}
         }
         let chunk = buf.filled();
@@ -333,9 +337,6 @@ impl Client {
                 return (at, stall);
             }
             let buf = &data[at..];
-            if is_tls_hello(buf) {
-                return (at, Flow::Step(Step::Close(CloseReason::TlsHello)));
-            }
             let limits = self.limits();
             match scanner.scan(buf, &mut self.resume, &limits) {
                 Scan::Incomplete => break,
@@ -363,6 +364,9 @@ impl Client {
 
     /// Routes one request; rides the lane if that is the route.
     fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Halt> {
+        if !canonical {
+            self.look_for_stray(scanned.buf);
+        }
         let up = Rc::clone(self.up());
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
         let rules = up.look();

@@ -51,6 +51,8 @@ pub(super) struct Profile {
     pub addr: String,
     pub laddr: String,
     pub transport: Transport,
+    /// On this machine, as servers tell: by unix socket or loopback.
+    pub local: bool,
     pub session: RefCell<Session>,
     pub holding: Cell<Holding>,
     /// It is blocked without a connection of its own.

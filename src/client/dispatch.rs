@@ -193,7 +193,9 @@ impl Client {
         let reason = match refusal {
             Refusal::NotAuthenticated => RefuseReason::Auth,
             Refusal::Denied => RefuseReason::Denied,
-            Refusal::UnknownSubcommand | Refusal::WrongArity(_) => RefuseReason::UnknownSubcommand,
+            Refusal::UnknownSubcommand | Refusal::UnknownCommand | Refusal::WrongArity(_) => {
+                RefuseReason::UnknownSubcommand
+            }
             Refusal::NotSupported | Refusal::Debug | Refusal::Module | Refusal::ScriptDebug => {
                 RefuseReason::Unsupported
             }

@@ -43,7 +43,10 @@ pub(super) const HELLO_NOAUTH: &[u8] = b"NOAUTH HELLO must be called with the cl
 pub(super) const LOGIN_WHILE_HELD: &[u8] =
     b"ERR another user cannot log in on this connection now: end its transaction, WATCH or subscription first";
 const NOAUTH: &str = "NOAUTH Authentication required.";
-const NO_TRANSACTION: &str = "ERR no transaction connection available, try again";
+/// Not LOADING, as what the pool cannot give: a client that connects anew and tries again would run the command outside
+/// the transaction that it was meant for.
+const POISONED: &[u8] =
+    b"ERR no transaction connection available, try again (MULTI was not started; send DISCARD first)";
 const DEBUG: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
 const MODULE: &str = "ERR MODULE command not allowed. If the enable-module-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
 /// How much of an unknown command's name, and of its arguments, servers repeat.
@@ -74,11 +77,12 @@ pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal,
         Refusal::Debug => DEBUG.into(),
         Refusal::Module => MODULE.into(),
         Refusal::UnknownSubcommand => unknown_subcommand("CLIENT", request),
+        Refusal::UnknownCommand => unknown_command(request),
         Refusal::InTransaction => {
             let name = String::from_utf8_lossy(request.nth(0)).to_ascii_lowercase();
             format!("ERR Command '{name}' not allowed inside a transaction through this proxy").into()
         }
-        Refusal::Poisoned => format!("{NO_TRANSACTION} (MULTI was not started; send DISCARD first)").into(),
+        Refusal::Poisoned => POISONED.into(),
     }
 }
 
@@ -122,11 +126,16 @@ pub(super) fn throttled(left: Duration) -> Vec<u8> {
     format!("ERR too many failed logins from this address: not checked, try again in {seconds} s").into()
 }
 
-/// What the pool could not give, and which mark keeps the client safe (rule M6).
+/// What the pool could not give. Nothing was written, which is what clients take LOADING for: most try again by
+/// themselves (deploy/clients.md).
 pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
     match reason {
-        PinReason::Transaction | PinReason::Watch => NO_TRANSACTION.as_bytes(),
-        PinReason::Blocking | PinReason::Wait => b"ERR no blocking connection available, try again",
+        PinReason::Transaction | PinReason::Watch => {
+            b"LOADING no transaction connection available, command was not executed, try again"
+        }
+        PinReason::Blocking | PinReason::Wait => {
+            b"LOADING no blocking connection available, command was not executed, try again"
+        }
         PinReason::Subscribe
         | PinReason::Monitor
         | PinReason::Tracking
@@ -134,7 +143,7 @@ pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
         | PinReason::Isolated
         | PinReason::OutOfBand
         | PinReason::Large
-        | PinReason::Overflow => b"ERR no dedicated connection available, try again",
+        | PinReason::Overflow => b"LOADING no dedicated connection available, command was not executed, try again",
     }
 }
 

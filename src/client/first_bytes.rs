@@ -5,8 +5,9 @@ pub(super) fn begins_with(buf: &[u8], word: &[u8]) -> Option<bool> {
     let mut rest = buf;
     if let Some(header) = buf.strip_prefix(b"*") {
         let digits = header.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        // No length of an array has more.
-        if digits > 10 {
+        let count = std::str::from_utf8(&header[..digits]).ok().filter(|digits| !digits.is_empty());
+        // More than any array has is an error at once.
+        if count.is_some_and(|count| count.parse::<i32>().is_err()) {
             return Some(false);
         }
         let length = format!("\r\n${}\r\n", word.len());
@@ -27,7 +28,7 @@ pub(super) fn begins_with(buf: &[u8], word: &[u8]) -> Option<bool> {
 }
 
 /// The first bytes of TLS, where a request should begin: its record type, then version 3.x. No server has a command
-/// that begins so.
+/// that begins so; behind them comes a NUL byte, and a line with one never ends.
 pub(super) fn is_tls_hello(buf: &[u8]) -> bool {
     matches!(buf, [0x16, 3, ..])
 }
@@ -46,9 +47,17 @@ mod tests {
                 assert_ne!(seen(&text[..end]), Some(false), "{:?}", &text[..end]);
             }
         }
-        for text in
-            ["*1\r\n$4\r\n", "*1\r\n$5\r\nPROXz", "*x", "PROXYS", "GET", "\x16\x03\x01", "*12345678901", "\r\nPROXY"]
-        {
+        for text in [
+            "*1\r\n$4\r\n",
+            "*1\r\n$5\r\nPROXz",
+            "*x",
+            "PROXYS",
+            "GET",
+            "\x16\x03\x01",
+            "*12345678901",
+            "*2147483648\r\n",
+            "\r\nPROXY",
+        ] {
             assert_eq!(seen(text), Some(false), "{text:?}");
         }
     }

@@ -173,6 +173,9 @@ impl Client {
     fn set_reply_mode(&self, request: &Request) {
         let wanted = request.nth(2);
         let mode = self.profile.session.borrow().reply;
+        if mode == ReplyMode::Never {
+            return;
+        }
         if token_is(wanted, "ON") {
             self.profile.session.borrow_mut().reply = ReplyMode::On;
             self.reply_ok();

@@ -33,6 +33,7 @@ mod proxy;
 mod reload;
 mod request;
 mod seat;
+mod stray;
 mod subscribe;
 mod unit;
 mod wait;
@@ -40,6 +41,7 @@ mod wish;
 mod wrote;
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -145,8 +147,11 @@ impl Shared {
         let id = self.ids.next();
         let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
         let now = crate::link::now();
+        let local = matches!(transport, Transport::Unix { .. })
+            || addr.parse::<SocketAddr>().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
         let profile = Rc::new(Profile {
             outbox,
+            local,
             addr,
             laddr,
             transport,

@@ -137,7 +137,8 @@ impl Client {
         let authenticated = !matches!(self.admission, Admission::Unauthenticated);
         let session = self.profile.session.borrow();
         let hub = self.hub_view(session.key.resp, lent);
-        router::Facts { authenticated, guard: session.guard, held, hub, policy: session.policy }
+        let debug = self.profile.local || !self.up().control.debug_is_local();
+        router::Facts { authenticated, guard: session.guard, held, hub, policy: session.policy, debug }
     }
 
     /// How routing sees the client's subscriptions; `lent` says that a connection which it holds has them, or is to.

@@ -118,6 +118,12 @@ impl CommandTable {
         self.specs.get(usize::from(id.0)).unwrap_or(&self.specs[0])
     }
 
+    /// What a command that the table lists does.
+    #[must_use]
+    pub fn op(&self, lookup: Lookup) -> Option<Op> {
+        if let Lookup::Known(id) = lookup { Some(self.spec(id).op) } else { None }
+    }
+
     /// Metric labels, by [`CommandId`].
     #[must_use]
     pub fn labels(&self) -> Vec<String> {

@@ -20,6 +20,8 @@ pub struct Facts {
     pub hub: Hub,
     /// Which commands the operator forbids to this client.
     pub policy: Policy,
+    /// A server without respmux between would judge its DEBUG as that of a local client, or judges everybody's alike.
+    pub debug: bool,
 }
 
 /// Where the client's subscriptions are.
@@ -95,6 +97,9 @@ pub fn route(table: &CommandTable, lookup: Lookup, facts: Facts, args: &impl Arg
             return Route::Hub;
         }
         _ => {}
+    }
+    if op == Op::Debug && !facts.debug {
+        return Route::Refuse(Refusal::Debug);
     }
     match facts.held {
         Held::None => free(op, args),
@@ -193,7 +198,7 @@ fn free(op: Op, args: &impl Args) -> Route {
         Op::Monitor => Route::Pin(PinReason::Monitor),
         Op::Tracking => Route::Pin(PinReason::Tracking),
         Op::Session => Route::Pin(PinReason::Session),
-        Op::Isolated => Route::Pin(PinReason::Isolated),
+        Op::Isolated | Op::Debug => Route::Pin(PinReason::Isolated),
         Op::OutOfBand => Route::Pin(PinReason::OutOfBand),
         Op::Select => Route::Switch(Switch::Select),
         Op::Readonly => Route::Switch(Switch::Readonly(true)),
@@ -201,6 +206,8 @@ fn free(op: Op, args: &impl Args) -> Route {
         Op::NoTouch => Route::Switch(Switch::NoTouch),
         Op::Hello => hello(args),
         Op::Auth => Route::Login(Login::Auth),
+        // A load balancer that says whom it speaks for: servers do not know the name.
+        Op::Proxy if is_balancers_greeting(args) => Route::Refuse(Refusal::UnknownCommand),
         _ => local(op, args),
     }
 }
@@ -223,6 +230,7 @@ fn held(op: Op, args: &impl Args) -> Route {
         Op::ClientCaching | Op::ClientGetRedir | Op::ClientTrackingInfo => Route::Relay(Relay::Plain),
         Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
         Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
+        Op::Debug => Route::Relay(Relay::Debug),
         Op::Select => Route::Relay(Relay::Select),
         Op::Hello => Route::Relay(Relay::Login(Login::Hello)),
         Op::Auth => Route::Relay(Relay::Login(Login::Auth)),
@@ -253,12 +261,13 @@ fn queueing(table: &CommandTable, lookup: Lookup, op: Op, args: &impl Args) -> R
             Route::Refuse(Refusal::InTransaction)
         }
         Op::Reset => Route::Local(Local::Reset),
-        Op::Debug | Op::Module | Op::ScriptDebug | Op::NotSupported | Op::ClientUnknown => refused(op, args),
+        Op::Module | Op::ScriptDebug | Op::NotSupported | Op::ClientUnknown => refused(op, args),
         // CLIENT LIST, KILL and the like would show or hit the wrong connections.
         Op::ClientList | Op::ClientKill | Op::ClientUnblock | Op::ClientInfo | Op::ClientNotices | Op::Proxy => {
             Route::Refuse(Refusal::InTransaction)
         }
         Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
+        Op::Debug => Route::Relay(Relay::Debug),
         _ => Route::Relay(Relay::Plain),
     }
 }
@@ -289,6 +298,11 @@ fn subscribed_through_hub(table: &CommandTable, op: Op, id: CommandId) -> Route 
 #[must_use]
 pub fn is_sharded(name: &str) -> bool {
     name.starts_with('S') || name.contains(" S")
+}
+
+/// The line that the PROXY protocol begins a connection with.
+fn is_balancers_greeting(args: &impl Args) -> bool {
+    args.count() > 1 && ["TCP4", "TCP6", "UNKNOWN"].iter().any(|word| args.nth(1) == word.as_bytes())
 }
 
 fn stream_reads_at_once(args: &impl Args) -> bool {
@@ -329,11 +343,50 @@ fn local(op: Op, args: &impl Args) -> Route {
 
 fn refused(op: Op, args: &impl Args) -> Route {
     match op {
-        Op::Debug => Route::Refuse(Refusal::Debug),
         Op::Module => Route::Refuse(Refusal::Module),
         Op::ScriptDebug if args.count() > 2 && token_is(args.nth(2), "NO") => Route::Local(Local::Ok),
         Op::ScriptDebug => Route::Refuse(Refusal::ScriptDebug),
         Op::ClientUnknown => Route::Refuse(Refusal::UnknownSubcommand),
         _ => Route::Refuse(Refusal::NotSupported),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Words(&'static [&'static str]);
+
+    impl Args for Words {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+        fn nth(&self, index: usize) -> &[u8] {
+            self.0[index].as_bytes()
+        }
+    }
+
+    /// `enable-debug-command local`, and a client of another machine, which the server would take for a local one.
+    #[test]
+    fn debug_is_refused_to_whom_the_server_would_refuse_it() {
+        let table = CommandTable::new();
+        let facts = Facts {
+            authenticated: true,
+            guard: Guard::Intact,
+            held: Held::None,
+            hub: Hub::Open,
+            policy: Policy::ALLOW_ALL,
+            debug: false,
+        };
+        let debug = Words(&["DEBUG", "SLEEP", "0"]);
+        let decide = |facts| route(&table, table.lookup(b"DEBUG", Some(b"SLEEP")), facts, &debug);
+        for held in [Held::None, Held::Open, Held::Queueing] {
+            assert_eq!(decide(Facts { held, ..facts }), Route::Refuse(Refusal::Debug), "{held:?}");
+        }
+        let allowed = Facts { debug: true, ..facts };
+        assert_eq!(decide(allowed), Route::Pin(PinReason::Isolated));
+        for held in [Held::Open, Held::Queueing] {
+            assert_eq!(decide(Facts { held, ..allowed }), Route::Relay(Relay::Debug), "{held:?}");
+        }
     }
 }

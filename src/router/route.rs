@@ -96,6 +96,8 @@ pub enum Relay {
     Session,
     /// Leaves unknown state: the connection is reset before it serves somebody else.
     Isolated,
+    /// DEBUG: nobody knows what it leaves, so the connection serves nobody else.
+    Debug,
     Select,
     /// Queued in a transaction; the element of EXEC's reply is replaced or obeyed.
     Queued(Effect),
@@ -188,6 +190,7 @@ pub enum Refusal {
     Module,
     ScriptDebug,
     UnknownSubcommand,
+    UnknownCommand,
     WrongArity(CommandId),
     /// RESP2 with subscriptions: only a few commands are allowed.
     Subscribed(CommandId),
@@ -206,6 +209,7 @@ impl Refusal {
             Self::Denied => "denied",
             Self::NotSupported | Self::Debug | Self::Module | Self::ScriptDebug => "unsupported",
             Self::UnknownSubcommand => "unknown_subcommand",
+            Self::UnknownCommand => "unknown_command",
             Self::WrongArity(_) => "arity",
             Self::Subscribed(_) => "subscribed",
             Self::InTransaction => "in_transaction",

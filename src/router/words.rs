@@ -82,11 +82,13 @@ fn refusal_why(refusal: Refusal) -> &'static str {
         Refusal::NotAuthenticated => "the client has not logged in",
         Refusal::Denied => "the configuration of respmux forbids it to this user (commands.deny)",
         Refusal::NotSupported => "it cannot be carried by a proxy that shares connections",
-        Refusal::Debug | Refusal::Module => {
-            "a server allows it to local clients at most, and respmux is one for everybody"
+        Refusal::Debug => {
+            "the server lets only local clients (enable-debug-command local), and this client is on another machine"
         }
+        Refusal::Module => "a server allows it to local clients at most, and respmux is one for everybody",
         Refusal::ScriptDebug => "it would stop the server for everybody, and its dialogue is no RESP",
         Refusal::UnknownSubcommand => "respmux answers CLIENT itself and does not know this subcommand",
+        Refusal::UnknownCommand => "a load balancer begins a connection like that, and no server knows the name",
         Refusal::WrongArity(_) => "wrong number of arguments",
         Refusal::Subscribed(_) => "a RESP2 client with subscriptions may only change them, and PING, RESET and QUIT",
         Refusal::InTransaction => "it cannot be queued in a transaction through respmux",

@@ -58,6 +58,8 @@ pub enum ReplyMode {
     Off,
     /// The reply of the next command is dropped.
     SkipNext,
+    /// It is no client of a server and will be closed: nothing changes that.
+    Never,
 }
 
 /// Whether the client may run its transaction commands. The marks keep a client that ignores errors from running
@@ -133,7 +135,7 @@ impl Session {
     pub fn take_suppressed(&mut self) -> bool {
         match self.reply {
             ReplyMode::On => false,
-            ReplyMode::Off => true,
+            ReplyMode::Off | ReplyMode::Never => true,
             ReplyMode::SkipNext => {
                 self.reply = ReplyMode::On;
                 true
@@ -145,7 +147,9 @@ impl Session {
     pub fn on_reset(&mut self, db: u32, policy: Policy) {
         self.policy = policy;
         self.key = RouteKey::fresh(Identity::Implicit, db);
-        self.reply = ReplyMode::On;
+        if self.reply != ReplyMode::Never {
+            self.reply = ReplyMode::On;
+        }
         self.guard = Guard::Intact;
         self.notices = Notices::Off;
         if let Some(labels) = &mut self.labels {

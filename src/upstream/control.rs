@@ -59,6 +59,8 @@ pub struct Control {
     busy_at: Cell<Option<Instant>>,
     /// When its last connection was found closed; nothing if that is not how it ended. Nanoseconds of the worker's clock.
     lost_at: Cell<Option<u64>>,
+    /// `enable-debug-command` is `local`, or nobody may know what it is.
+    debug_is_local: Cell<bool>,
     /// A look was asked for and not begun.
     looking: Cell<bool>,
 }
@@ -77,6 +79,7 @@ impl Default for Control {
             paused_at: Cell::new(None),
             busy_at: Cell::new(None),
             lost_at: Cell::new(None),
+            debug_is_local: Cell::new(true),
             looking: Cell::new(false),
         }
     }
@@ -170,6 +173,12 @@ impl Control {
             let _ = self.ask(&[b"PING"]).await;
         }
         self.flavour.get()
+    }
+
+    /// The server lets only local clients DEBUG. It takes every client of respmux on its machine for one.
+    #[must_use]
+    pub fn debug_is_local(&self) -> bool {
+        self.debug_is_local.get()
     }
 
     /// Which server this is; zero before the first contact.
@@ -313,7 +322,8 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
     // By one name each: several in one question came with 7.0 only.
     encode::command(&mut command, &["CONFIG", "GET", "busy-reply-threshold"]);
     encode::command(&mut command, &["CONFIG", "GET", "proto-max-bulk-len"]);
-    let asked = timeout(up.config().upstream.handshake_timeout, link.call(&command, 2)).await;
+    encode::command(&mut command, &["CONFIG", "GET", "enable-debug-command"]);
+    let asked = timeout(up.config().upstream.handshake_timeout, link.call(&command, 3)).await;
     let Ok(Ok(replies)) = asked else { return false };
     if up.control.on_replies(&replies) {
         up.control.limits_in.set(0); // not told: asked again at the next turn
@@ -323,6 +333,13 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
         let value = decoded(reply).ok()?;
         std::str::from_utf8(value.field(name)?.as_text()?).ok()?.parse().ok()
     };
+    up.control.debug_is_local.set(decoded(&replies[2]).map_or(
+        true,
+        |value| match value.field("enable-debug-command") {
+            Some(setting) => setting.as_text().is_none_or(|text| text == "local"),
+            None => value.as_error().is_some(), // servers before 7.0 do not know it, and let everybody
+        },
+    ));
     let busy = number(&replies[0], "busy-reply-threshold");
     up.process.set_upstream_limits(busy, number(&replies[1], "proto-max-bulk-len"));
     true

@@ -150,7 +150,14 @@ impl Client {
             Some((follows, _)) if follows.queueing() => Held::Queueing,
             Some(_) => Held::Open,
         };
-        Facts { authenticated: self.authenticated, guard: self.guard, held, hub: self.hub, policy: Policy::ALLOW_ALL }
+        Facts {
+            authenticated: self.authenticated,
+            guard: self.guard,
+            held,
+            hub: self.hub,
+            policy: Policy::ALLOW_ALL,
+            debug: true,
+        }
     }
 
     /// The held connection is lost.
@@ -400,6 +407,7 @@ pub(crate) fn a_wrong_router_is_seen() -> bool {
         held: Held::None,
         hub: Hub::Open,
         policy: Policy::ALLOW_ALL,
+        debug: true,
     };
     let wrong = |facts: Facts, words: &[&[u8]]| {
         let words = Words(words.iter().map(|word| word.to_vec()).collect());

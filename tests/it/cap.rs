@@ -63,7 +63,7 @@ impl Stormer<'_> {
             Err(ReadEnd::TimedOut) => panic!("{line}: no reply within {PATIENT:?}"),
         };
         let text = frame.as_str();
-        if frame.is_error() && text.contains("connection available, try again") {
+        if frame.is_error() && text.ends_with("connection available, command was not executed, try again") {
             self.count.turned_away.fetch_add(1, Ordering::Relaxed);
             return Err(TurnedAway);
         }

@@ -231,7 +231,8 @@ fn is_own(command: &[Vec<u8>]) -> bool {
         ["RESET" | "PING" | "GET"] | ["PING", _] | ["CLIENT", "ID"] | ["CLIENT", "NO-EVICT", "ON"] => true,
         ["CLIENT", "SETNAME", name] => name.starts_with("RESPMUX:"),
         ["AUTH", ..] | ["HELLO", ..] => true,
-        ["INFO", "SERVER"] | ["CONFIG", "GET", "BUSY-REPLY-THRESHOLD" | "PROTO-MAX-BULK-LEN"] => true,
+        ["INFO", "SERVER"]
+        | ["CONFIG", "GET", "BUSY-REPLY-THRESHOLD" | "PROTO-MAX-BULK-LEN" | "ENABLE-DEBUG-COMMAND"] => true,
         _ => false,
     }
 }

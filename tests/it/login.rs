@@ -225,9 +225,9 @@ fn a_unix_socket_is_not_throttled() {
     }
 }
 
-/// What strayed here from other protocols is closed and counted.
+/// What strayed here from other protocols is counted.
 #[test]
-fn http_and_tls_on_a_plain_port_are_closed_and_counted() {
+fn http_and_tls_on_a_plain_port_are_counted() {
     let redis = locked();
     let proxy = Proxy::start(&redis, &ProxyOptions::tight());
     for bytes in [&b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nPING\r\n"[..], b"Host: x\r\nPING\r\n"] {
@@ -235,16 +235,17 @@ fn http_and_tls_on_a_plain_port_are_closed_and_counted() {
         client.send(bytes);
         client.expect_eof();
     }
-    // A request line that servers take for a command; the next line gives it away.
+    // A request line that servers take for a command; the next line gives it away, and nothing of it is answered.
     let mut client = proxy.connect();
     client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nPING\r\n");
-    client.expect(b"-ERR wrong number of arguments for 'get' command\r\n");
     client.expect_eof();
     for cut in [2, 5, 11] {
         let mut client = proxy.connect();
         let hello = [&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3][..], &[7; 194]].concat();
         client.send(&hello[..cut]);
         client.send(&hello[cut..]);
+        client.expect_nothing(Duration::from_millis(20)); // a line without an end, for a server
+        client.shut_write();
         client.expect_eof();
     }
     let seen = || (closed(&proxy, "cross_protocol"), closed(&proxy, "tls_hello"));

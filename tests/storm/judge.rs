@@ -248,9 +248,9 @@ impl Judge {
 pub(crate) fn is_refusal(reply: &Value) -> bool {
     const TEXTS: [&[u8]; 5] = [
         b"LOADING upstream is not available, command was not executed",
-        b"ERR no transaction connection available, try again",
-        b"ERR no blocking connection available, try again",
-        b"ERR no dedicated connection available, try again",
+        b"LOADING no transaction connection available, command was not executed, try again",
+        b"LOADING no blocking connection available, command was not executed, try again",
+        b"LOADING no dedicated connection available, command was not executed, try again",
         b"ERR respmux could not log in to the upstream, command was not executed",
     ];
     matches!(reply, Value::Error(text) if TEXTS.contains(&text.as_slice()))

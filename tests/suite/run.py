@@ -114,7 +114,7 @@ class SuiteRedis(Server):
         self.port = free_port()
         self.address = ("127.0.0.1", self.port)
         argv = [server_binary(), str(Path(SOURCE) / "tests" / "assets" / "default.conf")]
-        argv += ["--port", str(self.port), "--dir", directory]
+        argv += ["--port", str(self.port), "--dir", directory, "--enable-debug-command", "yes"]
         super().__init__("redis", argv, self._is_ours)
 
     def _is_ours(self, _server):
@@ -133,7 +133,7 @@ def run_once(unit, arm, skip, log):
         if arm == "respmux":
             upstream = f"redis://127.0.0.1:{redis.port}"
             port = stack.enter_context(Respmux(directory, upstream, *NO_THROTTLE, *ARGS)).port
-            environment |= {"SUITE_SERVER_PORT": str(redis.port), "SUITE_PROXY_PORT": str(port)}
+            environment["SUITE_SERVER_PORT"] = str(redis.port)
         argv = ["tclsh", "tests/test_helper.tcl", "--host", "127.0.0.1", "--port", str(port), "--single", unit]
         argv += ["--durable", "--timeout", str(SECONDS), "--baseport", str(free_port())]
         for name in skip:

@@ -58,13 +58,19 @@ impl Expect {
 
     /// Whatever becomes of it, nothing of the client's is on the connection afterwards.
     pub(super) fn leaves_nothing(&self) -> bool {
-        matches!(self.relay, Relay::Plain | Relay::Isolated)
+        matches!(self.relay, Relay::Plain | Relay::Isolated | Relay::Debug)
     }
 
     /// How the next request is routed depends on this answer.
     pub(super) fn is_barrier(&self) -> bool {
         match self.relay {
-            Relay::Plain | Relay::Watch | Relay::Unwatch | Relay::Queued(_) | Relay::Session | Relay::Isolated => false,
+            Relay::Plain
+            | Relay::Watch
+            | Relay::Unwatch
+            | Relay::Queued(_)
+            | Relay::Session
+            | Relay::Isolated
+            | Relay::Debug => false,
             Relay::Multi
             | Relay::Exec
             | Relay::Discard

@@ -8,6 +8,7 @@
 
 mod expect;
 mod late;
+mod redirect;
 mod relay;
 mod replies;
 mod subscriptions;
@@ -82,6 +83,8 @@ pub(super) struct Held {
     session: bool,
     /// Something ran whose traces only RESET removes.
     unproved: bool,
+    /// DEBUG ran here, and what it leaves RESET need not remove.
+    spent: bool,
     /// A reply could not be trusted: the connection is of no use to anybody.
     broken: bool,
     /// Subscriptions are made here, not on a hub.
@@ -119,6 +122,7 @@ impl Held {
             tracking: false,
             session: false,
             unproved: matches!(reason, PinReason::Isolated | PinReason::OutOfBand),
+            spent: false,
             broken: false,
             subscribes: reason == PinReason::Subscribe,
             relayed: 0,
@@ -348,7 +352,9 @@ impl Held {
     pub(super) fn give_back(mut self) {
         let Some(lease) = self.lease.take() else { return };
         let subscribed = self.subscriptions.any();
-        if self.unproved || self.monitor || self.tracking || self.session || subscribed {
+        if self.spent {
+            drop(lease); // closes the connection
+        } else if self.unproved || self.monitor || self.tracking || self.session || subscribed {
             lease.give_back(Return::Unknown);
         } else {
             lease.give_back(return_for(self.transaction.queueing(), self.transaction.watching()));

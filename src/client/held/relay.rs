@@ -5,6 +5,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::expect::{Expect, Payload};
+use super::redirect::to_nobody;
 use super::{Event, Held, Next};
 use crate::client::connection::{Client, Closed};
 use crate::client::dispatch::strict_integer;
@@ -86,6 +87,9 @@ impl Held {
                 Scan::Complete { len, canonical } => {
                     self.incomplete = false;
                     client.outbox().on_whole();
+                    if !canonical {
+                        client.look_for_stray(&client.carry);
+                    }
                     let scanned = Scanned { scanner: &scanner, buf: &client.carry };
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
                     let rules = self.up.rules();
@@ -133,6 +137,7 @@ impl Held {
         client.note_write(id);
         let suppressed = client.profile.session.borrow_mut().take_suppressed();
         self.unproved |= matches!(relay, Relay::Isolated | Relay::Monitor | Relay::Tracking | Relay::Session);
+        self.spent |= relay == Relay::Debug;
         if matches!(relay, Relay::Subscribe | Relay::Unsubscribe) {
             let arguments = request.count() as u64 - 1;
             let name = &self.up.table.spec(id).name;
@@ -148,6 +153,7 @@ impl Held {
         match &payload {
             Payload::Nil | Payload::Abort => encode::command(&mut self.out, &["DISCARD"]),
             Payload::Wait(_) => bump(&mut self.out),
+            _ if self.up.table.spec(id).op == Op::Tracking => self.out.extend_from_slice(&to_nobody(&request)),
             _ if self.out.is_empty() => self.out = request.into_raw(),
             _ => self.out.extend_from_slice(request.raw()),
         }

@@ -1,14 +1,12 @@
 //! Who may use PROXY. What shows others needs the upstream's consent, and an outage is when it is needed most: a question
 //! that nobody answers must not be the answer.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::Verb;
 use crate::client::admission::Admission;
 use crate::client::connection::Client;
-use crate::client::directory::{Profile, Transport};
 use crate::client::error_reply;
 use crate::client::request::Request;
 use crate::config::ProxyRight;
@@ -50,18 +48,6 @@ impl Verb {
             // Not CONFIG GET, which many hosted servers do not have.
             Self::Config | Self::Info | Self::Lanes | Self::Pools | Self::Servers | Self::Stats => {
                 Some(&["INFO", "server"])
-            }
-        }
-    }
-}
-
-impl Profile {
-    /// The client is a process of this machine.
-    pub(in crate::client) fn is_of_this_machine(&self) -> bool {
-        match self.transport {
-            Transport::Unix { .. } => true,
-            Transport::Tcp | Transport::Tls => {
-                self.addr.parse::<SocketAddr>().is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
             }
         }
     }
@@ -125,7 +111,7 @@ impl Client {
 
     /// Nobody can be asked for the client's rights: it may read if it is of this machine, as over HTTP.
     fn without_upstream(&self, verb: Verb) -> Access {
-        if verb.right() == ProxyRight::Read && self.profile.is_of_this_machine() {
+        if verb.right() == ProxyRight::Read && self.profile.local {
             return Access::Granted;
         }
         self.up().shard.commands_rejected[RefuseReason::UpstreamDown].inc();
