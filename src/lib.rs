@@ -23,7 +23,7 @@
 //! ```text
 //!             ┌──────────────────────────── worker (one thread, nothing shared) ───────────────────────────┐
 //!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ──▶ link ──▶ upstream      │
-//!  (main)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::held ─▶ link    │
+//!  (gate)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::held ─▶ link    │
 //!             │   │                                   ├─ Hub ───▶ upstream::pubsub ───────────────▶ link    │
 //!             │   │                                   ├─ Fold ──▶ upstream::blocking ─▶ pool, or lane       │
 //!             │   │                                   ├─ Login ─▶ upstream::scratch ──────────────▶ link    │
@@ -51,6 +51,9 @@
 //!    that was ready, so one write carries them all.
 //! 4. The lane's task reads replies; `resp::reply` finds their ends; the oldest slot names the owner of each.
 //! 5. The reply is appended to the owner's outbox; each touched client gets one write at the end of the turn.
+//!
+//! Clients are accepted by the *gate* (`lifecycle::gate`), on the first worker's thread: where there is one worker, no
+//! client is handed from thread to thread, and a connection for one request costs no more than it must.
 //!
 //! With many clients the worker rests for a moment before it looks at its sockets again (`worker::rest`): the next turn
 //! carries more.

@@ -91,7 +91,7 @@ impl Client {
         }
         // Who watches an outage from this machine cannot log in meanwhile.
         let is_proxy = self.up().table.spec(self.profile.command.get()).op == Op::Proxy;
-        if is_proxy && self.admission == Admission::Unasked && self.profile.local {
+        if is_proxy && self.admission == Admission::Unasked && self.profile.address.is_of_this_machine() {
             return Ok(());
         }
         self.strikes += 1;

@@ -1,6 +1,6 @@
 //! The attempt to log in: slower after failures, refused unseen after many (see `auth::Throttle`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -178,6 +178,6 @@ impl Client {
 
     /// The address to which failures are counted; none for unix sockets.
     fn source(&self) -> Option<IpAddr> {
-        self.profile.addr.parse::<SocketAddr>().ok().map(|addr| addr.ip())
+        self.profile.address.ip()
     }
 }

@@ -266,6 +266,7 @@ impl Client {
         let chunk = buf.filled();
         if chunk.is_empty() {
             self.eof = true;
+            self.outbox().on_end();
             return Poll::Ready(None);
         }
         up.shard.client_received_bytes.add(chunk.len() as u64);

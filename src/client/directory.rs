@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::address::Address;
 use super::parting::Parting;
 use crate::command::CommandId;
 use crate::router::PinReason;
@@ -48,11 +49,8 @@ pub(crate) enum Transport {
 /// One client.
 pub(super) struct Profile {
     pub outbox: Rc<Outbox>,
-    pub addr: String,
-    pub laddr: String,
+    pub address: Address,
     pub transport: Transport,
-    /// On this machine, as servers tell: by unix socket or loopback.
-    pub local: bool,
     pub session: RefCell<Session>,
     pub holding: Cell<Holding>,
     /// It is blocked without a connection of its own.
@@ -116,6 +114,14 @@ impl Profile {
         own || !self.outbox.subscribed().is_empty()
     }
 
+    /// Where it connected to. Its socket is asked: the listener may be one for all addresses of the machine.
+    pub(super) fn local_address(&self) -> String {
+        match &self.address {
+            Address::Unix(_) => self.address.to_string(),
+            Address::Ip(_) => self.outbox.local_address().map_or_else(String::new, |address| address.to_string()),
+        }
+    }
+
     /// The client's line now.
     pub(super) fn line(&self, now: u64) -> Line {
         let session = self.session.borrow();
@@ -124,8 +130,8 @@ impl Profile {
         let shared = self.outbox.subscribed();
         Line {
             id: self.outbox.id(),
-            addr: self.addr.clone(),
-            laddr: self.laddr.clone(),
+            addr: self.address.to_string(),
+            laddr: self.local_address(),
             transport: self.transport,
             name: labels.name,
             lib_name: labels.lib_name,
@@ -182,7 +188,7 @@ impl Profile {
 
     /// Who it is, for what outlives it.
     pub(super) fn who(&self) -> (String, Vec<u8>) {
-        (self.addr.clone(), self.session.borrow().key.identity.name().to_vec())
+        (self.address.to_string(), self.session.borrow().key.identity.name().to_vec())
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! A client has unanswered requests on one route only; every other route waits until they are answered (I2).
 
+mod address;
 mod admission;
 mod attempt;
 mod blocking;
@@ -41,11 +42,11 @@ mod wish;
 mod wrote;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use address::Address;
 pub(crate) use connection::Client;
 pub(crate) use directory::{Line, Transport};
 pub(crate) use peers::answer;
@@ -109,8 +110,7 @@ pub(crate) struct Shared {
 pub(crate) struct Accepted {
     pub socket: Socket,
     pub transport: Transport,
-    pub addr: String,
-    pub laddr: String,
+    pub address: Address,
 }
 
 impl Shared {
@@ -141,19 +141,15 @@ impl Shared {
 
     /// Serves one client until it leaves.
     pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
-        let Accepted { socket, transport, addr, laddr } = *accepted;
+        let Accepted { socket, transport, address } = *accepted;
         let (read, write) = socket.into_split();
         let limit = self.up.config().client.output_limit;
         let id = self.ids.next();
         let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
         let now = crate::link::now();
-        let local = matches!(transport, Transport::Unix { .. })
-            || addr.parse::<SocketAddr>().is_ok_and(|addr| addr.ip().to_canonical().is_loopback());
         let profile = Rc::new(Profile {
             outbox,
-            local,
-            addr,
-            laddr,
+            address,
             transport,
             session: RefCell::new(Session::new(
                 self.up.config().upstream.db,

@@ -10,14 +10,14 @@ use std::path::Path;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-/// A TCP listener.
-pub(super) fn bind_tcp(addr: SocketAddr, backlog: usize) -> io::Result<TcpListener> {
+/// A TCP socket that listens and does not block.
+pub(super) fn bind_tcp(addr: SocketAddr, backlog: usize) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(length(backlog))?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 /// A TCP listener that somebody else has bound; it does not block.
@@ -30,9 +30,9 @@ pub(super) fn unix_listener(fd: OwnedFd) -> io::Result<UnixListener> {
     UnixListener::from_std(fd.into())
 }
 
-/// A unix listener, whose file has `mode` before the first client can connect. A socket file that nobody listens on
+/// A unix socket that listens and does not block, whose file has `mode` before the first client can connect. A socket file that nobody listens on
 /// any more is replaced; one that is in use, or that is no socket, is an error.
-pub(super) fn bind_unix(path: &Path, mode: u32, backlog: usize) -> io::Result<UnixListener> {
+pub(super) fn bind_unix(path: &Path, mode: u32, backlog: usize) -> io::Result<Socket> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
@@ -50,7 +50,7 @@ pub(super) fn bind_unix(path: &Path, mode: u32, backlog: usize) -> io::Result<Un
     socket.bind(&SockAddr::unix(path)?)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     socket.listen(length(backlog))?;
-    UnixListener::from_std(socket.into())
+    Ok(socket)
 }
 
 fn length(backlog: usize) -> i32 {

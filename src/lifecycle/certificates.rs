@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,8 +18,24 @@ use crate::config::{Config, Listen};
 use crate::link::{ClientTls, Material, client_config, server_config};
 use crate::telemetry::{ProcessFacts, ReloadResult, TlsSide};
 
-/// What the accept loop gives to new clients: the certificate that is in use then.
-pub(super) type ForClients = Rc<RefCell<Arc<ServerConfig>>>;
+/// What new clients are given: the certificate that is in use then. They are accepted on another thread.
+#[derive(Clone)]
+pub(super) struct ForClients(Arc<Mutex<Arc<ServerConfig>>>);
+
+impl ForClients {
+    fn new(material: Arc<ServerConfig>) -> Self {
+        Self(Arc::new(Mutex::new(material)))
+    }
+
+    /// The one for who comes now.
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self, material: Arc<ServerConfig>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = material;
+    }
+}
 
 /// Both sides, as far as they speak TLS.
 pub(super) struct Certificates {
@@ -49,7 +65,7 @@ impl Certificates {
         if config.listen.iter().any(|listen| matches!(listen, Listen::Tls(_))) {
             let files = Files::look(loaded.client_paths());
             let material = loaded.read_for_clients().map_err(anyhow::Error::msg).context("tls")?;
-            loaded.clients = Some((Rc::new(RefCell::new(material)), files));
+            loaded.clients = Some((ForClients::new(material), files));
         }
         if config.upstream.tls.enabled {
             let files = Files::look(loaded.upstream_paths());
@@ -63,7 +79,7 @@ impl Certificates {
     }
 
     pub(super) fn for_clients(&self) -> Option<ForClients> {
-        self.clients.as_ref().map(|(current, _)| Rc::clone(current))
+        self.clients.as_ref().map(|(current, _)| current.clone())
     }
 
     pub(super) fn for_upstream(&self) -> Option<ClientTls> {
@@ -114,7 +130,7 @@ impl Certificates {
         {
             let read = self.read_for_clients();
             if let Some(material) = self.report(TlsSide::Client, read) {
-                *current.borrow_mut() = material;
+                current.replace(material);
             }
         }
         if let Some((current, files)) = &mut upstream

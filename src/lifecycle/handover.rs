@@ -66,7 +66,7 @@ impl Handover {
     pub(super) fn bind(path: &Path, inherited: &mut Inherited) -> io::Result<Self> {
         let listener = match inherited.at_path(path) {
             Some(given) => unix_listener(given.fd)?,
-            None => bind_unix(path, 0o600, BACKLOG)?,
+            None => unix_listener(bind_unix(path, 0o600, BACKLOG)?.into())?,
         };
         Ok(Self { listener, path: path.to_owned(), lent: Cell::new(false) })
     }

@@ -4,6 +4,7 @@ mod accept;
 mod bind;
 mod certificates;
 pub mod embedded;
+mod gate;
 mod handover;
 mod inherit;
 mod notify;
@@ -79,9 +80,9 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let facts = Arc::new(start::facts(config));
     let certificates = Certificates::load(config, &facts)?;
-    let mut open = Open::bind(config, certificates.for_clients(), inherited).await?;
+    let (mut open, gate) = Open::bind(config, certificates.for_clients(), inherited).await?;
     let (ways, mut wishes) = Wishes::new();
-    let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways)?;
+    let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways, gate)?;
     open.begin(&facts, config.upstream.connect_wait).await?;
     let certificates = Rc::new(RefCell::new(certificates));
     spawn_local(Certificates::watch(Rc::clone(&certificates)));
@@ -105,7 +106,7 @@ async fn serve(
     spawn_local(notify::watchdog(Arc::clone(&workers.telemetry)));
     spawn_local(sample(Arc::clone(&workers.telemetry)));
     let handed_over = tokio::select! {
-        () = open.serve(&workers) => true,
+        () = open.serve() => true,
         () = signals.next() => false,
         () = steer::until_drain(&mut wishes, &reloader, &pauses, &open.acceptor, &workers) => false,
         status = exited(embedded) => anyhow::bail!("the embedded server ended: {status}"),
@@ -123,7 +124,7 @@ async fn serve(
             let _ = stop.send(true);
             open.leave().await;
         } else {
-            open.end(&workers, config.drain.delay).await;
+            open.end(config.drain.delay).await;
         }
         drain(&config, &mut workers).await;
     };

@@ -11,9 +11,9 @@ use tokio::time::{sleep, timeout};
 use super::accept::Acceptor;
 use super::bind::tcp_listener;
 use super::certificates::ForClients;
+use super::gate::Gate;
 use super::handover::{self, Handover, Lent, Predecessor, Successor};
 use super::inherit::{Inherited, Keeper, Unwanted};
-use super::start::Workers;
 use crate::config::Config;
 use crate::telemetry::ProcessFacts;
 
@@ -42,12 +42,12 @@ impl Open {
         config: &Arc<Config>,
         tls: Option<ForClients>,
         mut inherited: Inherited,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, Gate)> {
         let mut predecessor = None;
         if let Some(path) = &config.handover {
             predecessor = handover::find(path, &mut inherited).await.context("hand-over")?;
         }
-        let acceptor = Acceptor::bind(config, tls, &mut inherited)?;
+        let (acceptor, gate) = Acceptor::bind(config, tls.as_ref(), &mut inherited)?;
         let handover = config.handover.as_ref().map(|path| {
             Handover::bind(path, &mut inherited)
                 .with_context(|| format!("handover: cannot listen on {}", path.display()))
@@ -69,7 +69,7 @@ impl Open {
             admin = Some(listener);
         }
         let unwanted = Some(inherited.finish()?);
-        Ok(Self { acceptor, admin, admin_copy, handover, predecessor, unwanted })
+        Ok((Self { acceptor, admin, admin_copy, handover, predecessor, unwanted }, gate))
     }
 
     /// What clients may connect to, with the ports that were chosen.
@@ -104,13 +104,11 @@ impl Open {
 
     /// Accepts clients until another process does; ready when that has everything that is listened on here. Who was
     /// accepted here has a seat then.
-    pub(super) async fn serve(&self, workers: &Workers) {
+    pub(super) async fn serve(&self) {
         loop {
-            let successor = tokio::select! {
-                () = self.acceptor.run(workers) => continue,
-                successor = self.taken() => successor,
-            };
-            self.acceptor.settle(workers).await;
+            self.acceptor.begin();
+            let successor = self.taken().await;
+            self.acceptor.hold().await;
             match successor.begin().await {
                 Ok(()) => return tracing::info!("handed over: another process serves new clients"),
                 Err(error) => tracing::warn!(%error, "the new process ended at the last moment, this one goes on"),
@@ -129,30 +127,30 @@ impl Open {
 
     /// Leaves everything to the process that serves now. Who was accepted here is served here.
     pub(super) async fn leave(self) {
-        drop(self);
+        self.acceptor.leave().await;
         sleep(SETTLE).await;
     }
 
     /// Accepts for `delay`, then no more, and removes the files of unix sockets. Where systemd keeps every socket,
     /// connects from now on wait for the process that it starts next, and the sooner that comes the better.
-    pub(super) async fn end(self, workers: &Workers, delay: Duration) {
+    pub(super) async fn end(self, delay: Duration) {
         let kept = self.acceptor.is_kept();
         if !kept {
             // With no delay at all, those who have connected already are let in.
-            let _ = timeout(delay.max(LAST_ACCEPT), self.acceptor.run(workers)).await;
+            self.acceptor.begin();
+            sleep(delay.max(LAST_ACCEPT)).await;
         }
-        self.close(workers).await;
+        self.close().await;
         if kept {
             sleep(SETTLE).await;
         }
     }
 
-    async fn close(self, workers: &Workers) {
-        self.acceptor.settle(workers).await;
+    async fn close(self) {
         if self.handover.as_ref().is_some_and(Handover::is_lent) {
-            return; // the files are the other process', if it lives; if not, the next one replaces them
+            return self.acceptor.leave().await; // the files are the other process', if it lives; if not, the next one replaces them
         }
-        self.acceptor.close();
+        self.acceptor.close().await;
         if let Some(handover) = self.handover {
             handover.close();
         }

@@ -96,7 +96,7 @@ impl Reloader {
     async fn apply(&self, change: &Change, acceptor: &Acceptor, workers: &Workers) {
         let config = &change.config;
         self.running.replace(Arc::clone(config));
-        acceptor.reload(config);
+        acceptor.reload(config).await;
         self.certificates.borrow_mut().reload(config, change.tls.clone());
         telemetry::log::set_level(&config.log.level);
         self.facts.set_client_max(config.client.max_connections as u64);

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 
+use super::gate::Gate;
 use crate::auth::Throttle;
 use crate::client::{Ids, MAX_QUESTIONS, Peers, Wishes};
 use crate::config::{Config, Endpoint, SPARE_DESCRIPTORS};
@@ -23,7 +24,8 @@ pub(super) struct Workers {
     pub telemetry: Arc<Telemetry>,
     /// The way to ask them.
     pub peers: Peers,
-    seats: Vec<Seat>,
+    seats: Seats,
+    threads: Vec<Running>,
 }
 
 /// The way to all workers. One that has ended does nothing any more, and so needs no order.
@@ -63,21 +65,65 @@ impl Orders {
     }
 }
 
-/// One worker as the main thread sees it.
-struct Seat {
-    orders: mpsc::Sender<Order>,
-    load: Arc<AtomicUsize>,
+/// One worker's thread.
+struct Running {
     ended: Option<oneshot::Receiver<()>>,
     _thread: JoinHandle<()>,
 }
 
+/// Where clients are served.
+#[derive(Clone)]
+pub(super) struct Seats(Arc<[Seat]>);
+
+/// One worker as clients that come see it.
+struct Seat {
+    orders: mpsc::Sender<Order>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Seat {
+    /// And where its orders come.
+    fn new() -> (Self, mpsc::Receiver<Order>) {
+        let (orders, receiver) = mpsc::channel(MAX_ORDERS);
+        (Self { orders, load: Arc::default() }, receiver)
+    }
+}
+
+impl Seats {
+    /// Clients of all workers, those on their way included.
+    pub(super) fn clients(&self) -> usize {
+        self.0.iter().map(|seat| seat.load.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The worker with the fewest clients, so that few clients are spread evenly too; of several the first, on whose
+    /// thread clients are accepted.
+    fn emptiest(&self) -> Option<&Seat> {
+        self.0.iter().min_by_key(|seat| seat.load.load(Ordering::Relaxed))
+    }
+
+    /// Hands the client that waits to the worker with the fewest. Waits when that worker is behind: the backlog holds
+    /// the rest. The client stays where it is if nobody waits for the end of this.
+    pub(super) async fn seat(&self, waiting: &Cell<Option<worker::Arrival>>) {
+        let Some(arrival) = waiting.take() else { return };
+        let Some(seat) = self.emptiest() else { return };
+        waiting.set(Some(arrival));
+        // An error: the worker has ended, and with it the process is about to.
+        let Ok(permit) = seat.orders.reserve().await else { return waiting.set(None) };
+        if let Some(arrival) = waiting.take() {
+            seat.load.fetch_add(1, Ordering::Relaxed);
+            permit.send(Order::Serve(arrival));
+        }
+    }
+}
+
 impl Workers {
-    /// Starts one thread per worker, each with its share of the connection budget.
+    /// Starts one thread per worker, each with its share of the connection budget; the first with the gate.
     pub(super) fn start(
         config: &Arc<Config>,
         facts: &Arc<ProcessFacts>,
         tls: Option<&ClientTls>,
         wishes: &Wishes,
+        gate: Gate,
     ) -> anyhow::Result<Self> {
         let table = Arc::new(crate::auth::table(config)?);
         let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(facts)));
@@ -86,11 +132,12 @@ impl Workers {
         let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
         let interest = Interest::default();
         let throttle = Throttle::new(config.auth.failures);
-        let mut seats = Vec::with_capacity(config.workers);
-        for (index, questions) in receivers.into_iter().enumerate() {
+        let (seats, orders): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| Seat::new()).unzip();
+        let seats = Seats(seats.into());
+        let mut guest = Some(gate.at(seats.clone(), Arc::clone(&telemetry)));
+        let mut threads = Vec::with_capacity(config.workers);
+        for (index, (questions, orders)) in receivers.into_iter().zip(orders).enumerate() {
             let share = division.worker(index);
-            let (sender, orders) = mpsc::channel(MAX_ORDERS);
-            let load = Arc::new(AtomicUsize::new(0));
             let blueprint = Blueprint {
                 parts: Parts {
                     worker: index,
@@ -108,7 +155,8 @@ impl Workers {
                 peers: peers.clone(),
                 orders,
                 questions,
-                load: Arc::clone(&load),
+                load: Arc::clone(&seats.0[index].load),
+                guest: guest.take(),
             };
             let (over, ended) = oneshot::channel();
             let thread = std::thread::Builder::new()
@@ -121,53 +169,29 @@ impl Workers {
                     let _ = over.send(());
                 })
                 .context("cannot start a worker thread")?;
-            seats.push(Seat { orders: sender, load, ended: Some(ended), _thread: thread });
+            threads.push(Running { ended: Some(ended), _thread: thread });
         }
-        Ok(Self { telemetry, peers, seats })
+        Ok(Self { telemetry, peers, seats, threads })
     }
 
     /// The way to all of them.
     pub(super) fn orders(&self) -> Orders {
-        Orders(self.seats.iter().map(|seat| seat.orders.clone()).collect())
+        Orders(self.seats.0.iter().map(|seat| seat.orders.clone()).collect())
     }
 
     /// Clients of all workers, those on their way included.
     pub(super) fn clients(&self) -> usize {
-        self.seats.iter().map(|seat| seat.load.load(Ordering::Relaxed)).sum()
-    }
-
-    /// The worker with the fewest clients, so that few clients are spread evenly too.
-    fn emptiest(&self) -> Option<&Seat> {
-        self.seats.iter().min_by_key(|seat| seat.load.load(Ordering::Relaxed))
-    }
-
-    /// Hands the client that waits to the worker with the fewest. Waits when that worker is behind: the backlog holds
-    /// the rest. The client stays where it is if nobody waits for the end of this.
-    pub(super) async fn seat(&self, waiting: &Cell<Option<worker::Arrival>>) {
-        let Some(arrival) = waiting.take() else { return };
-        let Some(seat) = self.emptiest() else { return };
-        waiting.set(Some(arrival));
-        // An error: the worker has ended, and with it the process is about to.
-        let Ok(permit) = seat.orders.reserve().await else { return waiting.set(None) };
-        if let Some(arrival) = waiting.take() {
-            seat.load.fetch_add(1, Ordering::Relaxed);
-            permit.send(Order::Serve(arrival));
-        }
+        self.seats.clients()
     }
 
     /// Ready when every worker has ended.
     pub(super) async fn ended(&mut self) {
-        for seat in &mut self.seats {
-            if let Some(ended) = seat.ended.as_mut() {
+        for thread in &mut self.threads {
+            if let Some(ended) = thread.ended.as_mut() {
                 let _ = ended.await;
-                seat.ended = None;
+                thread.ended = None;
             }
         }
-    }
-
-    /// Counters of the accept loop: worker 0's shard would be written by two threads, so the loop has its own.
-    pub(super) fn shard(&self) -> &crate::telemetry::Shard {
-        &self.telemetry.acceptor
     }
 }
 

@@ -1,7 +1,9 @@
 //! TCP, with TLS or without, and unix sockets as one type: a closed set, so no trait objects on the data path.
 
+use std::cell::Cell;
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
+use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -84,7 +86,7 @@ impl Socket {
         match self {
             Self::Tcp(s) => {
                 let (r, w) = s.into_split();
-                (ReadHalf::Tcp(r), WriteHalf::Tcp(w))
+                (ReadHalf::Tcp(r), WriteHalf::Tcp(TcpWriter::new(w)))
             }
             Self::Unix(s) => {
                 let (r, w) = s.into_split();
@@ -165,14 +167,65 @@ impl ReadHalf {
 
 /// The writing half of a client's socket; lanes write replies through it.
 pub enum WriteHalf {
-    Tcp(tcp::OwnedWriteHalf),
+    Tcp(TcpWriter),
     Unix(unix::OwnedWriteHalf),
     #[cfg(test)]
     Memory(MemorySocket),
     Tls(Rc<Tls>),
 }
 
+/// The writing half of a TCP socket. When it goes while the peer may still send, that direction is shut down first: what
+/// comes in unread would make the kernel's close a reset, which could overtake the last reply. After the peer's own end
+/// nothing can come in, and the close says it all.
+pub struct TcpWriter {
+    /// There until the drop.
+    half: Option<tcp::OwnedWriteHalf>,
+    peer_has_ended: Cell<bool>,
+}
+
+impl TcpWriter {
+    fn new(half: tcp::OwnedWriteHalf) -> Self {
+        Self { half: Some(half), peer_has_ended: Cell::new(false) }
+    }
+}
+
+impl Deref for TcpWriter {
+    type Target = TcpStream;
+
+    #[inline]
+    fn deref(&self) -> &TcpStream {
+        self.half.as_ref().expect("taken by the drop only").as_ref()
+    }
+}
+
+impl Drop for TcpWriter {
+    fn drop(&mut self) {
+        if let Some(half) = self.half.take()
+            && self.peer_has_ended.get()
+        {
+            half.forget();
+        }
+    }
+}
+
 impl WriteHalf {
+    /// The peer has ended its side, and nothing that it sent is unread.
+    pub fn on_end(&self) {
+        if let Self::Tcp(s) = self {
+            s.peer_has_ended.set(true);
+        }
+    }
+
+    /// Our end of the connection; none where it has no IP address, or is gone.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(s) => s.local_addr().ok(),
+            Self::Tls(s) => s.local_address(),
+            _ => None,
+        }
+    }
+
     /// Writes what the socket takes now; `WouldBlock` when it takes nothing.
     ///
     /// # Errors
@@ -192,7 +245,7 @@ impl WriteHalf {
     pub fn is_silent(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];
         let peeked = match self {
-            Self::Tcp(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+            Self::Tcp(s) => SockRef::from(&**s).peek(&mut byte),
             Self::Unix(s) => SockRef::from(s.as_ref()).peek(&mut byte),
             #[cfg(test)]
             Self::Memory(s) => return s.is_quiet(),
@@ -204,7 +257,7 @@ impl WriteHalf {
     /// Closes this direction; the peer reads what was written, then the end.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = match self {
-            Self::Tcp(s) => SockRef::from(s.as_ref()),
+            Self::Tcp(s) => SockRef::from(&**s),
             Self::Unix(s) => SockRef::from(s.as_ref()),
             #[cfg(test)]
             Self::Memory(s) => {
@@ -221,7 +274,7 @@ impl WriteHalf {
     pub fn peer_is_gone(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];
         let peeked = match self {
-            Self::Tcp(s) => SockRef::from(s.as_ref()).peek(&mut byte),
+            Self::Tcp(s) => SockRef::from(&**s).peek(&mut byte),
             Self::Unix(s) => SockRef::from(s.as_ref()).peek(&mut byte),
             #[cfg(test)]
             Self::Memory(s) => return s.peer_is_gone(),
@@ -236,7 +289,7 @@ impl WriteHalf {
     /// Ready when a write may go on.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(s) => s.as_ref().poll_write_ready(cx),
+            Self::Tcp(s) => s.poll_write_ready(cx),
             Self::Unix(s) => s.as_ref().poll_write_ready(cx),
             #[cfg(test)]
             Self::Memory(s) => s.poll_writable(cx),

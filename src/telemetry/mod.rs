@@ -51,7 +51,7 @@ pub struct Telemetry {
     pub shards: Vec<Arc<Shard>>,
     /// The process as a whole.
     pub facts: Arc<ProcessFacts>,
-    /// What the accept loop counts: it runs on the main thread, and a shard has one writer.
+    /// What the accept loop counts: it belongs to no worker, although it runs on the thread of one.
     pub acceptor: Arc<Shard>,
     /// What happened lately, for people.
     pub events: Events,

@@ -8,6 +8,7 @@ mod blocking;
 mod buffers;
 mod control;
 mod demoted;
+mod ends;
 mod history;
 mod hotkeys;
 mod inquiries;

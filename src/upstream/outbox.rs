@@ -40,7 +40,7 @@ pub enum Answer {
 pub struct Outbox {
     key: ClientKey,
     id: u64,
-    writer: WriteHalf,
+    pub(super) writer: WriteHalf,
     output: RefCell<Output>,
     /// Bytes at the front of `output` that the socket has taken.
     sent: Cell<usize>,
@@ -333,16 +333,6 @@ impl Outbox {
             Ok(false) => self.wake(),
             Err(_) => self.close(CloseReason::IoError),
         }
-    }
-
-    /// The client has closed its side and sent nothing before, as far as its socket knows. For clients that wait.
-    pub fn peer_is_gone(&self) -> bool {
-        self.writer.peer_is_gone()
-    }
-
-    /// Nothing has come from the client that was not read, as its socket knows it now.
-    pub fn is_silent(&self) -> bool {
-        self.writer.is_silent()
     }
 
     /// Writes until the buffer is empty (`true`) or the socket is full (`false`).

@@ -6,7 +6,7 @@ mod rest;
 #[cfg(test)]
 mod sim;
 
-use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::client::{Accepted, Ids, Peers, Question, Shared, Transport, answer};
+use crate::client::{Accepted, Address, Ids, Peers, Question, Shared, Transport, answer};
 use crate::link::Socket;
 use crate::telemetry::unix_millis;
 use crate::upstream::{Change, Parts, Upstreams};
@@ -50,14 +50,11 @@ pub(crate) enum Order {
     Cut,
 }
 
-/// A client that was accepted on the main thread.
+/// A client that was accepted.
 pub(crate) struct Arrival {
     pub socket: ArrivalSocket,
-    pub addr: String,
-    pub laddr: String,
-    /// Where it comes from; nothing for unix sockets.
-    pub source: Option<IpAddr>,
-    /// The clients of that source, this one included, where they are counted.
+    pub address: Address,
+    /// The clients of its source, this one included, where they are counted.
     pub place: Option<Arc<AtomicUsize>>,
 }
 
@@ -66,8 +63,7 @@ pub(crate) enum ArrivalSocket {
     Tcp(std::net::TcpStream),
     /// It will speak TLS, with the certificate that is in use at its arrival.
     Tls(std::net::TcpStream, Arc<rustls::ServerConfig>),
-    /// With the user and process behind it.
-    Unix(std::os::unix::net::UnixStream, Transport),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 /// What a worker is made of.
@@ -79,7 +75,13 @@ pub(crate) struct Blueprint {
     pub questions: mpsc::Receiver<Question>,
     /// Clients of this worker, those on their way to it included.
     pub load: Arc<AtomicUsize>,
+    /// What else runs on this thread.
+    pub guest: Option<Guest>,
 }
+
+/// A task of somebody else's, made and run on a worker's thread: there, what it hands to that worker costs no thread
+/// its sleep.
+pub(crate) type Guest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// Runs a worker on this thread until it has drained.
 ///
@@ -96,13 +98,16 @@ pub(crate) fn run(blueprint: Blueprint) -> std::io::Result<()> {
 }
 
 async fn work(blueprint: Blueprint) {
-    let Blueprint { parts, ids, peers, mut orders, questions, load } = blueprint;
+    let Blueprint { parts, ids, peers, mut orders, questions, load, guest } = blueprint;
     let up = Upstreams::new(parts);
     up.start();
     let shared = Shared::new(Rc::clone(&up), peers, ids);
     let turnstile = Turnstile::new(&up.config().tls);
     spawn_local(answer_questions(Rc::clone(&shared), questions));
     spawn_local(tick(Rc::clone(&shared)));
+    if let Some(guest) = guest {
+        spawn_local(guest());
+    }
     let mut last_client = interval(DRAIN_TICK);
     loop {
         tokio::select! {
@@ -134,11 +139,14 @@ async fn work(blueprint: Blueprint) {
 
 /// Starts the task of one client.
 fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load: &Arc<AtomicUsize>) {
-    let Arrival { socket, addr, laddr, place, .. } = arrival;
+    let Arrival { socket, address, place } = arrival;
     let leave = Leave(Arc::clone(load), place);
     let (socket, transport) = match socket {
         ArrivalSocket::Tcp(stream) => (TcpStream::from_std(stream).map(Socket::Tcp), Transport::Tcp),
-        ArrivalSocket::Unix(stream, transport) => (UnixStream::from_std(stream).map(Socket::Unix), transport),
+        ArrivalSocket::Unix(stream) => match unix(stream) {
+            Ok((stream, transport)) => (Ok(Socket::Unix(stream)), transport),
+            Err(error) => (Err(error), Transport::Tcp),
+        },
         ArrivalSocket::Tls(stream, config) => match TcpStream::from_std(stream) {
             Ok(stream) => {
                 let (shared, turnstile) = (Rc::clone(shared), Rc::clone(turnstile));
@@ -146,7 +154,7 @@ fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load:
                 spawn_local(async move {
                     let secured = Box::pin(turnstile.secure(&shared.up, stream, config)).await;
                     if let Some(Secured { socket, memory }) = secured {
-                        shared.serve(Box::new(Accepted { socket, transport: Transport::Tls, addr, laddr })).await;
+                        shared.serve(Box::new(Accepted { socket, transport: Transport::Tls, address })).await;
                         drop(memory);
                     }
                     drop(leave);
@@ -160,7 +168,7 @@ fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load:
         Ok(socket) => {
             let shared = Rc::clone(shared);
             // Boxed: what a task is given stays part of its size for as long as the client is connected.
-            let accepted = Box::new(Accepted { socket, transport, addr, laddr });
+            let accepted = Box::new(Accepted { socket, transport, address });
             spawn_local(async move {
                 shared.serve(accepted).await;
                 drop(leave);
@@ -168,6 +176,12 @@ fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load:
         }
         Err(error) => tracing::warn!(%error, "client could not be registered"),
     }
+}
+
+fn unix(stream: std::os::unix::net::UnixStream) -> std::io::Result<(UnixStream, Transport)> {
+    let stream = UnixStream::from_std(stream)?;
+    let peer = stream.peer_cred()?;
+    Ok((stream, Transport::Unix { uid: peer.uid(), pid: peer.pid().unwrap_or(0) }))
 }
 
 /// Counts a client out when its task ends, however it ends.

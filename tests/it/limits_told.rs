@@ -199,6 +199,7 @@ const OPEN: &[Limit] = &[
             let request = encode(&["SET", "k", &"v".repeat(2_900_000)]);
             let mut held: Vec<_> = (0..2).map(|_| proxy.connect()).collect();
             held[0].send(&request[..2_800_000]);
+            proxy.becomes("respmux_buffered_bytes", &[("kind", "input")], |bytes| bytes >= 2_800_000.0);
             held[1].send(&request[..1_100_000]);
             proxy.becomes("respmux_shed_state", &[], |state| state == 2.0);
             held.extend(clients(proxy, 1, "PING"));

@@ -111,7 +111,7 @@ impl Client {
 
     /// Nobody can be asked for the client's rights: it may read if it is of this machine, as over HTTP.
     fn without_upstream(&self, verb: Verb) -> Access {
-        if verb.right() == ProxyRight::Read && self.profile.local {
+        if verb.right() == ProxyRight::Read && self.profile.address.is_of_this_machine() {
             return Access::Granted;
         }
         self.up().shard.commands_rejected[RefuseReason::UpstreamDown].inc();

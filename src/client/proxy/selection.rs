@@ -148,8 +148,8 @@ impl Selection {
         let session = profile.session.borrow();
         self.user.as_ref().is_none_or(|user| user == session.key.identity.name())
             && self.name.as_ref().is_none_or(|name| name == session.name())
-            && self.addr.as_ref().is_none_or(|addr| addr == profile.addr.as_bytes())
-            && self.laddr.as_ref().is_none_or(|laddr| laddr == profile.laddr.as_bytes())
+            && self.addr.as_ref().is_none_or(|addr| addr == profile.address.to_string().as_bytes())
+            && self.laddr.as_ref().is_none_or(|laddr| laddr == profile.local_address().as_bytes())
             && self.state.is_none_or(|state| state == profile.state())
             && self.pinned.is_none_or(|pinned| pinned.fits(profile.holding.get().pin.map(Into::into)))
     }

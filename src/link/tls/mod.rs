@@ -10,6 +10,7 @@ pub use material::{ClientTls, Material, client_config, server_config};
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -171,6 +172,11 @@ impl Tls {
     /// Ready when a write may go on.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.io.borrow().poll_write_ready(cx)
+    }
+
+    /// Our end of the connection.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.io.borrow().local_addr().ok()
     }
 
     /// Nothing to read and not closed. What TLS itself has to say is taken note of.

@@ -189,8 +189,7 @@ impl World {
         let accepted = Accepted {
             socket: Socket::Memory(ours),
             transport: crate::client::Transport::Tcp,
-            addr: "sim".into(),
-            laddr: "sim".into(),
+            address: crate::client::Address::Unix("sim".into()),
         };
         let task = Box::pin(Rc::clone(&self.shared).serve(Box::new(accepted)));
         spawn_local(Watched {
