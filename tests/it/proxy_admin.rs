@@ -189,6 +189,7 @@ fn a_server_that_is_away_is_shown_as_away() {
     let proxy = open(&redis, &["upstream.connect_wait=100ms"]);
     let mut client = proxy.connect();
     client.ask("PING");
+    proxy.becomes("respmux_upstream_up", &[], |up| up == 1.0);
     redis.kill();
     let line = eventually(PATIENCE, || {
         let line = lines(&mut client, "PROXY SERVERS").remove(0);
