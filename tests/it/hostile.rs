@@ -6,6 +6,7 @@
 
 mod handshake;
 mod inputs;
+mod lent;
 mod relay;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
