@@ -12,8 +12,8 @@ use super::held::{Event, Held};
 use super::request::Request;
 use crate::router::{Local, PinReason};
 use crate::session::{Guard, Identity, RouteKey};
-use crate::telemetry::CloseReason;
-use crate::upstream::{Lease, LendError, Return, Wants};
+use crate::telemetry::{self, CloseReason};
+use crate::upstream::{Lease, LendError, Return, Upstreams, Wants};
 
 /// Input that is kept while a client waits for a connection or is blocked, bytes (rule F9).
 pub(super) const WAITING_INPUT: usize = 64 << 10;
@@ -39,11 +39,9 @@ impl Client {
             lease.give_back(Return::Clean);
             return Err(Closed(CloseReason::UpstreamLost));
         }
-        let label = reason.into();
-        up.shard.pin_began(label);
-        let started = up.now();
+        let pinned = Pinned::new(&up, reason);
         let result = self.hold(lease, first, reason, asked).await;
-        up.shard.pin_ended(label, up.now().saturating_sub(started));
+        drop(pinned);
         self.profile.holding.set(Holding { multi: -1, ..Holding::default() });
         if self.outbox().hub().is_none() {
             self.outbox().limit_output(up.config().client.output_limit);
@@ -180,6 +178,28 @@ impl Client {
                 }
             }
         }
+    }
+}
+
+/// A client that holds a connection, counted for as long as it does, however that ends.
+struct Pinned {
+    up: Rc<Upstreams>,
+    reason: telemetry::PinReason,
+    /// Nanoseconds of the worker's clock.
+    since: u64,
+}
+
+impl Pinned {
+    fn new(up: &Rc<Upstreams>, reason: PinReason) -> Self {
+        let reason = reason.into();
+        up.shard.pin_began(reason);
+        Self { up: Rc::clone(up), reason, since: up.now() }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.up.shard.pin_ended(self.reason, self.up.now().saturating_sub(self.since));
     }
 }
 

@@ -12,15 +12,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::circuit::{Circuit, Failure};
+use super::counted::Counted;
 use super::handshake::{Credentials, Handshake, Login, Refused, configured};
 use super::open::{connect, resolve};
 use super::peers::Peers;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls};
-use super::{Link, Owned, Permit, Rate, Socket, now, since};
+use super::{Link, Owned, Permit, Place, Rate, Socket, now};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
-use crate::telemetry::{CircuitState, ConnectError, NameLookup, ProcessFacts, Shard, UpstreamKind};
+use crate::telemetry::{CircuitState, ConnectError, NameLookup, ProcessFacts, Shard, UpstreamCloseReason};
 
 /// Why no link could be opened. Nothing of any client was written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -207,7 +208,7 @@ impl Dialer {
         match self.shake_in_time(&mut link, key, Stage::Used).await {
             Ok(()) => Ok(link),
             Err(error) => {
-                let failed = Err((error, link.close().await));
+                let failed = Err((error, link.close(UpstreamCloseReason::Dirty).await));
                 self.or_select_first(failed, key).await
             }
         }
@@ -225,15 +226,10 @@ impl Dialer {
         }
         self.wait_for_token().await;
         let started = now();
-        let kind = UpstreamKind::from(permit.purpose());
-        self.shard.upstream_connecting(kind);
         let result = self.attempt(permit, key, stage).await;
-        match &result {
-            Ok(_) => self.shard.upstream_connected(kind, since(started)),
-            Err((error, _)) => {
-                self.shard.upstream_failed(kind, error.cause());
-                self.note_trouble(&error.to_string());
-            }
+        if let Err((error, _)) = &result {
+            self.shard.upstream_connect_errors[error.cause()].inc();
+            self.note_trouble(&error.to_string());
         }
         match &result {
             Err((DialError::Unavailable { text, cause }, _)) => self.on_failure(started, Failure::of(*cause), text),
@@ -256,33 +252,38 @@ impl Dialer {
 
     async fn attempt(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
         let (settings, generation) = (&self.config().upstream, self.generation.get());
+        let counted = Counted::new(Arc::clone(&self.shard), permit.purpose());
         let socket = match timeout(settings.connect_timeout, connect(&settings.endpoint)).await {
             Ok(Ok((socket, peer))) => {
                 self.peers.on_connected(peer);
                 socket
             }
-            Ok(Err(error)) => return Err((DialError::io(&error), permit)),
+            Ok(Err(error)) => return Err((error, permit)),
             Err(_) => return Err((DialError::unavailable(ConnectError::Timeout, "connect timed out"), permit)),
         };
-        let id = self.owned.entry();
         let mut link = Link {
             socket: Some(socket),
-            permit: Some(permit),
+            place: Some(Place { permit, counted }),
             key: key.clone(),
-            id,
+            id: self.owned.entry(),
             unread: BytesMut::new(),
             generation,
         };
+        match self.secure_and_shake(&mut link, key, stage).await {
+            Ok(()) => {
+                link.counted().on_ready();
+                Ok(link)
+            }
+            Err(error) => Err((error, link.close(UpstreamCloseReason::Dirty).await)),
+        }
+    }
+
+    async fn secure_and_shake(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
         let tls = self.tls.borrow().clone();
-        if let Some(tls) = tls
-            && let Err(error) = self.secure_in_time(&mut link, &tls).await
-        {
-            return Err((error, link.close().await));
+        if let Some(tls) = tls {
+            self.secure_in_time(link, &tls).await?;
         }
-        match self.shake_in_time(&mut link, key, stage).await {
-            Ok(()) => Ok(link),
-            Err(error) => Err((error, link.close().await)),
-        }
+        self.shake_in_time(link, key, stage).await
     }
 
     /// From plain TCP to TLS. The upstream counts the connection already, so it stays a link and keeps its permit.
@@ -368,11 +369,11 @@ impl Dialer {
 }
 
 impl DialError {
-    fn unavailable(cause: ConnectError, text: impl Into<String>) -> Self {
+    pub(super) fn unavailable(cause: ConnectError, text: impl Into<String>) -> Self {
         Self::Unavailable { cause, text: text.into() }
     }
 
-    fn io(error: &io::Error) -> Self {
+    pub(super) fn io(error: &io::Error) -> Self {
         let cause = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectError::Refused,
             io::ErrorKind::TimedOut => ConnectError::Timeout,

@@ -8,6 +8,7 @@ mod budget;
 mod circuit;
 mod clock;
 mod connect;
+mod counted;
 mod current;
 mod handshake;
 mod interest;
@@ -26,7 +27,7 @@ mod trouble;
 
 pub use budget::{Budget, Permit, Use};
 pub use clock::{nanos, now, since};
-pub use connect::{DialError, Dialed, Dialer};
+pub use connect::{DialError, Dialer};
 pub use handshake::{Credentials, tolerable};
 pub use interest::Interest;
 pub use map::{Map, Set};
@@ -47,6 +48,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use crate::resp::cold::Value;
 use crate::resp::{Advance, ReplyScanner};
 use crate::session::RouteKey;
+use crate::telemetry::UpstreamCloseReason;
+
+use counted::Counted;
 
 /// How long an orderly close waits for the upstream's own close before the permit is given back regardless.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -55,10 +59,11 @@ const CALL_LIMIT: usize = 64 << 20;
 
 /// One authenticated connection to the upstream, in the state that `key` describes.
 ///
-/// However it ends, also when the future that used it is dropped, it closes in order and keeps its permit until then.
+/// However it ends, also when the future that used it is dropped, it closes in order, and it keeps its permit and is
+/// counted until then.
 pub struct Link {
     socket: Option<Socket>,
-    permit: Option<Permit>,
+    place: Option<Place>,
     key: RouteKey,
     /// CLIENT ID on the upstream, from HELLO; 0 when HELLO was not permitted.
     id: OwnedId,
@@ -66,6 +71,12 @@ pub struct Link {
     unread: BytesMut,
     /// How often all connections had been told to move when this one was begun.
     generation: u64,
+}
+
+/// What a connection takes for as long as the upstream has it.
+struct Place {
+    permit: Permit,
+    counted: Counted,
 }
 
 impl Link {
@@ -186,26 +197,47 @@ impl Link {
         }
     }
 
+    /// For the pool: nobody holds it.
+    pub fn on_returned(&mut self) {
+        self.counted().on_returned();
+    }
+
+    /// For the pool: somebody holds it.
+    pub fn on_lent(&mut self) {
+        self.counted().on_lent();
+    }
+
     /// Closes in order: our side first, then wait for the upstream's. Whoever drops the permit gives the
     /// connection's place away.
-    pub async fn close(mut self) -> Permit {
+    pub async fn close(mut self, reason: UpstreamCloseReason) -> Permit {
+        self.counted().on_closing(reason);
         if let Some(mut socket) = self.socket.take() {
             close_in_order(&mut socket).await;
         }
-        self.permit.take().expect("only close and drop take the permit")
+        self.place.take().expect(PLACED).permit
     }
 
     fn open_socket(&mut self) -> &mut Socket {
         self.socket.as_mut().expect("only close and drop take the socket")
     }
+
+    fn counted(&mut self) -> &mut Counted {
+        &mut self.place.as_mut().expect(PLACED).counted
+    }
 }
 
+/// Why a link has one.
+const PLACED: &str = "only close and drop take the place";
+
+/// Dropped by whoever used it, or waited for it, and is gone.
 impl Drop for Link {
     fn drop(&mut self) {
-        let (Some(mut socket), Some(permit)) = (self.socket.take(), self.permit.take()) else { return };
+        let (Some(mut socket), Some(mut place)) = (self.socket.take(), self.place.take()) else { return };
+        place.counted.on_closing(UpstreamCloseReason::Client);
+        let id = self.id.take();
         tokio::task::spawn_local(async move {
             close_in_order(&mut socket).await;
-            drop(permit);
+            drop((place, id));
         });
     }
 }

@@ -48,6 +48,13 @@ impl OwnedId {
     }
 }
 
+impl OwnedId {
+    /// The entry, for what outlives its link: a connection is ours until the upstream has closed it.
+    pub(super) fn take(&mut self) -> Self {
+        Self { owned: self.owned.clone(), id: std::mem::take(&mut self.id) }
+    }
+}
+
 impl Drop for OwnedId {
     fn drop(&mut self) {
         self.owned.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);

@@ -199,21 +199,3 @@ pub enum Refusal {
     /// A MULTI was lost: the body is not executed (rule M6).
     Poisoned,
 }
-
-impl Refusal {
-    /// Metric label and log field.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::NotAuthenticated => "noauth",
-            Self::Denied => "denied",
-            Self::NotSupported | Self::Debug | Self::Module | Self::ScriptDebug => "unsupported",
-            Self::UnknownSubcommand => "unknown_subcommand",
-            Self::UnknownCommand => "unknown_command",
-            Self::WrongArity(_) => "arity",
-            Self::Subscribed(_) => "subscribed",
-            Self::InTransaction => "in_transaction",
-            Self::Poisoned => "poisoned",
-        }
-    }
-}

@@ -41,7 +41,7 @@ pub use reading::{Durations, Reading};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, HandoffResult,
     HandshakeResult, LoginResult, LossVerdict, NameLookup, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
-    RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind,
+    RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
 pub use shard::Shard;
 

@@ -90,7 +90,7 @@ pub struct Shard {
     /// From parsed to reply queued, in nanoseconds.
     pub command_duration: Each<LatencyClass, Histogram>,
 
-    /// Upstream connections now; a connection moves by [`Shard::upstream_moved`].
+    /// Upstream connections now: each counts itself.
     pub upstream_connections: Each<UpstreamKind, Each<UpstreamState, Level>>,
     /// Upstream connections that finished their handshake.
     pub upstream_opened: Each<UpstreamKind, Count>,
@@ -315,17 +315,6 @@ impl Shard {
         self.pin_duration[reason].record(nanos);
     }
 
-    /// An upstream connection goes from one state to another; `None` is before the first and
-    /// after the last one.
-    pub fn upstream_moved(&self, kind: UpstreamKind, from: Option<UpstreamState>, to: Option<UpstreamState>) {
-        if let Some(from) = from {
-            self.upstream_connections[kind][from].sub(1);
-        }
-        if let Some(to) = to {
-            self.upstream_connections[kind][to].add(1);
-        }
-    }
-
     /// The worker is alive. Call it at least every few seconds.
     pub fn beat(&self, unix_millis: u64) {
         self.heartbeat.store(unix_millis, Relaxed);
@@ -381,18 +370,6 @@ mod tests {
         assert_eq!(shard.idle_clients(), 1);
         assert_eq!(shard.client_closed[CloseReason::Quit].value(), 1);
         assert_eq!(shard.client_opened.value(), 3);
-    }
-
-    #[test]
-    fn an_upstream_connection_is_in_one_state_at_a_time() {
-        let shard = Shard::new(0);
-        let states = || UpstreamState::ALL.iter().map(|s| shard.upstream_connections[UpstreamKind::Lane][*s].value());
-        shard.upstream_moved(UpstreamKind::Lane, None, Some(UpstreamState::Connecting));
-        assert_eq!(states().collect::<Vec<_>>(), [1, 0, 0]);
-        shard.upstream_moved(UpstreamKind::Lane, Some(UpstreamState::Connecting), Some(UpstreamState::Idle));
-        assert_eq!(states().collect::<Vec<_>>(), [0, 0, 1]);
-        shard.upstream_moved(UpstreamKind::Lane, Some(UpstreamState::Idle), None);
-        assert_eq!(states().sum::<u64>(), 0);
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn refusals(all: &mut Vec<Watched>) {
         (RejectReason::Memory, "memory.limit"),
         (RejectReason::User, "unix.allow_uids"),
         (RejectReason::Handshakes, "tls.max_handshakes"),
-        (RejectReason::Upstream, "the upstream takes no connections"),
+        (RejectReason::Internal, "their sockets could not be watched"),
     ] {
         limit(all, Warn, format!("clients refused: {why}"), move |s| s.client_rejected[reason].value());
     }

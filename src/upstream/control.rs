@@ -39,7 +39,7 @@ enum After {
     Fine,
     /// The server answers, but holds a batch back; so the connection is of no use.
     HeldBack,
-    Broken,
+    Broken(UpstreamCloseReason),
 }
 
 /// The control connection of a worker.
@@ -208,14 +208,13 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
         };
         up.control.looking.set(false);
         if let Some(old) = connection.take_if(|link| is_to_move(&up, link)) {
-            up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Moved);
-            drop(old.close().await);
+            drop(old.close(UpstreamCloseReason::Moved).await);
         }
-        let standing = connection.take();
-        if standing.as_ref().is_some_and(Link::is_closed) {
+        if let Some(dead) = connection.take_if(|link| link.is_closed()) {
             up.control.lost_at.set(Some(up.now()));
+            drop(dead.close(UpstreamCloseReason::Upstream).await);
         }
-        let mut link = match standing.filter(|link| !link.is_closed()) {
+        let mut link = match connection.take() {
             Some(link) => link,
             None => match open(&up).await {
                 Some(link) => {
@@ -231,21 +230,21 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
         let job = job.filter(|job| job.generation.is_none_or(|generation| generation == link.generation()));
         let round = job.is_none();
         let mut after = serve(&up, &mut link, job.unwrap_or_else(Job::ping)).await;
-        if after == After::Fine && !learn_limits(&up, &mut link, round).await {
-            after = After::Broken;
+        if after == After::Fine
+            && let Err(error) = learn_limits(&up, &mut link, round).await
+        {
+            after = After::Broken((&error).into());
         }
         match after {
             After::Fine => {
                 up.control.lost_at.set(None);
                 connection = Some(link);
             }
-            After::HeldBack | After::Broken => {
-                if after == After::Broken {
-                    up.control.lost_at.set(link.is_closed().then(|| up.now()));
-                    up.process.set_upstream_up(false);
-                }
-                up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
-                drop(link.close().await);
+            After::HeldBack => drop(link.close(UpstreamCloseReason::Timeout).await),
+            After::Broken(reason) => {
+                up.control.lost_at.set(link.is_closed().then(|| up.now()));
+                up.process.set_upstream_up(false);
+                drop(link.close(reason).await);
             }
         }
     }
@@ -270,7 +269,7 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
     let after = match &result {
         Ok(_) => After::Fine,
         Err(error) if job.patience.is_some() && error.kind() == io::ErrorKind::TimedOut => After::HeldBack,
-        Err(_) => After::Broken,
+        Err(error) => After::Broken(error.into()),
     };
     if let Ok(replies) = &result {
         up.control.on_replies(replies);
@@ -281,7 +280,7 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
             up.process.set_upstream_up(true);
         }
         After::HeldBack => up.control.paused_at.set(Some(crate::link::now())),
-        After::Broken => {}
+        After::Broken(_) => {}
     }
     // The asker may have left; its answer is of no use to anybody then.
     let _ = job.answer.send(result);
@@ -300,22 +299,25 @@ async fn open(up: &Upstreams) -> Option<Link> {
     }
     let permit = up.budget.permit(Use::Control)?;
     let mut link = up.dialer.dial(permit, &RouteKey::fresh(Identity::Implicit, 0)).await.ok()?;
-    if learn(up, &mut link).await {
-        return Some(link);
+    match learn(up, &mut link).await {
+        Ok(()) => Some(link),
+        Err(error) => {
+            drop(link.close((&error).into()).await);
+            None
+        }
     }
-    up.shard.upstream_closed(Use::Control.into(), UpstreamCloseReason::Upstream);
-    drop(link.close().await);
-    None
 }
 
 /// The limits that respmux must know before the server applies them (semantics.md 3.4): now and then, and whenever a
 /// CONFIG SET passes by. A user without the right to ask leaves the defaults.
-/// `false` when there was no answer in time: it may still come, and must not be taken for that of the next question.
-async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
+///
+/// # Errors
+/// No answer in time, or none at all: it may still come, and must not be taken for that of the next question.
+async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> io::Result<()> {
     let left = up.control.limits_in.get();
     if left > 0 {
         up.control.limits_in.set(left - u32::from(round));
-        return true;
+        return Ok(());
     }
     up.control.limits_in.set(LIMITS_EVERY);
     let mut command = BytesMut::new();
@@ -323,11 +325,10 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
     encode::command(&mut command, &["CONFIG", "GET", "busy-reply-threshold"]);
     encode::command(&mut command, &["CONFIG", "GET", "proto-max-bulk-len"]);
     encode::command(&mut command, &["CONFIG", "GET", "enable-debug-command"]);
-    let asked = timeout(up.config().upstream.handshake_timeout, link.call(&command, 3)).await;
-    let Ok(Ok(replies)) = asked else { return false };
+    let replies = timeout(up.config().upstream.handshake_timeout, link.call(&command, 3)).await??;
     if up.control.on_replies(&replies) {
         up.control.limits_in.set(0); // not told: asked again at the next turn
-        return true;
+        return Ok(());
     }
     let number = |reply: &[u8], name: &str| -> Option<u64> {
         let value = decoded(reply).ok()?;
@@ -342,16 +343,18 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> bool {
     ));
     let busy = number(&replies[0], "busy-reply-threshold");
     up.process.set_upstream_limits(busy, number(&replies[1], "proto-max-bulk-len"));
-    true
+    Ok(())
 }
 
 /// Version and run id: texts differ over versions, and another run id means another history (rule K2).
-async fn learn(up: &Upstreams, link: &mut Link) -> bool {
+///
+/// # Errors
+/// No answer in time, or none at all.
+async fn learn(up: &Upstreams, link: &mut Link) -> io::Result<()> {
     let mut command = BytesMut::new();
     encode::command(&mut command, &["INFO", "server"]);
-    let asked = timeout(up.config().upstream.handshake_timeout, link.call(&command, 1)).await;
-    let Ok(Ok(replies)) = asked else { return false };
-    let Ok(info) = decoded(&replies[0]) else { return true };
+    let replies = timeout(up.config().upstream.handshake_timeout, link.call(&command, 1)).await??;
+    let Ok(info) = decoded(&replies[0]) else { return Ok(()) };
     let text = info.as_text().map_or_else(String::new, |text| String::from_utf8_lossy(text).into_owned());
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let valkey = field("valkey_version");
@@ -374,5 +377,5 @@ async fn learn(up: &Upstreams, link: &mut Link) -> bool {
     if !before.is_empty() && before != run_id {
         up.on_upstream_replaced(up.control.lost_at.get().unwrap_or_else(|| up.now()));
     }
-    true
+    Ok(())
 }

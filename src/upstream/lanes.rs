@@ -12,6 +12,7 @@ use super::Upstreams;
 use super::lane::{Lane, LaneReport, Phase, run};
 use crate::link::{Budget, Permit, Use, nanos};
 use crate::session::RouteKey;
+use crate::telemetry::UpstreamCloseReason;
 
 /// A lane must have been idle this long before it gives way to another key; bounds how often lanes are reopened
 /// when more keys are in use than there are lanes.
@@ -118,7 +119,7 @@ impl Lanes {
             .min_by_key(|lane| lane.last_used())
             .map(|lane| lane.key().clone());
         let Some(lane) = idle.and_then(|key| lanes.remove(&key)) else { return false };
-        lane.retire();
+        lane.retire(UpstreamCloseReason::Evicted);
         self.leaving.borrow_mut().push(lane);
         true
     }
@@ -168,20 +169,20 @@ impl Lanes {
             let alone = lane.is_suspect() && up.control.healthy_within(lane.silence(now));
             if (alone || owes(lane, busy)) && room > 0 {
                 room -= 1;
-                leaving.push(lane.key().clone());
+                leaving.push((lane.key().clone(), UpstreamCloseReason::Timeout));
             } else if lane.idle_for(now, idle) {
-                leaving.push(lane.key().clone());
+                leaving.push((lane.key().clone(), UpstreamCloseReason::Idle));
             }
         }
-        for key in leaving {
+        for (key, reason) in leaving {
             if let Some(lane) = lanes.remove(&key) {
-                lane.retire();
+                lane.retire(reason);
                 self.leaving.borrow_mut().push(lane);
             }
         }
         let mut leaving = self.leaving.borrow_mut();
         leaving.extend(self.big.borrow_mut().extract_if(|_, lane| lane.idle_for(now, idle)).map(|(_, lane)| {
-            lane.retire();
+            lane.retire(UpstreamCloseReason::Idle);
             lane
         }));
     }

@@ -42,10 +42,10 @@ pub use buffers::Buffers;
 pub use control::Control;
 pub use demoted::Demotion;
 pub(crate) use hotkeys::{HotKey, merged};
-pub use inquiries::{Inquiries, OutcomeUnknown};
+pub use inquiries::Inquiries;
 pub use lane::{Fate, Lane, RetryBudget};
 pub(crate) use lane::{LaneReport, NOT_EXECUTED, Owner, Part, TOO_LATE, recounted};
-pub use lanes::{Full, Lanes};
+pub use lanes::Lanes;
 pub use memory::{Charge, Memory};
 pub use outbox::{Answer, Outbox, Wants};
 pub use permissions::{Permission, Permissions, Twin};
@@ -291,6 +291,7 @@ impl Upstreams {
         }
         self.demotion_tick();
         self.pool.on_tick(self);
+        self.scratch.on_tick();
         self.hubs.on_tick(self, self.now(), healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();
         let age = oldest.map(|at| Duration::from_nanos(self.now().saturating_sub(at)));

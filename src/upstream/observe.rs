@@ -6,36 +6,10 @@ use std::time::Duration;
 use crate::command::{CommandId, Kind};
 use crate::link::{Use, nanos};
 use crate::router;
-use crate::telemetry::reasons::{
-    AnomalyReason, ClientState, ConnectError, LatencyClass, PinReason, UpstreamCloseReason, UpstreamKind, UpstreamState,
-};
+use crate::telemetry::reasons::{AnomalyReason, ClientState, LatencyClass, PinReason, UpstreamKind};
 use crate::telemetry::{Shard, unix_millis};
 
 impl Shard {
-    /// A connection of this kind is being opened.
-    pub fn upstream_connecting(&self, kind: UpstreamKind) {
-        self.upstream_moved(kind, None, Some(UpstreamState::Connecting));
-    }
-
-    /// Its handshake matched, after `took`.
-    pub fn upstream_connected(&self, kind: UpstreamKind, took: Duration) {
-        self.upstream_moved(kind, Some(UpstreamState::Connecting), Some(UpstreamState::Active));
-        self.upstream_opened[kind].inc();
-        self.upstream_connect_duration.record(nanos(took));
-    }
-
-    /// It could not be opened.
-    pub fn upstream_failed(&self, kind: UpstreamKind, error: ConnectError) {
-        self.upstream_moved(kind, Some(UpstreamState::Connecting), None);
-        self.upstream_connect_errors[error].inc();
-    }
-
-    /// It has ended.
-    pub fn upstream_closed(&self, kind: UpstreamKind, reason: UpstreamCloseReason) {
-        self.upstream_moved(kind, Some(UpstreamState::Active), None);
-        self.upstream_closed[reason].inc();
-    }
-
     /// A connection was killed because its replies could not be trusted.
     pub fn anomaly(&self, purpose: Use, reason: AnomalyReason) {
         self.integrity_violations[UpstreamKind::from(purpose)][reason].inc();
@@ -89,18 +63,6 @@ impl Shard {
     pub fn answered(&self, id: CommandId, kind: Kind, nanos: u64) {
         self.command(id.0);
         self.latency(kind.into(), nanos);
-    }
-}
-
-impl From<Use> for UpstreamKind {
-    fn from(purpose: Use) -> Self {
-        match purpose {
-            Use::Lane => Self::Lane,
-            Use::Pool => Self::Pool,
-            Use::Scratch => Self::Scratch,
-            Use::Control => Self::Control,
-            Use::Hub => Self::Hub,
-        }
     }
 }
 

@@ -4,26 +4,25 @@
 //! because connects are what drives an upstream's CPU. A [`Lease`] that is dropped without being given back closes
 //! its connection: nobody may inherit a state that was not proved.
 
+mod lease;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+pub use lease::{Lease, Return};
+
 use super::Upstreams;
 use super::aims::Aims;
-use crate::link::{DialError, Link, Use, bug};
-use crate::resp::encode;
+use crate::link::{DialError, Link, Use};
 use crate::session::RouteKey;
 use crate::telemetry::{ConnectError, UpstreamCloseReason};
-
-/// How long making a connection clean may take before it is closed instead.
-const CLEAN_WAIT: Duration = Duration::from_secs(3);
 
 /// Why no connection was lent. Nothing of the client was written.
 #[derive(Debug)]
@@ -31,19 +30,6 @@ pub enum LendError {
     /// The deadline passed, or too many wait already.
     Exhausted,
     Dial(DialError),
-}
-
-/// How a lent connection comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Return {
-    /// Proved clean by the replies.
-    Clean,
-    /// In MULTI: one DISCARD proves it clean.
-    Queueing,
-    /// Watches are set: one UNWATCH proves it clean.
-    Watching,
-    /// Anything else: RESET at once, so that it is silent, and a new handshake when somebody needs it.
-    Unknown,
 }
 
 struct Idle {
@@ -65,13 +51,6 @@ pub struct Pool {
     line: RefCell<BTreeMap<u64, Instant>>,
     last_in_line: Cell<u64>,
     pub(super) aims: Aims,
-}
-
-/// One connection, lent.
-pub struct Lease {
-    link: Option<Link>,
-    place: Option<Place>,
-    up: Rc<Upstreams>,
 }
 
 /// The right to one lent connection.
@@ -150,9 +129,12 @@ impl Pool {
         let deadline = crate::link::now() + up.config().upstream.connect_wait;
         loop {
             let attempt = match self.take_idle(key) {
-                Some(idle) if idle.link.is_closed() || !up.dialer.is_current(&idle.link) => {
-                    up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Upstream);
-                    drop(idle.link.close().await);
+                Some(idle) if idle.link.is_closed() => {
+                    drop(idle.link.close(UpstreamCloseReason::Upstream).await);
+                    continue;
+                }
+                Some(idle) if !up.dialer.is_current(&idle.link) => {
+                    drop(idle.link.close(UpstreamCloseReason::Moved).await);
                     continue;
                 }
                 Some(idle) if !idle.dirty && idle.link.key() == key => Ok(idle.link),
@@ -177,12 +159,12 @@ impl Pool {
             };
             match attempt {
                 Ok(link) if !up.dialer.is_current(&link) => {
-                    discard(up, link).await; // told to move meanwhile
+                    drop(link.close(UpstreamCloseReason::Moved).await); // told to move meanwhile
                     if crate::link::now() >= deadline {
                         return Err(LendError::Dial(away()));
                     }
                 }
-                Ok(link) => return Ok(Lease { link: Some(link), place: Some(place), up: Rc::clone(up) }),
+                Ok(link) => return Ok(Lease::new(link, place, up)),
                 Err((error @ DialError::Unavailable { .. }, permit)) => {
                     drop(permit);
                     let retry = up.dialer.retry_at().unwrap_or_else(|| crate::link::now() + Duration::from_millis(1));
@@ -243,12 +225,6 @@ impl Pool {
         (self.sizes.1, self.sizes.1.saturating_sub(self.for_blocked.available_permits()))
     }
 
-    /// Nobody would have to wait now.
-    #[must_use]
-    pub fn has_place(&self) -> bool {
-        self.places.available_permits() > 0
-    }
-
     /// An idle connection that fits, else any idle one when no new one may be opened.
     fn take_idle(&self, key: &RouteKey) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
@@ -258,14 +234,15 @@ impl Pool {
         let chosen = last(&|idle| !idle.dirty && idle.link.key() == key)
             .or_else(|| last(&|idle| idle.dirty))
             .or_else(|| last(&|_| true))?;
-        Some(idle.swap_remove(chosen))
+        let mut chosen = idle.swap_remove(chosen);
+        chosen.link.on_lent();
+        Some(chosen)
     }
 
     /// Nobody is lent one of the connections that stand any more. Those that are lent are closed when they come back.
-    pub(super) fn move_on(&self, up: &Rc<Upstreams>) {
+    pub(super) fn move_on(&self) {
         for idle in self.idle.take() {
-            up.shard.upstream_closed(Use::Pool.into(), UpstreamCloseReason::Moved);
-            spawn_local(idle.link.close());
+            spawn_local(idle.link.close(UpstreamCloseReason::Moved));
         }
     }
 
@@ -276,90 +253,18 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let mut position = 0;
         while position < idle.len() {
-            let astray = self.aims.is_astray(idle[position].link.id());
-            if astray || crate::link::since(idle[position].since) >= limit || idle[position].link.is_closed() {
-                let old = idle.swap_remove(position);
-                let reason = if astray { UpstreamCloseReason::Dirty } else { UpstreamCloseReason::Idle };
-                up.shard.upstream_closed(Use::Pool.into(), reason);
-                spawn_local(old.link.close());
+            let Idle { link, since, .. } = &idle[position];
+            let reason = if self.aims.is_astray(link.id()) {
+                UpstreamCloseReason::Dirty
+            } else if link.is_closed() {
+                UpstreamCloseReason::Upstream
+            } else if crate::link::since(*since) >= limit {
+                UpstreamCloseReason::Idle
             } else {
                 position += 1;
-            }
-        }
-    }
-}
-
-impl Lease {
-    /// The connection.
-    pub fn link(&mut self) -> &mut Link {
-        self.link.as_mut().expect("a lease owns its link until it is given back")
-    }
-
-    /// The state that the connection is in.
-    #[must_use]
-    pub fn key(&self) -> &RouteKey {
-        self.link.as_ref().expect("a lease owns its link until it is given back").key()
-    }
-
-    /// The client left while the connection waits for the server: UNBLOCK it there, read what it still says, and
-    /// keep it. Closing instead would churn connections (rule B15).
-    pub fn cancel(mut self) {
-        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
-        let up = Rc::clone(&self.up);
-        spawn_local(async move {
-            let mut link = link;
-            let id = link.id().to_string();
-            let unblocked = link.id() != 0
-                && matches!(up.control.unblock(id.as_bytes(), link.generation()).await, Ok(reply) if reply.starts_with(b":"));
-            let silenced = unblocked && matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
-            if silenced {
-                up.pool.put(&up, link, true).await;
-            } else {
-                discard(&up, link).await
-            }
-            drop(place);
-        });
-    }
-
-    /// Gives the connection back. What is needed to make it clean happens behind the client's back; the place is
-    /// free only afterwards.
-    pub fn give_back(mut self, state: Return) {
-        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
-        let up = Rc::clone(&self.up);
-        match state {
-            _ if !up.dialer.is_current(&link) => {
-                spawn_local(async move {
-                    discard(&up, link).await;
-                    drop(place);
-                });
-            }
-            _ if state != Return::Clean && bug("skip_hygiene") => up.pool.keep(link, false),
-            Return::Clean => up.pool.keep(link, false),
-            Return::Unknown => {
-                spawn_local(async move {
-                    let mut link = link;
-                    let silenced = matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
-                    if silenced {
-                        up.pool.put(&up, link, true).await;
-                    } else {
-                        discard(&up, link).await
-                    }
-                    drop(place);
-                });
-            }
-            Return::Queueing | Return::Watching => {
-                let word = if state == Return::Queueing { "DISCARD" } else { "UNWATCH" };
-                spawn_local(async move {
-                    let mut link = link;
-                    let proved = prove_clean(&mut link, word).await;
-                    if proved {
-                        up.pool.put(&up, link, false).await;
-                    } else {
-                        discard(&up, link).await
-                    }
-                    drop(place);
-                });
-            }
+                continue;
+            };
+            spawn_local(idle.swap_remove(position).link.close(reason));
         }
     }
 }
@@ -403,34 +308,15 @@ fn broken(_: tokio::task::JoinError) -> LendError {
 impl Pool {
     /// Back to the others, unless they were told to move meanwhile.
     async fn put(&self, up: &Upstreams, link: Link, dirty: bool) {
-        if up.dialer.is_current(&link) { self.keep(link, dirty) } else { discard(up, link).await }
+        if up.dialer.is_current(&link) {
+            self.keep(link, dirty);
+        } else {
+            drop(link.close(UpstreamCloseReason::Moved).await);
+        }
     }
 
-    fn keep(&self, link: Link, dirty: bool) {
+    fn keep(&self, mut link: Link, dirty: bool) {
+        link.on_returned();
         self.idle.borrow_mut().push(Idle { link, dirty, since: crate::link::now() });
-    }
-}
-
-async fn prove_clean(link: &mut Link, word: &str) -> bool {
-    let mut batch = BytesMut::new();
-    encode::command(&mut batch, &[word]);
-    matches!(timeout(CLEAN_WAIT, link.call(&batch, 1)).await, Ok(Ok(replies)) if replies[0] == b"+OK\r\n")
-}
-
-async fn discard(up: &Upstreams, link: Link) {
-    let current = up.dialer.is_current(&link);
-    let reason = if current { UpstreamCloseReason::Dirty } else { UpstreamCloseReason::Moved };
-    up.shard.upstream_closed(Use::Pool.into(), reason);
-    drop(link.close().await);
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
-        let up = Rc::clone(&self.up);
-        spawn_local(async move {
-            discard(&up, link).await;
-            drop(place);
-        });
     }
 }

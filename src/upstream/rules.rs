@@ -96,7 +96,7 @@ impl Upstreams {
     pub fn move_on(self: &Rc<Self>) {
         self.dialer.move_on();
         self.lanes.move_on(self);
-        self.pool.move_on(self);
+        self.pool.move_on();
         self.hubs.move_on();
         Folds::move_on(self);
         Scratch::move_on(self);

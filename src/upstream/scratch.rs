@@ -42,6 +42,25 @@ pub struct Scratch {
     login_first: Cell<Option<bool>>,
 }
 
+/// A login that waits, counted for as long as it does, however that ends.
+struct InLine<'a>(&'a Cell<usize>);
+
+impl<'a> InLine<'a> {
+    fn new(waiting: &'a Cell<usize>) -> io::Result<Self> {
+        if waiting.get() >= MAX_WAITING {
+            return Err(io::Error::other("too many logins are waiting"));
+        }
+        waiting.set(waiting.get() + 1);
+        Ok(Self(waiting))
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 impl Default for Scratch {
     fn default() -> Self {
         Self {
@@ -61,12 +80,8 @@ impl Scratch {
     /// # Errors
     /// The upstream is not available; nothing can be said about the login.
     pub async fn run(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
-        if self.waiting.get() >= MAX_WAITING {
-            return Err(io::Error::other("too many logins are waiting"));
-        }
-        self.waiting.set(self.waiting.get() + 1);
+        let _waiting = InLine::new(&self.waiting)?;
         let reply = timeout(up.config().upstream.connect_wait, self.run_in_turn(up, command)).await;
-        self.waiting.set(self.waiting.get() - 1);
         reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -80,10 +95,7 @@ impl Scratch {
         command: &[u8],
         still_may: impl Fn() -> bool,
     ) -> io::Result<Option<Vec<u8>>> {
-        if self.waiting.get() >= MAX_WAITING {
-            return Err(io::Error::other("too many logins are waiting"));
-        }
-        self.waiting.set(self.waiting.get() + 1);
+        let _waiting = InLine::new(&self.waiting)?;
         let judged = async {
             let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
             if !still_may() {
@@ -92,7 +104,6 @@ impl Scratch {
             self.unit(up, command).await.map(Some)
         };
         let reply = timeout(up.config().upstream.connect_wait, judged).await;
-        self.waiting.set(self.waiting.get() - 1);
         reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -107,9 +118,15 @@ impl Scratch {
         if up.dialer.is_current(&kept) {
             return Some(kept);
         }
-        up.shard.upstream_closed(Use::Scratch.into(), UpstreamCloseReason::Moved);
-        drop(kept.close().await);
+        drop(kept.close(UpstreamCloseReason::Moved).await);
         None
+    }
+
+    /// A kept connection that the server has closed is not kept any longer: that of a user who was deleted.
+    pub(super) fn on_tick(&self) {
+        if let Some(dead) = self.link.borrow_mut().take_if(|link| link.is_closed()) {
+            spawn_local(dead.close(UpstreamCloseReason::Upstream));
+        }
     }
 
     /// Connections are to move. The next use waits until this one has given its place back.
@@ -152,8 +169,7 @@ impl Scratch {
         let mut replies = match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(replies) => replies,
             Err(error) => {
-                up.shard.upstream_closed(Use::Scratch.into(), UpstreamCloseReason::Upstream);
-                drop(link.close().await);
+                drop(link.close((&error).into()).await);
                 return Err(error);
             }
         };

@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::client::{Accepted, Address, Ids, Peers, Question, Shared, Transport, answer};
 use crate::link::Socket;
-use crate::telemetry::unix_millis;
+use crate::telemetry::{RejectReason, unix_millis};
 use crate::upstream::{Change, Parts, Upstreams};
 use handshake::{Secured, Turnstile};
 
@@ -174,7 +174,10 @@ fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load:
                 drop(leave);
             });
         }
-        Err(error) => tracing::warn!(%error, "client could not be registered"),
+        Err(error) => {
+            shared.up.shard.client_rejected[RejectReason::Internal].inc();
+            tracing::warn!(%error, "client could not be registered");
+        }
     }
 }
 

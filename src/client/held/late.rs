@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::Held;
 use super::expect::Expect;
 use crate::client::connection::{Client, Closed};
-use crate::telemetry::{CloseReason, Origin, RequestOutcome};
+use crate::telemetry::{CloseReason, Origin, RequestOutcome, UpstreamCloseReason};
 use crate::upstream::TOO_LATE;
 
 impl Held {
@@ -44,6 +44,7 @@ impl Held {
         let command = self.up.command_name(self.expect.front().map(|expect| expect.id));
         tracing::warn!(connection, command, "lent connection given up: it owes a reply for client.request_timeout");
         self.up.shard.request_timeouts[RequestOutcome::Unknown].add(self.expect.len() as u64);
+        self.spoil(UpstreamCloseReason::Timeout);
         if self.sticky() || !self.expect.iter().all(Expect::leaves_nothing) {
             return Err(Closed(CloseReason::UpstreamLost));
         }

@@ -33,7 +33,7 @@ use super::request::Request;
 use crate::resp::{ProtocolError, ReplyScanner};
 use crate::router::{self, PinReason, Relay, Route};
 use crate::session::{Guard, Resp, Transaction};
-use crate::telemetry::{BufferKind, CloseReason};
+use crate::telemetry::{BufferKind, CloseReason, UpstreamCloseReason};
 use crate::upstream::{Charge, Lease, Return, Upstreams, Wants};
 
 /// While the client is not read, at most this much of the replies waits for it, bytes; the upstream waits then.
@@ -144,8 +144,8 @@ impl Held {
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::Closed(Closed(CloseReason::IoError))),
                 other => other.is_ready(),
             };
-            if self.write_out(cx).is_err() {
-                return Poll::Ready(Event::Closed(self.lost()));
+            if let Err(error) = self.write_out(cx) {
+                return Poll::Ready(Event::Closed(self.lost((&error).into())));
             }
             let mut progress = false;
             if flushed || self.unstoppable() || client.outbox().unsent() < REPLIES_AHEAD {
@@ -278,9 +278,17 @@ impl Held {
         if self.incomplete { self.up.largest_request() } else { WAITING_INPUT }
     }
 
-    fn lost(&self) -> Closed {
+    fn lost(&mut self, reason: UpstreamCloseReason) -> Closed {
+        self.spoil(reason);
         self.up.on_upstream_lost();
         Closed(CloseReason::UpstreamLost)
+    }
+
+    /// The connection is of no use to anybody.
+    fn spoil(&mut self, reason: UpstreamCloseReason) {
+        if let Some(lease) = self.lease.as_mut() {
+            lease.spoil(reason);
+        }
     }
 
     fn write_out(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
@@ -303,11 +311,11 @@ impl Held {
         let Some(lease) = self.lease.as_mut() else { return Poll::Pending };
         match lease.link().poll_read(cx, &mut buf) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(_)) => return Poll::Ready(Err(self.lost())),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost((&error).into()))),
             Poll::Ready(Ok(())) => {}
         }
         if buf.filled().is_empty() {
-            return Poll::Ready(Err(self.lost()));
+            return Poll::Ready(Err(self.lost(UpstreamCloseReason::Upstream)));
         }
         up.shard.upstream_read(buf.filled().len());
         Poll::Ready(self.on_bytes(client, buf.filled()))

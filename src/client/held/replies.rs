@@ -15,7 +15,7 @@ use crate::link::Use;
 use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
 use crate::router::{Effect, Relay};
 use crate::session::{Guard, Identity, Reply, Resp};
-use crate::telemetry::{AnomalyReason, CloseReason};
+use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
 use crate::upstream::{Slow, recounted};
 
 impl Held {
@@ -42,6 +42,7 @@ impl Held {
     /// The connection is killed, and its client with it (I5).
     fn distrust(&mut self, reason: AnomalyReason) -> Closed {
         self.broken = true;
+        self.spoil(UpstreamCloseReason::Anomaly);
         self.up.shard.anomaly(Use::Pool, reason);
         self.up.on_upstream_lost();
         let connection = self.lease.as_mut().map_or(0, |lease| lease.link().id());

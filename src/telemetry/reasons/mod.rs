@@ -112,8 +112,6 @@ labels! {
         IoError = "io_error",
         /// The client's identity is gone (A7).
         Auth = "auth",
-        /// A dedicated connection failed the client (8.2).
-        Pool = "pool",
         /// An HTTP request: `POST` or `Host:` (3.4).
         CrossProtocol = "cross_protocol",
         /// A TLS ClientHello where no TLS is spoken.
@@ -136,11 +134,7 @@ labels! {
         User = "user",
         /// Too many TLS handshakes at once.
         Handshakes = "handshakes",
-        /// The proxy is draining.
-        Draining = "draining",
-        /// The upstream refuses connections, so the client cannot be let in (A4).
-        Upstream = "upstream",
-        /// Our own mistake; see the log.
+        /// The system would not watch its socket; see the log.
         Internal = "internal",
     }
 }
@@ -383,8 +377,6 @@ labels! {
         Canary = "canary",
         /// The reply stream does not parse.
         ParseError = "parse_error",
-        /// The upstream says `-ERR Protocol error`.
-        ProtocolError = "protocol_error",
         /// The lane is no longer who we made it (L7, K4).
         Identity = "identity",
     }

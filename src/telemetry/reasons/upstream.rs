@@ -25,10 +25,12 @@ labels! {
     UpstreamState {
         /// Connect and handshake.
         Connecting = "connecting",
-        /// In use, or ready with requests.
+        /// Ready, and somebody's: of the pool, lent to a client or being cleaned behind one.
         Active = "active",
-        /// Open with nothing to do.
+        /// Of the pool, and nobody holds it.
         Idle = "idle",
+        /// Of no use any more; the upstream has not closed its side yet.
+        Closing = "closing",
     }
 }
 
@@ -41,18 +43,16 @@ labels! {
         Evicted = "evicted",
         /// The upstream closed it.
         Upstream = "upstream",
-        /// Reading or writing failed.
+        /// Reading or writing failed; a reset by the upstream shows like this, too.
         IoError = "io_error",
-        /// Killed on an anomaly (I5).
+        /// Killed because its replies could not be trusted.
         Anomaly = "anomaly",
         /// Did not answer in time.
         Timeout = "timeout",
-        /// A lent connection that could not be cleaned, or not cheaply (M4).
+        /// It could not be made clean, or not be made to serve another user or database.
         Dirty = "dirty",
-        /// The client that held it is gone.
+        /// Whoever held it, or waited for it, has left.
         Client = "client",
-        /// The proxy is draining.
-        Drain = "drain",
         /// Another one takes its place: PROXY RECONNECT, or another upstream.
         Moved = "moved",
     }

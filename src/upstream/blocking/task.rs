@@ -11,7 +11,7 @@ use super::fold::SourceId;
 use super::{Fold, Upstreams};
 use crate::link::Use;
 use crate::resp::{Advance, ReplyScanner};
-use crate::telemetry::AnomalyReason;
+use crate::telemetry::{AnomalyReason, UpstreamCloseReason};
 use crate::upstream::{Lease, Return};
 
 /// A connection id that no server reaches: asks whether we may unblock at all.
@@ -60,7 +60,7 @@ impl Io {
 
 enum End {
     Released,
-    Lost,
+    Lost(UpstreamCloseReason),
     Anomaly,
 }
 
@@ -85,12 +85,14 @@ pub(super) async fn run(up: Rc<Upstreams>, fold: Rc<Fold>, source: SourceId) {
     fold.links.borrow_mut().remove(&source);
     match end {
         End::Released => connection.lease.give_back(Return::Clean),
-        End::Lost => {
+        End::Lost(reason) => {
+            connection.lease.spoil(reason);
             tracing::warn!(worker = up.worker, "a connection with blocked clients was lost");
             up.on_upstream_lost();
             fold.act(&up, |machine| machine.lost(source));
         }
         End::Anomaly => {
+            connection.lease.spoil(UpstreamCloseReason::Anomaly);
             tracing::error!(worker = up.worker, "a connection with blocked clients was killed: unexpected reply");
             up.shard.anomaly(Use::Pool, AnomalyReason::UnexpectedReply);
             up.on_upstream_lost();
@@ -132,8 +134,10 @@ impl Connection {
             let mut buf = ReadBuf::new(&mut memory);
             match self.lease.link().poll_read(cx, &mut buf) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(End::Lost),
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Poll::Ready(End::Lost),
+                Poll::Ready(Err(error)) => return Poll::Ready(End::Lost((&error).into())),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                    return Poll::Ready(End::Lost(UpstreamCloseReason::Upstream));
+                }
                 Poll::Ready(Ok(())) => {}
             }
             up.shard.upstream_read(buf.filled().len());
@@ -147,7 +151,7 @@ impl Connection {
         let mut links = fold.links.borrow_mut();
         let Some(io) = links.get_mut(&source) else { return Some(End::Anomaly) };
         if io.doomed {
-            return Some(End::Lost);
+            return Some(End::Lost(UpstreamCloseReason::Moved));
         }
         if io.released {
             let clean = io.out.is_empty() && !self.scanner.mid_frame();
@@ -158,9 +162,9 @@ impl Connection {
         }
         while !io.out.is_empty() {
             match self.lease.link().try_write(&io.out) {
-                Err(_) => return Some(End::Lost),
+                Err(error) => return Some(End::Lost((&error).into())),
                 Ok(0) => match self.lease.link().poll_writable(cx) {
-                    Poll::Ready(Err(_)) => return Some(End::Lost),
+                    Poll::Ready(Err(error)) => return Some(End::Lost((&error).into())),
                     Poll::Ready(Ok(())) => {}
                     Poll::Pending => break,
                 },

@@ -46,7 +46,9 @@ use crate::config::{Config, Integrity};
 use crate::link::bug;
 use crate::resp::{FrameKind, ReplyScanner, encode};
 use crate::session::{Resp, RouteKey};
-use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, LossVerdict, Pressure, RetryOutcome};
+use crate::telemetry::{
+    AnomalyReason, BufferKind, CloseReason, LossVerdict, Pressure, RetryOutcome, UpstreamCloseReason,
+};
 
 /// Requests from which bytes are never written when the upstream is away are answered with this.
 pub(crate) const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
@@ -100,8 +102,8 @@ pub struct Lane {
     /// As it was when the lane was made: what its replies must be does not change under way.
     config: Rc<Config>,
     accepting: Cell<bool>,
-    /// Retired for another connection in its place.
-    replaced: Cell<bool>,
+    /// Why it is retired: moved, and there is another connection in its place.
+    leaves: Cell<UpstreamCloseReason>,
     phase: Cell<Phase>,
     distrusted: Cell<Option<Anomaly>>,
     condemned: Cell<Option<LossVerdict>>,
@@ -188,7 +190,7 @@ impl Lane {
             key,
             config,
             accepting: Cell::new(true),
-            replaced: Cell::new(false),
+            leaves: Cell::new(UpstreamCloseReason::Idle),
             phase: Cell::new(Phase::Opening),
             condemned: Cell::new(None),
             distrusted: Cell::new(None),
@@ -317,20 +319,20 @@ impl Lane {
     }
 
     /// Takes no more requests; its task closes it when the last reply is in.
-    pub fn retire(&self) {
+    pub fn retire(&self, reason: UpstreamCloseReason) {
+        self.leaves.set(reason);
         self.accepting.set(false);
         self.wake();
     }
 
     /// As [`Lane::retire`], and its place is promised to another connection already.
     pub fn replace(&self) {
-        self.replaced.set(true);
-        self.retire();
+        self.retire(UpstreamCloseReason::Moved);
     }
 
     /// Its place is promised.
     pub fn is_replaced(&self) -> bool {
-        self.replaced.get()
+        self.leaves.get() == UpstreamCloseReason::Moved
     }
 
     /// The connection must not be used any more; its task tears it down.

@@ -23,7 +23,7 @@ const READS_PER_TURN: u32 = 4;
 enum End {
     /// Closed by us: idle, retired, and nothing in flight.
     Done,
-    Lost(String),
+    Lost(UpstreamCloseReason, String),
     /// Given up by us, although the connection stands.
     GivenUp(LossVerdict),
     /// Nothing that comes from it can be trusted.
@@ -57,7 +57,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         }
         match &end {
             End::Done => {}
-            End::Lost(reason) => {
+            End::Lost(_, reason) => {
                 tracing::warn!(lane = lane.id, reason, verdict = %LossVerdict::Dead, "lane lost");
                 up.shard.lane_losses[LossVerdict::Dead].inc();
                 up.on_upstream_lost();
@@ -79,10 +79,9 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
                     "lane killed: its replies cannot be trusted; its clients are closed");
             }
         }
-        let reason = if lane.is_replaced() { UpstreamCloseReason::Moved } else { end.reason() };
-        up.shard.upstream_closed(Use::Lane.into(), reason);
+        let reason = end.reason(&lane);
         lane.flush_touched(&up);
-        permit = Some(link.close().await);
+        permit = Some(link.close(reason).await);
         if lane.state.borrow().in_flight.is_empty() {
             break;
         }
@@ -96,10 +95,14 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
 }
 
 impl End {
-    fn reason(&self) -> UpstreamCloseReason {
+    fn failed(error: &std::io::Error) -> Self {
+        Self::Lost(error.into(), error.to_string())
+    }
+
+    fn reason(&self, lane: &Lane) -> UpstreamCloseReason {
         match self {
-            Self::Done => UpstreamCloseReason::Idle,
-            Self::Lost(_) => UpstreamCloseReason::Upstream,
+            Self::Done => lane.leaves.get(),
+            Self::Lost(reason, _) => *reason,
             Self::GivenUp(_) => UpstreamCloseReason::Timeout,
             Self::Anomaly(_) => UpstreamCloseReason::Anomaly,
         }
@@ -122,7 +125,7 @@ async fn open(lane: &Rc<Lane>, up: &Rc<Upstreams>, kept: &mut Option<Permit>) ->
             continue;
         }
         match meanwhile(lane, up, up.dialer.dial(permit, &lane.key)).await {
-            Ok(link) if !up.dialer.is_current(&link) => *kept = Some(link.close().await),
+            Ok(link) if !up.dialer.is_current(&link) => *kept = Some(link.close(UpstreamCloseReason::Moved).await),
             Ok(link) => return Some(link),
             Err((DialError::Unavailable { .. }, permit)) => *kept = Some(permit),
             Err((DialError::State(text), _)) => {
@@ -189,7 +192,7 @@ impl Lane {
         if (self.deferred.take() || self.full.get())
             && let Err(e) = self.write_out(up, link, cx)
         {
-            return Poll::Ready(End::Lost(e.to_string()));
+            return Poll::Ready(End::failed(&e));
         }
         for reads in 1.. {
             match self.read_in(up, link, cx) {
@@ -278,12 +281,12 @@ impl Lane {
         let mut buf = ReadBuf::new(&mut memory);
         match link.poll_read(cx, &mut buf) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(End::Lost(e.to_string()))),
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(End::failed(&e))),
             Poll::Ready(Ok(())) => {}
         }
         let chunk = buf.filled();
         if chunk.is_empty() {
-            return Poll::Ready(Err(End::Lost("closed by the upstream".into())));
+            return Poll::Ready(Err(End::Lost(UpstreamCloseReason::Upstream, "closed by the upstream".into())));
         }
         up.shard.upstream_read(chunk.len());
         Poll::Ready(self.on_bytes(up, chunk, up.now()).map_err(End::Anomaly))

@@ -1,21 +1,22 @@
-//! The I/O of a hub: connects, writes once per turn, reads, and closes every client concerned when the connection dies.
+//! The I/O of a hub: writes once per turn, reads, and closes every client concerned when the connection dies.
+
+mod task;
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::time::Instant;
+
+pub(super) use task::run;
 
 use super::core::{Core, Order};
-use crate::link::{DialError, Link, Permit, Use, nanos};
+use crate::link::{Link, nanos};
 use crate::resp::ReplyScanner;
-use crate::session::{Family, Identity, Resp, RouteKey};
+use crate::session::{Family, Identity, Resp};
 use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, UpstreamCloseReason};
 use crate::upstream::{Charge, ClientKey, Memory, Outbox, Upstreams};
 
@@ -37,12 +38,18 @@ pub(super) enum Failure {
 
 /// How a hub's connection ended.
 enum End {
-    /// Closed by us: nobody needs it.
-    Idle,
+    /// Closed by us, for this reason: nobody needs it.
+    Done(UpstreamCloseReason),
     /// To be gone on with on another connection.
     Moved,
-    Lost(String),
+    Lost(UpstreamCloseReason, String),
     Anomaly(AnomalyReason),
+}
+
+impl End {
+    fn failed(error: &std::io::Error) -> Self {
+        Self::Lost(error.into(), error.to_string())
+    }
 }
 
 /// One upstream connection that carries subscriptions, and those who have them.
@@ -51,7 +58,7 @@ pub struct Hub {
     identity: Identity,
     phase: Cell<Phase>,
     failure: Cell<Option<Failure>>,
-    retired: Cell<bool>,
+    retired: Cell<Option<UpstreamCloseReason>>,
     /// Goes on with another connection as soon as nothing is owed on this one.
     moving: Cell<bool>,
     condemned: Cell<Option<&'static str>>,
@@ -95,7 +102,7 @@ impl Hub {
             identity,
             phase: Cell::new(Phase::Opening),
             failure: Cell::new(None),
-            retired: Cell::new(false),
+            retired: Cell::new(None),
             moving: Cell::new(false),
             condemned: Cell::new(None),
             deferred: Cell::new(false),
@@ -126,14 +133,14 @@ impl Hub {
 
     /// Takes subscriptions, now or when it is connected.
     pub fn accepting(&self) -> bool {
-        !self.retired.get() && self.phase.get() != Phase::Closed
+        self.retired.get().is_none() && self.phase.get() != Phase::Closed
     }
 
     /// Sends a (P|S)(UN)SUBSCRIBE of a client that has nothing else unanswered. When it is answered the client's task
     /// finds an empty [`Answer`](crate::upstream::Answer) in its outbox; what it is told is in the outbox before. False
     /// when the connection is not there any more; nothing was done then.
     pub fn submit(&self, up: &Upstreams, outbox: &Outbox, order: &Subscribe<'_>) -> bool {
-        if self.phase.get() != Phase::Ready || self.retired.get() {
+        if self.phase.get() != Phase::Ready || self.retired.get().is_some() {
             return false;
         }
         let now = up.now();
@@ -173,8 +180,8 @@ impl Hub {
     }
 
     /// Takes nobody any more; its task closes it.
-    pub(super) fn retire(&self) {
-        self.retired.set(true);
+    pub(super) fn retire(&self, reason: UpstreamCloseReason) {
+        self.retired.set(Some(reason));
         self.wake();
     }
 
@@ -229,7 +236,7 @@ impl Hub {
                 self.condemned.set(Some("hung"));
             }
         } else if state.core.is_idle() && now.saturating_sub(state.last_used) >= nanos(settings.idle_timeout) {
-            self.retired.set(true);
+            self.retired.set(Some(UpstreamCloseReason::Idle));
         } else if !settings.keepalive.is_zero() && quiet >= nanos(settings.keepalive) {
             state.core.ping(now);
         }
@@ -251,12 +258,12 @@ impl Hub {
     fn poll_turn(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
         self.remember(cx);
         if let Some(reason) = self.condemned.take() {
-            return Poll::Ready(End::Lost(reason.to_owned()));
+            return Poll::Ready(End::Lost(UpstreamCloseReason::Timeout, reason.to_owned()));
         }
         if (self.deferred.take() || self.full.get())
             && let Err(e) = self.write_out(up, link, cx)
         {
-            return Poll::Ready(End::Lost(e.to_string()));
+            return Poll::Ready(End::failed(&e));
         }
         loop {
             match self.read_in(up, link, cx) {
@@ -273,11 +280,13 @@ impl Hub {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.charge.set(state.core.out.len() + state.carry.len() + state.two.capacity());
-        if (self.retired.get() || self.moving.get()) && state.core.is_idle() && state.core.registry.len() == 0 {
-            return Poll::Ready(End::Idle);
+        let leaves = self.retired.get().or_else(|| self.moving.get().then_some(UpstreamCloseReason::Moved));
+        if let Some(reason) = leaves.filter(|_| state.core.is_idle() && state.core.registry.len() == 0) {
+            return Poll::Ready(End::Done(reason));
         }
         if state.core.lacks {
-            return Poll::Ready(End::Lost("a subscription was refused on the new connection".to_owned()));
+            let refused = "a subscription was refused on the new connection".to_owned();
+            return Poll::Ready(End::Lost(UpstreamCloseReason::Dirty, refused));
         }
         if self.moving.get() && state.core.is_quiet() && !state.scanner.mid_frame() {
             return Poll::Ready(End::Moved);
@@ -320,11 +329,11 @@ impl Hub {
         let mut buf = ReadBuf::new(&mut memory);
         match link.poll_read(cx, &mut buf) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(End::Lost(e.to_string()))),
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(End::failed(&e))),
             Poll::Ready(Ok(())) => {}
         }
         if buf.filled().is_empty() {
-            return Poll::Ready(Err(End::Lost("closed by the upstream".into())));
+            return Poll::Ready(Err(End::Lost(UpstreamCloseReason::Upstream, "closed by the upstream".into())));
         }
         up.shard.upstream_read(buf.filled().len());
         Poll::Ready(self.on_bytes(up, buf.filled(), up.now()).map_err(End::Anomaly))
@@ -355,90 +364,4 @@ pub struct Subscribe<'a> {
     pub suppressed: bool,
     /// The whole request, canonical.
     pub raw: &'a [u8],
-}
-
-/// Runs a hub to its end.
-pub(super) async fn run(hub: Rc<Hub>, up: Rc<Upstreams>, permit: Permit) {
-    let Some(link) = open(&hub, &up, permit).await else {
-        hub.enter(Phase::Closed);
-        up.hubs.on_closed(&hub);
-        return;
-    };
-    hub.enter(Phase::Ready);
-    let (end, link) = serve(&hub, &up, link).await;
-    hub.enter(Phase::Closed);
-    let reason = match end {
-        End::Idle | End::Moved => {
-            hub.on_lost(&up, CloseReason::UpstreamLost); // nobody; the counts go
-            UpstreamCloseReason::Idle
-        }
-        End::Lost(reason) => {
-            tracing::warn!(hub = hub.id, reason, "subscriber connection lost");
-            hub.on_lost(&up, CloseReason::UpstreamLost);
-            UpstreamCloseReason::Upstream
-        }
-        End::Anomaly(reason) => {
-            tracing::error!(hub = hub.id, %reason, "subscriber connection killed: it cannot be trusted");
-            up.shard.anomaly(Use::Hub, reason);
-            hub.on_lost(&up, CloseReason::UpstreamAnomaly);
-            UpstreamCloseReason::Anomaly
-        }
-    };
-    if let Some(link) = link {
-        up.shard.upstream_closed(Use::Hub.into(), reason);
-        drop(link.close().await);
-    }
-    up.hubs.on_closed(&hub);
-}
-
-/// Runs a hub for as long as it has a connection, which may be one after the other.
-async fn serve(hub: &Hub, up: &Rc<Upstreams>, first: Link) -> (End, Option<Link>) {
-    let mut link = first;
-    loop {
-        match poll_fn(|cx| hub.poll_turn(up, &mut link, cx)).await {
-            End::Moved => {}
-            end => return (end, Some(link)),
-        }
-        hub.begin_again(up);
-        up.shard.upstream_closed(Use::Hub.into(), UpstreamCloseReason::Moved);
-        let permit = link.close().await;
-        match open(hub, up, permit).await {
-            Some(new) => link = new,
-            None => return (End::Lost("the new upstream is not available".to_owned()), None),
-        }
-        tracing::info!(hub = hub.id, names = hub.wanted(), "subscriptions are made again on a new connection");
-    }
-}
-
-/// Waits for the upstream, for at most `upstream.connect_wait`.
-async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
-    let deadline = Instant::now() + up.config().upstream.connect_wait;
-    let key = RouteKey { resp: Resp::Three, ..RouteKey::fresh(hub.identity.clone(), 0) };
-    let mut permit = permit;
-    loop {
-        if let Some(at) = up.dialer.retry_at() {
-            let at = Instant::from_std(at);
-            if at >= deadline || up.dialer.is_open() {
-                hub.failure.set(Some(Failure::Unavailable));
-                return None;
-            }
-            tokio::time::sleep_until(at).await;
-        }
-        match up.dialer.dial(permit, &key).await {
-            Ok(link) if !up.dialer.is_current(&link) => permit = link.close().await,
-            Ok(link) => return Some(link),
-            Err((DialError::Unavailable { .. }, back)) if Instant::now() < deadline => permit = back,
-            Err((DialError::Unavailable { .. }, _)) => {
-                hub.failure.set(Some(Failure::Unavailable));
-                return None;
-            }
-            Err((DialError::Identity(_) | DialError::State(_), _)) => {
-                up.hubs.on_refused(&hub.identity, up.now());
-                hub.failure.set(Some(Failure::Refused));
-                return None;
-            }
-        }
-        // A failure that did not start a back-off must not spin.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }

@@ -36,6 +36,7 @@ pub(super) use subscriber::Subscriber;
 use super::Upstreams;
 use crate::link::Use;
 use crate::session::Identity;
+use crate::telemetry::UpstreamCloseReason;
 use hub::{Failure, Phase};
 
 /// For so long an identity that was refused a hub is not tried again.
@@ -120,7 +121,7 @@ impl Hubs {
             return true;
         }
         let idle = hubs.values().find(|hub| hub.is_idle());
-        idle.inspect(|hub| hub.retire()).is_some()
+        idle.inspect(|hub| hub.retire(UpstreamCloseReason::Evicted)).is_some()
     }
 
     fn on_refused(&self, identity: &Identity, now: u64) {

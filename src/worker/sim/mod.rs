@@ -40,6 +40,7 @@ use crate::command::CommandTable;
 use crate::config::{Config, tested};
 use crate::link::memory::{MemorySocket, listen, pair};
 use crate::link::{Budget, Interest, Owned, Socket, Use};
+use crate::telemetry::cells::Level;
 use crate::telemetry::{AnomalyReason, ProcessFacts, Telemetry, UpstreamKind};
 use crate::upstream::{Parts, Upstreams};
 
@@ -277,10 +278,10 @@ impl World {
             .map(|purpose| self.up.budget.used(purpose))
             .iter()
             .sum();
-        // The scratch connection may have been cut since it was used last; it is looked at before the next use.
-        if !(self.server.connected()..=self.server.connected() + 1).contains(&permits) {
+        if permits != self.server.connected() {
             self.ledger.wrong(format!("{permits} permits for {} connections", self.server.connected()));
         }
+        self.check_figures();
         if self.server.most.get() > self.config.upstream.max_connections {
             self.ledger.wrong(format!("{} connections at once", self.server.most.get()));
         }
@@ -296,6 +297,22 @@ impl World {
             self.ledger.wrong(format!("{distrusted} connections were not trusted"));
         }
         self.check_jobs();
+    }
+
+    /// What is shown is what is: of this run and, because all runs share their figures, of those before it.
+    fn check_figures(&self) {
+        for purpose in [Use::Lane, Use::Pool, Use::Hub, Use::Scratch, Use::Control] {
+            let levels = &self.up.shard.upstream_connections[UpstreamKind::from(purpose)];
+            let shown = levels.as_slice().iter().map(Level::value).sum::<u64>();
+            let used = self.up.budget.used(purpose) as u64;
+            if shown != used {
+                self.ledger.wrong(format!("the gauge shows {shown} connections for {purpose:?}, the budget {used}"));
+            }
+        }
+        let pinned = self.up.shard.pinned.as_slice().iter().map(Level::value).sum::<u64>();
+        if pinned > 0 {
+            self.ledger.wrong(format!("{pinned} clients are shown that hold a connection, and nobody is there"));
+        }
     }
 
     /// Every element acknowledged was popped once, or is there, or was on its way to somebody who was cut off.

@@ -1,5 +1,6 @@
 //! The configuration read again while clients are served, another upstream, PAUSE, RESUME and RECONNECT.
 
+mod counted;
 mod load;
 mod moves;
 mod pauses;

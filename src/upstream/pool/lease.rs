@@ -1,0 +1,147 @@
+//! One connection, lent to one client: how it comes back, and what is done when it cannot.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use super::Place;
+use crate::link::{Link, bug};
+use crate::resp::encode;
+use crate::session::RouteKey;
+use crate::telemetry::UpstreamCloseReason;
+use crate::upstream::Upstreams;
+
+/// How long making a connection clean may take before it is closed instead.
+const CLEAN_WAIT: Duration = Duration::from_secs(3);
+
+/// How a lent connection comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// Proved clean by the replies.
+    Clean,
+    /// In MULTI: one DISCARD proves it clean.
+    Queueing,
+    /// Watches are set: one UNWATCH proves it clean.
+    Watching,
+    /// Anything else: RESET at once, so that it is silent, and a new handshake when somebody needs it.
+    Unknown,
+}
+
+/// One connection, lent.
+pub struct Lease {
+    link: Option<Link>,
+    place: Option<Place>,
+    up: Rc<Upstreams>,
+    /// Why the connection is closed when the lease is dropped.
+    end: UpstreamCloseReason,
+}
+
+impl Lease {
+    pub(super) fn new(link: Link, place: Place, up: &Rc<Upstreams>) -> Self {
+        Self { link: Some(link), place: Some(place), up: Rc::clone(up), end: UpstreamCloseReason::Client }
+    }
+
+    /// The connection is of no use to anybody: it is closed, for this reason, when the lease is dropped.
+    pub fn spoil(&mut self, reason: UpstreamCloseReason) {
+        self.end = reason;
+    }
+
+    /// The connection.
+    pub fn link(&mut self) -> &mut Link {
+        self.link.as_mut().expect("a lease owns its link until it is given back")
+    }
+
+    /// The state that the connection is in.
+    #[must_use]
+    pub fn key(&self) -> &RouteKey {
+        self.link.as_ref().expect("a lease owns its link until it is given back").key()
+    }
+
+    /// The client left while the connection waits for the server: UNBLOCK it there, read what it still says, and
+    /// keep it. Closing instead would churn connections (rule B15).
+    pub fn cancel(mut self) {
+        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
+        let up = Rc::clone(&self.up);
+        spawn_local(async move {
+            let mut link = link;
+            let id = link.id().to_string();
+            let unblocked = link.id() != 0
+                && matches!(up.control.unblock(id.as_bytes(), link.generation()).await, Ok(reply) if reply.starts_with(b":"));
+            let silenced = unblocked && matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
+            if silenced {
+                up.pool.put(&up, link, true).await;
+            } else {
+                discard(&up, link, UpstreamCloseReason::Client).await
+            }
+            drop(place);
+        });
+    }
+
+    /// Gives the connection back. What is needed to make it clean happens behind the client's back; the place is
+    /// free only afterwards.
+    pub fn give_back(mut self, state: Return) {
+        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
+        let up = Rc::clone(&self.up);
+        match state {
+            _ if !up.dialer.is_current(&link) => {
+                spawn_local(async move {
+                    drop(link.close(UpstreamCloseReason::Moved).await);
+                    drop(place);
+                });
+            }
+            _ if state != Return::Clean && bug("skip_hygiene") => up.pool.keep(link, false),
+            Return::Clean => up.pool.keep(link, false),
+            Return::Unknown => {
+                spawn_local(async move {
+                    let mut link = link;
+                    let silenced = matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
+                    if silenced {
+                        up.pool.put(&up, link, true).await;
+                    } else {
+                        discard(&up, link, UpstreamCloseReason::Dirty).await
+                    }
+                    drop(place);
+                });
+            }
+            Return::Queueing | Return::Watching => {
+                let word = if state == Return::Queueing { "DISCARD" } else { "UNWATCH" };
+                spawn_local(async move {
+                    let mut link = link;
+                    let proved = prove_clean(&mut link, word).await;
+                    if proved {
+                        up.pool.put(&up, link, false).await;
+                    } else {
+                        discard(&up, link, UpstreamCloseReason::Dirty).await
+                    }
+                    drop(place);
+                });
+            }
+        }
+    }
+}
+
+async fn prove_clean(link: &mut Link, word: &str) -> bool {
+    let mut batch = BytesMut::new();
+    encode::command(&mut batch, &[word]);
+    matches!(timeout(CLEAN_WAIT, link.call(&batch, 1)).await, Ok(Ok(replies)) if replies[0] == b"+OK\r\n")
+}
+
+/// Closes a connection that cannot go back to the others, for this reason if it was not to move anyway.
+async fn discard(up: &Upstreams, link: Link, reason: UpstreamCloseReason) {
+    let reason = if up.dialer.is_current(&link) { reason } else { UpstreamCloseReason::Moved };
+    drop(link.close(reason).await);
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
+        let (up, reason) = (Rc::clone(&self.up), self.end);
+        spawn_local(async move {
+            discard(&up, link, reason).await;
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,101 @@
+//! The life of a hub's connection: opened, replaced when connections move, and ended for a reason.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{End, Failure, Hub, Phase};
+use crate::link::{DialError, Link, Permit, Use};
+use crate::session::{Resp, RouteKey};
+use crate::telemetry::{CloseReason, UpstreamCloseReason};
+use crate::upstream::Upstreams;
+
+/// Runs a hub to its end.
+pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, up: Rc<Upstreams>, permit: Permit) {
+    let Some(link) = open(&hub, &up, permit).await else {
+        hub.enter(Phase::Closed);
+        up.hubs.on_closed(&hub);
+        return;
+    };
+    hub.enter(Phase::Ready);
+    let (end, link) = serve(&hub, &up, link).await;
+    hub.enter(Phase::Closed);
+    let reason = match end {
+        End::Moved => UpstreamCloseReason::Moved, // gone on with already
+        End::Done(reason) => {
+            hub.on_lost(&up, CloseReason::UpstreamLost); // nobody; the counts go
+            reason
+        }
+        End::Lost(verdict, reason) => {
+            tracing::warn!(hub = hub.id, reason, "subscriber connection lost");
+            hub.on_lost(&up, CloseReason::UpstreamLost);
+            verdict
+        }
+        End::Anomaly(reason) => {
+            tracing::error!(hub = hub.id, %reason, "subscriber connection killed: it cannot be trusted");
+            up.shard.anomaly(Use::Hub, reason);
+            hub.on_lost(&up, CloseReason::UpstreamAnomaly);
+            UpstreamCloseReason::Anomaly
+        }
+    };
+    if let Some(link) = link {
+        drop(link.close(reason).await);
+    }
+    up.hubs.on_closed(&hub);
+}
+
+/// Runs a hub for as long as it has a connection, which may be one after the other.
+async fn serve(hub: &Hub, up: &Rc<Upstreams>, first: Link) -> (End, Option<Link>) {
+    let mut link = first;
+    loop {
+        match poll_fn(|cx| hub.poll_turn(up, &mut link, cx)).await {
+            End::Moved => {}
+            end => return (end, Some(link)),
+        }
+        hub.begin_again(up);
+        let permit = link.close(UpstreamCloseReason::Moved).await;
+        match open(hub, up, permit).await {
+            Some(new) => link = new,
+            None => {
+                let away = "the new upstream is not available".to_owned();
+                return (End::Lost(UpstreamCloseReason::Moved, away), None);
+            }
+        }
+        tracing::info!(hub = hub.id, names = hub.wanted(), "subscriptions are made again on a new connection");
+    }
+}
+
+/// Waits for the upstream, for at most `upstream.connect_wait`.
+async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
+    let deadline = Instant::now() + up.config().upstream.connect_wait;
+    let key = RouteKey { resp: Resp::Three, ..RouteKey::fresh(hub.identity.clone(), 0) };
+    let mut permit = permit;
+    loop {
+        if let Some(at) = up.dialer.retry_at() {
+            let at = Instant::from_std(at);
+            if at >= deadline || up.dialer.is_open() {
+                hub.failure.set(Some(Failure::Unavailable));
+                return None;
+            }
+            tokio::time::sleep_until(at).await;
+        }
+        match up.dialer.dial(permit, &key).await {
+            Ok(link) if !up.dialer.is_current(&link) => permit = link.close(UpstreamCloseReason::Moved).await,
+            Ok(link) => return Some(link),
+            Err((DialError::Unavailable { .. }, back)) if Instant::now() < deadline => permit = back,
+            Err((DialError::Unavailable { .. }, _)) => {
+                hub.failure.set(Some(Failure::Unavailable));
+                return None;
+            }
+            Err((DialError::Identity(_) | DialError::State(_), _)) => {
+                up.hubs.on_refused(&hub.identity, up.now());
+                hub.failure.set(Some(Failure::Refused));
+                return None;
+            }
+        }
+        // A failure that did not start a back-off must not spin.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
