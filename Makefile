@@ -8,7 +8,7 @@
 #   make cost     what checking every reply costs: integrity loose, normal, strict, and BEFORE=another build
 #   make storm    the token storm, for longer than `make test` does
 #   make seeded   six bugs built into respmux on purpose, three seeds each: the storm must see all 18
-#   make hostile  bad inputs, and every command without a login
+#   make hostile  bad inputs, every command without a login, and every option of what travels on a lent connection
 #   make identities  users that never share a connection, a million operations of clients that switch between them
 #   make suite    Redis' own test suite (REDIS_SOURCE=a checkout of Redis 7.0.15), direct and through respmux
 #   make suite-redis-py  redis-py's own test suite (REDIS_PY_SOURCE=a checkout of redis-py 5.2.1), direct and through respmux

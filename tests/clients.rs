@@ -173,3 +173,67 @@ fn redis_rs_on_all_servers() {
         assert!(proxy.runs(), "respmux ended");
     }
 }
+
+const LOADING: &str = "LOADING no transaction connection available, command was not executed, try again";
+
+/// A client of respmux that has a lent connection until it is dropped.
+fn holder(proxy: &Proxy) -> redis::Connection {
+    let mut holder =
+        redis::Client::open(format!("redis://{}", proxy.address())).and_then(|client| client.get_connection());
+    let held = holder.as_mut().map(|holder| redis::cmd("WATCH").arg("held").query::<String>(holder));
+    assert!(matches!(held, Ok(Ok(ref ok)) if ok == "OK"), "{:?}", held.map(|held| held.is_ok()));
+    holder.expect("asked")
+}
+
+fn timeouts(proxy: &Proxy) -> u64 {
+    let text = proxy.http("/metrics").expect("the admin address answers");
+    let line = text.lines().find_map(|line| line.strip_prefix("respmux_pool_timeouts_total"));
+    line.and_then(|rest| rest.rsplit(' ').next()?.trim().parse().ok()).unwrap_or_default()
+}
+
+/// What a script says that wants a connection of its own while others have them all; `freed` after it was told so.
+fn outcome(proxy: &Proxy, interpreter: &str, file: &str, words: &[&str], freed: bool) -> String {
+    let mut held: Vec<_> = (0..2).map(|_| holder(proxy)).collect();
+    let before = timeouts(proxy);
+    let mut command = Command::new(path_of(interpreter));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file));
+    command.arg(proxy.address().port().to_string()).args(words);
+    command.env("NODE_PATH", path_of("NODE_PATH")).env("PYTHONDONTWRITEBYTECODE", "1");
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the interpreter starts");
+    if freed {
+        support::eventually(DEADLINE, || if timeouts(proxy) > before { Ok(()) } else { Err("not turned away") });
+        held.clear();
+    }
+    let output = child.wait_with_output().expect("it ends");
+    assert!(timeouts(proxy) > before, "nobody was turned away");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// What the pool cannot lend was not written; libraries know LOADING as that, and those that try anything again try this
+/// (deploy/clients.md).
+#[test]
+fn what_could_not_be_lent_is_tried_again() {
+    let server = Server::start(Flavour::Redis70);
+    let mut options = ProxyOptions::sized(1, 6);
+    options.settings.push("pool.wait_timeout=100ms".to_owned());
+    let proxy = Proxy::start(&server, &options);
+    let busy = format!("BusyLoadingError: {}", LOADING.trim_start_matches("LOADING "));
+    for (interpreter, file, words, wanted) in [
+        ("PYTHON", "want_of.py", &["plain"][..], "OK"),
+        ("PYTHON", "want_of.py", &["retry"], "OK"),
+        ("PYTHON_REDIS5", "want_of.py", &["retry"], "OK"),
+        ("NODE", "want_of.mjs", &["retry", "ioredis"], "OK"),
+        // These leave it to the application.
+        ("PYTHON_REDIS5", "want_of.py", &["plain"], &busy),
+        ("NODE", "want_of.mjs", &["plain", "ioredis"], LOADING),
+        ("NODE", "want_of.mjs", &["plain", "node-redis"], LOADING),
+    ] {
+        let got = outcome(&proxy, interpreter, file, words, wanted == "OK");
+        assert!(got.ends_with(wanted), "{interpreter} {words:?}: {got}, wanted {wanted}");
+    }
+    let _held: Vec<_> = (0..2).map(|_| holder(&proxy)).collect();
+    let client = redis::Client::open(format!("redis://{}", proxy.address())).expect("a URL");
+    let mut connection = client.get_connection().expect("a connection");
+    let error = redis::cmd("WATCH").arg("k").query::<()>(&mut connection).expect_err("nothing is free");
+    assert!(matches!(error.retry_method(), redis::RetryMethod::WaitAndRetry), "{error:?}");
+}

@@ -103,7 +103,7 @@ impl Proxy {
         line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
     }
 
-    fn http(&self, path: &str) -> std::io::Result<String> {
+    pub(crate) fn http(&self, path: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.admin)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: respmux\r\nConnection: close\r\n\r\n").as_bytes())?;
