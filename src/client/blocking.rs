@@ -10,7 +10,6 @@ use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::{Client, Closed};
-use super::pin::WAITING_INPUT;
 use super::request::Request;
 use super::seat::Hold;
 use crate::command::{CommandId, Op, Pop, StreamWait, is_nil};
@@ -147,11 +146,11 @@ impl Client {
                 return Poll::Ready(Closed(CloseReason::IoError));
             }
             self.outbox().await_with(cx, Wants::Nothing);
-            match self.poll_more(cx, WAITING_INPUT) {
-                Poll::Ready(Ok(())) if self.eof => return Poll::Ready(Closed(CloseReason::Client)),
+            match self.poll_while_it_waits(cx) {
+                Poll::Ready(Ok(())) if self.has_ended() => return Poll::Ready(Closed(CloseReason::Client)),
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(closed)) => return Poll::Ready(closed),
-                Poll::Pending if self.eof => return Poll::Ready(Closed(CloseReason::Client)),
+                Poll::Pending if self.has_ended() => return Poll::Ready(Closed(CloseReason::Client)),
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -7,19 +7,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::ReadBuf;
 use tokio::time::timeout;
 
 use super::Shared;
 use super::admission::Admission;
 use super::directory::Profile;
 use super::first_bytes::begins_with;
+use super::inlet::Inlet;
 use super::parting::Pause;
 use super::request::{Request, Scanned};
 use super::seat::Hold;
 use super::wrote::Wrote;
 use crate::command::{CommandId, Lookup};
-use crate::link::{ReadHalf, nanos};
+use crate::link::ReadHalf;
 use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
 use crate::router::{Args, Held, PinReason, Route, route};
 use crate::session::{Guard, Resp};
@@ -28,9 +28,6 @@ use crate::upstream::{Lane, Outbox, Question, Upstreams, Wants};
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// A client that is read again sooner than this does nothing but wait for us.
-const HASTE: Duration = Duration::from_millis(1);
 
 /// The client is to be closed; unwinds the way to [`Client::run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +70,7 @@ pub(super) struct Multi {
 pub(crate) struct Client {
     pub(super) shared: Rc<Shared>,
     pub(super) profile: Rc<Profile>,
-    pub(super) read: ReadHalf,
+    pub(super) read: Inlet,
     /// Input that is not processed yet; starts at the beginning of a request.
     pub(super) carry: BytesMut,
     pub(super) resume: Option<Box<Resume>>,
@@ -91,6 +88,8 @@ pub(crate) struct Client {
     pub(super) kept: usize,
     /// The last look at `carry` found no whole request.
     pub(super) exhausted: bool,
+    /// It does not read, and its requests wait for that.
+    pub(super) behind: bool,
     /// When the client was last read, nanoseconds of the worker's clock: one look at the clock serves all requests of
     /// a read.
     pub(super) now: u64,
@@ -105,7 +104,7 @@ impl Client {
         Self {
             shared,
             profile,
-            read,
+            read: Inlet::new(read),
             carry: BytesMut::new(),
             resume: None,
             lane: None,
@@ -117,6 +116,7 @@ impl Client {
             wait_as_respmux: false,
             kept: 0,
             exhausted: true,
+            behind: false,
             now: 0,
             pause: None,
             looked: Cell::new(0),
@@ -187,16 +187,17 @@ impl Client {
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
-            if !flushed
-                && self.outbox().unsent() > self.up().look().config.client.output_soft
-                && self.outbox().hub().is_none()
-            {
-                // I8 (but a subscriber must be able to unsubscribe): a slow reader sends no more requests; the lane does not wait for it.
-                self.up().shard.client_stalls[StallReason::Output].inc();
-                self.outbox().on_whole();
+            // I8: a slow reader's requests wait for it; the lane does not. But a subscriber must be able to unsubscribe.
+            if !flushed && self.is_behind() && self.outbox().hub().is_none() {
+                match self.wait_until_read(cx) {
+                    Err(Closed(reason)) => return Poll::Ready(Step::Close(reason)),
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                }
                 self.outbox().await_with(cx, Wants::Nothing);
                 return Poll::Pending;
             }
+            self.behind &= !flushed;
             if must_wait {
                 self.outbox().await_with(cx, Wants::Pending(0));
                 return Poll::Pending;
@@ -215,7 +216,9 @@ impl Client {
             if let Some(poll) = self.poll_end(cx, flushed) {
                 return poll;
             }
-            let read = if self.up().pauses(self.outbox()) { Poll::Pending } else { self.poll_input(cx) };
+            // What was read ahead takes memory already.
+            let pauses = !self.read.is_ahead() && self.up().pauses(self.outbox());
+            let read = if pauses { Poll::Pending } else { self.poll_input(cx) };
             match read {
                 Poll::Ready(Some(step)) => return Poll::Ready(step),
                 Poll::Ready(None) => {}
@@ -235,12 +238,6 @@ impl Client {
         }
     }
 
-    /// What the client's input takes counts against the memory of all.
-    #[inline]
-    pub(super) fn count_input(&self) {
-        self.outbox().keep_input(&self.up().memory, self.carry.len() + self.kept);
-    }
-
     /// The client has sent its last byte: closed when every request is answered and sent (rule F7).
     fn poll_end(&self, cx: &Context<'_>, flushed: bool) -> Option<Poll<Step>> {
         if !self.eof {
@@ -251,54 +248,6 @@ impl Client {
         }
         self.outbox().await_with(cx, Wants::Pending(0));
         Some(Poll::Pending)
-    }
-
-    /// Reads once. Whole requests are processed straight from the worker's buffer; only what is left is copied.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
-        let up = Rc::clone(self.up());
-        let mut memory = up.read_buffer.borrow_mut();
-        let mut buf = ReadBuf::new(&mut memory);
-        match self.read.poll_read(cx, &mut buf) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(_)) => return Poll::Ready(Some(Step::Close(self.left()))),
-            Poll::Ready(Ok(())) => {}
-        }
-        let chunk = buf.filled();
-        if chunk.is_empty() {
-            self.eof = true;
-            self.outbox().on_end();
-            return Poll::Ready(None);
-        }
-        up.shard.client_received_bytes.add(chunk.len() as u64);
-        self.profile.on_read(chunk.len());
-        self.now = up.now();
-        let reads = &up.shard.client_reads;
-        reads.all.inc();
-        if self.now.saturating_sub(self.profile.active.replace(self.now)) < nanos(HASTE) {
-            reads.hasty.inc();
-        }
-        self.pause = None;
-        if !self.carry.is_empty() {
-            self.carry.extend_from_slice(chunk);
-            self.exhausted = false;
-            self.count_input();
-            up.relieve();
-            if self.input_over_budget() {
-                return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
-            }
-            if self.carry.len() > up.largest_request() {
-                return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
-            }
-            return Poll::Ready(None);
-        }
-        let (used, flow) = self.process(chunk);
-        self.carry.extend_from_slice(&chunk[used..]);
-        self.exhausted = matches!(flow, Flow::NeedMore);
-        match flow {
-            // The stall is found again at once, from `carry`, where the wait is arranged.
-            Flow::NeedMore | Flow::Stalled(_) => Poll::Ready(None),
-            Flow::Step(step) => Poll::Ready(Some(step)),
-        }
     }
 
     fn process_carry(&mut self) -> Flow {
@@ -317,11 +266,12 @@ impl Client {
             self.outbox().on_whole();
         }
         self.exhausted = matches!(flow, Flow::NeedMore);
+        self.count_input();
         flow
     }
 
     /// Processes whole requests from the start of `data`; returns how many bytes are done with.
-    fn process(&mut self, data: &[u8]) -> (usize, Flow) {
+    pub(super) fn process(&mut self, data: &[u8]) -> (usize, Flow) {
         let shared = Rc::clone(&self.shared);
         let mut scanner = shared.scanner.borrow_mut();
         let mut at = 0;

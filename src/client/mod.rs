@@ -23,6 +23,7 @@ mod explain;
 mod first_bytes;
 mod held;
 mod hello;
+mod inlet;
 mod local;
 mod login;
 mod notices;
@@ -190,7 +191,7 @@ impl Drop for Stay {
             wait.left(false); // somebody may have asked it to
         }
         up.slowlog.on_client_left(outbox.id(), || profile.who());
-        outbox.keep_input(&up.memory, 0);
+        outbox.keep_input(&up.memory, 0, 0);
         outbox.release(&up.buffers);
         if let Some(hub) = outbox.take_hub(&up.buffers) {
             hub.leave(up, outbox.key());

@@ -238,6 +238,7 @@ impl Client {
     /// Nothing is asked, owed or begun. A connection that the client holds has its own say in that.
     fn at_boundary(&self) -> bool {
         self.carry.is_empty()
+            && !self.read.is_ahead()
             && self.outbox().pending() == 0
             && self.outbox().unsent() == 0
             && self.profile.session.borrow().guard == Guard::Intact

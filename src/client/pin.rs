@@ -101,13 +101,13 @@ impl Client {
                 if let Some(reason) = self.outbox().fate() {
                     return Poll::Ready(Closed(reason));
                 }
-                if self.eof && dies_with_eof {
+                if self.has_ended() && dies_with_eof {
                     return Poll::Ready(Closed(CloseReason::Client));
                 }
                 // An error of the socket shows at the next read.
                 let _ = self.outbox().poll_flush(cx, &self.up().buffers);
                 self.outbox().await_with(cx, Wants::Nothing);
-                match self.poll_more(cx, WAITING_INPUT) {
+                match self.poll_while_it_waits(cx) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(closed)) => return Poll::Ready(closed),
                     Poll::Pending => return Poll::Pending,
@@ -119,7 +119,8 @@ impl Client {
 
     /// Reads into `carry` up to `most` bytes, so that a close is noticed; pending when full or at the end.
     pub(super) fn poll_more(&mut self, cx: &mut std::task::Context<'_>, most: usize) -> Poll<Result<(), Closed>> {
-        if self.eof || self.carry.len() >= most || self.up().pauses(self.outbox()) {
+        let ahead = self.read.is_ahead();
+        if self.eof || self.carry.len() >= most || (!ahead && self.up().pauses(self.outbox())) {
             return Poll::Pending;
         }
         let up = Rc::clone(self.up());
@@ -132,10 +133,9 @@ impl Client {
             Poll::Ready(Ok(())) => {
                 let chunk = buf.filled();
                 self.eof = chunk.is_empty();
-                self.profile.active.set(up.now());
-                self.pause = None;
-                up.shard.client_received_bytes.add(chunk.len() as u64);
-                self.profile.on_read(chunk.len());
+                if !ahead {
+                    self.on_received(chunk.len(), up.now());
+                }
                 self.carry.extend_from_slice(chunk);
                 self.count_input();
                 up.relieve();

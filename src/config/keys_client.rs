@@ -35,20 +35,22 @@ pub(super) const KEYS: &[Key] = &[
         "client.output_soft",
         "1MiB",
         size(KIB, GIB),
-        "Replies waiting for one client above which its requests are not read.",
+        "Replies waiting for one client above which its requests wait, as long as they are fewer bytes than the replies. They \
+         are read all the same, so that a pipeline can be written whole before its replies are read.",
     ),
     key(
         "client.output_limit",
         "256MiB",
         size(KIB, 64 * GIB),
-        "Replies waiting for one client above which it is closed.",
+        "Replies waiting for one client above which it is closed. When those and its requests that wait are that much \
+         together, it is not read, and it is closed if it takes nothing for 2s then.",
     ),
     key(
         "client.output_stall_time",
         "60s",
         time(0),
-        "A client for which more than client.output_soft waits, and which takes not one byte for this long, is closed. 0s \
-         is never.",
+        "A client for which more than client.output_soft waits, and which takes not one byte for this long, nor sends 1 KiB \
+         a second, is closed. 0s is never.",
     ),
     key("client.pubsub_output_limit", "32MiB", size(KIB, 64 * GIB), "The same for a client with subscriptions."),
     key(

@@ -151,9 +151,11 @@ fn waits(all: &mut Vec<Watched>) {
     limit(all, Info, "logins delayed after a failure (auth.failure_delay, auth.failure_delay_max)", |s| {
         s.logins_delayed.value()
     });
+    limit(all, Info, "clients whose requests wait until they read (client.output_soft)", |s| {
+        s.client_stalls[StallReason::Output].value()
+    });
     for (reason, text) in [
         (StallReason::Inflight, "they had replies (client.inflight_commands, client.inflight_bytes)"),
-        (StallReason::Output, "they had read (client.output_soft)"),
         (
             StallReason::LaneFull,
             "their shared connection had room (lane.max_inflight_commands, lane.max_inflight_bytes)",

@@ -77,12 +77,12 @@ impl Buffers {
 pub(super) struct Output {
     pub front: Vec<u8>,
     /// What follows; only slow readers have any.
-    rest: Option<Box<Rest>>,
+    rest: Option<Box<Pieces>>,
 }
 
-/// Output in pieces of [`PIECE`].
+/// Bytes that wait, in pieces of at most 64 KiB.
 #[derive(Default)]
-struct Rest {
+pub struct Pieces {
     pieces: VecDeque<Vec<u8>>,
     /// Bytes in them, and of their memory.
     bytes: usize,
@@ -91,12 +91,12 @@ struct Rest {
 
 impl Output {
     pub(super) fn len(&self) -> usize {
-        self.front.len() + self.rest.as_ref().map_or(0, |rest| rest.bytes)
+        self.front.len() + self.rest.as_ref().map_or(0, |rest| rest.bytes())
     }
 
     /// Bytes of memory.
     pub(super) fn capacity(&self) -> usize {
-        self.front.capacity() + self.rest.as_ref().map_or(0, |rest| rest.capacity)
+        self.front.capacity() + self.rest.as_ref().map_or(0, |rest| rest.capacity())
     }
 
     pub(super) fn push(&mut self, buffers: &Buffers, bytes: &[u8]) {
@@ -126,8 +126,21 @@ impl Output {
     }
 }
 
-impl Rest {
-    fn push(&mut self, bytes: &[u8]) {
+impl Pieces {
+    /// Bytes that wait.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of their memory.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Appends.
+    pub fn push(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();
         let room = self.pieces.back().map_or(0, |last| PIECE.saturating_sub(last.len())).min(bytes.len());
         let (here, there) = bytes.split_at(room);
@@ -144,7 +157,8 @@ impl Rest {
         }
     }
 
-    fn pop(&mut self) -> Option<Vec<u8>> {
+    /// The oldest piece.
+    pub fn pop(&mut self) -> Option<Vec<u8>> {
         let next = self.pieces.pop_front()?;
         self.bytes -= next.len();
         self.capacity -= next.capacity();

@@ -25,7 +25,7 @@ const SMALL: usize = 4 << 10;
 const RELIEVED: u64 = 90;
 /// The share at which nobody is paused, percent.
 const CALM: u64 = 75;
-/// Ticks for which clients may be paused or refused before those with unread output give way to them.
+/// Ticks for which clients may be paused or refused before those give way that do not read.
 const PATIENCE: u32 = 20;
 
 /// The buffers of one worker, in bytes of their capacity.
@@ -159,7 +159,7 @@ impl Upstreams {
             memory.waiting.set(0);
             let excess = sum.saturating_sub(total.limit() / 100 * CALM);
             let mine = u128::from(excess) * memory.own.get() as u128 / u128::from(sum.max(1));
-            self.close_largest(u64::try_from(mine).unwrap_or(excess), Outbox::held_output);
+            self.close_largest(u64::try_from(mine).unwrap_or(excess), Outbox::held_back);
         }
         for client in paused {
             self.roster.with(client, |outbox| outbox.wake()); // is paused again if nothing has changed
@@ -193,7 +193,7 @@ impl Upstreams {
         let much = memory.own.get() as u64 * total.workers() as u64 >= sum;
         if memory.pressure() == Pressure::Over || (memory.pressure() == Pressure::Close && much) {
             let excess = sum.saturating_sub(total.limit() / 100 * RELIEVED);
-            let left = self.close_largest(excess, Outbox::held_output);
+            let left = self.close_largest(excess, Outbox::held_back);
             // Unfinished requests are their clients' only harm, so they go only where most is held: elsewhere an honest
             // one would pay for what another worker has not given back yet.
             if much {

@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use super::big::Question;
 use super::buffers::{Buffers, Output};
-use super::memory::Memory;
-use super::pace::{Held, Pace};
+use super::pace::Pace;
 use super::pubsub::{Hub, Subscriber};
 use super::roster::ClientKey;
-use crate::config;
+use super::share::Share;
 use crate::link::WriteHalf;
 use crate::session::Subscribed;
 use crate::telemetry::{BufferKind, CloseReason};
@@ -44,13 +43,10 @@ pub struct Outbox {
     output: RefCell<Output>,
     /// Bytes at the front of `output` that the socket has taken.
     sent: Cell<usize>,
-    /// Bytes of input that the client's task keeps.
-    input: Cell<usize>,
+    pub(super) share: Share,
     pub(super) pace: Pace,
     /// What it asked last on a lane.
     asked: Cell<Question>,
-    /// Is not read because memory is short.
-    paused: Cell<bool>,
     pending: Cell<u32>,
     pending_bytes: Cell<usize>,
     touched: Cell<bool>,
@@ -73,10 +69,9 @@ impl Outbox {
             id,
             writer,
             output: RefCell::default(),
-            input: Cell::new(0),
+            share: Share::default(),
             pace: Pace::default(),
             asked: Cell::default(),
-            paused: Cell::new(false),
             sent: Cell::new(0),
             pending: Cell::new(0),
             pending_bytes: Cell::new(0),
@@ -126,25 +121,12 @@ impl Outbox {
         (self.pending.get() == 1).then(|| self.asked.get())
     }
 
-    /// Bytes of buffers that are this client's.
-    pub fn held(&self) -> usize {
-        self.input.get() + self.held_output()
-    }
-
     /// Bytes of buffers for what it has not read.
     pub fn held_output(&self) -> usize {
         // Borrowed only while something is appended to this very client.
         let output = self.output.try_borrow().map_or(0, |output| output.capacity());
         let aside = self.subscriber.try_borrow().ok().and_then(|s| s.as_ref().map(|s| s.aside.capacity()));
         output + aside.unwrap_or(0)
-    }
-
-    /// The client's task keeps this much input now.
-    #[inline]
-    pub fn keep_input(&self, memory: &Memory, bytes: usize) {
-        if self.input.get() != bytes {
-            memory.change(BufferKind::Input, self.input.replace(bytes), bytes);
-        }
     }
 
     /// The client's task waits for the end of a request that was begun.
@@ -157,19 +139,6 @@ impl Outbox {
     #[inline]
     pub fn on_whole(&self) {
         self.pace.on_whole();
-    }
-
-    /// Closes a client that is too slow. Called a few times a second for all; `now` is in nanoseconds.
-    pub(super) fn check_client_pace(&self, limits: &config::Client, now: u64) {
-        let state = Held { input: self.input.get(), unsent: self.unsent(), paused: self.paused.get() };
-        if let Some(reason) = self.pace.check(state, limits, now) {
-            self.close(reason);
-        }
-    }
-
-    /// Remembers that it is not read because memory is short; whether that is news.
-    pub(super) fn pause(&self, paused: bool) -> bool {
-        self.paused.replace(paused) != paused
     }
 
     /// Drops what the client has not read. Its task has ended, or is about to.
@@ -312,6 +281,7 @@ impl Outbox {
         let limit = self.limit.get();
         if limit != 0 && output.len() - self.sent.get() + bytes.len() > limit {
             drop(output);
+            tracing::debug!(client = self.id, limit, "replies left unread are above the limit: the client is closed");
             self.close(CloseReason::OutputLimit);
             self.drop_output(buffers);
             return;

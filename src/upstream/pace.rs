@@ -9,6 +9,9 @@ use super::Outbox;
 use crate::config;
 use crate::telemetry::CloseReason;
 
+/// How long a client may take nothing while as much waits for it as may.
+const FULL_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A request that was begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Partial {
@@ -28,6 +31,8 @@ pub(super) struct Held {
     pub unsent: usize,
     /// It is not read because memory is short.
     pub paused: bool,
+    /// It is not read because its unread replies, and the requests that wait behind them, are at its limit.
+    pub full: bool,
 }
 
 /// The marks of one client. Times are seconds of the worker's clock: nothing finer is needed, and they are small.
@@ -40,6 +45,8 @@ pub(super) struct Pace {
     total: Cell<u64>,
     /// Since when it has taken nothing while much waited for it; 0 is not.
     stalled: Cell<u32>,
+    /// Bytes that were read ahead of it since then.
+    ahead: Cell<usize>,
 }
 
 impl Outbox {
@@ -66,6 +73,10 @@ impl Pace {
     pub(super) fn on_taken(&self, bytes: usize) {
         self.taken.set(true);
         self.total.set(self.total.get() + bytes as u64);
+    }
+
+    pub(super) fn on_read_ahead(&self, bytes: usize) {
+        self.ahead.set(self.ahead.get().saturating_add(bytes));
     }
 
     /// Why the client is to be closed, if it is; `now` is in nanoseconds.
@@ -96,15 +107,19 @@ impl Pace {
     }
 
     fn check_output(&self, held: Held, limits: &config::Client, now: u32) -> Option<CloseReason> {
-        let patience = limits.output_stall_time;
+        let patience = if held.full { FULL_PATIENCE } else { limits.output_stall_time };
         if self.taken.take() || held.unsent <= limits.output_soft || patience.is_zero() {
             self.stalled.set(0);
             return None;
         }
-        if self.stalled.get() == 0 {
-            self.stalled.set(now);
-        }
         let past = u64::from(now.saturating_sub(self.stalled.get()));
+        // Who writes a long pipeline at 1 KiB a second or more reads when that is done.
+        let writes = !held.full && self.ahead.get() as u64 >> 10 >= past.max(1);
+        if self.stalled.get() == 0 || (past >= patience.as_secs() && writes) {
+            self.stalled.set(now);
+            self.ahead.set(0);
+            return None;
+        }
         (past >= patience.as_secs().max(1)).then_some(CloseReason::OutputLimit)
     }
 }
@@ -153,5 +168,22 @@ mod tests {
         assert_eq!((at(60, 2 << 20), at(61, 2 << 20), at(120, 2 << 20)), (None, None, None));
         assert_eq!(at(121, 2 << 20), Some(CloseReason::OutputLimit));
         assert_eq!(at(122, 1000), None, "little may wait for ever");
+    }
+
+    #[test]
+    fn who_still_writes_is_waited_for_until_it_is_full() {
+        let (pace, limits) = (Pace::default(), limits(0, 60));
+        let at = |second: u64, full: bool| {
+            pace.check(Held { unsent: 2 << 20, full, ..Held::default() }, &limits, second * SECOND)
+        };
+        assert_eq!(at(0, false), None);
+        pace.on_read_ahead(60 << 10);
+        assert_eq!((at(60, false), at(119, false)), (None, None));
+        pace.on_read_ahead(59 << 10);
+        assert_eq!(at(120, false), Some(CloseReason::OutputLimit), "less than 1 KiB a second");
+        pace.on_taken(1);
+        assert_eq!((at(121, true), at(122, true)), (None, None));
+        pace.on_read_ahead(1 << 20);
+        assert_eq!((at(123, true), at(124, true)), (None, Some(CloseReason::OutputLimit)));
     }
 }

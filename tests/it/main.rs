@@ -31,6 +31,7 @@ mod limits_told;
 mod login;
 mod ordering;
 mod outage;
+mod pipelines;
 mod policy;
 mod protocol_errors;
 mod proxy_admin;

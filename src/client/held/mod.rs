@@ -36,9 +36,6 @@ use crate::session::{Guard, Resp, Transaction};
 use crate::telemetry::{BufferKind, CloseReason, UpstreamCloseReason};
 use crate::upstream::{Charge, Lease, Return, Upstreams, Wants};
 
-/// While the client is not read, at most this much of the replies waits for it, bytes; the upstream waits then.
-/// Subscribers are read on: their limit closes them.
-const REPLIES_AHEAD: usize = 1 << 20;
 /// Input kept while the client may not send, bytes (rule F9).
 const WAITING_INPUT: usize = 64 << 10;
 
@@ -148,7 +145,9 @@ impl Held {
                 return Poll::Ready(Event::Closed(self.lost((&error).into())));
             }
             let mut progress = false;
-            if flushed || self.unstoppable() || client.outbox().unsent() < REPLIES_AHEAD {
+            // The upstream waits for a client that does not read. Subscribers are read on: their limit closes them.
+            client.behind &= !flushed;
+            if flushed || self.unstoppable() || !client.is_behind() {
                 match self.read_in(client, cx) {
                     Poll::Ready(Ok(())) => progress = true,
                     Poll::Ready(Err(closed)) => return Poll::Ready(Event::Closed(closed)),
@@ -169,10 +168,9 @@ impl Held {
             if let Some(event) = self.settled(client) {
                 return Poll::Ready(event);
             }
-            match client.poll_more(cx, self.input_limit()) {
-                Poll::Ready(Ok(())) => progress = true,
-                Poll::Ready(Err(closed)) => return Poll::Ready(Event::Closed(closed)),
-                Poll::Pending => {}
+            match self.read_on(client, cx) {
+                Ok(read) => progress |= read,
+                Err(closed) => return Poll::Ready(Event::Closed(closed)),
             }
             if !progress {
                 if self.at_boundary()
@@ -180,8 +178,8 @@ impl Held {
                 {
                     return Poll::Ready(Event::Closed(Closed(reason)));
                 }
-                if self.incomplete && !client.carry.is_empty() {
-                    if client.carry.len() >= self.input_limit() {
+                if self.awaits_rest(client) && !client.carry.is_empty() {
+                    if client.carry.len() >= self.up.largest_request() {
                         return Poll::Ready(Event::Closed(Closed(CloseReason::QueryBuffer)));
                     }
                     client.outbox().await_rest();
@@ -202,7 +200,7 @@ impl Held {
         if quiet && !self.sticky() {
             return Some(Event::Done);
         }
-        if client.eof && (quiet || self.blocked()) {
+        if (client.eof && quiet) || (client.has_ended() && self.blocked()) {
             // F7: a blocked command ends with its client; whatever is pipelined behind it is dropped.
             return Some(Event::Closed(Closed(CloseReason::Client)));
         }
@@ -274,8 +272,22 @@ impl Held {
         self.lease.as_ref().map_or(Resp::Two, |lease| lease.key().resp)
     }
 
-    fn input_limit(&self) -> usize {
-        if self.incomplete { self.up.largest_request() } else { WAITING_INPUT }
+    /// The client has begun a request, and nothing but its end is missing.
+    fn awaits_rest(&self, client: &Client) -> bool {
+        self.incomplete && self.may_send(client)
+    }
+
+    /// Reads what the client says; whether it did.
+    fn read_on(&self, client: &mut Client, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        let most = if self.awaits_rest(client) { self.up.largest_request() } else { WAITING_INPUT };
+        match client.poll_more(cx, most) {
+            Poll::Ready(result) => result.map(|()| true),
+            // Only the client itself, or another one, can end these waits.
+            Poll::Pending if client.carry.len() < most => Ok(false),
+            Poll::Pending if client.is_behind() => client.wait_until_read(cx),
+            Poll::Pending if self.blocked() => client.read_ahead(cx),
+            Poll::Pending => Ok(false),
+        }
     }
 
     fn lost(&mut self, reason: UpstreamCloseReason) -> Closed {

@@ -59,7 +59,7 @@ impl Held {
         Ok(relayed)
     }
 
-    fn may_send(&self, client: &Client) -> bool {
+    pub(super) fn may_send(&self, client: &Client) -> bool {
         let more = self.sticky() || self.reason == PinReason::Overflow && self.relayed < OVERFLOW_RUN;
         let limit = self.up.config().client.inflight_commands;
         more && !client.carry.is_empty()

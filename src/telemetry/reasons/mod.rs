@@ -218,7 +218,7 @@ labels! {
         Inflight = "inflight",
         /// Its lane has no room for another request.
         LaneFull = "lane_full",
-        /// Too many reply bytes the client has not read.
+        /// Too many reply bytes the client has not read: its requests wait.
         Output = "output",
         /// All buffers together are near their limit, and this client holds much.
         Memory = "memory",
