@@ -74,7 +74,7 @@ def moved(text, places):
 def asked(respmux, arguments, environment=()):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RESPMUX_")}
     run = subprocess.run(
-        [respmux, "check", *arguments],
+        [respmux, "check", "--elsewhere", *arguments],
         check=False,
         env=inherited | dict(environment),
         capture_output=True,

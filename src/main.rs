@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            if lifecycle::is_lasting(&error) { cli::BAD_CONFIGURATION.into() } else { ExitCode::FAILURE }
         }
     }
 }

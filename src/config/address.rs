@@ -42,7 +42,7 @@ impl Listen {
     }
 
     /// Whether its clients speak TLS.
-    pub(super) fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
@@ -52,6 +52,53 @@ impl Listen {
             Self::Tcp(address) | Self::Tls(address) => !address.ip().is_loopback(),
             Self::Unix(_) => false,
         }
+    }
+}
+
+impl Listen {
+    /// The address, where it is one of TCP; port 0 is any, and so the same as no other.
+    fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) | Self::Tls(address) => Some(*address).filter(|address| address.port() != 0),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether both cannot be listened on at once.
+    pub(super) fn is_in_the_way_of(&self, other: &Self) -> bool {
+        match (self, other, self.tcp(), other.tcp()) {
+            (Self::Unix(one), Self::Unix(two), ..) => one == two,
+            (_, _, Some(one), Some(two)) => one.port() == two.port() && (covers(one, two) || covers(two, one)),
+            _ => false,
+        }
+    }
+
+    /// Whether what connects to `upstream` would meet this very listener, as far as that can be known without a look-up.
+    pub(super) fn answers(&self, upstream: &Endpoint) -> bool {
+        match (self, upstream) {
+            (Self::Unix(path), Endpoint::Unix(upstream)) => path == upstream,
+            (_, Endpoint::Tcp { host, port }) => self.tcp().is_some_and(|address| {
+                let named = host.parse::<IpAddr>().ok();
+                let same = match named.map(|ip| ip.to_canonical()) {
+                    Some(ip) => ip == address.ip().to_canonical(),
+                    None => false,
+                };
+                let loopback = address.ip().is_unspecified() || address.ip().to_canonical().is_loopback();
+                let local = host.eq_ignore_ascii_case("localhost") && loopback;
+                let any = address.ip().is_unspecified() && upstream.is_local();
+                *port == address.port() && (same || local || any)
+            }),
+            _ => false,
+        }
+    }
+}
+
+/// What listens on `all` gets what is meant for `one`.
+fn covers(all: SocketAddr, one: SocketAddr) -> bool {
+    match all.ip() {
+        ip if ip.to_canonical() == one.ip().to_canonical() => true,
+        IpAddr::V4(ip) => ip.is_unspecified() && one.is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified(), // a socket for both families, unless the system is set otherwise
     }
 }
 

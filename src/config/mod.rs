@@ -47,6 +47,7 @@ pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
 pub use users::{Hashes, ProxyRight, User};
 
 pub(crate) use file::unknown as unknown_key;
+pub(crate) use key::nearest;
 pub(crate) use keys::{KEYS, Key, find as find_key};
 pub(crate) use load::{Flags, Loaded, load};
 pub(crate) use print::{example, merged, report_json, report_text};

@@ -79,6 +79,11 @@ impl Problems {
         Self(vec![Problem::general(reason)])
     }
 
+    /// Several such; at least one.
+    pub(crate) fn all(reasons: Vec<String>) -> Self {
+        Self(reasons.into_iter().map(Problem::general).collect())
+    }
+
     /// One text for each problem.
     pub fn texts(&self) -> Vec<String> {
         self.0.iter().map(Problem::to_string).collect()

@@ -296,7 +296,7 @@ fn embedded_and_a_url_exclude_each_other() {
 
 #[test]
 fn other_machines_are_kept_from_a_local_upstream_without_password() {
-    let remote = "listen = ['127.0.0.1:6380', '0.0.0.0:6380']\n";
+    let remote = "listen = ['127.0.0.1:6381', '0.0.0.0:6380']\n";
     assert!(bad(remote)[0].starts_with("f:1:10: listen = 0.0.0.0:6380 lets other machines"));
     assert!(load_both(remote, &[("RESPMUX_EMBEDDED", "1")]).is_err());
     for remedy in

@@ -92,6 +92,7 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     check.warnings.extend(tls::warnings(&config));
     check.users(&config);
     check.handover(&config);
+    check.listeners(&config);
     check.advice(&config, host.open_files);
     match check.problems.is_empty() {
         true => Ok((config, check.warnings)),
@@ -335,6 +336,28 @@ impl Check<'_> {
             return;
         };
         self.problems.push(Problem::at(self.origin("handover").clone(), reason));
+    }
+
+    /// Two listeners at one place, and an upstream that is respmux itself.
+    fn listeners(&mut self, config: &Config) {
+        let admin = config.admin.map(Listen::Tcp);
+        for (position, listen) in config.listen.iter().enumerate() {
+            if let Some(other) = config.listen[..position].iter().find(|other| listen.is_in_the_way_of(other)) {
+                let reason = format!("listen: {other} and {listen} cannot be listened on at once");
+                self.problems.push(Problem::at(self.origin("listen").clone(), reason));
+            }
+            if admin.as_ref().is_some_and(|admin| listen.is_in_the_way_of(admin)) {
+                let reason = format!("admin: clients listen on {listen} already");
+                self.problems.push(Problem::at(self.origin("admin").clone(), reason));
+            }
+            if !config.embedded && listen.answers(&config.upstream.endpoint) {
+                let reason = format!(
+                    "upstream.url: {} is where respmux itself listens (listen = {listen})",
+                    config.upstream.endpoint
+                );
+                self.problems.push(Problem::at(self.origin("upstream.url").clone(), reason));
+            }
+        }
     }
 
     /// What works, but perhaps not as meant.

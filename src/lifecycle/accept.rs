@@ -9,10 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::sync::watch;
 
-use super::bind::{bind_tcp, bind_unix};
+use super::bind::{CannotListen, bind_tcp, bind_unix};
 use super::certificates::ForClients;
 use super::gate::{Door, Gate, Kind, Orders, Stage};
 use super::inherit::{Inherited, Keeper};
@@ -50,7 +49,10 @@ impl Acceptor {
         let (mut listeners, mut addresses, mut doors) = (Vec::new(), Vec::new(), Vec::new());
         for listen in &config.listen {
             let opened = open(listen, config, tls, inherited);
-            let (listener, door, address) = opened.with_context(|| format!("listen: cannot listen on {listen}"))?;
+            let (listener, door, address) = opened.map_err(|error| match error.downcast::<io::Error>() {
+                Ok(error) => CannotListen::new("listen", listen, error).into(),
+                Err(error) => error,
+            })?;
             listeners.push(listener);
             addresses.push(address);
             doors.push(door);

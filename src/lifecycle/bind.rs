@@ -10,6 +10,33 @@ use std::path::Path;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+/// An address of the configuration that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: cannot listen on {address}: {error}")]
+pub(super) struct CannotListen {
+    what: &'static str,
+    address: String,
+    error: io::Error,
+}
+
+impl CannotListen {
+    pub(super) fn new(what: &'static str, address: &impl ToString, error: io::Error) -> Self {
+        Self { what, address: address.to_string(), error }
+    }
+
+    /// Nothing but another configuration helps: not somebody who has the address now, nor a want of descriptors.
+    pub(super) fn is_lasting(&self) -> bool {
+        use io::ErrorKind::{AddrNotAvailable, AlreadyExists, InvalidInput, NotADirectory, NotFound, PermissionDenied};
+        let lasting = [AddrNotAvailable, AlreadyExists, InvalidInput, NotADirectory, NotFound, PermissionDenied];
+        lasting.contains(&self.error.kind())
+    }
+}
+
+/// Something else is where a unix socket should be.
+pub(super) fn no_socket() -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket")
+}
+
 /// A TCP socket that listens and does not block.
 pub(super) fn bind_tcp(addr: SocketAddr, backlog: usize) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
@@ -34,9 +61,7 @@ pub(super) fn unix_listener(fd: OwnedFd) -> io::Result<UnixListener> {
 /// any more is replaced; one that is in use, or that is no socket, is an error.
 pub(super) fn bind_unix(path: &Path, mode: u32, backlog: usize) -> io::Result<Socket> {
     match std::fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
-        }
+        Ok(found) if !found.file_type().is_socket() => return Err(no_socket()),
         Ok(_) => match StdUnixStream::connect(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
             // A full backlog (EAGAIN) or a lack of permission also shows somebody.

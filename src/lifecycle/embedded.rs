@@ -61,12 +61,7 @@ pub struct Embedded {
 /// When no server is installed, or it does not answer within 10 s; then with the end of its log.
 pub async fn start() -> anyhow::Result<Embedded> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let Some(program) = SERVERS.iter().find_map(|name| find_program(&path, name)) else {
-        bail!(
-            "--embedded needs valkey-server or redis-server in PATH; install one (Debian: apt-get \
-             install valkey-server or redis-server) or name an upstream with --upstream"
-        );
-    };
+    let program = find_server().map_err(anyhow::Error::msg)?;
     let directory = Directory::create()?;
     let setpriv = find_program(&path, "setpriv");
     let server = spawn_server(&program, setpriv.as_deref(), &directory)
@@ -79,6 +74,19 @@ pub async fn start() -> anyhow::Result<Embedded> {
     let mut embedded = Embedded { guard, server, program, endpoint, directory };
     embedded.answers().await?;
     Ok(embedded)
+}
+
+/// The server that would be started.
+///
+/// # Errors
+/// None is installed.
+pub(crate) fn find_server() -> Result<PathBuf, String> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    SERVERS.iter().find_map(|name| find_program(&path, name)).ok_or_else(|| {
+        "--embedded needs valkey-server or redis-server in PATH; install one (Debian: apt-get \
+         install valkey-server or redis-server) or name an upstream with --upstream"
+            .to_owned()
+    })
 }
 
 impl Embedded {

@@ -10,6 +10,7 @@ mod inherit;
 mod notify;
 mod open;
 mod pause;
+pub(crate) mod preflight;
 mod reload;
 mod sources;
 mod start;
@@ -31,6 +32,7 @@ use crate::client::Wishes;
 use crate::config::{Config, Source};
 use crate::telemetry::{Telemetry, lately};
 use crate::worker::Order;
+use bind::CannotListen;
 use certificates::Certificates;
 use embedded::Embedded;
 use inherit::Inherited;
@@ -53,6 +55,11 @@ pub fn run(config: Config, source: Source) -> anyhow::Result<()> {
     // Worker threads that did not drain in time end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
+}
+
+/// Whether only another configuration can mend what [`run`] ended with: starting again is of no use.
+pub fn is_lasting(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<CannotListen>().is_some_and(CannotListen::is_lasting)
 }
 
 async fn live(mut config: Config, source: Source, inherited: Inherited) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 use super::accept::Acceptor;
-use super::bind::tcp_listener;
+use super::bind::{CannotListen, tcp_listener};
 use super::certificates::ForClients;
 use super::gate::Gate;
 use super::handover::{self, Handover, Lent, Predecessor, Successor};
@@ -49,8 +49,7 @@ impl Open {
         }
         let (acceptor, gate) = Acceptor::bind(config, tls.as_ref(), &mut inherited)?;
         let handover = config.handover.as_ref().map(|path| {
-            Handover::bind(path, &mut inherited)
-                .with_context(|| format!("handover: cannot listen on {}", path.display()))
+            Handover::bind(path, &mut inherited).map_err(|error| CannotListen::new("handover", &path.display(), error))
         });
         let handover = handover.transpose()?;
         let (mut admin, mut admin_copy) = (None, None);
@@ -59,7 +58,7 @@ impl Open {
                 Some(given) => (tcp_listener(given.fd)?, given.keeper),
                 None => {
                     let bound = TcpListener::bind(address).await;
-                    (bound.with_context(|| format!("admin: cannot listen on {address}"))?, Keeper::Us)
+                    (bound.map_err(|error| CannotListen::new("admin", &address, error))?, Keeper::Us)
                 }
             };
             admin_copy = match &handover {

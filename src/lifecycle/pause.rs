@@ -39,7 +39,11 @@ impl Pauses {
         self.number.set(self.number.get() + 1);
         let number = self.number.get();
         let wait = wait.unwrap_or(WAIT).min(most);
-        tracing::warn!(wait_ms = wait.as_millis(), most_s = most.as_secs(), "paused: no command of a client is begun");
+        tracing::warn!(
+            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            most_s = most.as_secs(),
+            "paused: no command of a client is begun"
+        );
         let quiet = self.workers.begin(Order::Pause).await;
         let pauses = self.clone();
         spawn_local(async move {

@@ -1,7 +1,7 @@
 //! Builds the workers and tells how to reach them.
 
 use std::cell::Cell;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -239,12 +239,7 @@ pub(super) fn fit_descriptors(config: &mut Config) -> anyhow::Result<()> {
     if limit >= wanted {
         return Ok(());
     }
-    anyhow::ensure!(
-        limit > beside,
-        "too few file descriptors: the hard limit is {limit} (ulimit -Hn), {beside} are needed before the first client \
-         (upstream.max_connections = {} and {SPARE_DESCRIPTORS} others)",
-        config.upstream.max_connections
-    );
+    enough_descriptors(config, limit as u64).map_err(anyhow::Error::msg)?;
     tracing::warn!(
         limit,
         wanted,
@@ -256,8 +251,35 @@ pub(super) fn fit_descriptors(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the budget and how to connect. Nobody reads stdout of a daemon; then this is lost, and nothing else.
+/// Whether a hard limit leaves a descriptor for clients.
+///
+/// # Errors
+/// It does not.
+pub(super) fn enough_descriptors(config: &Config, limit: u64) -> Result<(), String> {
+    let beside = config.upstream.max_connections + SPARE_DESCRIPTORS;
+    if limit > beside as u64 {
+        return Ok(());
+    }
+    Err(format!(
+        "too few file descriptors: the hard limit is {limit} (ulimit -Hn), {beside} are needed before the first client \
+         (upstream.max_connections = {} and {SPARE_DESCRIPTORS} others)",
+        config.upstream.max_connections
+    ))
+}
+
+/// Says that clients may come, and to a person how: a daemon's standard output stays free of that.
 pub(super) fn announce(config: &Config, addresses: &[String]) {
+    tracing::info!(
+        listen = addresses.join(","),
+        upstream = endpoint(config),
+        workers = config.workers,
+        cap = config.upstream.max_connections,
+        memory = config.memory_limit,
+        "listening"
+    );
+    if !std::io::stdout().is_terminal() {
+        return;
+    }
     let mut text = format!("{}\n", config.division());
     for address in addresses {
         let hint = match address.strip_prefix("unix:") {
@@ -276,6 +298,6 @@ pub(super) fn announce(config: &Config, addresses: &[String]) {
             "status page on http://{admin}/    metrics and health on /metrics /readyz /livez /startupz\n"
         ));
     }
+    // A reader that went away is no failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    tracing::info!(listen = ?addresses, workers = config.workers, cap = config.upstream.max_connections, memory = config.memory_limit, "ready");
 }

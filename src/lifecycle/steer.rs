@@ -1,6 +1,7 @@
 //! What the main thread is asked for while clients are served: by clients with the right for it, by signals, and by a
 //! file that has changed.
 
+use std::io::IsTerminal;
 use std::pin::pin;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +30,8 @@ pub(super) async fn until_drain(
             None
         }
     };
+    // Whoever started it by hand has closed the window; a service is told to reload.
+    let on_terminal = std::io::stdin().is_terminal();
     let mut look = pin!(changed(reloader));
     loop {
         tokio::select! {
@@ -43,6 +46,10 @@ pub(super) async fn until_drain(
                 Wish::Reconnect => asked.answer(reconnect(workers).await),
             },
             Some(()) = async { hangup.as_mut()?.recv().await } => {
+                if on_terminal {
+                    tracing::info!("the terminal has gone");
+                    return;
+                }
                 let _ = reloader.reload("SIGHUP", acceptor, workers).await;
                 look.set(changed(reloader));
             }

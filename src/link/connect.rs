@@ -17,9 +17,9 @@ use super::handshake::{Credentials, Handshake, Login, Refused, configured};
 use super::open::{connect, resolve};
 use super::peers::Peers;
 use super::refusal::Refusals;
-use super::tls::{ClientTls, Tls};
+use super::tls::{ClientTls, Tls, server_name};
 use super::{Link, Owned, Permit, Place, Rate, Socket, now};
-use crate::config::{Config, Endpoint};
+use crate::config::Config;
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{CircuitState, ConnectError, NameLookup, ProcessFacts, Shard, UpstreamCloseReason};
 
@@ -290,11 +290,10 @@ impl Dialer {
     async fn secure_in_time(&self, link: &mut Link, tls: &ClientTls) -> Result<(), DialError> {
         let failed = |text: String| DialError::unavailable(ConnectError::Tls, format!("TLS: {text}"));
         let config = self.config();
-        let (Endpoint::Tcp { host, .. }, Some(Socket::Tcp(_))) = (&config.upstream.endpoint, &link.socket) else {
+        if !matches!(&link.socket, Some(Socket::Tcp(_))) {
             return Ok(());
-        };
-        let name = config.upstream.tls.server_name.as_ref().unwrap_or(host);
-        let name = rustls::pki_types::ServerName::try_from(name.clone()).map_err(|e| failed(format!("{name}: {e}")))?;
+        }
+        let name = server_name(&config.upstream).map_err(failed)?;
         let Some(Socket::Tcp(stream)) = link.socket.take() else { return Ok(()) };
         let session = Tls::client(stream, tls.current(), name).map_err(|e| failed(e.to_string()))?;
         link.socket = Some(Socket::Tls(Rc::clone(&session)));

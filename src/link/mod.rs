@@ -35,7 +35,7 @@ pub use owned::{Owned, OwnedId};
 pub use rate::Rate;
 pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};
-pub use tls::{ClientTls, Material, Tls, client_config, server_config};
+pub use tls::{ClientTls, Material, Tls, client_config, server_config, server_name};
 
 use std::io;
 use std::pin::Pin;

@@ -33,6 +33,7 @@ mod ordering;
 mod outage;
 mod pipelines;
 mod policy;
+mod preflight;
 mod protocol_errors;
 mod proxy_admin;
 mod pubsub;

@@ -1,8 +1,10 @@
 //! What the program says of a running proxy, from outside.
 
-use std::process::{Command, Output};
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis, ports::free_port};
+use crate::support::client::PATIENCE;
+use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually, ports::free_port};
 
 fn tool(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } =
@@ -71,5 +73,96 @@ fn documents_are_written() {
         let (code, out, err) = tool(arguments);
         assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}");
         assert!(out.contains(wanted), "{arguments:?} has no {wanted:?}");
+    }
+}
+
+/// A command in a terminal of its own, as a person has it.
+fn on_terminal(line: &str) -> std::process::Child {
+    Command::new("script")
+        .args(["-qfec", line, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script of util-linux runs")
+}
+
+#[test]
+fn a_password_is_asked_for_and_not_shown() {
+    let mut child = on_terminal(&format!("{} hash-password", env!("CARGO_BIN_EXE_respmux")));
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut text = Vec::new();
+    let read = |screen: &mut std::process::ChildStdout, text: &mut Vec<u8>| {
+        let mut chunk = [0; 512];
+        let count = std::io::Read::read(screen, &mut chunk).unwrap();
+        text.extend_from_slice(&chunk[..count]);
+        count
+    };
+    while !String::from_utf8_lossy(&text).contains("Password: ") {
+        assert!(read(&mut screen, &mut text) > 0, "no prompt");
+    }
+    keys.write_all(b"foobar\n").unwrap();
+    while read(&mut screen, &mut text) > 0 {}
+    assert!(child.wait().unwrap().success());
+    let text = String::from_utf8_lossy(&text);
+    // SHA-256 of it.
+    assert!(text.contains("c3ab8ff13720e8ad9047dd39466b3c8974e592c2fa383d4a3960714caef0c4f2"), "{text}");
+    assert!(!text.contains("foobar"), "{text}");
+}
+
+#[test]
+fn the_end_of_the_terminal_is_the_end_of_the_process() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let port = free_port();
+    let line = format!(
+        "{} run --admin off --listen 127.0.0.1:{port} --upstream {} --drain-delay 0s",
+        env!("CARGO_BIN_EXE_respmux"),
+        redis.url()
+    );
+    let mut terminal = on_terminal(&line);
+    let address = Address::Tcp(([127, 0, 0, 1], port).into());
+    let mut client = eventually(PATIENCE, || TestClient::try_connect(&address));
+    let info = client.ask("PROXY INFO server").as_str();
+    let id = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap().trim().to_owned();
+    drop(client);
+    assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+    assert!(terminal.wait().unwrap().success(), "it drains, as on SIGTERM");
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut terminal.stdout.take().unwrap(), &mut text).unwrap();
+    // A person sees how to connect, and nobody else does.
+    assert!(text.contains("try: redis-cli -h 127.0.0.1 -p"), "{text}");
+}
+
+/// Every line of a JSON log is an object, and what is a number is one.
+#[test]
+fn logs_are_typed() {
+    let mut redis = RealRedis::start(Flavour::Redis70, &[]);
+    let options = ProxyOptions::sized(2, 16).set("auth.proxy_write=any").set("upstream.connect_wait=200ms");
+    let options = ProxyOptions { unix: true, ..options.set("drain.delay=0s") };
+    let mut proxy = Proxy::start(&redis, &options);
+    let mut client = proxy.connect();
+    for line in ["PROXY PAUSE 50", "PROXY RESUME", "PROXY RECONNECT", "PROXY RELOAD"] {
+        client.ask(line);
+    }
+    redis.kill();
+    eventually(PATIENCE, || {
+        let _ = proxy.connect().ask("GET k");
+        if proxy.log().contains("circuit open") { Ok(()) } else { Err("the circuit is closed") }
+    });
+    redis.start_again();
+    eventually(PATIENCE, || {
+        let answer = proxy.connect().ask("PING");
+        if answer.is_error() { Err(answer.as_str()) } else { Ok(()) }
+    });
+    client.ask("PROXY DRAIN");
+    assert!(proxy.wait_exit(PATIENCE).success());
+    let log = proxy.log();
+    assert!(log.lines().count() >= 8, "{log}");
+    for line in log.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line} is no JSON"));
+        for (name, value) in object.as_object().expect("an object") {
+            let Some(text) = value.as_str() else { continue };
+            assert!(text.parse::<f64>().is_err() && !text.starts_with(['[', '{', '"']), "{name} of {line}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use rustls::{
 };
 
 use super::expiry;
-use crate::config::{ClientAuth, Tls, TlsVersion, UpstreamTls};
+use crate::config::{ClientAuth, Endpoint, Tls, TlsVersion, Upstream, UpstreamTls};
 
 /// A configuration of rustls, and when the certificate in it expires (unix time in seconds; 0 without one).
 pub struct Material<T> {
@@ -88,6 +88,18 @@ pub fn client_config(tls: &UpstreamTls, min_version: TlsVersion) -> Result<Mater
     let expires = earliest(&chain);
     let config = builder.with_client_auth_cert(chain, private_key(key)?).map_err(|e| named(cert, &e))?;
     Ok(Material { config: Arc::new(config), expires })
+}
+
+/// The name that must be in the upstream's certificate.
+///
+/// # Errors
+/// No certificate can have it.
+pub fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, String> {
+    let name = match (&upstream.tls.server_name, &upstream.endpoint) {
+        (Some(name), _) | (None, Endpoint::Tcp { host: name, .. }) => name,
+        (None, Endpoint::Unix(_)) => return Err("a unix socket has no name for a certificate".to_owned()),
+    };
+    ServerName::try_from(name.clone()).map_err(|error| format!("{name:?} cannot be the name in a certificate: {error}"))
 }
 
 fn provider() -> Arc<CryptoProvider> {

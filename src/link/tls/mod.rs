@@ -6,7 +6,7 @@
 mod expiry;
 mod material;
 
-pub use material::{ClientTls, Material, client_config, server_config};
+pub use material::{ClientTls, Material, client_config, server_config, server_name};
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, Read, Write};

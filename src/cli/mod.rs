@@ -4,23 +4,26 @@
 //! table's. Values are checked here rather than by clap, whose errors quote them: a URL may hold a
 //! password.
 
+mod arguments;
+mod password;
+
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::ArgMatches;
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use arguments::{command, flags};
 
 use crate::auth;
-use crate::config::{
-    self, Assignment, Config, Endpoint, Flags, KEYS, Key, Kind, Listen, Loaded, Origin, Problems, Raw,
-};
+use crate::config::{self, Config, Endpoint, Flags, Listen, Loaded, Problems};
+use crate::lifecycle::preflight::{self, Tried};
 use crate::tools::{self, Show, Target};
 
 /// EX_CONFIG of sysexits: a supervisor should not start the program again.
-const BAD_CONFIGURATION: u8 = 78;
+pub const BAD_CONFIGURATION: u8 = 78;
 
 /// How long a question to a running proxy may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -42,7 +45,7 @@ pub enum Begin {
 }
 
 /// Reads the command line and the configuration, and answers what needs no running proxy. Exit
-/// codes: 0 done, 1 `check` found problems, 2 usage, 78 bad configuration.
+/// codes: 0 done, 1 what was asked is not well, 2 usage, 78 bad configuration, or a file it names is.
 pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
     let task = match parse(arguments) {
         Ok(task) => task,
@@ -53,7 +56,7 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
         }
     };
     match task {
-        Task::Run(flags) => match load(flags.clone()) {
+        Task::Run(flags) => match load_all(flags.clone()) {
             Ok(Loaded { config, warnings, settings }) => Begin::Run {
                 config: Box::new(config),
                 warnings,
@@ -61,7 +64,7 @@ pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
             },
             Err(problems) => Begin::Exit(refuse(&problems, BAD_CONFIGURATION)),
         },
-        Task::Check { flags, json } => Begin::Exit(check(flags, json)),
+        Task::Check(flags, look) => Begin::Exit(check(flags, look)),
         Task::Print(flags) => Begin::Exit(match load(flags) {
             Ok(loaded) => say(&config::merged(&loaded)),
             Err(problems) => refuse(&problems, BAD_CONFIGURATION),
@@ -140,27 +143,56 @@ fn load(flags: Flags) -> Result<Loaded, Problems> {
     Ok(loaded)
 }
 
-fn check(flags: Flags, json: bool) -> ExitCode {
-    let result = load(flags);
+/// As [`load`], with the files and the server that a start needs.
+fn load_all(flags: Flags) -> Result<Loaded, Problems> {
+    let loaded = load(flags)?;
+    match preflight::problems(&loaded.config) {
+        none if none.is_empty() => Ok(loaded),
+        problems => Err(Problems::all(problems)),
+    }
+}
+
+fn check(flags: Flags, Look { json, connect, elsewhere }: Look) -> ExitCode {
+    let (mut result, mut code) = (if elsewhere { load(flags) } else { load_all(flags) }, BAD_CONFIGURATION);
+    if let Ok(loaded) = &mut result
+        && !elsewhere
+    {
+        let (problems, warnings) = preflight::addresses(&loaded.config);
+        loaded.warnings.extend(warnings);
+        if !problems.is_empty() {
+            result = Err(Problems::all(problems));
+        }
+    }
+    if let Ok(loaded) = &mut result
+        && connect
+        && !loaded.config.embedded
+    {
+        match preflight::connect(&loaded.config) {
+            Tried::Connected(server) if json => loaded.warnings.push(server),
+            Tried::Connected(server) => {
+                let _ = writeln!(io::stdout().lock(), "Connected {server}");
+            }
+            Tried::Refused(error) => result = Err(Problems::of(error)),
+            Tried::Away(error) => (result, code) = (Err(Problems::of(error)), 1),
+        }
+    }
     match &result {
         Ok(loaded) if !json => say(&config::report_text(loaded)),
-        Err(problems) if !json => refuse(problems, 1),
+        Err(problems) if !json => refuse(problems, code),
         _ => {
             say(&config::report_json(result.as_ref()));
-            ExitCode::from(u8::from(result.is_err()))
+            if result.is_err() { code.into() } else { ExitCode::SUCCESS }
         }
     }
 }
 
-/// Everything on standard input but one line end, so that neither history nor process list sees it.
+/// Asked for without an echo on a terminal; elsewhere everything on standard input but one line end. Neither history nor
+/// process list sees it.
 fn hash_password() -> ExitCode {
-    let mut password = Vec::new();
-    if let Err(error) = io::stdin().lock().read_to_end(&mut password) {
-        let _ = writeln!(io::stderr().lock(), "respmux: cannot read the password: {error}");
-        return ExitCode::FAILURE;
+    match password::read() {
+        Ok(password) => say(&format!("{}\n", auth::hash(&password))),
+        Err(error) => fail(&format!("cannot read the password: {error}")),
     }
-    let line = password.strip_suffix(b"\n").unwrap_or(&password);
-    say(&format!("{}\n", auth::hash(line.strip_suffix(b"\r").unwrap_or(line))))
 }
 
 /// A reader that went away (`| head`) is no failure.
@@ -179,10 +211,19 @@ fn refuse(problems: &Problems, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// How `check` is asked.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    json: bool,
+    connect: bool,
+    /// The configuration is for another machine.
+    elsewhere: bool,
+}
+
 #[derive(Debug)]
 enum Task {
     Run(Flags),
-    Check { flags: Flags, json: bool },
+    Check(Flags, Look),
     Print(Flags),
     Example,
     HashPassword,
@@ -211,8 +252,8 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
     let mut command = command();
     let matches = match command.try_get_matches_from_mut(&arguments) {
         Ok(matches) => matches,
-        Err(error) if is_stray_url(&error, &arguments) => {
-            let reason = "a URL stands after --upstream";
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument) => {
+            let reason = arguments::unexpected(&command, &error, &arguments);
             return Err(command.error(ErrorKind::UnknownArgument, reason));
         }
         Err(error) => return Err(error),
@@ -225,7 +266,8 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
         Some(("run", matches)) => flags_of(matches).map(Task::Run),
         Some(("check", matches)) => {
             let json = matches.get_flag("json");
-            flags_of(matches).map(|flags| Task::Check { flags, json })
+            let (connect, elsewhere) = (matches.get_flag("connect"), matches.get_flag("elsewhere"));
+            flags_of(matches).map(|flags| Task::Check(flags, Look { json, connect, elsewhere }))
         }
         Some(("hash-password", _)) => Ok(Task::HashPassword),
         Some(("config", matches)) => match matches.subcommand() {
@@ -268,149 +310,10 @@ fn interval(matches: &ArgMatches) -> Duration {
     Duration::from_secs_f64(seconds.clamp(0.1, 3600.0))
 }
 
-/// Whether clap is about to quote what may be a URL with a password in it.
-fn is_stray_url(error: &clap::Error, arguments: &[OsString]) -> bool {
-    let quotes = matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument);
-    quotes && arguments.iter().any(|argument| argument.to_string_lossy().contains("://"))
-}
-
-fn command() -> Command {
-    let run = "Accept clients and carry their commands to the upstream (the default)";
-    let check = "Check the configuration, show how upstream connections are divided, connect nowhere";
-    let print = "Print the merged configuration, with the origin of each value";
-    let hash = "Read a password from standard input and print what password_sha256 of auth.users takes";
-    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer in JSON");
-    let config = Command::new("config")
-        .about("Show the configuration")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(Command::new("print").about(print).args(arguments()))
-        .subcommand(Command::new("example").about("Print every key with its meaning and default, as TOML"))
-        .subcommand(Command::new("schema").about("Print the JSON schema of the file, for editors"))
-        .subcommand(Command::new("reference").about("Print every key as Markdown tables"));
-    Command::new("respmux")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Carries many Redis clients over few upstream connections")
-        .after_help(
-            "Flags go over RESPMUX_* variables, these over the file. `respmux config example` lists \
-             all keys.",
-        )
-        .args_conflicts_with_subcommands(true)
-        .args(arguments())
-        .subcommand(Command::new("run").about(run).args(arguments()))
-        .subcommand(Command::new("check").about(check).args(arguments()).arg(json))
-        .subcommand(config)
-        .subcommand(Command::new("hash-password").about(hash))
-        .subcommands(questions())
-        .subcommand(Command::new("completions").about("Print the completion script of a shell").arg(
-            Arg::new("shell").required(true).value_name("SHELL").value_parser(value_parser!(clap_complete::Shell)),
-        ))
-        .subcommand(Command::new("man").about("Print the manual page"))
-}
-
-/// What asks a running proxy. Each takes the same flags, variables and file as the proxy and finds it by them.
-fn questions() -> [Command; 4] {
-    let url =
-        Arg::new("url").long("url").value_name("URL").help("redis://… to ask instead of the first listen address");
-    let ready = Arg::new("ready").long("ready").action(ArgAction::SetTrue).help("Ask /readyz instead of /livez");
-    let interval = Arg::new("interval").short('i').long("interval").value_name("SECONDS");
-    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("Print once and end");
-    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print once, as JSON, and end");
-    let count = Arg::new("count").short('n').long("count").value_name("LINES").help("Lines after which to end");
-    [
-        Command::new("ping")
-            .about("Send one PING as a client; exit code 1 without PONG")
-            .args(arguments())
-            .arg(url.clone()),
-        Command::new("healthcheck")
-            .about("Ask the admin endpoint whether the proxy is well; exit code 1 if not")
-            .args(arguments())
-            .arg(ready),
-        Command::new("stat")
-            .about("A line of numbers each second: clients, upstream connections, commands, latency")
-            .args(arguments())
-            .arg(interval.clone().help("Seconds between lines [default: 1]").value_parser(value_parser!(f64)))
-            .arg(count.value_parser(value_parser!(u64))),
-        Command::new("top")
-            .about("Watch clients, pools, lanes and slow requests; asks PROXY as a client does")
-            .args(arguments())
-            .arg(url)
-            .arg(interval.help("Seconds between looks [default: 1]").value_parser(value_parser!(f64)))
-            .arg(once)
-            .arg(json),
-    ]
-}
-
-/// `--config`, a flag for each key that has one, and `--set` for all.
-fn arguments() -> Vec<Arg> {
-    let file = Arg::new("config")
-        .long("config")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf))
-        .help("TOML file to read [variable: RESPMUX_CONFIG]");
-    let set = Arg::new("set")
-        .long("set")
-        .value_name("KEY=VALUE")
-        .action(ArgAction::Append)
-        .help("Set any key, such as pool.wait_timeout=2s; may be repeated");
-    let mut arguments = vec![file];
-    arguments.extend(KEYS.iter().filter_map(argument));
-    arguments.push(set);
-    arguments
-}
-
-fn argument(key: &'static Key) -> Option<Arg> {
-    let (name, value) = key.flag?;
-    let variable = key.short_env.map_or_else(|| key.env(), str::to_owned);
-    let default = key.default_text();
-    let help = format!("{} [default: {default}] [variable: {variable}]", key.doc);
-    let argument = Arg::new(key.path).long(name).value_name(value).help(help);
-    Some(match key.kind {
-        Kind::Listen => argument.action(ArgAction::Append),
-        // `--embedded` alone means yes; `--embedded=false` takes back what a variable says.
-        Kind::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        _ => argument,
-    })
-}
-
-fn flags(matches: &ArgMatches) -> Result<Flags, String> {
-    let mut flags = Flags { file: matches.get_one::<PathBuf>("config").cloned(), ..Flags::default() };
-    for key in KEYS {
-        let Some((name, _)) = key.flag else { continue };
-        let Some(values) = matches.get_many::<String>(key.path) else {
-            continue;
-        };
-        let values: Vec<String> = values.cloned().collect();
-        let raw = match <[String; 1]>::try_from(values) {
-            Ok([one]) => Raw::Untyped(one),
-            Err(several) => Raw::List(several),
-        };
-        flags.assignments.push(assignment(key, raw, format!("--{name}"))?);
-    }
-    for text in matches.get_many::<String>("set").into_iter().flatten() {
-        let Some((path, value)) = text.split_once('=') else {
-            return Err("--set: expected KEY=VALUE".to_owned());
-        };
-        let path = path.trim();
-        let Some(key) = config::find_key(path) else {
-            return Err(format!("--set: {}", config::unknown_key(path)));
-        };
-        let raw = Raw::Untyped(value.to_owned());
-        flags.assignments.push(assignment(key, raw, format!("--set {path}"))?);
-    }
-    Ok(flags)
-}
-
-fn assignment(key: &'static Key, raw: Raw, name: String) -> Result<Assignment, String> {
-    match key.kind.parse(&raw) {
-        Ok(_) => Ok(Assignment { key, raw, origin: Origin::Flag(name) }),
-        Err(reason) => Err(format!("{name}: {}", config::name_key(key, &reason))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Raw;
 
     fn parse_line(line: &str) -> Result<Task, clap::Error> {
         parse(line.split(' ').map(OsString::from))
@@ -473,7 +376,25 @@ mod tests {
             assert!(text.contains(expected), "{line}: {text}");
             assert!(!text.contains("hunter2"), "{line}: {text}");
         }
-        assert_eq!(parse_line("respmux --wrkers 2").unwrap_err().exit_code(), 2);
+        for (line, expected) in [
+            ("respmux --wrkers 2", "unknown flag --wrkers; did you mean --workers?"),
+            ("respmux --upsteam redis://:hunter2@h", "unknown flag --upsteam; did you mean --upstream?"),
+            ("respmux run --upsteam=redis://:hunter2@h", "unknown flag --upsteam; did you mean --upstream?"),
+            ("respmux top --ur redis://:hunter2@h", "unknown flag --ur; did you mean --url?"),
+            ("respmux --hunter2@x", "unknown flag"),
+            ("respmux -phunter2", "unknown flag -p"),
+            ("respmux --zzzzzz=hunter2", "unknown flag --zzzzzz\n"),
+            ("respmux chek", "unknown subcommand; did you mean check?"),
+            ("respmux hunter2", "unknown subcommand"),
+            ("respmux redis://:hunter2@h", "a URL stands after --upstream"),
+            ("respmux run redis://:hunter2@h", "a URL stands after --upstream"),
+            ("respmux check x hunter2", "an argument stands alone"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.exit_code(), 2);
+            assert!(text.contains(expected) && !text.contains("hunter2"), "{line}: {text}");
+        }
         assert_eq!(parse_line("respmux --version").unwrap_err().exit_code(), 0);
     }
 }
