@@ -56,6 +56,7 @@ class Scenario:
     requests: int = 0  # 0: idle clients, measured in memory only
     pipeline: int = 1
     size: int = 32
+    short_lived: bool = False  # a connection for each request
 
     def scaled(self):
         return Scenario(**{**self.__dict__, "requests": int(self.requests * SCALE)})
@@ -65,9 +66,10 @@ MANY_CLIENTS = Scenario("500 clients, no pipelining, 32 B", 500, tuple(ALL), 240
 PIPELINED = Scenario("100 clients, pipelines of 16, 32 B", 100, tuple(MANY), 1_280_000, pipeline=16)
 CROWD = Scenario("4,000 clients, no pipelining, 32 B", 4000, tuple(MANY), 160_000)
 LARGE = Scenario("500 clients, no pipelining, 4 KiB", 500, tuple(MANY), 120_000, size=4096)
+SHORT = Scenario("50 clients, a connection for each GET", 50, tuple(MANY), 24_000, short_lived=True)
 ALONE = Scenario("1 client, 32 B", 1, tuple(ALL), 20_000)
 IDLE = Scenario("10,000 idle clients", 10_000, ("direct", "respmux", "nutcracker", "envoy", "haproxy"))
-SCENARIOS = [MANY_CLIENTS, PIPELINED, CROWD, LARGE, ALONE, IDLE]
+SCENARIOS = [MANY_CLIENTS, PIPELINED, CROWD, LARGE, SHORT, ALONE, IDLE]
 
 
 def measure(scenario, target):
@@ -89,6 +91,8 @@ def measure(scenario, target):
         calls = commands_called(redis)
         before = [cpu_seconds(server.pid) for server in (redis, measured)]
         drive = load.one_client if scenario.clients == 1 else load.redis_benchmark
+        if scenario.short_lived:
+            drive = load.short_lived
         figures = drive(address, scenario)
         after = [cpu_seconds(server.pid) for server in (redis, measured)]
         figures["connections"] = watch.finish()[0]
@@ -165,6 +169,7 @@ BARS = [
     (MANY_CLIENTS, "proxy + Redis CPU / Redis alone", "sum_cpu", "direct", "sum_cpu", 1.1),
     (PIPELINED, "proxy CPU / nutcracker's", "proxy_cpu", "nutcracker", "proxy_cpu", 0.35),
     (CROWD, "proxy + Redis CPU / Redis alone", "sum_cpu", "direct", "sum_cpu", 0.95),
+    (SHORT, "proxy CPU / nutcracker's", "proxy_cpu", "nutcracker", "proxy_cpu", 1.0),
     (IDLE, "resident bytes per client", "client_bytes", None, None, 2048),
     (ALONE, "p50 / direct", "p50", "direct", "p50", 2.2),
 ]
