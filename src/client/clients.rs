@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use super::Ids;
 use super::connection::{Client, Closed};
 use super::directory::Line;
-use super::dispatch::success;
+use super::dispatch::{strict_integer, success};
 use super::error_reply;
 use super::peers::Goodbye;
 use super::request::Request;
@@ -182,16 +182,19 @@ impl Client {
     /// CLIENT UNBLOCK: a virtual id stands for the connection on which that client is blocked now.
     pub(super) async fn client_unblock(&mut self, request: &Request) -> Result<(), Closed> {
         let id = std::str::from_utf8(request.nth(2)).ok().and_then(|text| text.parse::<u64>().ok());
-        let Some(id) = id.filter(|id| Ids::is_virtual(*id)) else {
-            let key = self.profile.session.borrow().key.clone();
-            let answer = self.twin(&key, request).await?;
-            self.pass_on(answer);
-            return Ok(());
-        };
         let mut words: Vec<&[u8]> = vec![b"CLIENT", b"UNBLOCK", NOBODY.as_bytes()];
         words.extend(request.args_from(3));
         let mut twin = BytesMut::new();
         encode::command(&mut twin, &words);
+        let Some(id) = id.filter(|id| Ids::is_virtual(*id)) else {
+            // On a connection of ours others wait: for a client that id is nobody's.
+            let is_ours = strict_integer(request.nth(2)).is_some_and(|id| self.up().owned.contains(id));
+            let key = self.profile.session.borrow().key.clone();
+            let asked = if is_ours { &twin[..] } else { request.raw() };
+            let answer = self.twin_bytes(&key, request.id(), asked).await?;
+            self.pass_on(answer);
+            return Ok(());
+        };
         if !self.may_administer(&twin).await? {
             return Ok(());
         }

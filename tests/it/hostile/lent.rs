@@ -368,3 +368,42 @@ fn errors_that_a_script_makes_up_prove_nothing() {
     assert!(before.is_subset(&lanes(&proxy)), "{before:?}");
     assert_eq!(proxy.metric("respmux_integrity_violations_total", &[]).unwrap_or_default(), 0.0);
 }
+
+/// Clients that wait on connections of respmux wait on, whatever is done to the ids and addresses of these.
+#[test]
+fn ids_of_our_own_connections_are_nobodys() {
+    for flavour in Flavour::ALL {
+        let redis = RealRedis::start(flavour, &[]);
+        let proxy = Proxy::start(&redis, &ProxyOptions::sized(1, 16));
+        let (mut direct, mut waiting, mut reading) = (redis.connect(), proxy.connect(), proxy.connect());
+        waiting.send_command(&["BLPOP", "lent:queue", "0"]);
+        reading.send_command(&["XREAD", "BLOCK", "0", "STREAMS", "lent:stream", "$"]);
+        eventually(PATIENCE, || match direct.ask("INFO clients").as_str() {
+            text if text.contains("blocked_clients:2") => Ok(()),
+            text => Err(text),
+        });
+        let list = direct.ask("CLIENT LIST").as_str();
+        let ours: Vec<_> = list.lines().filter(|line| line.contains(" name=respmux:")).collect();
+        assert!(ours.len() >= 4, "{list}");
+        let mut client = proxy.connect();
+        for line in &ours {
+            let field = |name: &str| line.split(' ').find_map(|part| part.strip_prefix(name)).unwrap_or_default();
+            let (id, addr) = (field("id="), field("addr="));
+            for kill in [format!("UNBLOCK {id}"), format!("UNBLOCK {id} ERROR"), format!("KILL ID {id} SKIPME no")] {
+                assert_eq!(client.ask(&format!("CLIENT {kill}")).as_int(), 0, "{kill}: {line}");
+            }
+            assert_eq!(client.ask(&format!("CLIENT KILL ADDR {addr}")).as_int(), 0, "{line}");
+            assert_eq!(client.ask(&format!("CLIENT KILL {addr}")).as_str(), "ERR No such client", "{line}");
+        }
+        assert_eq!(client.ask("CLIENT UNBLOCK 1 BANANA").as_str(), direct.ask("CLIENT UNBLOCK 1 BANANA").as_str());
+        let after = direct.ask("CLIENT LIST").as_str();
+        for line in &ours {
+            let id = line.split(' ').next().expect("it begins with the id");
+            assert!(after.lines().any(|other| other.split(' ').next() == Some(id)), "{id} is gone");
+        }
+        direct.ask("RPUSH lent:queue served");
+        direct.ask("XADD lent:stream 1-1 f v");
+        assert_eq!(waiting.read_frame().items[1].as_str(), "served", "{}", flavour.name());
+        assert_eq!(reading.read_frame().items.len(), 1, "{}", flavour.name());
+    }
+}
