@@ -137,7 +137,7 @@ impl Client {
         let authenticated = !matches!(self.admission, Admission::Unauthenticated);
         let session = self.profile.session.borrow();
         let hub = self.hub_view(session.key.resp, lent);
-        let debug = self.profile.address.is_of_this_machine() || !self.up().control.debug_is_local();
+        let debug = !self.up().control.debug_is_local() || self.profile.address.is_of_this_machine();
         router::Facts { authenticated, guard: session.guard, held, hub, policy: session.policy, debug }
     }
 
