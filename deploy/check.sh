@@ -100,10 +100,11 @@ alert() {
     RESPMUX=$respmux tests/metrics/alert.py
 }
 
-# Every metric that is asked for is exported, and the dashboard is what its script writes.
+# Every metric and label value that is asked for is exported, and the dashboard is what its script writes.
 names() {
     "$tools/python" deploy/grafana/build.py --check deploy/grafana/respmux.json
-    "$tools/python" deploy/check_names.py src/telemetry/catalogue.rs deploy/prometheus/rules.yml deploy/grafana/respmux.json
+    "$tools/python" deploy/check_names.py src/telemetry/catalogue.rs deploy/prometheus/rules.yml \
+        deploy/prometheus/rules_test.yml deploy/grafana/respmux.json
 }
 
 # Every alert has an entry that says what it means, where to look, what it comes from and what to do; no entry is stale.

@@ -132,6 +132,22 @@ MISTAKES = [
         "respmux_shed_level",
     ),
     (
+        "a label value in an alert",
+        "names",
+        "deploy/prometheus/rules.yml",
+        'state!="idle"',
+        'state!="resting"',
+        "state of respmux_upstream_connections is never 'resting'",
+    ),
+    (
+        "a label value in a rule's test",
+        "names",
+        "deploy/prometheus/rules_test.yml",
+        'reason="wrong_type"',
+        'reason="frame"',
+        "reason of respmux_integrity_violations_total is never 'frame'",
+    ),
+    (
         "the dashboard",
         "names",
         "deploy/grafana/respmux.json",

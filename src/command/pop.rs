@@ -407,5 +407,4 @@ impl StreamWait {
 }
 
 #[cfg(test)]
-#[path = "pop/tests.rs"]
 mod tests;

@@ -26,6 +26,7 @@ mod handover;
 mod hostile;
 mod identities;
 mod integrity;
+mod labels;
 mod limits;
 mod limits_told;
 mod login;
