@@ -18,10 +18,22 @@ impl Client {
     /// Answers `request` from the client's virtual state.
     pub(super) async fn answer(&mut self, request: &Request, local: Local) -> Result<(), Closed> {
         self.up().shard.command(request.id().0);
+        if !self.may_have_answer(request, local).await? {
+            return Ok(());
+        }
         match local {
-            Local::Id => self.answer_after_twin(request, Self::answer_id).await,
-            Local::GetName => self.answer_after_twin(request, Self::answer_name).await,
-            Local::SetName => self.set_name(request).await,
+            Local::Id => {
+                self.answer_id();
+                Ok(())
+            }
+            Local::GetName => {
+                self.answer_name();
+                Ok(())
+            }
+            Local::SetName => {
+                self.set_name(request);
+                Ok(())
+            }
             Local::SetInfo => self.set_info(request).await,
             Local::Reply => {
                 self.set_reply_mode(request);
@@ -66,15 +78,6 @@ impl Client {
         }
     }
 
-    /// What the client may know of itself; the server is asked whether it may only if the operator wants that
-    /// exactness (`client.exact_connection_commands`).
-    async fn answer_after_twin(&mut self, request: &Request, answer: fn(&mut Self)) -> Result<(), Closed> {
-        if !self.up().config().client.exact_connection_commands || self.permitted(request.raw()).await? {
-            answer(self);
-        }
-        Ok(())
-    }
-
     /// Runs `twin` on the client's lane; passes an error on and says whether there was none.
     pub(super) async fn permitted(&mut self, twin: &[u8]) -> Result<bool, Closed> {
         let key = self.profile.session.borrow().key.clone();
@@ -97,13 +100,13 @@ impl Client {
         self.permitted(twin).await
     }
 
-    fn answer_id(&mut self) {
+    fn answer_id(&self) {
         let mut frame = BytesMut::new();
         encode::integer(&mut frame, i64::try_from(self.outbox().id()).unwrap_or(i64::MAX));
         self.reply(&frame);
     }
 
-    fn answer_name(&mut self) {
+    fn answer_name(&self) {
         let name = self.profile.session.borrow().name().to_vec();
         let mut frame = BytesMut::new();
         if name.is_empty() {
@@ -114,23 +117,14 @@ impl Client {
         self.reply(&frame);
     }
 
-    async fn set_name(&mut self, request: &Request) -> Result<(), Closed> {
+    fn set_name(&self, request: &Request) {
         let name = request.nth(2).to_vec();
         if let Err(line) = check_name(&name) {
             self.reply_error(line.as_bytes());
-            return Ok(());
-        }
-        if self.up().config().client.exact_connection_commands {
-            // CLIENT GETNAME needs the same category of rights and changes nothing.
-            let mut twin = BytesMut::new();
-            encode::command(&mut twin, &["CLIENT", "GETNAME"]);
-            if !self.permitted(&twin).await? {
-                return Ok(());
-            }
+            return;
         }
         self.profile.session.borrow_mut().labels_mut().name = name;
         self.reply_ok();
-        Ok(())
     }
 
     async fn set_info(&self, request: &Request) -> Result<(), Closed> {
@@ -191,15 +185,14 @@ impl Client {
     }
 
     async fn no_evict(&mut self, request: &Request) -> Result<(), Closed> {
-        if !token_is(request.nth(2), "ON") && !token_is(request.nth(2), "OFF") {
-            self.reply_error(error_reply::SYNTAX);
-            return Ok(());
-        }
         // Lanes run with NO-EVICT ON already, so this twin changes nothing; its error is the client's.
         let mut twin = BytesMut::new();
         encode::command(&mut twin, &["CLIENT", "NO-EVICT", "ON"]);
         if self.may_administer(&twin).await? {
-            self.reply_ok();
+            match token_is(request.nth(2), "ON") || token_is(request.nth(2), "OFF") {
+                true => self.reply_ok(),
+                false => self.reply_error(error_reply::SYNTAX),
+            }
         }
         Ok(())
     }

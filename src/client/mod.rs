@@ -34,6 +34,7 @@ mod pin;
 mod proxy;
 mod reload;
 mod request;
+mod rights;
 mod seat;
 mod stray;
 mod subscribe;

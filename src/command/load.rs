@@ -125,7 +125,7 @@ fn row(line: &str) -> Option<Spec> {
         retry: again && op == Op::Plain && kind == Kind::Read && !writes,
         arity,
         in_unit,
-        reconfigures: name == "CONFIG SET",
+        reconfigures: matches!(name, "CONFIG SET" | "ACL SETUSER" | "ACL DELUSER" | "ACL LOAD"),
         write: has("write") || has("may_replicate") || kind == Kind::Script || flags.is_empty(),
         container: false,
         replies: Replies::ANY,

@@ -110,7 +110,7 @@ pub struct Spec {
     pub write: bool,
     /// A read that may be sent again after it was written: it changes nothing (semantics.md K1).
     pub retry: bool,
-    /// Changes limits of the server that respmux must know.
+    /// Changes limits of the server, or rights, that respmux must know.
     pub reconfigures: bool,
     /// May stand in a transaction that rides a lane whole (semantics.md M1).
     pub in_unit: bool,

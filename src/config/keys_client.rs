@@ -102,7 +102,7 @@ pub(super) const KEYS: &[Key] = &[
         "client.exact_connection_commands",
         "false",
         Kind::Switch,
-        "Ask the upstream also before CLIENT ID, GETNAME, SETNAME and SETINFO are answered here. One \
-         more round trip each.",
+        "Has no effect any more and will be unknown in the next version: the upstream is always asked whether the user \
+         may, once for each user and command.",
     ),
 ];

@@ -290,8 +290,6 @@ pub struct Client {
     pub tcp_keepalive: Duration,
     /// Run twins of privileged CLIENT commands on the upstream (rule C1).
     pub verify_privileged: bool,
-    /// Run twins of the unprivileged ones, too.
-    pub exact_connection_commands: bool,
 }
 
 /// Logs.

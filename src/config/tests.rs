@@ -65,7 +65,6 @@ fn usual_client() -> Client {
         max_age: Duration::ZERO,
         tcp_keepalive: seconds(300),
         verify_privileged: true,
-        exact_connection_commands: false,
     }
 }
 
@@ -186,6 +185,8 @@ fn every_key_reaches_the_configuration() {
             "upstream.url" => "redis://h/1".to_owned(),
             "upstream.db" => "5".to_owned(),
             "upstream.password" | "upstream.password_file" | "admin_token" | "admin_token_file" => "p".to_owned(),
+            // Has no effect any more.
+            "client.exact_connection_commands" => continue,
             // Needs a password to be valid: see the test on credentials.
             "upstream.username" => continue,
             // Valid in company only: see the test on TLS.
@@ -229,6 +230,13 @@ fn every_key_reaches_the_configuration() {
         let (config, _) = validate(&Settings::merge(vec![layer]).unwrap(), HOST).unwrap();
         assert_ne!(config, defaults, "{}", key.path);
     }
+}
+
+#[test]
+fn a_key_without_effect_is_named() {
+    let (config, warnings) = good("client.exact_connection_commands = true");
+    assert_eq!(config, good("").0);
+    assert!(warnings[0].contains("client.exact_connection_commands has no effect any more"), "{warnings:?}");
 }
 
 #[test]

@@ -363,6 +363,13 @@ impl Check<'_> {
     /// What works, but perhaps not as meant.
     fn advice(&mut self, config: &Config, open_files: Option<u64>) {
         let (upstream, drain) = (&config.upstream, &config.drain);
+        if self.values.switch("client.exact_connection_commands") {
+            let origin = self.origin("client.exact_connection_commands");
+            self.warnings.push(format!(
+                "{origin}: client.exact_connection_commands has no effect any more and will be unknown in the next \
+                 version; the upstream is always asked whether the user may"
+            ));
+        }
         if upstream.progress_timeout <= config.lane.busy_threshold {
             self.warnings.push(
                 "upstream.progress_timeout is not above lane.busy_threshold: connections are closed \

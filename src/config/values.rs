@@ -143,7 +143,6 @@ impl Values<'_> {
             max_age: self.time("client.max_age"),
             tcp_keepalive: self.time("client.tcp_keepalive"),
             verify_privileged: self.switch("client.verify_privileged"),
-            exact_connection_commands: self.switch("client.exact_connection_commands"),
         }
     }
 

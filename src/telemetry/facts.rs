@@ -28,6 +28,8 @@ pub struct ProcessFacts {
     /// When that changed last, unix time in milliseconds; 0 is never.
     upstream_changed: AtomicU64,
     outage: Outage,
+    /// Changes of users' rights that have passed by.
+    rights_changes: AtomicU64,
     upstream_busy_millis: AtomicU64,
     upstream_max_bulk: AtomicU64,
     client_max: AtomicU64,
@@ -69,6 +71,7 @@ impl ProcessFacts {
             upstream_up: AtomicBool::new(false),
             upstream_changed: AtomicU64::new(0),
             outage: Outage::default(),
+            rights_changes: AtomicU64::new(0),
             upstream_busy_millis: AtomicU64::new(u64::MAX),
             upstream_max_bulk: AtomicU64::new(MAX_BULK),
             client_max: AtomicU64::new(0),
@@ -220,6 +223,16 @@ impl ProcessFacts {
         if let Some(bytes) = max_bulk {
             self.upstream_max_bulk.store(bytes.min(MAX_BULK), Relaxed);
         }
+    }
+
+    /// A command that may change users' rights was answered to a client.
+    pub fn on_rights_change(&self) {
+        self.rights_changes.fetch_add(1, Relaxed);
+    }
+
+    /// How many there were.
+    pub fn rights_changes(&self) -> u64 {
+        self.rights_changes.load(Relaxed)
     }
 
     /// Milliseconds; `u64::MAX` when not known.

@@ -36,6 +36,9 @@ impl Upstreams {
     /// The upstream has answered with this error.
     #[inline]
     pub(super) fn on_refusal(&self, frame: &[u8]) {
+        if frame.starts_with(b"-NOPERM") {
+            self.granted.forget();
+        }
         // The second is what clients blocked on it are told.
         if frame.starts_with(b"-READONLY ") || frame.starts_with(b"-UNBLOCKED force unblock") {
             self.demotion.seen.set(true);

@@ -9,6 +9,7 @@ mod buffers;
 mod control;
 mod demoted;
 mod ends;
+mod granted;
 mod history;
 mod hotkeys;
 mod inquiries;
@@ -42,6 +43,7 @@ pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::{Buffers, Pieces};
 pub use control::Control;
 pub use demoted::Demotion;
+pub use granted::{Granted, Known};
 pub(crate) use hotkeys::{HotKey, merged};
 pub use inquiries::Inquiries;
 pub use lane::{Fate, Lane, RetryBudget};
@@ -106,6 +108,7 @@ pub struct Upstreams {
     pub inquiries: Inquiries,
     pub permissions: Permissions,
     pub acks: Acks,
+    pub granted: Granted,
     pub demotion: Demotion,
     pub folds: Folds,
     pub big_replies: BigReplies,
@@ -174,6 +177,7 @@ impl Upstreams {
             inquiries: Inquiries::default(),
             permissions: Permissions::default(),
             acks: Acks::default(),
+            granted: Granted::default(),
             demotion: Demotion::default(),
             folds: Folds::default(),
             big_replies: BigReplies::default(),
@@ -267,6 +271,7 @@ impl Upstreams {
         let spec = self.table.spec(id);
         self.shard.answered(id, spec.kind, nanos);
         if spec.reconfigures {
+            self.process.on_rights_change();
             self.control.on_reconfigured();
         }
     }

@@ -40,6 +40,7 @@ mod proxy_admin;
 mod pubsub;
 mod reload;
 mod reply_types;
+mod rights;
 mod secrets;
 mod strays;
 mod support;
