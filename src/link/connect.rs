@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::circuit::{Circuit, Failure};
 use super::counted::Counted;
 use super::handshake::{Credentials, Handshake, Login, Refused, configured};
+use super::mistakes;
 use super::open::{connect, resolve};
 use super::peers::Peers;
 use super::refusal::Refusals;
@@ -294,12 +295,13 @@ impl Dialer {
             return Ok(());
         }
         let name = server_name(&config.upstream).map_err(failed)?;
+        let shown = name.to_str().into_owned();
         let Some(Socket::Tcp(stream)) = link.socket.take() else { return Ok(()) };
         let session = Tls::client(stream, tls.current(), name).map_err(|e| failed(e.to_string()))?;
         link.socket = Some(Socket::Tls(Rc::clone(&session)));
         match timeout(config.upstream.handshake_timeout, session.handshake()).await {
-            Ok(result) => result.map_err(|e| failed(e.to_string())),
-            Err(_) => Err(DialError::unavailable(ConnectError::Timeout, "TLS handshake timed out")),
+            Ok(result) => result.map_err(|e| failed(mistakes::of_handshake(&e, &shown))),
+            Err(_) => Err(DialError::unavailable(ConnectError::Timeout, mistakes::SILENT_HANDSHAKE)),
         }
     }
 
@@ -317,7 +319,8 @@ impl Dialer {
     }
 
     async fn shake(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
-        let unavailable = |e: io::Error| DialError::io(&e);
+        let tls = self.tls.borrow().is_some();
+        let unavailable = |e: io::Error| DialError::io_saying(&e, mistakes::of_greeting(&e, tls));
         self.serial.set(self.serial.get() + 1);
         let name = format!("respmux:{}:{}:{}", self.config().instance, self.worker, self.serial.get());
         let handshake = match stage {
@@ -373,12 +376,16 @@ impl DialError {
     }
 
     pub(super) fn io(error: &io::Error) -> Self {
+        Self::io_saying(error, error.to_string())
+    }
+
+    fn io_saying(error: &io::Error, text: String) -> Self {
         let cause = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectError::Refused,
             io::ErrorKind::TimedOut => ConnectError::Timeout,
             _ => ConnectError::Io,
         };
-        Self::unavailable(cause, error.to_string())
+        Self::unavailable(cause, text)
     }
 
     fn cause(&self) -> ConnectError {

@@ -15,6 +15,7 @@ mod interest;
 mod map;
 #[cfg(test)]
 pub(crate) mod memory;
+mod mistakes;
 mod open;
 mod owned;
 mod peers;

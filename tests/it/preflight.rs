@@ -230,3 +230,58 @@ fn connect_tries_the_login_and_tls() {
     let (code, text) = connected(&["--upstream", &tls, "--set", &ca(&other)]);
     assert!(code == Some(78) && text.contains("TLS"), "{code:?} {text}");
 }
+
+/// The first things that anybody gets wrong between respmux and its upstream, each with what to change.
+#[test]
+fn the_usual_mistakes_are_told_in_a_sentence() {
+    use std::io::{Read as _, Write as _};
+
+    let (pki, other) = (Pki::new(), Pki::new());
+    let set = |key: &str, path: &Path| format!("{key}={}", path.display());
+    let mistake = |arguments: &[&str], wanted: &str| {
+        let (code, text) = connected(&[arguments, &["--set", "upstream.handshake_timeout=2s"]].concat());
+        assert!(code != Some(0) && text.contains(wanted), "{arguments:?}: {wanted:?} is not in {code:?} {text}");
+    };
+    let ca = set("upstream.tls_ca_file", &pki.ca());
+    let start = |pair: &crate::support::tls::Pair, more: &[&str]| {
+        let port = free_port();
+        (RealRedis::start_tls_with(Flavour::Redis70, &pki, pair, port, more), format!("rediss://127.0.0.1:{port}"))
+    };
+    let good = pki.issue("good", &["127.0.0.1"], 2099);
+    let (redis, url) = start(&good, &["--tls-auth-clients", "no"]);
+    mistake(&["--upstream", &url, "--set", &set("upstream.tls_ca_file", &other.ca())], "is signed by nobody in");
+    mistake(&["--upstream", &url.replace("rediss", "redis")], "rediss://");
+    let plain = redis.url().replace("redis://", "rediss://");
+    mistake(&["--upstream", &plain, "--set", &ca], "is this a port without TLS (then redis://");
+    let named = ["--upstream", &url, "--set", &ca, "--set", "upstream.tls_server_name=db.example"];
+    mistake(&named, "is not for \"db.example\": set upstream.tls_server_name");
+    let (_old, url) = start(&pki.issue("old", &["127.0.0.1"], 2021), &["--tls-auth-clients", "no"]);
+    mistake(&["--upstream", &url, "--set", &ca], "has expired");
+    let (_mutual, url) = start(&good, &["--tls-auth-clients", "yes"]);
+    mistake(&["--upstream", &url, "--set", &ca], "wants a certificate of ours: set upstream.tls_cert_file");
+    // An authority's own certificate, as `openssl req -x509` makes it.
+    let mut parameters = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let own = crate::support::tls::Pair { cert: dir.path().join("own.pem"), key: dir.path().join("own.key") };
+    std::fs::write(&own.cert, parameters.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(&own.key, key.serialize_pem()).unwrap();
+    let (_own, url) = start(&own, &["--tls-auth-clients", "no"]);
+    mistake(
+        &["--upstream", &url, "--set", &set("upstream.tls_ca_file", &own.cert)],
+        "authority's certificate (self-signed)",
+    );
+    // A web server.
+    let web = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in web.incoming().flatten() {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n<html></html>");
+        }
+    });
+    mistake(&["--upstream", &format!("redis://{address}")], "it answers as a web server");
+    mistake(&["--upstream", &format!("rediss://{address}"), "--set", &ca], "redis://, not rediss://");
+}
