@@ -8,7 +8,7 @@ use super::Shared;
 use super::connection::{Client, Closed};
 use crate::command::Op;
 use crate::telemetry::CloseReason;
-use crate::upstream::Standing;
+use crate::upstream::{OutputClass, Standing};
 
 /// What is known of a client's right to use the upstream (rule A4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Client {
             Standing::Implicit => self.on_admitted(),
             Standing::Unauthenticated => {
                 self.admission = Admission::Unauthenticated;
-                self.outbox().limit_output(self.up().config().auth.max_output);
+                self.up().limit_output(self.outbox(), OutputClass::Login);
             }
         }
     }
@@ -58,7 +58,7 @@ impl Client {
     /// From here on the client may use the upstream.
     pub(super) fn on_admitted(&mut self) {
         if self.admission == Admission::Unauthenticated {
-            self.outbox().limit_output(self.up().config().client.output_limit);
+            self.up().limit_output(self.outbox(), OutputClass::Normal);
         }
         self.admission = Admission::Admitted;
         self.strikes = 0;
@@ -102,6 +102,15 @@ impl Client {
     /// More input waits than a client without a login may send.
     pub(super) fn input_over_budget(&self) -> bool {
         self.admission == Admission::Unauthenticated && self.carry.len() > self.up().config().auth.max_input
+    }
+
+    /// The unfinished request is larger than we keep, or the part of it that is not understood yet than the server
+    /// would (`client-query-buffer-limit`).
+    pub(super) fn request_too_large(&self) -> bool {
+        let (up, there) = (self.up(), self.carry.len());
+        let servers = up.server_limits().query_buffer;
+        let understood = self.resume.as_ref().map_or(0, |resume| resume.understood());
+        there > up.largest_request() || (servers > 0 && there.saturating_sub(understood) as u64 > servers)
     }
 }
 

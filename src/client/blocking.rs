@@ -162,7 +162,7 @@ impl Client {
             return Ok(None);
         }
         loop {
-            match self.current_lane() {
+            match self.main_lane() {
                 Err(Hold::NoLane) => return Ok(None),
                 Err(Hold::Wait(_)) => self.drained().await?,
                 Ok(lane) if lane.has_room(self.up(), 1, bytes) => return Ok(Some(lane)),

@@ -349,7 +349,7 @@ impl Client {
     /// Puts one request on the client's lane.
     fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Hold> {
         let question = Question::new(id, if scanned.count() > 1 { scanned.nth(1) } else { &[] });
-        let lane = self.lane_for(question)?;
+        let lane = self.lane_for(id, question)?;
         let up = self.up();
         if !lane.has_room(up, 1, len) {
             up.shard.client_stalls[StallReason::LaneFull].inc();

@@ -163,7 +163,7 @@ impl Profile {
         }
     }
 
-    fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         self.holding.get().blocked_on != 0 || self.waiting.borrow().is_some()
     }
 

@@ -14,7 +14,7 @@ use crate::resp::decode;
 use crate::router::{Args, Local, PinReason, Refusal, Relay, Route, Switch, is_sharded};
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, RefuseReason};
-use crate::upstream::{Answer, LendError, Outbox, Owner, Return, Verdict, Wants};
+use crate::upstream::{Answer, LendError, Outbox, Owner, Question, Return, Verdict, Wants, Way};
 
 impl Client {
     /// Everything that is not a ride on the client's own lane.
@@ -103,8 +103,12 @@ impl Client {
         if request.raw().len() > self.up().config().lane.max_command_bytes {
             return self.pin(request, PinReason::Large).await;
         }
+        let question = Question::new(request.id(), if request.count() > 1 { request.nth(1) } else { &[] });
+        if self.way(request.id(), question) == Way::Lent {
+            return self.pin(request, PinReason::Large).await;
+        }
         loop {
-            match self.current_lane() {
+            match self.lane_for(request.id(), question) {
                 Err(Hold::NoLane) => {
                     self.up().shard.lane_overflow.inc();
                     return self.pin(request, PinReason::Overflow).await;

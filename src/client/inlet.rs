@@ -149,7 +149,7 @@ impl Client {
             if self.input_over_budget() {
                 return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
             }
-            if self.carry.len() > up.largest_request() {
+            if self.request_too_large() {
                 return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
             }
             return Poll::Ready(None);

@@ -189,9 +189,12 @@ impl Client {
         let mut twin = BytesMut::new();
         encode::command(&mut twin, &["CLIENT", "NO-EVICT", "ON"]);
         if self.may_administer(&twin).await? {
-            match token_is(request.nth(2), "ON") || token_is(request.nth(2), "OFF") {
-                true => self.reply_ok(),
-                false => self.reply_error(error_reply::SYNTAX),
+            let on = token_is(request.nth(2), "ON");
+            if on || token_is(request.nth(2), "OFF") {
+                self.outbox().set_no_evict(on);
+                self.reply_ok();
+            } else {
+                self.reply_error(error_reply::SYNTAX);
             }
         }
         Ok(())

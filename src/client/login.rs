@@ -197,6 +197,10 @@ impl Client {
             let policy = self.up().rules().policies.of(&Identity::Implicit);
             session.on_reset(self.up().config().upstream.db, policy);
         }
+        let server = self.up().control.flavour();
+        if server.valkey || (server.major, server.minor) >= (7, 2) {
+            self.outbox().set_no_evict(false); // earlier ones forget to
+        }
         self.lane = None;
         self.on_unasked();
         self.reply(b"+RESET\r\n");

@@ -23,6 +23,7 @@ mod explain;
 mod first_bytes;
 mod held;
 mod hello;
+mod idle;
 mod inlet;
 mod local;
 mod login;
@@ -62,7 +63,7 @@ use crate::link::Socket;
 use crate::resp::RequestScanner;
 use crate::session::{Identity, Session};
 use crate::telemetry::CloseReason;
-use crate::upstream::{Outbox, Part, Upstreams};
+use crate::upstream::{Outbox, OutputClass, Part, Upstreams};
 
 /// Distance between the virtual client ids of two instances (semantics.md 5.1).
 const IDS_PER_INSTANCE: u64 = 1_000_000_000_000;
@@ -137,6 +138,7 @@ impl Shared {
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SWEEP_EVERY) {
             self.close_the_unauthenticated();
+            self.close_the_idle();
             self.retire();
         }
     }
@@ -145,7 +147,7 @@ impl Shared {
     pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
         let Accepted { socket, transport, address } = *accepted;
         let (read, write) = socket.into_split();
-        let limit = self.up.config().client.output_limit;
+        let limit = self.up.output_limit(OutputClass::Normal);
         let id = self.ids.next();
         let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
         let now = crate::link::now();

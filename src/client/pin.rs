@@ -13,7 +13,7 @@ use super::request::Request;
 use crate::router::{Local, PinReason};
 use crate::session::{Guard, Identity, RouteKey};
 use crate::telemetry::{self, CloseReason};
-use crate::upstream::{Lease, LendError, Return, Upstreams, Wants};
+use crate::upstream::{Lease, LendError, OutputClass, Return, Upstreams, Wants};
 
 /// Input that is kept while a client waits for a connection or is blocked, bytes (rule F9).
 pub(super) const WAITING_INPUT: usize = 64 << 10;
@@ -44,7 +44,7 @@ impl Client {
         drop(pinned);
         self.profile.holding.set(Holding { multi: -1, ..Holding::default() });
         if self.outbox().hub().is_none() {
-            self.outbox().limit_output(up.config().client.output_limit);
+            up.limit_output(self.outbox(), OutputClass::Normal);
         }
         self.lane = None;
         result

@@ -14,7 +14,7 @@ use crate::link::Interest;
 use crate::resp::{decode, encode};
 use crate::router::{self, Args, PinReason, is_sharded};
 use crate::session::{Family, Resp};
-use crate::upstream::{Answer, Hub, NoHub, Outbox, Subscribe, Wants};
+use crate::upstream::{Answer, Hub, NoHub, Outbox, OutputClass, Subscribe, Wants};
 
 /// Where a subscription is to go.
 enum Road {
@@ -104,7 +104,7 @@ impl Client {
             outbox.take_hub(&up.buffers);
             return false;
         }
-        outbox.limit_output(up.config().client.pubsub_output_limit);
+        up.limit_output(outbox, OutputClass::Pubsub);
         self.profile.command.set(request.id());
         // Confirmations come whatever CLIENT REPLY says (semantics.md 9.1), but the command uses up a SKIP.
         self.profile.session.borrow_mut().take_suppressed();
@@ -128,7 +128,7 @@ impl Client {
     pub(super) fn leave_hub(&self) {
         if let Some(hub) = self.outbox().take_hub(&self.up().buffers) {
             hub.leave(self.up(), self.outbox().key());
-            self.outbox().limit_output(self.up().config().client.output_limit);
+            self.up().limit_output(self.outbox(), OutputClass::Normal);
         }
     }
 

@@ -106,7 +106,7 @@ impl Client {
         unit: &Unit,
         parts: &mut [Part],
     ) -> Result<usize, Hold> {
-        let lane = self.current_lane()?;
+        let lane = self.main_lane()?;
         let up = Rc::clone(self.up());
         if !lane.has_room(&up, parts.len(), unit.len) {
             up.shard.client_stalls[StallReason::LaneFull].inc();

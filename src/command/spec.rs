@@ -140,3 +140,11 @@ impl Spec {
         self.name.to_ascii_lowercase().replace(' ', "|")
     }
 }
+
+impl Spec {
+    /// A read that may be asked again, whose reply may be of any length.
+    #[must_use]
+    pub fn reads_at_length(&self) -> bool {
+        self.retry && b"$*%~=".iter().any(|byte| self.replies.either().allows(*byte))
+    }
+}

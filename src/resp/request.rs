@@ -96,6 +96,14 @@ pub struct Resume {
     args: Vec<Arg>,
 }
 
+impl Resume {
+    /// Where the line or the argument in progress begins: what is before it has been understood.
+    #[must_use]
+    pub fn understood(&self) -> usize {
+        self.cursor.at
+    }
+}
+
 /// Finds requests in the bytes of clients. One per worker: it owns the argument ranges of the request it has just
 /// found, and reuses their memory for the next.
 #[derive(Debug, Default)]

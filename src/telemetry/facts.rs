@@ -9,6 +9,7 @@ use super::log_count::LogCounts;
 use super::memory::Total;
 use super::outage::Outage;
 use super::reasons::{LogLevel, ReloadResult, TlsSide, UpstreamKind};
+use super::server_limits::{Heard, ServerLimits};
 
 /// `proto-max-bulk-len` of a server that was not told otherwise, bytes.
 const MAX_BULK: u64 = 512 << 20;
@@ -32,6 +33,7 @@ pub struct ProcessFacts {
     rights_changes: AtomicU64,
     upstream_busy_millis: AtomicU64,
     upstream_max_bulk: AtomicU64,
+    server_limits: Heard,
     client_max: AtomicU64,
     upstream_max: AtomicU64,
     upstream_max_by_kind: Each<UpstreamKind, AtomicU64>,
@@ -74,6 +76,7 @@ impl ProcessFacts {
             rights_changes: AtomicU64::new(0),
             upstream_busy_millis: AtomicU64::new(u64::MAX),
             upstream_max_bulk: AtomicU64::new(MAX_BULK),
+            server_limits: Heard::default(),
             client_max: AtomicU64::new(0),
             upstream_max: AtomicU64::new(0),
             upstream_max_by_kind: Each::default(),
@@ -243,6 +246,21 @@ impl ProcessFacts {
     /// Bytes; the default of every server when not known, and never more.
     pub fn upstream_max_bulk(&self) -> u64 {
         self.upstream_max_bulk.load(Relaxed)
+    }
+
+    /// What its configuration limits on connections was heard; whether it is news.
+    pub fn set_server_limits(&self, limits: ServerLimits) -> bool {
+        self.server_limits.set(limits)
+    }
+
+    /// How often that has changed: whoever keeps a copy looks at this.
+    pub fn server_limit_changes(&self) -> u64 {
+        self.server_limits.changes()
+    }
+
+    /// What the upstream's configuration limits on connections.
+    pub fn server_limits(&self) -> ServerLimits {
+        self.server_limits.get()
     }
 
     /// The client limit of the whole process.

@@ -24,6 +24,7 @@ pub mod outage;
 pub mod reading;
 pub mod reasons;
 mod registry;
+mod server_limits;
 pub mod shard;
 mod watch;
 
@@ -43,6 +44,7 @@ pub use reasons::{
     HandshakeResult, LoginResult, LossVerdict, NameLookup, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
     RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind, UpstreamState,
 };
+pub use server_limits::{OutputLimit, ServerLimits};
 pub use shard::Shard;
 
 /// All that the process knows about itself.

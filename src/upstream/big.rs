@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use crate::command::CommandId;
 
 /// A reply longer than this is a long one, bytes.
-pub(super) const BIG_REPLY: usize = 256 << 10;
+const BIG_REPLY: usize = 256 << 10;
 /// Questions that are remembered; with one more all are forgotten, and learnt again.
 const MOST: usize = 4096;
 /// How long, in nanoseconds: what was long once need not be long for ever.
@@ -39,12 +39,26 @@ impl Question {
     }
 }
 
+/// How a request travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// With all others.
+    Lane,
+    /// Over the lane for long replies.
+    BigLane,
+    /// Over a connection of its own: so long a reply may end the connection.
+    Lent,
+}
+
 /// The questions of one worker's clients that had long replies.
 #[derive(Default)]
 pub struct BigReplies {
     known: RefCell<HashSet<Question>>,
-    any: Cell<bool>,
+    /// Somebody is known, or the server limits replies.
+    watchful: Cell<bool>,
     since: Cell<u64>,
+    /// What the server lets wait for one connection, bytes; 0 is no limit.
+    ceiling: Cell<usize>,
 }
 
 impl BigReplies {
@@ -58,20 +72,46 @@ impl BigReplies {
             self.since.set(now);
         }
         known.insert(question);
-        self.any.set(true);
+        self.watchful.set(true);
     }
 
-    /// Whether its reply is likely to be long.
+    /// The way of a request. `may_be_long` says of its command whether that is a read whose reply may be of any length.
     #[inline]
-    pub fn knows(&self, question: Question) -> bool {
-        self.any.get() && self.known.borrow().contains(&question)
+    pub fn way(&self, question: Question, may_be_long: impl FnOnce() -> bool) -> Way {
+        if !self.watchful.get() {
+            return Way::Lane;
+        }
+        match (self.is_guarded(), self.known.borrow().contains(&question)) {
+            (true, true) => Way::Lent,
+            (false, true) => Way::BigLane,
+            // A connection that the server may end for a reply nobody could foresee: there only what can be asked again.
+            (true, false) if may_be_long() => Way::BigLane,
+            (_, false) => Way::Lane,
+        }
+    }
+
+    /// The server lets so many bytes of replies wait for one connection; 0 is no limit.
+    pub(super) fn guard(&self, ceiling: usize) {
+        self.ceiling.set(ceiling);
+        self.watchful.set(ceiling > 0 || !self.known.borrow().is_empty());
+    }
+
+    /// Whether there is such a limit.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.ceiling.get() > 0
+    }
+
+    /// A reply longer than this is a long one, bytes.
+    pub(super) fn threshold(&self) -> usize {
+        if self.is_guarded() { BIG_REPLY.min(self.ceiling.get() / 8) } else { BIG_REPLY }
     }
 
     /// The worker's tick.
     pub fn on_tick(&self, now: u64) {
-        if self.any.get() && now.saturating_sub(self.since.get()) >= FORGET_AFTER {
+        if self.watchful.get() && now.saturating_sub(self.since.get()) >= FORGET_AFTER {
             self.known.borrow_mut().clear();
-            self.any.set(false);
+            self.watchful.set(self.is_guarded());
         }
     }
 }
@@ -85,12 +125,29 @@ mod tests {
         let big = BigReplies::default();
         let [one, two] = [b"some:key:1".as_slice(), b"some:key:2"].map(|key| Question::new(CommandId(7), key));
         big.learn(one, 5);
-        assert!(big.knows(one) && !big.knows(two));
-        assert!(!big.knows(Question::new(CommandId(8), b"some:key:1")), "another command");
+        let way = |question| big.way(question, || true);
+        assert_eq!((way(one), way(two)), (Way::BigLane, Way::Lane));
+        assert_eq!(way(Question::new(CommandId(8), b"some:key:1")), Way::Lane, "another command");
         big.on_tick(FORGET_AFTER);
-        assert!(big.knows(one));
+        assert_eq!(way(one), Way::BigLane);
         big.on_tick(FORGET_AFTER + 5);
-        assert!(!big.knows(one));
+        assert_eq!(way(one), Way::Lane);
+    }
+
+    #[test]
+    fn while_the_server_limits_replies_reads_travel_apart_and_long_ones_alone() {
+        let big = BigReplies::default();
+        let question = Question::new(CommandId(7), b"key");
+        assert_eq!(big.way(question, || true), Way::Lane);
+        big.guard(1 << 20);
+        assert_eq!((big.way(question, || true), big.way(question, || false)), (Way::BigLane, Way::Lane));
+        assert_eq!(big.threshold(), 128 << 10);
+        big.learn(question, 0);
+        assert_eq!((big.way(question, || true), big.way(question, || false)), (Way::Lent, Way::Lent));
+        big.on_tick(FORGET_AFTER);
+        assert_eq!(big.way(question, || true), Way::BigLane);
+        big.guard(0);
+        assert_eq!(big.way(question, || true), Way::Lane);
     }
 
     #[test]

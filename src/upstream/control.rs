@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::Upstreams;
+use super::{Upstreams, limits};
 use crate::link::{Link, Use, decoded};
 use crate::resp::encode;
 use crate::session::{Flavour, Identity, RouteKey};
@@ -63,6 +63,8 @@ pub struct Control {
     debug_is_local: Cell<bool>,
     /// A look was asked for and not begun.
     looking: Cell<bool>,
+    /// The server does not tell its limits.
+    pub(super) limits_refused: Cell<bool>,
 }
 
 impl Default for Control {
@@ -81,6 +83,7 @@ impl Default for Control {
             lost_at: Cell::new(None),
             debug_is_local: Cell::new(true),
             looking: Cell::new(false),
+            limits_refused: Cell::new(false),
         }
     }
 }
@@ -131,6 +134,19 @@ impl Control {
         self.look();
     }
 
+    /// What the server says of `enable-debug-command`.
+    pub(super) fn learn_debug(&self, reply: &[u8]) {
+        self.debug_is_local.set(decoded(reply).map_or(true, |value| match value.field("enable-debug-command") {
+            Some(setting) => setting.as_text().is_none_or(|text| text == "local"),
+            None => value.as_error().is_some(), // servers before 7.0 do not know it, and let everybody
+        }));
+    }
+
+    /// Not told, or out of date: the limits are asked for at the next turn.
+    pub(super) fn ask_limits_again(&self) {
+        self.limits_in.set(0);
+    }
+
     /// From here on it is another server's: that it is not the same process is no news.
     pub fn forget(&self) {
         self.run_id.take();
@@ -152,7 +168,7 @@ impl Control {
     }
 
     /// Replies have come: whether the server refused one because it runs a script.
-    fn on_replies(&self, replies: &[Vec<u8>]) -> bool {
+    pub(super) fn on_replies(&self, replies: &[Vec<u8>]) -> bool {
         let busy = replies.iter().any(|reply| reply.starts_with(b"-BUSY "));
         if busy {
             self.busy_at.set(Some(crate::link::now()));
@@ -201,6 +217,7 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
     loop {
         // Often enough that a silent lane is told from a silent upstream before it is given up.
         let every = (up.config().upstream.progress_timeout / 4).clamp(Duration::from_millis(50), HEALTH_EVERY);
+        let every = every.min(up.idle_limit());
         let job = match timeout(std::mem::replace(&mut pause, every), inbox.recv()).await {
             Ok(Some(job)) => Some(job),
             Ok(None) => return,
@@ -308,8 +325,7 @@ async fn open(up: &Upstreams) -> Option<Link> {
     }
 }
 
-/// The limits that respmux must know before the server applies them (semantics.md 3.4): now and then, and whenever a
-/// CONFIG SET passes by. A user without the right to ask leaves the defaults.
+/// The limits that respmux must know before the server applies them: now and then, and whenever a CONFIG SET passes by.
 ///
 /// # Errors
 /// No answer in time, or none at all: it may still come, and must not be taken for that of the next question.
@@ -320,30 +336,7 @@ async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> io::Resul
         return Ok(());
     }
     up.control.limits_in.set(LIMITS_EVERY);
-    let mut command = BytesMut::new();
-    // By one name each: several in one question came with 7.0 only.
-    encode::command(&mut command, &["CONFIG", "GET", "busy-reply-threshold"]);
-    encode::command(&mut command, &["CONFIG", "GET", "proto-max-bulk-len"]);
-    encode::command(&mut command, &["CONFIG", "GET", "enable-debug-command"]);
-    let replies = timeout(up.config().upstream.handshake_timeout, link.call(&command, 3)).await??;
-    if up.control.on_replies(&replies) {
-        up.control.limits_in.set(0); // not told: asked again at the next turn
-        return Ok(());
-    }
-    let number = |reply: &[u8], name: &str| -> Option<u64> {
-        let value = decoded(reply).ok()?;
-        std::str::from_utf8(value.field(name)?.as_text()?).ok()?.parse().ok()
-    };
-    up.control.debug_is_local.set(decoded(&replies[2]).map_or(
-        true,
-        |value| match value.field("enable-debug-command") {
-            Some(setting) => setting.as_text().is_none_or(|text| text == "local"),
-            None => value.as_error().is_some(), // servers before 7.0 do not know it, and let everybody
-        },
-    ));
-    let busy = number(&replies[0], "busy-reply-threshold");
-    up.process.set_upstream_limits(busy, number(&replies[1], "proto-max-bulk-len"));
-    Ok(())
+    limits::learn(up, link).await
 }
 
 /// Version and run id: texts differ over versions, and another run id means another history (rule K2).

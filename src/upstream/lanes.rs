@@ -54,7 +54,7 @@ impl Lanes {
             return Err(Full);
         }
         self.serial.set(self.serial.get() + 1);
-        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), up.config(), &up.memory);
+        let lane = Lane::new(self.serial.get(), key.clone(), up, false);
         if let Some(old) = self.by_key.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }
@@ -63,16 +63,17 @@ impl Lanes {
     }
 
     /// The lane for long replies to clients of `key`. `None` when it would take the last place, which may soon be
-    /// wanted for another key.
+    /// wanted for another key; while the server limits replies it is worth that.
     pub fn obtain_big(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Option<Rc<Lane>> {
         if let Some(lane) = self.big.borrow().get(key).filter(|lane| lane.accepting()) {
             return Some(Rc::clone(lane));
         }
-        if self.taken() + 1 >= up.budget.limit(Use::Lane) {
+        let spare = usize::from(!up.big_replies.is_guarded());
+        if self.taken() + spare >= up.budget.limit(Use::Lane) {
             return None;
         }
         self.serial.set(self.serial.get() + 1);
-        let lane = Lane::new(self.serial.get(), key.clone(), up.now(), up.config(), &up.memory);
+        let lane = Lane::new(self.serial.get(), key.clone(), up, true);
         if let Some(old) = self.big.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }

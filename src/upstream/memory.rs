@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{ClientKey, Outbox, Upstreams};
-use crate::telemetry::{BufferKind, Pressure, ProcessFacts, ShedStep, StallReason};
+use crate::telemetry::{BufferKind, CloseReason, Pressure, ProcessFacts, ShedStep, StallReason};
 
 /// A change of this many bytes is told to the other workers at once.
 const TELL_EVERY: usize = 64 << 10;
@@ -234,7 +234,7 @@ impl Upstreams {
                     "memory.limit: the client that holds most is closed"
                 );
             }
-            client.shed(&self.buffers);
+            client.shed(&self.buffers, CloseReason::Memory);
         }
         self.memory.look();
         left

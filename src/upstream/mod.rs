@@ -15,6 +15,7 @@ mod hotkeys;
 mod inquiries;
 mod lane;
 mod lanes;
+mod limits;
 mod memory;
 mod observe;
 mod outbox;
@@ -22,6 +23,7 @@ mod pace;
 mod permissions;
 mod pool;
 mod pubsub;
+mod ration;
 mod report;
 mod roster;
 mod rules;
@@ -38,7 +40,7 @@ use std::time::{Duration, Instant};
 
 pub use acks::{Acks, Look, Watcher};
 pub use aims::Unblocked;
-pub use big::{BigReplies, Question};
+pub use big::{BigReplies, Question, Way};
 pub use blocking::{Folds, Turn, Wait, Waiter};
 pub use buffers::{Buffers, Pieces};
 pub use control::Control;
@@ -54,6 +56,7 @@ pub use outbox::{Answer, Outbox, Wants};
 pub use permissions::{Permission, Permissions, Twin};
 pub use pool::{Lease, LendError, Pool, Return};
 pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
+pub use ration::OutputClass;
 pub(crate) use report::Report;
 pub use roster::{ClientKey, Roster};
 pub use rules::{Change, Rules};
@@ -65,7 +68,7 @@ use crate::auth::Throttle;
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
 use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
-use crate::telemetry::{ProcessFacts, Shard};
+use crate::telemetry::{ProcessFacts, ServerLimits, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
 pub const READ_BUFFER: usize = 64 << 10;
@@ -122,6 +125,9 @@ pub struct Upstreams {
     since: Cell<u64>,
     first_bad_db: Cell<u32>,
     ticks: Cell<u32>,
+    /// The server's limits on connections, and how often they had changed when they were copied.
+    server: Cell<ServerLimits>,
+    server_heard: Cell<u64>,
     /// When a lane was answered last, nanoseconds of the worker's clock.
     last_answer: Cell<u64>,
 }
@@ -190,6 +196,8 @@ impl Upstreams {
             since: Cell::new(0),
             first_bad_db: Cell::new(u32::MAX),
             ticks: Cell::new(0),
+            server: Cell::default(),
+            server_heard: Cell::new(0),
             last_answer: Cell::new(0),
         })
     }
@@ -214,6 +222,12 @@ impl Upstreams {
     #[must_use]
     pub fn wants_login(&self) -> bool {
         self.assumed_standing().map_or_else(|| self.scratch.wants_login(), |known| known == Standing::Unauthenticated)
+    }
+
+    /// What the server limits on connections, as this worker last heard.
+    #[must_use]
+    pub fn server_limits(&self) -> ServerLimits {
+        self.server.get()
     }
 
     /// Nanoseconds since the worker started.
@@ -286,7 +300,9 @@ impl Upstreams {
 
     /// What time alone makes happen. Called by the worker a few times a second.
     pub fn on_tick(self: &Rc<Self>) {
+        self.notice_limits();
         self.memory_tick();
+        self.evict();
         self.history.on_tick(&self.shard, self.now());
         self.big_replies.on_tick(self.now());
         let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config().upstream.progress_timeout));
@@ -307,6 +323,7 @@ impl Upstreams {
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
             let (active, unsent) = self.roster.survey(&self.config().client, self.now());
+            self.check_soft_limits(self.now());
             self.folds.observe(self);
             self.shard.clients_observed(active, self.folds.waiters() as u64, unsent, self.buffers.take_sent());
             self.hubs.survey(self, self.now());

@@ -11,6 +11,7 @@ use super::big::Question;
 use super::buffers::{Buffers, Output};
 use super::pace::Pace;
 use super::pubsub::{Hub, Subscriber};
+use super::ration::Ration;
 use super::roster::ClientKey;
 use super::share::Share;
 use crate::link::WriteHalf;
@@ -54,8 +55,7 @@ pub struct Outbox {
     wants: Cell<Wants>,
     waker: RefCell<Option<Waker>>,
     mailbox: RefCell<Option<Answer>>,
-    /// Bytes that may wait for a slow reader before the client is closed; 0 is no limit.
-    limit: Cell<usize>,
+    pub(super) ration: Ration,
     /// Only while the client subscribes through a hub.
     subscriber: RefCell<Option<Box<Subscriber>>>,
 }
@@ -80,7 +80,7 @@ impl Outbox {
             wants: Cell::new(Wants::Nothing),
             waker: RefCell::new(None),
             mailbox: RefCell::new(None),
-            limit: Cell::new(limit),
+            ration: Ration::new(limit),
             subscriber: RefCell::new(None),
         }
     }
@@ -152,21 +152,11 @@ impl Outbox {
     }
 
     /// Memory is short, and this client holds most: it is closed, and its output dropped at once.
-    pub(super) fn shed(&self, buffers: &Buffers) {
-        self.close(CloseReason::Memory);
+    pub(super) fn shed(&self, buffers: &Buffers, reason: CloseReason) {
+        self.close(reason);
         if self.output.try_borrow_mut().is_ok() && self.subscriber.try_borrow_mut().is_ok() {
             self.release(buffers);
         }
-    }
-
-    /// Sets the output limit: subscribers have their own.
-    pub fn limit_output(&self, bytes: usize) {
-        self.limit.set(bytes);
-    }
-
-    /// The output limit, bytes; 0 is none.
-    pub fn output_limit(&self) -> usize {
-        self.limit.get()
     }
 
     /// The client subscribes through `hub` from here on.
@@ -202,7 +192,7 @@ impl Outbox {
     /// Appends a message, between complete replies. As [`Outbox::push_noted`].
     pub(super) fn push_message(&self, buffers: &Buffers, bytes: &[u8]) -> bool {
         if let Some(subscriber) = self.subscriber.borrow_mut().as_mut().filter(|subscriber| subscriber.holds()) {
-            let limit = self.limit.get();
+            let limit = self.output_limit();
             if limit == 0 || self.unsent() + subscriber.aside.len() + bytes.len() <= limit {
                 let before = subscriber.aside.capacity();
                 subscriber.aside.extend_from_slice(bytes);
@@ -278,7 +268,7 @@ impl Outbox {
             return;
         }
         let mut output = self.output.borrow_mut();
-        let limit = self.limit.get();
+        let limit = self.output_limit();
         if limit != 0 && output.len() - self.sent.get() + bytes.len() > limit {
             drop(output);
             tracing::debug!(client = self.id, limit, "replies left unread are above the limit: the client is closed");

@@ -249,7 +249,7 @@ impl Pool {
     /// Closes connections that nobody has needed for `upstream.idle_timeout`, dead ones, and those that nobody may be
     /// lent any more.
     pub(super) fn on_tick(&self, up: &Rc<Upstreams>) {
-        let limit = up.config().upstream.idle_timeout;
+        let limit = up.idle_limit();
         let mut idle = self.idle.borrow_mut();
         let mut position = 0;
         while position < idle.len() {

@@ -42,6 +42,7 @@ mod reload;
 mod reply_types;
 mod rights;
 mod secrets;
+mod server_limits;
 mod strays;
 mod support;
 mod telemetry;

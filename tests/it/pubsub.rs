@@ -102,8 +102,9 @@ fn a_subscriber_above_the_soft_limit_is_closed_in_time() {
 #[test]
 fn no_message_inside_a_long_reply() {
     const ROUNDS: usize = 10;
-    let redis = RealRedis::start(Flavour::Redis70, &[]);
-    let proxy = Proxy::start(&redis, &one_worker());
+    // However late this client reads.
+    let redis = RealRedis::start(Flavour::Redis70, &["--client-output-buffer-limit", "pubsub 0 0 0"]);
+    let proxy = Proxy::start(&redis, &one_worker().set("client.pubsub_output_limit=1GiB"));
     let mut direct = redis.connect();
     let big = "v".repeat(5 << 20);
     direct.call(&["SET", "big", &big]);

@@ -16,7 +16,7 @@ use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
 use crate::router::{Effect, Relay};
 use crate::session::{Guard, Identity, Reply, Resp};
 use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
-use crate::upstream::{Slow, recounted};
+use crate::upstream::{OutputClass, Slow, recounted};
 
 impl Held {
     /// Gives what was read to the client, frame by frame.
@@ -160,9 +160,8 @@ impl Held {
 
     /// One confirmation of the subscribe command under way; with the last one it is answered.
     fn on_confirmation(&mut self, client: &Client) {
-        let limits = &self.up.config().client;
-        let limit = if self.subscriptions.any() { limits.pubsub_output_limit } else { limits.output_limit };
-        client.outbox().limit_output(limit);
+        let class = if self.subscriptions.any() { OutputClass::Pubsub } else { OutputClass::Normal };
+        self.up.limit_output(client.outbox(), class);
         if self.confirmations == 0 {
             return; // sent by the server itself: a revoked channel, a moved slot
         }

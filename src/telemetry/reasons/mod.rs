@@ -90,6 +90,10 @@ labels! {
         PartialRequest = "partial_request",
         /// All buffers together were at their limit, and this client held most.
         Memory = "memory",
+        /// The clients' buffers together were at the upstream's `maxmemory-clients`, and this client held most.
+        Evicted = "evicted",
+        /// Idle for longer than the upstream's `timeout`.
+        Idle = "idle",
         /// The upstream connection that owed a reply was lost (10.1).
         UpstreamLost = "upstream_lost",
         /// The upstream connection that owed a reply was killed by us (I5).

@@ -15,7 +15,6 @@ use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
 use crate::telemetry::{AnomalyReason, CloseReason, Origin, RetryOutcome};
 use crate::upstream::Upstreams;
-use crate::upstream::big::BIG_REPLY;
 use crate::upstream::outbox::Answer;
 
 /// Why a connection is not to be trusted, and what was being answered, if that is known.
@@ -104,6 +103,9 @@ impl Lane {
             &carried
         };
         let streamed = std::mem::take(&mut state.streaming);
+        if self.guard.is_on() {
+            self.guard.on_reply(frame.len() + if streamed { state.streamed } else { 0 });
+        }
         if let Owner::Canary(number) = slot.owner {
             let wrong = |reason| Anomaly { reason, command: Some(slot.command) };
             self.check_canary(up, number, frame, kind).map_err(wrong)?;
@@ -198,9 +200,8 @@ impl Lane {
             state.touched = touched;
             state.touched.clear();
         }
-        let limits = &self.config.lane;
-        let roomy = state.in_flight.len() <= limits.max_inflight_commands / 2
-            && state.in_flight.bytes() <= limits.max_inflight_bytes / 2;
+        let roomy = state.in_flight.len() <= self.guard.most_commands() / 2
+            && state.in_flight.bytes() <= self.guard.most_bytes() / 2;
         if roomy && !state.crowd.is_empty() {
             for client in std::mem::take(&mut state.crowd) {
                 up.roster.with(client, |outbox| outbox.wake());
@@ -224,7 +225,12 @@ impl Lane {
         let mut waiting = old.split_off(old.len() - unsent_bytes);
         state.scanner = crate::resp::ReplyScanner::new();
         state.carry = BytesMut::new();
-        let reason = if anomaly { CloseReason::UpstreamAnomaly } else { CloseReason::UpstreamLost };
+        let reason = match () {
+            () if anomaly => CloseReason::UpstreamAnomaly,
+            () if self.guard.is_solo() => CloseReason::OutputLimit,
+            () => CloseReason::UpstreamLost,
+        };
+        self.learn_from_loss(up, &sent);
         let mut closed = HashSet::new();
         let mut close = |slot: &Slot| {
             let Some(client) = slot.owner.client() else { return };
@@ -234,10 +240,11 @@ impl Lane {
         };
         state.unit_refused = false;
         let mut kept = state.kept.take(&old);
-        let again = match self.config.upstream.retry_reads && !anomaly {
-            true => candidates(up, &sent, cut),
+        let again = match (self.config.upstream.retry_reads || self.guard.is_on()) && !anomaly {
+            true => candidates(up, &sent, cut, self.guard.is_on()),
             false => HashSet::new(),
         };
+        self.guard.set_solo(self.guard.is_on() && !anomaly);
         for (position, slot) in sent.iter().enumerate() {
             let request = kept.split_to((slot.bytes as usize).min(kept.len()));
             if slot.owner.client().is_some_and(|client| again.contains(&client)) {
@@ -269,8 +276,7 @@ impl Lane {
                 close(&slot);
             } else if alive {
                 state.out.extend_from_slice(&request);
-                state.in_flight.append(slot.owner, slot.command, slot.legal, request.len(), slot.at, slot.joined);
-                state.in_flight.note_arguments(slot.arguments);
+                state.in_flight.keep(&slot);
             }
         }
         if self.config.integrity == Integrity::Strict && !state.in_flight.is_empty() {
@@ -383,7 +389,7 @@ fn on_piece(up: &Upstreams, lane: &Lane, state: &mut State, piece: &[u8]) -> Res
     let carried: Bytes = state.carry.split().freeze();
     let before = state.streamed;
     state.streamed += carried.len() + piece.len();
-    if before <= BIG_REPLY && state.streamed > BIG_REPLY {
+    if before <= up.big_replies.threshold() && state.streamed > up.big_replies.threshold() {
         let question = owner.client().and_then(|client| up.roster.with(client, |outbox| outbox.only_question()));
         if let Some(question) = question.flatten() {
             up.big_replies.learn(question, state.last_progress);

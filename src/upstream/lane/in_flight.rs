@@ -130,6 +130,20 @@ impl InFlight {
         }
     }
 
+    /// A request of which nothing was written on an earlier connection waits for the next one.
+    pub(crate) fn keep(&mut self, slot: &Slot) {
+        self.append(slot.owner, slot.command, slot.legal, slot.bytes as usize, slot.at, slot.joined);
+        if let Some(last) = self.slots.back_mut() {
+            (last.arguments, last.retried) = (slot.arguments, slot.retried);
+        }
+    }
+
+    /// Bytes of the oldest request that the socket has not taken, if it was sent on an earlier connection, too.
+    pub(crate) fn left_of_retried(&self) -> Option<usize> {
+        let head = self.slots.front().filter(|slot| slot.retried)?;
+        Some(usize::try_from((head.start + u64::from(head.bytes)).saturating_sub(self.written)).unwrap_or(0))
+    }
+
     /// The socket took `n` more bytes, at `now`.
     pub(crate) fn on_written(&mut self, n: usize, now: u64) {
         self.written += n as u64;

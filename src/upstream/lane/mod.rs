@@ -13,6 +13,7 @@
 
 mod deliver;
 mod fate;
+mod guard;
 mod in_flight;
 mod retry;
 mod show;
@@ -36,11 +37,12 @@ pub(crate) use show::LaneReport;
 pub(crate) use task::run;
 pub(crate) use watch::TOO_LATE;
 
+use guard::Guard;
 use retry::Kept;
 
 use super::outbox::Answer;
 use super::roster::ClientKey;
-use super::{Charge, Memory, Upstreams};
+use super::{Charge, Upstreams};
 use crate::command::{CommandId, ReplyMask};
 use crate::config::{Config, Integrity};
 use crate::link::bug;
@@ -101,6 +103,7 @@ pub struct Lane {
     key: RouteKey,
     /// As it was when the lane was made: what its replies must be does not change under way.
     config: Rc<Config>,
+    guard: Guard,
     accepting: Cell<bool>,
     /// Why it is retired: moved, and there is another connection in its place.
     leaves: Cell<UpstreamCloseReason>,
@@ -159,9 +162,10 @@ struct State {
 }
 
 impl Lane {
-    /// A lane that is not connected yet; `id` is unique in the worker.
+    /// A lane that is not connected yet, or one for long replies; `id` is unique in the worker.
     #[must_use]
-    pub fn new(id: u64, key: RouteKey, now: u64, config: Rc<Config>, memory: &Rc<Memory>) -> Rc<Self> {
+    pub fn new(id: u64, key: RouteKey, up: &Upstreams, big: bool) -> Rc<Self> {
+        let (now, config) = (up.now(), up.config());
         let state = State {
             out: BytesMut::new(),
             in_flight: InFlight::default(),
@@ -183,11 +187,12 @@ impl Lane {
             last_progress: now,
             since: now,
             slow_key: None,
-            charge: Charge::new(memory, BufferKind::Upstream),
+            charge: Charge::new(&up.memory, BufferKind::Upstream),
         };
         Rc::new(Self {
             id,
             key,
+            guard: Guard::new(&config.lane, &up.server_limits(), big, now),
             config,
             accepting: Cell::new(true),
             leaves: Cell::new(UpstreamCloseReason::Idle),
@@ -233,13 +238,12 @@ impl Lane {
     /// Room for `commands` more of `bytes` together.
     pub fn has_room(&self, up: &Upstreams, commands: usize, bytes: usize) -> bool {
         let state = self.state.borrow();
-        let limits = &self.config.lane;
         if up.memory.pressure() >= Pressure::Refuse && state.out.len() >= TIGHT_OUT {
             return false;
         }
         state.in_flight.is_empty()
-            || (state.in_flight.len() + commands <= limits.max_inflight_commands
-                && state.in_flight.bytes() + bytes <= limits.max_inflight_bytes)
+            || (state.in_flight.len() + commands <= self.guard.most_commands()
+                && state.in_flight.bytes() + bytes <= self.guard.most_bytes())
     }
 
     /// Appends one whole, canonical request and its slot; the lane's task writes it in its next turn.
@@ -364,12 +368,6 @@ impl Lane {
         let state = self.state.borrow();
         let since = state.in_flight.oldest().map_or(now, |oldest| oldest.max(state.last_progress));
         Duration::from_nanos(now.saturating_sub(since))
-    }
-
-    /// Idle since at least `nanos`, and nothing in flight.
-    pub fn idle_for(&self, now: u64, nanos: u64) -> bool {
-        let state = self.state.borrow();
-        state.in_flight.is_empty() && now.saturating_sub(state.last_used) >= nanos
     }
 
     /// When the last request was submitted, nanoseconds of the worker's clock.

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::{Buf, BytesMut};
 
 use super::in_flight::{Owner, Slot};
+use super::{Lane, State};
 use crate::telemetry::RetryOutcome;
 use crate::upstream::Upstreams;
 use crate::upstream::roster::ClientKey;
@@ -69,7 +70,8 @@ impl Window {
 
 /// Which clients' written requests may be sent again: those of whom every one is a read of the allow-list, alone, for
 /// the first time, and not in the middle of its reply.
-pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashSet<ClientKey> {
+/// `freely`: whatever the budget says.
+pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool, freely: bool) -> HashSet<ClientKey> {
     let mut clients: HashMap<ClientKey, Option<u64>> = HashMap::new();
     for (position, slot) in sent.iter().enumerate() {
         let Some(client) = slot.owner.client() else { continue };
@@ -89,7 +91,7 @@ pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashSet<Cl
         if !stays(client) {
             continue;
         }
-        if up.retries.take(count, workers, now) {
+        if freely || up.retries.take(count, workers, now) {
             up.shard.retries[RetryOutcome::Resent].add(count);
             chosen.insert(client);
         } else {
@@ -97,6 +99,31 @@ pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool) -> HashSet<Cl
         }
     }
     chosen
+}
+
+impl Lane {
+    /// How many bytes of the output may be written now: all, but one request after the other of those that are sent
+    /// again while it is looked for whose reply the server does not let pass.
+    pub(super) fn sendable(&self, state: &State) -> usize {
+        if self.guard.is_solo() {
+            if let Some(left) = state.in_flight.left_of_retried() {
+                return left.min(state.out.len());
+            }
+            self.guard.set_solo(false);
+        }
+        state.out.len()
+    }
+
+    /// Was alone on the connection when it ended: its reply is one that the server does not let pass.
+    pub(super) fn learn_from_loss(&self, up: &Upstreams, sent: &[Slot]) {
+        if self.guard.is_solo() {
+            for client in sent.iter().filter_map(|slot| slot.owner.client()) {
+                if let Some(question) = up.roster.with(client, |outbox| outbox.only_question()).flatten() {
+                    up.big_replies.learn(question, up.now());
+                }
+            }
+        }
+    }
 }
 
 /// The bytes of written requests, kept until they are answered; empty when nobody wants them again

@@ -10,7 +10,7 @@ impl Lane {
     /// Written requests are kept until they are answered: somebody may want to see them again.
     #[inline]
     pub(super) fn keeps_requests(&self) -> bool {
-        self.config.upstream.retry_reads || self.config.slowlog.keys
+        self.config.upstream.retry_reads || self.config.slowlog.keys || self.guard.is_on()
     }
 
     /// The reply to `slot` is there, and the request still kept: remembers its key if it was slow.

@@ -45,11 +45,13 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         // The time without a connection was no silence of this one.
         lane.state.borrow_mut().last_progress = up.now();
         let ready = crate::link::now();
+        let alone = lane.guard.is_solo();
         let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
         lane.phase.set(Phase::Opening);
         lane.on_connection(0, up.now());
         lane.suspect.set(false);
-        if !lane.served.get() && !matches!(end, End::Done | End::Anomaly(_)) {
+        // Whose reply is too long ends a connection that was well.
+        if !alone && !lane.served.get() && !matches!(end, End::Done | End::Anomaly(_)) {
             up.dialer.on_unproven_loss(ready, "lost before it had answered anything");
         }
         if !matches!(end, End::Done) {
@@ -239,7 +241,8 @@ impl Lane {
 
     /// There are bytes to write, and the socket has not said that it is full.
     fn wants_to_write(&self) -> bool {
-        !self.full.get() && !self.state.borrow().out.is_empty()
+        let state = self.state.borrow();
+        !self.full.get() && self.sendable(&state) > 0
     }
 
     /// Writes what is there; when the socket is full its readiness wakes the task.
@@ -252,8 +255,12 @@ impl Lane {
             commands => up.shard.batch_written(commands),
         }
         let now = if state.out.is_empty() { 0 } else { up.now() };
-        while !state.out.is_empty() {
-            let n = link.try_write(&state.out)?;
+        loop {
+            let ready = self.sendable(state);
+            if ready == 0 {
+                break;
+            }
+            let n = link.try_write(&state.out[..ready])?;
             if n == 0 {
                 match link.poll_writable(cx) {
                     Poll::Ready(result) => result?,

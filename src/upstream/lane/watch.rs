@@ -31,9 +31,16 @@ impl Lane {
         }
     }
 
+    /// Idle since at least `nanos`, and nothing in flight.
+    pub fn idle_for(&self, now: u64, nanos: u64) -> bool {
+        let state = self.state.borrow();
+        state.in_flight.is_empty() && now.saturating_sub(state.last_used) >= nanos
+    }
+
     fn check(&self, up: &Upstreams, now: u64, healthy: bool) {
         let interval = nanos(up.config().lane.canary_interval);
-        let keepalive = nanos(up.config().upstream.keepalive);
+        let keepalive = nanos(up.keepalive());
+        self.guard.on_tick(now);
         let silent = nanos(self.silence(now));
         let mut state = self.state.borrow_mut();
         let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));

@@ -237,7 +237,7 @@ impl Hub {
             }
         } else if state.core.is_idle() && now.saturating_sub(state.last_used) >= nanos(settings.idle_timeout) {
             self.retired.set(Some(UpstreamCloseReason::Idle));
-        } else if !settings.keepalive.is_zero() && quiet >= nanos(settings.keepalive) {
+        } else if !up.keepalive().is_zero() && quiet >= nanos(up.keepalive()) {
             state.core.ping(now);
         }
         drop(state);
