@@ -370,10 +370,10 @@ impl Held {
 
     /// The client needs the connection no more and everything is answered.
     pub(super) fn give_back(mut self) {
-        let Some(lease) = self.lease.take() else { return };
+        let Some(mut lease) = self.lease.take() else { return };
         let subscribed = self.subscriptions.any();
         if self.spent {
-            drop(lease); // closes the connection
+            lease.spoil(UpstreamCloseReason::Dirty); // closed
         } else if self.unproved || self.monitor || self.tracking || self.session || subscribed {
             lease.give_back(Return::Unknown);
         } else {
@@ -388,7 +388,7 @@ impl Held {
         if torn {
             return; // dropping the lease closes the connection
         }
-        if self.blocked() {
+        if self.blocked() && !self.spent {
             if let Some(lease) = self.lease.take() {
                 lease.cancel();
             }

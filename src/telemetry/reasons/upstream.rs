@@ -49,7 +49,7 @@ labels! {
         Anomaly = "anomaly",
         /// Did not answer in time.
         Timeout = "timeout",
-        /// It could not be made clean, or not be made to serve another user or database.
+        /// It could not be made clean, or not be made to serve another user or database; or DEBUG ran on it.
         Dirty = "dirty",
         /// Whoever held it, or waited for it, has left.
         Client = "client",
