@@ -120,7 +120,7 @@ impl Process {
 
     /// Before that a signal would end it on the spot.
     fn wait_until_ready(&self) {
-        eventually(Duration::from_secs(20), || match self.log().contains("\"ready\"") {
+        eventually(Duration::from_secs(20), || match self.log().contains("\"listening\"") {
             true => Ok(()),
             false => Err(self.log()),
         });
