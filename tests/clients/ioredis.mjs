@@ -56,6 +56,15 @@ suite.check('implicit and explicit pipelines', async () => {
   }
 });
 
+suite.check('a pipeline longer than any buffer', async () => {
+  const value = 'v'.repeat(1024);
+  const pipeline = r.pipeline();
+  for (let n = 0; n < 20000; n += 1) pipeline.set(key(`l${n & 1023}`), value).get(key(`l${n & 1023}`));
+  const got = await pipeline.exec();
+  suite.equal(got.length, 40000);
+  got.forEach(([error, reply], n) => suite.equal([error, reply], [null, n % 2 ? value : 'OK'], `reply ${n}`));
+});
+
 suite.check('auto-pipelining', async () => {
   const auto = connect({ enableAutoPipelining: true });
   const count = suite.size(2000, 300);

@@ -63,6 +63,16 @@ suite.check('deep implicit pipeline', async () => {
   replies.forEach((reply, n) => suite.equal(reply, n % 3 ? `e${n}` : n / 3 + 1, `reply ${n}`));
 });
 
+suite.check('a pipeline longer than any buffer', async () => {
+  const value = 'v'.repeat(1024);
+  // By default node-redis gives a command up after 5 s, from when it is asked for.
+  const long = await connect({ commandOptions: { timeout: 60000 } });
+  const replies = await Promise.all(
+    Array.from({ length: 40000 }, (_, n) => (n % 2 ? long.get(key(`l${n >> 1 & 1023}`)) : long.set(key(`l${n >> 1 & 1023}`), value))),
+  );
+  replies.forEach((reply, n) => suite.equal(reply, n % 2 ? value : 'OK', `reply ${n}`));
+});
+
 suite.check('big values', async () => {
   for (const size of [0, 1, 16383, 16385, 65537, 1 << 20, (3 << 20) + 1]) {
     const value = 'abcdefghij'.repeat(size / 10 + 1).slice(0, size);

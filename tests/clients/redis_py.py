@@ -104,6 +104,20 @@ def errors_are_the_servers():
 
 
 @suite.check
+def pipelines_longer_than_any_buffer():
+    # redis-py writes the whole of one before it reads a reply.
+    value = b"v" * 1024
+    for transaction in (False, True):
+        pipe = r.pipeline(transaction=transaction)
+        for i in range(20_000):
+            pipe.set(key(f"long:{i % 1000}"), value)
+            pipe.get(key(f"long:{i % 1000}"))
+        replies = pipe.execute()
+        equal((len(replies), replies.count(True), replies.count(value)), (40_000, 20_000, 20_000))
+    equal(d.get(key("long:999")), value)
+
+
+@suite.check
 def pipelines():
     for transaction in (True, False):
         for size in suite.size((1, 2, 16, 200, 1000), (1, 16, 200)):

@@ -20,6 +20,7 @@ pub(crate) fn run(target: SocketAddr, direct: SocketAddr, protocol: u8) {
     let (client, direct) = (open(target), open(direct));
     let prefix = format!("redis-rs:{target}:{protocol}");
     blocking_api(&client, &direct, &prefix);
+    long_pipeline(&client, &prefix);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let all = async {
@@ -41,6 +42,25 @@ pub(crate) fn run(target: SocketAddr, direct: SocketAddr, protocol: u8) {
 async fn connect(client: &Client) -> MultiplexedConnection {
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
     client.get_multiplexed_async_connection_with_config(&config).await.expect("a connection")
+}
+
+/// The synchronous connection writes the whole of a pipeline before it reads a reply.
+fn long_pipeline(client: &Client, prefix: &str) {
+    let mut con = client.get_connection().expect("a connection");
+    con.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+    con.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let (key, value) = (format!("{prefix}:long"), "v".repeat(1024));
+    for atomic in [false, true] {
+        let mut pipe = redis::pipe();
+        if atomic {
+            pipe.atomic();
+        }
+        for _ in 0..20_000 {
+            pipe.set(&key, &value).ignore().get(&key);
+        }
+        let got: Vec<String> = pipe.query(&mut con).expect("a pipeline");
+        assert!(got.len() == 20_000 && got.iter().all(|got| *got == value), "atomic: {atomic}");
+    }
 }
 
 /// The synchronous connection, with WATCH by `redis::transaction`.
