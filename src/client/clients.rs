@@ -1,8 +1,6 @@
 //! CLIENT INFO, LIST, KILL and UNBLOCK over virtual clients (semantics.md 5.2, 5.3).
-//!
-//! The line format differs over versions, so a line of the upstream serves as the template and only the values
-//! that belong to the virtual client are replaced.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -12,19 +10,28 @@ use super::connection::{Client, Closed};
 use super::directory::Line;
 use super::dispatch::{strict_integer, success};
 use super::error_reply;
+use super::filter::{Filter, field, text_of};
+use super::line::{ALL_FIELDS, FALLBACK, render};
 use super::peers::Goodbye;
 use super::request::Request;
-use crate::command::{CommandId, CommandTable, token_is};
+use crate::command::{CommandId, token_is};
 use crate::resp::encode;
 use crate::router::Args;
-use crate::session::Flavour;
 use crate::telemetry::CloseReason;
 use crate::upstream::{Answer, Unblocked};
 
-/// Written where the upstream gives no line to copy from.
-const FALLBACK: &str = "id=0 addr= laddr= fd=0 name= age=0 idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=1024 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=NULL user=default redir=-1 resp=2";
 /// No client has this id: a twin of CLIENT KILL and UNBLOCK that hits nobody.
 const NOBODY: &str = "9223372036854775807";
+/// Nor this address.
+const NOWHERE: [&[u8]; 2] = [b"ADDR", b"respmux:0"];
+/// Options of CLIENT KILL that want a value.
+const WANTS_VALUE: [&str; 14] = [
+    "ID", "TYPE", "USER", "ADDR", "LADDR", "SKIPME", "MAXAGE", "NAME", "LIB-NAME", "LIB-VER", "DB", "IDLE", "FLAGS",
+    "CAPA",
+];
+
+/// Lines of the upstream, by the id of the connection that they are of.
+type Links = HashMap<i64, String>;
 
 impl Client {
     /// CLIENT INFO: the lane's own line, with the client's values.
@@ -35,12 +42,14 @@ impl Client {
             self.pass_on(answer);
             return Ok(());
         };
-        let Some(template) = success(frame).and_then(|value| value.as_text().cloned()) else {
+        let Some(template) = text_of(success(frame)) else {
             self.pass_on(answer);
             return Ok(());
         };
-        let mut text =
-            render(&self.up().table, &String::from_utf8_lossy(&template), &self.profile.line(self.up().now()));
+        let mut line = self.profile.line(self.up().now());
+        line.arguments = request.arguments().into();
+        let links = self.links(std::slice::from_ref(&line), None).await;
+        let mut text = self.text_of_line(&template, &links, &line);
         text.push('\n');
         self.reply_verbatim(text.as_bytes());
         Ok(())
@@ -55,29 +64,59 @@ impl Client {
             self.pass_on(answer);
             return Ok(());
         };
-        let Some(real) = success(frame).and_then(|value| value.as_text().cloned()) else {
+        let Some(real) = text_of(success(frame)) else {
             self.pass_on(answer);
             return Ok(());
         };
-        let real = String::from_utf8_lossy(&real).into_owned();
         let template = match real.lines().next() {
             Some(line) => line.to_owned(),
             None => self.template().await?,
         };
-        let filter = Filter::of_list(request);
-        let me = self.outbox().id();
+        let filter = Filter::parse(request.args_from(2), false, self.adds_ids());
+        let me = Some(self.outbox().id());
         let mut text = String::new();
         for line in real.lines().filter(|line| !self.is_ours(line)) {
             text.push_str(line);
             text.push('\n');
         }
         let shared = Rc::clone(&self.shared);
-        for line in shared.peers.lines().await.iter().filter(|line| filter.matches(line, me)) {
-            text.push_str(&render(&self.up().table, &template, line));
-            text.push('\n');
+        let mut lines = shared.peers.lines().await;
+        for own in lines.iter_mut().filter(|line| Some(line.id) == me) {
+            own.arguments = request.arguments().into();
+        }
+        let links = self.links(&lines, (request.count() == 2).then_some(&real)).await;
+        for line in &lines {
+            let line = self.text_of_line(&template, &links, line);
+            if filter.matches(&line, me) {
+                text.push_str(&line);
+                text.push('\n');
+            }
         }
         self.reply_verbatim(text.as_bytes());
         Ok(())
+    }
+
+    fn text_of_line(&self, template: &str, links: &Links, line: &Line) -> String {
+        render(&self.up().table, template, links.get(&line.link).map(String::as_str), line)
+    }
+
+    /// The upstream's lines of the connections that these clients hold, out of `all` its lines if they are there.
+    async fn links(&self, lines: &[Line], all: Option<&String>) -> Links {
+        let wanted: Vec<i64> = lines.iter().map(|line| line.link).filter(|link| *link != 0).collect();
+        let asked = match (wanted.is_empty(), all) {
+            (true, _) => return Links::new(),
+            (false, Some(all)) => Some(all.clone()),
+            (false, None) => self.all_lines().await,
+        };
+        let id = |line: &str| field(line, "id").and_then(|id| id.parse().ok());
+        let lines = asked.iter().flat_map(|text| text.lines()).filter_map(|line| Some((id(line)?, line.to_owned())));
+        lines.filter(|(id, _)| wanted.contains(id)).collect()
+    }
+
+    /// All clients of the upstream, if respmux may ask.
+    async fn all_lines(&self) -> Option<String> {
+        let list = self.up().control.ask(&[b"CLIENT", b"LIST"]).await.ok()?;
+        text_of(success(&list))
     }
 
     /// A line of the upstream, for its format.
@@ -86,9 +125,7 @@ impl Client {
         let mut info = BytesMut::new();
         encode::command(&mut info, &["CLIENT", "INFO"]);
         let line = match self.twin_bytes(&key, CommandId::OTHER, &info).await? {
-            Answer::Reply(frame) => {
-                success(&frame).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned()))
-            }
+            Answer::Reply(frame) => text_of(success(&frame)),
             Answer::NotExecuted(_) => None,
         };
         Ok(line.map_or_else(|| FALLBACK.to_owned(), |text| text.trim_end().to_owned()))
@@ -99,79 +136,85 @@ impl Client {
         field(line, "id").and_then(|id| id.parse().ok()).is_some_and(|id| self.up().owned.contains(id))
     }
 
-    /// CLIENT KILL in both forms. A twin that hits nobody asks whether the client may.
+    /// Valkey takes many ids, and every option ID adds some.
+    fn adds_ids(&self) -> bool {
+        self.up().control.flavour().valkey
+    }
+
+    /// CLIENT KILL in both forms. A twin that hits nobody asks whether the client may, and whether the server
+    /// understands it.
     pub(super) async fn client_kill(&mut self, request: &Request) -> Result<(), Closed> {
-        let mut twin = BytesMut::new();
-        encode::command(&mut twin, &["CLIENT", "KILL", "ID", NOBODY]);
-        if !self.may_administer(&twin).await? {
+        let old_form = request.count() == 3;
+        if !self.may_kill(request).await? {
             return Ok(());
         }
-        if request.count() == 3 {
-            return self.kill_by_address(request).await;
-        }
-        let filter = match Filter::of_kill(request, self.up().control.flavour()) {
-            Ok(filter) => filter,
-            Err(line) => {
-                self.reply_error(&line);
-                return Ok(());
-            }
+        let filter = match old_form {
+            true => Filter::of_address(request.nth(2)),
+            false => Filter::parse(request.args_from(2), true, self.adds_ids()),
         };
-        if let Some(user) = &filter.user
-            && self
-                .up()
-                .control
-                .ask(&[b"ACL", b"GETUSER", user])
-                .await
-                .is_ok_and(|r| r == b"*-1\r\n" || r == b"_\r\n" || r == b"$-1\r\n")
-        {
-            let line = [b"ERR No such user '".as_slice(), user, b"'"].concat();
-            self.reply_error(&line);
-            return Ok(());
-        }
         let shared = Rc::clone(&self.shared);
         let me = self.outbox().id();
         let lines = shared.peers.lines().await;
-        let targets: Vec<u64> = lines.iter().filter(|line| filter.matches(line, me)).map(|line| line.id).collect();
-        let real = self.kill_real(&filter).await;
-        let mut frame = BytesMut::new();
-        let killed = targets.len() as u64 + real;
-        encode::integer(&mut frame, i64::try_from(killed).unwrap_or(i64::MAX));
-        // The client's own connection closes behind this reply, which must be sent before.
-        self.reply(&frame);
-        self.drained().await?;
+        let links = self.links(&lines, None).await;
+        let of_line = |line: &Line| filter.matches(&self.text_of_line(ALL_FIELDS, &links, line), Some(me));
+        let mut targets: Vec<u64> = lines.iter().filter(|line| of_line(line)).map(|line| line.id).collect();
+        let killed = targets.len() as u64 + self.kill_real(&filter).await;
+        // Its own connection is closed behind the reply.
+        let suicide = targets.contains(&me);
+        targets.retain(|target| *target != me);
         shared.peers.kill(&targets).await;
+        match (old_form, killed) {
+            (true, 0) => self.reply_error(error_reply::NO_SUCH_CLIENT),
+            (true, _) => self.reply_ok(),
+            (false, killed) => {
+                let mut frame = BytesMut::new();
+                encode::integer(&mut frame, i64::try_from(killed).unwrap_or(i64::MAX));
+                self.reply(&frame);
+            }
+        }
+        if suicide {
+            self.drained().await?;
+            return Err(Closed(CloseReason::Killed));
+        }
         Ok(())
     }
 
-    async fn kill_by_address(&self, request: &Request) -> Result<(), Closed> {
-        let shared = Rc::clone(&self.shared);
-        let address = String::from_utf8_lossy(request.nth(2)).into_owned();
-        let lines = shared.peers.lines().await;
-        let targets: Vec<u64> = lines.iter().filter(|line| line.addr == address).map(|line| line.id).collect();
-        if !targets.is_empty() {
-            self.reply_ok();
-            shared.peers.kill(&targets[..1]).await;
-            return Ok(());
-        }
-        let filter = Filter { addr: Some(address), ..Filter::default() };
-        if self.kill_real(&filter).await > 0 {
-            self.reply_ok();
+    /// Whether the server would carry this out; if not, the client has its words.
+    async fn may_kill(&mut self, request: &Request) -> Result<bool, Closed> {
+        let mut words: Vec<&[u8]> = vec![b"CLIENT", b"KILL"];
+        let last = request.nth(request.count() - 1);
+        let dangling = WANTS_VALUE.iter().any(|option| token_is(last, option));
+        let has_address = request.args_from(2).any(|word| token_is(word, "ADDR"));
+        if request.count() == 3 {
+            words.extend([b"ID".as_slice(), NOBODY.as_bytes()]);
+        } else if !dangling {
+            words.extend(request.args_from(2).chain(NOWHERE)); // the last address counts
+        } else if !has_address {
+            words.extend(NOWHERE.into_iter().chain(request.args_from(2)));
         } else {
-            self.reply_error(error_reply::NO_SUCH_CLIENT);
+            words.extend([b"ID".as_slice(), NOBODY.as_bytes(), last]);
         }
-        Ok(())
+        let mut twin = BytesMut::new();
+        encode::command(&mut twin, &words);
+        let key = self.profile.session.borrow().key.clone();
+        match self.twin_bytes(&key, CommandId::OTHER, &twin).await? {
+            Answer::Reply(frame) if !frame.starts_with(b"-") => Ok(true),
+            Answer::Reply(frame) if frame.starts_with(b"-NOPERM") && !self.up().config().client.verify_privileged => {
+                Ok(true)
+            }
+            answer => {
+                self.pass_on(answer);
+                Ok(false)
+            }
+        }
     }
 
     /// Kills upstream clients that match and are none of our links, one by one by id. How many died.
     async fn kill_real(&self, filter: &Filter) -> u64 {
         let control = &self.up().control;
-        let Ok(list) = control.ask(&[b"CLIENT", b"LIST"]).await else { return 0 };
-        let Some(text) = success(&list).and_then(|v| v.as_text().map(|t| String::from_utf8_lossy(t).into_owned()))
-        else {
-            return 0;
-        };
+        let Some(text) = self.all_lines().await else { return 0 };
         let mut killed = 0;
-        for line in text.lines().filter(|line| !self.is_ours(line) && filter.matches_real(line)) {
+        for line in text.lines().filter(|line| !self.is_ours(line) && filter.matches(line, None)) {
             let Some(id) = field(line, "id") else { continue };
             let reply = control.ask(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()]).await;
             killed += u64::from(reply.is_ok_and(|reply| reply == b":1\r\n"));
@@ -214,173 +257,5 @@ impl Client {
         let mut frame = BytesMut::with_capacity(text.len() + 32);
         encode::verbatim_txt(&mut frame, text, self.resp().number());
         self.reply(&frame);
-    }
-}
-
-/// CLIENT LIST and KILL filters, over virtual clients.
-#[derive(Debug, Default)]
-struct Filter {
-    ids: Option<Vec<u64>>,
-    kind: Option<String>,
-    user: Option<Vec<u8>>,
-    addr: Option<String>,
-    laddr: Option<String>,
-    max_age: Option<u64>,
-    skip_me: bool,
-}
-
-impl Filter {
-    /// CLIENT LIST [TYPE t] [ID id …]; the server has checked the syntax.
-    fn of_list(request: &Request) -> Self {
-        let mut filter = Self::default();
-        let mut at = 2;
-        while at < request.count() {
-            if token_is(request.nth(at), "ID") {
-                let ids = request.args_from(at + 1).map_while(number).collect::<Vec<_>>();
-                at += 1 + ids.len();
-                filter.ids = Some(ids);
-            } else {
-                filter.set(request.nth(at), request.nth(at + 1));
-                at += 2;
-            }
-        }
-        filter
-    }
-
-    /// CLIENT KILL with filters. The caller itself is spared unless SKIPME no.
-    fn of_kill(request: &Request, flavour: Flavour) -> Result<Self, Vec<u8>> {
-        let mut filter = Self { skip_me: true, ..Self::default() };
-        if !request.count().is_multiple_of(2) {
-            return Err(error_reply::SYNTAX.to_vec());
-        }
-        for at in (2..request.count()).step_by(2) {
-            let (name, value) = (request.nth(at), request.nth(at + 1));
-            if token_is(name, "ID") {
-                let Some(id) = number(value).filter(|id| *id > 0) else {
-                    let text: &[u8] =
-                        if flavour.valkey { error_reply::SYNTAX } else { b"ERR client-id should be greater than 0" };
-                    return Err(text.to_vec());
-                };
-                filter.ids = Some(vec![id]);
-            } else if token_is(name, "TYPE") && !known_kind(value) {
-                return Err([b"ERR Unknown client type '".as_slice(), value, b"'"].concat());
-            } else if !filter.set(name, value) {
-                return Err(error_reply::SYNTAX.to_vec());
-            }
-        }
-        Ok(filter)
-    }
-
-    /// One option with its value; `false` for one that is none.
-    fn set(&mut self, name: &[u8], value: &[u8]) -> bool {
-        let text = || String::from_utf8_lossy(value).into_owned();
-        if token_is(name, "TYPE") {
-            self.kind = Some(text().to_ascii_lowercase());
-        } else if token_is(name, "USER") {
-            self.user = Some(value.to_vec());
-        } else if token_is(name, "ADDR") {
-            self.addr = Some(text());
-        } else if token_is(name, "LADDR") {
-            self.laddr = Some(text());
-        } else if token_is(name, "MAXAGE") {
-            self.max_age = number(value);
-        } else if token_is(name, "SKIPME") && (token_is(value, "YES") || token_is(value, "NO")) {
-            self.skip_me = token_is(value, "YES");
-        } else {
-            return false;
-        }
-        true
-    }
-
-    fn matches(&self, line: &Line, me: u64) -> bool {
-        !(self.skip_me && line.id == me)
-            && self.ids.as_ref().is_none_or(|ids| ids.contains(&line.id))
-            && self.kind.as_ref().is_none_or(|kind| kind == line.kind())
-            && self.user.as_ref().is_none_or(|user| *user == line.user)
-            && self.addr.as_ref().is_none_or(|addr| *addr == line.addr)
-            && self.laddr.as_ref().is_none_or(|laddr| *laddr == line.laddr)
-            && self.max_age.is_none_or(|age| line.age >= age)
-    }
-
-    /// The same over a line of the upstream.
-    fn matches_real(&self, line: &str) -> bool {
-        let is = |name: &str, wanted: &str| field(line, name) == Some(wanted);
-        self.ids.as_ref().is_none_or(|ids| ids.iter().any(|id| is("id", &id.to_string())))
-            && self.kind.as_ref().is_none_or(|kind| kind == real_kind(line))
-            && self.user.as_ref().is_none_or(|user| is("user", &String::from_utf8_lossy(user)))
-            && self.addr.as_ref().is_none_or(|addr| is("addr", addr))
-            && self.laddr.as_ref().is_none_or(|laddr| is("laddr", laddr))
-            && self
-                .max_age
-                .is_none_or(|age| field(line, "age").and_then(|a| a.parse().ok()).is_some_and(|a: u64| a >= age))
-    }
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn known_kind(value: &[u8]) -> bool {
-    ["normal", "master", "replica", "slave", "pubsub", "primary"].iter().any(|kind| token_is(value, kind))
-}
-
-/// The type of an upstream client, from its flags.
-fn real_kind(line: &str) -> &'static str {
-    let flags = field(line, "flags").unwrap_or_default();
-    if flags.contains('S') {
-        "replica"
-    } else if flags.contains('M') {
-        "master"
-    } else if flags.contains('P') {
-        "pubsub"
-    } else {
-        "normal"
-    }
-}
-
-fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    line.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// `template` with the values of `line`; fields that a version does not have stay out.
-fn render(table: &CommandTable, template: &str, line: &Line) -> String {
-    let mut text = String::with_capacity(template.len() + 32);
-    for pair in template.trim_end().split(' ') {
-        let (name, old) = pair.split_once('=').unwrap_or((pair, ""));
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        text.push_str(name);
-        text.push('=');
-        text.push_str(&value(table, name, old, line));
-    }
-    text
-}
-
-fn value(table: &CommandTable, name: &str, old: &str, line: &Line) -> String {
-    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match name {
-        "id" => line.id.to_string(),
-        "addr" => line.addr.clone(),
-        "laddr" => line.laddr.clone(),
-        "fd" => "0".into(),
-        "name" => lossy(&line.name),
-        "age" => line.age.to_string(),
-        "idle" => line.idle.to_string(),
-        "flags" => line.flags(),
-        "db" => line.db.to_string(),
-        "sub" => line.channels.to_string(),
-        "psub" => line.patterns.to_string(),
-        "ssub" => line.shards.to_string(),
-        // Valkey 9 writes 0 where Redis writes -1: the template's own idle value is kept outside MULTI.
-        "multi" if line.multi < 0 => old.to_owned(),
-        "multi" => line.multi.to_string(),
-        "watch" => "0".into(),
-        "cmd" => table.spec(line.command).full_name(),
-        "user" => lossy(&line.user),
-        "resp" => line.resp.to_string(),
-        "lib-name" => lossy(&line.lib_name),
-        "lib-ver" => lossy(&line.lib_version),
-        _ => old.to_owned(),
     }
 }

@@ -146,8 +146,10 @@ impl Client {
                 Step::Command(request, route) => {
                     self.kept = request.raw().len();
                     self.profile.busy.set(route.waits_for_resume());
+                    self.profile.arguments.set(request.arguments());
                     let done = Box::pin(self.dispatch(request, route)).await;
                     self.profile.busy.set(false);
+                    self.profile.arguments.set(0);
                     self.kept = 0;
                     done.and_then(|()| self.on_command_done())
                 }

@@ -28,6 +28,8 @@ pub(super) struct Holding {
     pub blocked_on: i64,
     /// Of that connection: on another server the number is somebody else's.
     pub generation: u32,
+    /// The upstream's id of the connection that it holds; 0 for none.
+    pub link: i64,
 }
 
 /// What a client is doing, in one word: all there are.
@@ -56,6 +58,8 @@ pub(super) struct Profile {
     /// It is blocked without a connection of its own.
     pub waiting: RefCell<Option<Rc<Wait>>>,
     pub command: Cell<CommandId>,
+    /// Bytes of the arguments of the command that is carried out aside from the lane.
+    pub arguments: Cell<u32>,
     /// Since when it has not logged in, nanoseconds of the worker's clock; 0 when it has, or need not.
     pub locked_at: Cell<u64>,
     pub connected: Instant,
@@ -90,6 +94,13 @@ pub(crate) struct Line {
     pub multi: i64,
     pub monitor: bool,
     pub blocked: bool,
+    pub no_evict: bool,
+    pub no_touch: bool,
+    pub readonly: bool,
+    /// Bytes of the arguments of the command under way.
+    pub arguments: u64,
+    /// The upstream's id of the connection that it holds; 0 for none.
+    pub link: i64,
     /// One of [`STATES`].
     pub state: &'static str,
     pub command: CommandId,
@@ -147,6 +158,11 @@ impl Profile {
             multi: holding.multi.into(),
             monitor: holding.monitor,
             blocked: self.is_blocked(),
+            no_evict: self.outbox.no_evict(),
+            no_touch: session.key.no_touch,
+            readonly: session.key.readonly,
+            arguments: if self.is_blocked() && holding.link == 0 { self.arguments.get().into() } else { 0 },
+            link: holding.link,
             state: self.state(),
             command: self.command.get(),
             pin: holding.pin.map(Into::into),

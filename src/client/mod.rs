@@ -20,11 +20,13 @@ mod dispatch;
 mod error_reply;
 mod exchange;
 mod explain;
+mod filter;
 mod first_bytes;
 mod held;
 mod hello;
 mod idle;
 mod inlet;
+mod line;
 mod local;
 mod login;
 mod notices;
@@ -162,6 +164,7 @@ impl Shared {
             holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
             waiting: RefCell::default(),
             command: Cell::new(CommandId::OTHER),
+            arguments: Cell::new(0),
             locked_at: Cell::new(self.up.now().max(1)),
             connected: now,
             active: Cell::new(self.up.now()),

@@ -10,6 +10,7 @@ use super::connection::{Client, Closed};
 use super::directory::Holding;
 use super::held::{Event, Held};
 use super::request::Request;
+use crate::command::{CommandId, Lookup};
 use crate::router::{Local, PinReason};
 use crate::session::{Guard, Identity, RouteKey};
 use crate::telemetry::{self, CloseReason};
@@ -171,6 +172,8 @@ impl Client {
                     return self.answer(&request, Local::Reset).await;
                 }
                 Event::Command(request, route) => {
+                    let known = matches!(request.lookup(), Lookup::Known(_));
+                    self.profile.command.set(if known { request.id() } else { CommandId::OTHER });
                     if let Err(closed) = self.aside(&mut held, request, route).await {
                         held.abandon(self);
                         return Err(closed);

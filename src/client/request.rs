@@ -51,6 +51,12 @@ impl Request {
         &self.raw
     }
 
+    /// Bytes of all arguments, the name included.
+    pub(super) fn arguments(&self) -> u32 {
+        let bytes = self.ranges.iter().map(|(start, end)| end - start).sum::<usize>();
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+
     /// Gives the canonical bytes away.
     pub(super) fn into_raw(self) -> BytesMut {
         self.raw

@@ -17,6 +17,7 @@ mod architecture;
 mod blocking;
 mod cap;
 mod client_commands;
+mod client_states;
 mod coalesce;
 mod debug;
 mod drain;

@@ -352,6 +352,7 @@ impl Held {
         let (blocked, there) = (self.blocked(), self.up.control.generation());
         let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
         client.profile.busy.set(!quiet && !blocked);
+        let held_on = self.lease.as_mut().map_or(0, |lease| lease.link().id());
         // Only a connection to the server that can be asked to unblock it.
         let link = self.lease.as_mut().map(Lease::link).filter(|link| blocked && link.generation() == there);
         let (blocked_on, generation) = link.map_or((0, 0), |link| (link.id(), small(link.generation())));
@@ -365,6 +366,7 @@ impl Held {
             pin: Some(self.reason),
             blocked_on,
             generation,
+            link: held_on,
         });
     }
 

@@ -12,7 +12,7 @@ use crate::client::dispatch::strict_integer;
 use crate::client::hello::Hello;
 use crate::client::login::auth_credentials;
 use crate::client::request::{Request, Scanned};
-use crate::command::{Op, token_is};
+use crate::command::{CommandId, Lookup, Op, token_is};
 use crate::resp::{Scan, encode};
 use crate::router::{Args, Effect, Local, Login, PinReason, Relay, Route, is_sharded, route};
 use crate::session::Guard;
@@ -130,7 +130,8 @@ impl Held {
         self.relayed += 1;
         self.idle = None;
         let id = request.id();
-        client.profile.command.set(id);
+        let known = matches!(request.lookup(), Lookup::Known(_));
+        client.profile.command.set(if known { id } else { CommandId::OTHER });
         if relay == Relay::Multi {
             self.wrote_before = client.wrote.is_some();
         }
