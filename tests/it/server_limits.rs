@@ -300,7 +300,7 @@ fn every_parameter_of_the_servers_was_judged() {
     for flavour in SERVERS {
         let redis = RealRedis::start(flavour, &[]);
         let settings = redis.connect().call(&["CONFIG", "GET", "*"]);
-        let names: Vec<_> = settings.items.iter().step_by(2).map(|name| name.as_str().to_owned()).collect();
+        let names: Vec<_> = settings.items.iter().step_by(2).map(|name| name.as_str()).collect();
         assert!(names.len() > 150, "{} names {} parameters", flavour.name(), names.len());
         let missing: Vec<_> = names.iter().filter(|name| judged.binary_search(&name.as_str()).is_err()).collect();
         assert!(missing.is_empty(), "{} has parameters that nobody has judged: {missing:?}", flavour.name());
