@@ -42,7 +42,7 @@ pub(super) fn status(
         "uptime": seconds(now.saturating_sub(facts.started_unix_millis())),
         "listen": config.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "clients": clients(telemetry),
-        "upstream": upstream(telemetry, now),
+        "upstream": upstream(telemetry, in_flight(telemetry, reports, lanes, now)),
         "rates": rates(&lately),
         "latency": latency(&lately),
         "pools": pools(reports),
@@ -98,7 +98,19 @@ fn clients(telemetry: &Telemetry) -> Value {
     })
 }
 
-fn upstream(telemetry: &Telemetry, now: u64) -> Value {
+/// Commands without a reply, and for how many seconds the oldest has waited. Both of the lanes that the same document
+/// shows; only when a worker did not answer, of what all workers published last.
+fn in_flight(telemetry: &Telemetry, reports: &[Report], lanes: &[LaneReport], now: u64) -> (u64, Option<f64>) {
+    if reports.len() == telemetry.shards.len() {
+        let owing = lanes.iter().filter(|lane| lane.in_flight > 0).map(|lane| lane.oldest.as_secs_f64());
+        return (lanes.iter().map(|lane| lane.in_flight as u64).sum(), owing.max_by(f64::total_cmp));
+    }
+    let oldest = shards(telemetry).map(|s| s.oldest_inflight_start.value()).filter(|start| *start > 0.0);
+    let age = oldest.min_by(f64::total_cmp).map(|start| (seconds(now) - start).max(0.0));
+    (sum(telemetry, |s| s.inflight.value()), age)
+}
+
+fn upstream(telemetry: &Telemetry, (in_flight, oldest): (u64, Option<f64>)) -> Value {
     let facts = &telemetry.facts;
     let open =
         |kind: UpstreamKind, state: UpstreamState| sum(telemetry, |s| s.upstream_connections[kind][state].value());
@@ -106,7 +118,6 @@ fn upstream(telemetry: &Telemetry, now: u64) -> Value {
     let kinds = UpstreamKind::ALL.iter().map(|kind| {
         json!({ "kind": kind.label(), "connections": of_kind(*kind), "max": facts.upstream_max_of(kind.index()) })
     });
-    let oldest = shards(telemetry).map(|s| s.oldest_inflight_start.value()).filter(|start| *start > 0.0);
     json!({
         "endpoint": facts.endpoint(),
         "up": facts.upstream_up(),
@@ -115,8 +126,8 @@ fn upstream(telemetry: &Telemetry, now: u64) -> Value {
         "connections": UpstreamKind::ALL.iter().map(|kind| of_kind(*kind)).sum::<u64>(),
         "max": facts.upstream_max(),
         "kinds": kinds.collect::<Vec<_>>(),
-        "in_flight": sum(telemetry, |s| s.inflight.value()),
-        "oldest_in_flight": oldest.min_by(f64::total_cmp).map(|start| (seconds(now) - start).max(0.0)),
+        "in_flight": in_flight,
+        "oldest_in_flight": oldest,
         "circuit": by_label(|state: CircuitState| sum(telemetry, |s| s.circuit[state].value())),
         "opened": sum(telemetry, |s| s.upstream_opened.as_slice().iter().map(|count| count.value()).sum()),
         "lost": sum(telemetry, |s| s.lane_losses.as_slice().iter().map(|count| count.value()).sum()),

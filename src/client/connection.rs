@@ -325,12 +325,10 @@ impl Client {
         let rules = up.look();
         let lookup = rules.table.lookup(scanned.nth(0), second);
         let route = route(&rules.table, lookup, self.facts(Held::None, false), scanned);
-        let held = up.holds();
-        if held && up.is_paused() && route.waits_for_resume() {
+        if up.is_paused() && route.waits_for_resume() {
             return Err(Halt::Stalled(Wants::Nothing));
         }
-        let aside = held && self.steps_aside(route, lookup, scanned);
-        if let (true, Lookup::Known(id)) = (route.rides() && !aside, lookup)
+        if let (true, Lookup::Known(id)) = (route.rides(), lookup)
             && len <= rules.config.lane.max_command_bytes
             && self.admission == Admission::Admitted
         {
@@ -340,7 +338,7 @@ impl Client {
                 Err(Hold::NoLane) => {}
             }
         }
-        if let (Route::Pin(PinReason::Transaction), Lookup::Known(id), false) = (route, lookup, aside)
+        if let (Route::Pin(PinReason::Transaction), Lookup::Known(id)) = (route, lookup)
             && self.admission == Admission::Admitted
             && self.profile.session.borrow().guard == Guard::Intact
         {

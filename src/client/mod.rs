@@ -39,7 +39,6 @@ mod reload;
 mod request;
 mod rights;
 mod seat;
-mod server_pause;
 mod stray;
 mod subscribe;
 mod unit;

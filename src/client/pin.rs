@@ -80,14 +80,11 @@ impl Client {
         if self.wait_as_respmux {
             key = RouteKey { resp: key.resp, ..RouteKey::fresh(Identity::Implicit, 0) };
         }
-        let dies_with_eof = matches!(
-            reason,
-            PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor | PinReason::Paused
-        );
+        let dies_with_eof =
+            matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
         let lend = async {
             match reason {
                 PinReason::Blocking | PinReason::Wait => up.pool.lend_for_blocked_in_line(&up, &key).await,
-                PinReason::Paused => up.pool.lend_for_blocked(&up, &key).await,
                 _ => up.pool.lend(&up, &key).await,
             }
         };

@@ -15,7 +15,7 @@ impl ReplyMask {
     /// `+OK`, `+QUEUED`, or an error.
     pub const STATUS: Self = Self::of(b"+");
     /// respmux' own questions on behalf of blocked clients: elements, nil, lengths, streams.
-    pub const OURS: Self = Self::of(b"$*_:%~");
+    pub const OURS: Self = Self::of(b"$*_:%~=");
     /// A text: what CLIENT INFO gives.
     pub const TEXT: Self = Self::of(b"$=");
 

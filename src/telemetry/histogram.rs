@@ -152,6 +152,22 @@ impl Histogram {
     }
 }
 
+/// Below this is that share of the samples; nothing of no samples. `buckets` are samples and upper bounds, ascending. As if
+/// the samples of a bucket lay evenly in it, which is how Prometheus' `histogram_quantile` takes them. Above the last finite
+/// bound that bound is all that is known. Whatever shows a quantile has it from here.
+pub fn quantile(buckets: impl Iterator<Item = (f64, f64)> + Clone, share: f64) -> Option<f64> {
+    let count: f64 = buckets.clone().map(|(samples, _)| samples).sum();
+    let wanted = share * count;
+    let (mut below, mut floor) = (0.0, 0.0);
+    for (samples, bound) in buckets.filter(|(_, bound)| bound.is_finite()) {
+        if samples > 0.0 && below + samples >= wanted {
+            return Some(floor + (bound - floor) * ((wanted - below) / samples).clamp(0.0, 1.0));
+        }
+        (below, floor) = (below + samples, bound);
+    }
+    (count > 0.0).then_some(floor)
+}
+
 /// The sum of the same histogram of several workers.
 #[derive(Clone, Debug)]
 pub(super) struct Totals {
@@ -193,21 +209,12 @@ impl Totals {
         (count > 0).then(|| self.sum / self.scale.per_shown / count as f64)
     }
 
-    /// Below this are so many of them, in the unit that is shown: as if the samples of a bucket lay evenly in it, which
-    /// is how Prometheus' `histogram_quantile` takes them. Above the last bound that bound is all that is known.
+    /// Below this are so many of them, in the unit that is shown; see [`quantile`].
     #[allow(clippy::cast_precision_loss)] // counts and bounds are below 2^53
     pub(super) fn quantile(&self, share: f64) -> Option<f64> {
-        let count = self.count();
-        let wanted = share * count as f64;
-        let (mut below, mut floor) = (0.0, 0.0);
-        for (cell, bound) in self.cells.iter().zip(self.scale.bounds) {
-            let (cell, bound) = (*cell as f64, *bound as f64 / self.scale.per_shown);
-            if cell > 0.0 && below + cell >= wanted {
-                return Some(floor + (bound - floor) * ((wanted - below) / cell).clamp(0.0, 1.0));
-            }
-            (below, floor) = (below + cell, bound);
-        }
-        (count > 0).then_some(floor)
+        let bound = |bound: &u64| *bound as f64 / self.scale.per_shown;
+        let bounds = self.scale.bounds.iter().map(bound).chain([f64::INFINITY]);
+        quantile(self.cells.iter().map(|cell| *cell as f64).zip(bounds), share)
     }
 
     /// Writes the buckets, sum and count in the text format of Prometheus. `labels` is

@@ -253,8 +253,7 @@ fn shards(telemetry: &Telemetry) -> impl Iterator<Item = &Shard> {
 
 /// The classes whose answers do not wait for somebody else.
 fn prompt() -> impl Iterator<Item = LatencyClass> {
-    let patient = [LatencyClass::Blocking, LatencyClass::Pubsub];
-    LatencyClass::ALL.iter().copied().filter(move |class| !patient.contains(class))
+    LatencyClass::ALL.iter().copied().filter(|class| class.is_prompt())
 }
 
 fn totals<'a>(telemetry: &'a Telemetry, pick: impl Fn(&'a Shard) -> Vec<&'a Histogram>) -> Totals {

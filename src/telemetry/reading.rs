@@ -1,7 +1,7 @@
 //! The counters of one worker at one moment, as plain values that can be added, subtracted and sent to another thread:
 //! what rates and quantiles over a time are made of.
 
-use super::histogram::{Histogram, LATENCY};
+use super::histogram::{Histogram, LATENCY, quantile};
 use super::reasons::{ErrorCode, LatencyClass, Origin};
 use super::shard::Shard;
 
@@ -49,19 +49,11 @@ impl Durations {
         if count == 0 { 0.0 } else { self.sum.max(0.0) / count as f64 }
     }
 
-    /// The upper bound of the bucket in which this share of them lies, nanoseconds; infinite above the last bound, and
-    /// `None` when there are none.
+    /// Below this is that share of them, nanoseconds; see [`quantile`].
     #[allow(clippy::cast_precision_loss)] // as above
     pub fn quantile(&self, share: f64) -> Option<f64> {
-        let wanted = share * self.count() as f64;
-        let mut seen = 0;
-        for (index, count) in self.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
-            seen += count;
-            if seen as f64 >= wanted {
-                return Some(LATENCY.bound(index).map_or(f64::INFINITY, |bound| bound as f64));
-            }
-        }
-        None
+        let bound = |bucket: usize| LATENCY.bound(bucket).map_or(f64::INFINITY, |bound| bound as f64);
+        quantile(self.buckets.iter().enumerate().map(|(bucket, count)| (*count as f64, bound(bucket))), share)
     }
 }
 
@@ -147,11 +139,11 @@ impl Reading {
         difference
     }
 
-    /// All classes together but the one that waits on purpose.
-    pub fn all_but_blocking(&self) -> Durations {
+    /// All classes together but those that wait for somebody else.
+    pub fn all_prompt(&self) -> Durations {
         let mut all = Durations::default();
         for (durations, class) in self.classes.iter().zip(LatencyClass::ALL) {
-            if *class != LatencyClass::Blocking {
+            if class.is_prompt() {
                 all.add(durations);
             }
         }
@@ -187,11 +179,13 @@ mod tests {
         assert_eq!((since.requests(), now.requests()), (5, 6));
         let write = since.classes[LatencyClass::Write as usize];
         assert_eq!(write.count(), 4);
-        assert_eq!((write.quantile(0.5), write.quantile(0.99)), (Some(100_000.0), Some(f64::INFINITY)));
+        // Two of the three between 50 and 100 us; above the last bound that bound is all that is known.
+        assert!((write.quantile(0.5).unwrap() - 83_333.3).abs() < 0.1);
+        assert_eq!(write.quantile(0.99), Some(1e10));
         assert!((write.mean() - 5_000_045_000.0).abs() < 1.0);
         let read = since.classes[LatencyClass::Read as usize];
         assert_eq!((read.count(), read.quantile(0.5)), (0, None));
-        assert_eq!(since.all_but_blocking().count(), 4);
+        assert_eq!(since.all_prompt().count(), 4);
         let mut both = since.clone();
         both.add(&since);
         assert_eq!((both.at, both.requests(), both.client_in), (2_000, 10, 10));

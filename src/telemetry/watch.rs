@@ -99,6 +99,9 @@ fn refusals(all: &mut Vec<Watched>) {
         s.logins[LoginResult::Unavailable].value()
     });
     limit(all, Warn, "commands denied (commands.deny)", |s| s.commands_rejected[RefuseReason::Denied].value());
+    limit(all, Warn, "PROXY refused: the user has no right to it", |s| {
+        s.commands_rejected[RefuseReason::ProxyRight].value()
+    });
     limit(all, Warn, "commands given up (client.request_timeout)", |s| {
         s.request_timeouts.as_slice().iter().map(super::cells::Count::value).sum()
     });

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::telemetry::histogram::quantile;
+
 /// Values by name and labels.
 #[derive(Debug, Default)]
 pub(super) struct Samples(HashMap<String, Vec<(String, f64)>>);
@@ -24,14 +26,15 @@ impl Samples {
         of.iter().filter(|(labels, _)| labels.contains(label)).map(|(_, value)| value).sum()
     }
 
-    /// The upper bound of the bucket in which this share of what came since `before` lies, in seconds.
-    pub(super) fn quantile_since(&self, before: &Self, name: &str, share: f64, without: &str) -> Option<f64> {
+    /// Below this is that share of what came since `before`, in seconds. Series with one of the labels `without` are left
+    /// out.
+    pub(super) fn quantile_since(&self, before: &Self, name: &str, share: f64, without: &[String]) -> Option<f64> {
         let name = format!("{name}_bucket");
         let mut buckets: HashMap<&str, f64> = HashMap::new();
         for (sign, samples) in [(1.0, self), (-1.0, before)] {
             for (labels, value) in samples.0.get(&name).into_iter().flatten() {
                 let bound = labels.split("le=\"").nth(1).and_then(|rest| rest.split('"').next());
-                if let (Some(bound), false) = (bound, labels.contains(without)) {
+                if let (Some(bound), false) = (bound, without.iter().any(|label| labels.contains(label))) {
                     *buckets.entry(bound).or_default() += sign * value;
                 }
             }
@@ -41,8 +44,9 @@ impl Samples {
             .filter_map(|(bound, count)| Some((bound.replace("+Inf", "inf").parse().ok()?, count)))
             .collect();
         bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let total = bounds.last().map(|(_, count)| *count).filter(|total| *total > 0.0)?;
-        bounds.into_iter().find(|(_, count)| *count >= share * total).map(|(bound, _)| bound)
+        // As they are in the text, each bucket counts those below it, too.
+        let below: Vec<f64> = [0.0].into_iter().chain(bounds.iter().map(|(_, count)| *count)).collect();
+        quantile(bounds.iter().zip(below).map(|((bound, count), below)| (count - below, *bound)), share)
     }
 }
 
@@ -52,15 +56,19 @@ mod tests {
 
     #[test]
     fn sums_and_quantiles() {
-        let before = Samples::parse("a{x=\"1\"} 1\nd_bucket{le=\"0.1\"} 5\nd_bucket{le=\"+Inf\"} 5\n");
+        let before =
+            Samples::parse("a{x=\"1\"} 1\nd_bucket{le=\"0.1\"} 5\nd_bucket{le=\"1\"} 5\nd_bucket{le=\"+Inf\"} 5\n");
         let now = Samples::parse(
             "# HELP a\na{x=\"1\"} 4\na{x=\"2\"} 2.5\nb 7\nd_bucket{le=\"0.1\"} 14\nd_bucket{le=\"1\"} 15\nd_bucket{le=\"+Inf\"} 15\n",
         );
         assert!((now.sum("a", "") - 6.5).abs() < 1e-9);
         assert!((now.sum("a", "x=\"2\"") - 2.5).abs() < 1e-9);
         assert!((now.sum("b", "") - 7.0).abs() < 1e-9);
-        assert_eq!(now.quantile_since(&before, "d", 0.5, "class=\"blocking\""), Some(0.1));
-        assert_eq!(now.quantile_since(&before, "d", 0.99, "class=\"blocking\""), Some(1.0));
-        assert_eq!(before.quantile_since(&before, "d", 0.5, "class"), None);
+        // Nine up to 0.1, one up to 1.
+        let near = |value: Option<f64>, wanted: f64| assert!((value.unwrap() - wanted).abs() < 1e-9, "{value:?}");
+        near(now.quantile_since(&before, "d", 0.5, &[]), 0.1 * 5.0 / 9.0);
+        near(now.quantile_since(&before, "d", 0.99, &[]), 0.1 + 0.9 * 0.9);
+        assert_eq!(before.quantile_since(&before, "d", 0.5, &[]), None);
+        assert_eq!(now.quantile_since(&before, "d", 0.5, &["le=".to_owned()]), None);
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::samples::Samples;
 use super::{http, reachable};
+use crate::telemetry::reasons::LatencyClass;
 
 /// Lines after which the heading is said again.
 const HEADING_EVERY: u64 = 20;
@@ -45,11 +46,14 @@ fn rate(before: &Samples, now: &Samples, name: &str, label: &str, seconds: f64) 
 
 fn latency(before: &Samples, now: &Samples, share: f64) -> String {
     let name = "respmux_command_duration_seconds";
-    match now.quantile_since(before, name, share, "class=\"blocking\"") {
+    let patient = LatencyClass::ALL.iter().filter(|class| !class.is_prompt());
+    let without: Vec<_> = patient.map(|class| format!("class=\"{class}\"")).collect();
+    match now.quantile_since(before, name, share, &without) {
         None => "-".to_owned(),
-        Some(bound) if bound.is_infinite() => ">10s".to_owned(),
-        Some(bound) if bound < 0.001 => format!("{:.0}us", bound * 1e6),
-        Some(bound) => format!("{:.0}ms", bound * 1e3),
+        // The last bound of the buckets.
+        Some(seconds) if seconds >= 10.0 => ">10s".to_owned(),
+        Some(seconds) if seconds < 0.001 => format!("{:.0}us", seconds * 1e6),
+        Some(seconds) => format!("{:.0}ms", seconds * 1e3),
     }
 }
 

@@ -99,7 +99,7 @@ impl Upstreams {
         let mut command = BytesMut::new();
         encode::command(&mut command, twin);
         if let Ok(lane) = self.lanes.obtain(self, key) {
-            return match self.inquiries.ask(self, &lane, CommandId::OTHER, &command).await {
+            return match self.inquiries.ask(self, &lane, CommandId::OURS, &command).await {
                 Ok(Answer::Reply(reply)) => of_reply(&reply),
                 Ok(Answer::NotExecuted(line)) if is_about(key, &line) => of_error(&line),
                 Ok(Answer::NotExecuted(_)) | Err(_) => Permission::Unknown,

@@ -13,7 +13,9 @@ const READERS: &[&str] = &[
     "telemetry/lately.rs",
     "telemetry/reading.rs",
     "upstream/report.rs",
-    "client/proxy",
+    "client/proxy/counters.rs",
+    "client/proxy/info.rs",
+    "client/proxy/servers.rs",
     "admin",
     "tools",
 ];

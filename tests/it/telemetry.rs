@@ -61,3 +61,65 @@ fn the_metrics_are_well_formed() {
         assert!(!text.contains(secret));
     }
 }
+
+/// Looking is not traffic: what PROXY asks the server is no client's command. And who may not is told what to do.
+#[test]
+fn watching_is_not_counted_as_traffic() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight());
+    let mut client = proxy.connect();
+    for hello in ["HELLO 2", "HELLO 3"] {
+        client.ask(hello);
+        for line in ["PROXY INFO", "PROXY POOLS", "PROXY CLIENTS", "PROXY SLOWLOG LEN"] {
+            let answer = client.ask(line);
+            assert!(!answer.is_error(), "{line}: {answer:?}");
+        }
+    }
+    let refused = client.ask("PROXY PAUSE").as_str();
+    assert!(
+        refused.ends_with("(respmux: set auth.proxy_write = [\"default\"], or POST /pause on the admin port)"),
+        "{refused}"
+    );
+    let rejected = |reason| proxy.metric("respmux_commands_rejected_total", &[("reason", reason)]);
+    assert_eq!((rejected("proxy_right"), rejected("denied")), (Some(1.0), Some(0.0)));
+    let other = proxy.metric("respmux_commands_total", &[("cmd", "other")]).unwrap_or_default();
+    assert!(other < 0.5, "{other} questions are counted as commands");
+    let killed = proxy.metric("respmux_integrity_violations_total", &[]);
+    assert_eq!(killed, Some(0.0), "an answer to respmux' own question was not one it can have");
+}
+
+/// Two numbers of one document are of one moment.
+#[test]
+fn what_is_in_flight_is_what_the_lanes_show() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::sized(2, 12));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut client = proxy.connect();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    client.send(&b"PING\r\n".repeat(300));
+                    for _ in 0..300 {
+                        client.read_frame();
+                    }
+                }
+            });
+        }
+        let mut seen = 0;
+        for _ in 0..40 {
+            let (_, text) = proxy.http("/status.json").unwrap();
+            let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let lanes = status["lanes"].as_array().unwrap().iter();
+            let owed: u64 = lanes.map(|lane| lane["in_flight"].as_u64().unwrap()).sum();
+            let upstream = &status["upstream"];
+            if status["pools"].as_array().unwrap().len() == 2 {
+                assert_eq!(upstream["in_flight"].as_u64(), Some(owed));
+                assert_eq!(upstream["oldest_in_flight"].is_null(), owed == 0);
+                seen += u64::from(owed > 0);
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(seen > 0, "nothing was ever under way");
+    });
+}

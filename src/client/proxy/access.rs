@@ -66,7 +66,7 @@ impl Client {
         }
         let right = self.proxy_right();
         if right < verb.right() {
-            self.refuse_proxy(request, verb.right());
+            self.refuse_proxy(request, verb);
             return Access::Refused;
         }
         match verb.twin() {
@@ -121,12 +121,23 @@ impl Client {
         Access::Refused
     }
 
-    /// As a server says it, with the setting that decides.
-    fn refuse_proxy(&self, request: &Request, wanted: ProxyRight) {
-        self.up().shard.commands_rejected[RefuseReason::Denied].inc();
-        let setting = if wanted == ProxyRight::Write { "auth.proxy_write" } else { "auth.proxy_read" };
+    /// As a server says it, with what is to be done about it.
+    fn refuse_proxy(&self, request: &Request, verb: Verb) {
+        self.up().shard.commands_rejected[RefuseReason::ProxyRight].inc();
+        let setting = if verb.right() == ProxyRight::Write { "auth.proxy_write" } else { "auth.proxy_read" };
+        let over_http = match verb {
+            Verb::Drain => ", or POST /drain on the admin port",
+            Verb::Reload => ", or POST /reload on the admin port",
+            Verb::Pause => ", or POST /pause on the admin port",
+            Verb::Resume => ", or POST /resume on the admin port",
+            Verb::Reconnect => ", or POST /reconnect on the admin port",
+            _ => "",
+        };
         let mut line = self.denied(request);
-        line.extend_from_slice(format!(" (respmux: {setting})").as_bytes());
+        let session = self.profile.session.borrow();
+        let user = String::from_utf8_lossy(session.key.identity.name()).into_owned();
+        line.extend_from_slice(format!(" (respmux: set {setting} = [{user:?}]{over_http})").as_bytes());
+        drop(session);
         self.reply_error(&line);
     }
 

@@ -33,7 +33,7 @@ impl Totals {
     }
 }
 
-/// The upper bound of the bucket in microseconds; 0 when there was nothing, `inf` above the last bound.
+/// Below this is that share, microseconds; 0 when there was nothing.
 pub(super) fn micros(durations: &Durations, share: f64) -> f64 {
     durations.quantile(share).map_or(0.0, |nanos| nanos / 1e3)
 }
@@ -43,7 +43,7 @@ pub(super) fn lines(reports: &[Report]) -> Vec<String> {
     let totals = Totals::of(reports);
     let (now, last) = (&totals.now, &totals.last);
     let mut all = format!("class=all interval_s={:.1}", totals.seconds());
-    add_durations(&mut all, &totals, now.requests(), last.requests(), &last.all_but_blocking());
+    add_durations(&mut all, &totals, now.requests(), last.requests(), &last.all_prompt());
     for (name, so_far, lately) in [
         ("client_in_bytes", now.client_in, last.client_in),
         ("client_out_bytes", now.client_out, last.client_out),

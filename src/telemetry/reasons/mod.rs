@@ -210,8 +210,6 @@ labels! {
         Large = "large",
         /// WAIT and WAITAOF.
         Wait = "wait",
-        /// CLIENT PAUSE may hold it back.
-        Paused = "paused",
         /// No lane was free.
         Overflow = "overflow",
     }
@@ -272,6 +270,8 @@ labels! {
         Auth = "auth",
         /// Forbidden by the configuration (commands.deny).
         Denied = "denied",
+        /// PROXY by a user who may not (auth.proxy_read, auth.proxy_write).
+        ProxyRight = "proxy_right",
         /// No dedicated connection became free in time (M6).
         Pool = "pool",
         /// The upstream is not there; not executed (10.1).
@@ -365,6 +365,13 @@ labels! {
         Admin = "admin",
         /// Everything else.
         Other = "other",
+    }
+}
+
+impl LatencyClass {
+    /// Its answers do not wait for somebody else: what latencies of all classes together are made of.
+    pub fn is_prompt(self) -> bool {
+        !matches!(self, Self::Blocking | Self::Pubsub)
     }
 }
 

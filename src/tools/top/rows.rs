@@ -20,7 +20,16 @@ pub(super) fn head(snapshot: &Snapshot) -> Vec<String> {
     let info = |name: &str| snapshot.info(name);
     let number = |name: &str| info(name).parse::<f64>().unwrap_or(0.0);
     let (clients, upstream) = (number("clients"), number("upstream_connections"));
-    let ratio = if upstream > 0.0 { clients / upstream } else { 0.0 };
+    // With few clients the ratio says nothing of the multiplexing: some connections are there in any case.
+    let cap = info("upstream_connections_max");
+    let connections = if clients > upstream && upstream > 0.0 {
+        format!(
+            "{clients:.0} clients over {upstream:.0} upstream connections ({:.1} : 1, cap {cap})",
+            clients / upstream
+        )
+    } else {
+        format!("{clients:.0} clients, {upstream:.0} of {cap} upstream connections")
+    };
     let state = match (info("upstream_up"), info("upstream_circuit")) {
         ("1", "closed") => "up".to_owned(),
         ("1", circuit) => format!("up, circuit {circuit}"),
@@ -40,8 +49,7 @@ pub(super) fn head(snapshot: &Snapshot) -> Vec<String> {
             info("process_id")
         ),
         format!(
-            "{clients:.0} clients over {upstream:.0} upstream connections ({ratio:.1} : 1, cap {}); {} {} at {} {state}",
-            info("upstream_connections_max"),
+            "{connections}; {} {} at {} {state}",
             info("upstream_flavour"),
             info("upstream_version"),
             info("upstream")
@@ -221,7 +229,7 @@ pub(super) fn widths(table: &Table) -> Vec<usize> {
 fn micros(micros: f64) -> String {
     match micros {
         none if none <= 0.0 => "-".to_owned(),
-        long if long.is_infinite() => ">10s".to_owned(),
+        long if long >= 1e7 => ">10s".to_owned(), // the last bound of the buckets
         short if short < 1e3 => format!("{short:.0}us"),
         middle if middle < 1e6 => format!("{:.1}ms", middle / 1e3),
         long => format!("{:.1}s", long / 1e6),

@@ -40,8 +40,18 @@ impl Snapshot {
         let info: Fields = text.lines().filter_map(|line| line.split_once(':')).map(owned).collect();
         // Asked for in vain it would be an error in the proxy's counts.
         let sampled = field(&info, "hotkeys_sample") != "0";
+        // The one that asks all this is not what is looked at.
+        let own = connection.ask(&["PROXY", "WHOAMI"]).ok().and_then(|whoami| {
+            let lines = whoami.as_list().unwrap_or_default().iter().filter_map(Value::as_text);
+            lines.filter_map(|line| line.strip_prefix(b"id:")).map(|id| String::from_utf8_lossy(id).into_owned()).next()
+        });
+        let others = |mut clients: Vec<Fields>| {
+            clients.retain(|client| own.as_deref() != Some(field(client, "id")));
+            clients.truncate(CLIENTS);
+            clients
+        };
         let mut lines = |words: &[&str]| connection.ask(words).map(|value| value_lines(&value));
-        let (clients, slow) = (CLIENTS.to_string(), SLOW.to_string());
+        let (clients, slow) = ((CLIENTS + 1).to_string(), SLOW.to_string());
         Ok(Self {
             at: Instant::now(),
             info,
@@ -49,7 +59,7 @@ impl Snapshot {
             pools: lines(&["PROXY", "POOLS"]),
             servers: lines(&["PROXY", "SERVERS"]),
             lanes: lines(&["PROXY", "LANES"]),
-            clients: lines(&["PROXY", "CLIENTS", "SORT", order, "LIMIT", &clients]),
+            clients: lines(&["PROXY", "CLIENTS", "SORT", order, "LIMIT", &clients]).map(others),
             hot: if sampled { lines(&["PROXY", "HOTKEYS"]) } else { Err("hotkeys.sample is 0".to_owned()) },
             slow: connection.ask(&["PROXY", "SLOWLOG", "GET", &slow]).map(|value| maps(&value)),
         })
