@@ -74,6 +74,7 @@ impl Client {
     }
 
     pub(super) async fn admit(&mut self) -> Result<(), Closed> {
+        self.wait_to_be_asked().await?;
         let up = Rc::clone(self.up());
         match up.scratch.standing(&up).await {
             Ok(standing) => self.on_standing(standing),

@@ -26,13 +26,20 @@ pub(super) const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBL
 pub(super) struct Command {
     id: CommandId,
     began: u64,
+    timeout: Option<Duration>,
     deadline: Option<Instant>,
 }
 
 impl Command {
     pub(super) fn begin(client: &Client, request: &Request, timeout: Option<Duration>) -> Self {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Self { id: request.id(), began: client.up().now(), deadline }
+        let mut command = Self { id: request.id(), began: client.up().now(), timeout, deadline: None };
+        command.begin_to_wait();
+        command
+    }
+
+    /// The server has found nothing: a client waits from there on, whatever held its command back before.
+    fn begin_to_wait(&mut self) {
+        self.deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -46,7 +53,7 @@ impl Client {
     pub(super) async fn fold(&mut self, request: Request) -> Result<(), Closed> {
         let parsed = Pop::parse(&(0..request.count()).map(|i| request.nth(i)).collect::<Vec<_>>());
         let Some(pop) = parsed else { return self.pin(request, PinReason::Blocking).await };
-        let command = Command::begin(self, &request, pop.timeout());
+        let mut command = Command::begin(self, &request, pop.timeout());
         let Some(lane) = self.lane_with_room(request.raw().len()).await? else {
             return self.pin(request, PinReason::Blocking).await;
         };
@@ -80,6 +87,7 @@ impl Client {
                 won
             }
         };
+        command.begin_to_wait();
         let wants_reply = self.profile.session.borrow().reply == ReplyMode::On;
         let waiter = Folds::join(&up, &key, pop, Wait::new(self.outbox(), wants_reply), won);
         let turn = self.wait_in_fold(&waiter, command.deadline).await?;
@@ -181,7 +189,7 @@ impl Client {
         }
         let parsed = StreamWait::parse(&(0..request.count()).map(|i| request.nth(i)).collect::<Vec<_>>());
         let Some(mut read) = parsed else { return self.pin(request, PinReason::Blocking).await };
-        let command = Command::begin(self, &request, read.timeout());
+        let mut command = Command::begin(self, &request, read.timeout());
         let Some(lane) = self.lane_with_room(request.raw().len()).await? else {
             return self.pin(request, PinReason::Blocking).await;
         };
@@ -202,7 +210,7 @@ impl Client {
         }
         up.folds.count_alone(true);
         let wait = Wait::new(self.outbox(), false);
-        let result = self.ask_in_turns(&command, &read, &wait).await;
+        let result = self.ask_in_turns(&mut command, &read, &wait).await;
         up.folds.count_alone(false);
         self.profile.waiting.borrow_mut().take();
         wait.left(false); // whoever asked for it meanwhile
@@ -210,13 +218,13 @@ impl Client {
     }
 
     /// Asks until there is something, the time is over, or the client leaves.
-    async fn ask_in_turns(&mut self, command: &Command, read: &StreamWait, wait: &Rc<Wait>) -> Result<(), Closed> {
+    async fn ask_in_turns(&mut self, command: &mut Command, read: &StreamWait, wait: &Rc<Wait>) -> Result<(), Closed> {
         let up = Rc::clone(self.up());
         let question = read.question();
         let mut pause = up.config().blocking.poll_min;
         let mut first = true;
         loop {
-            let lane = if up.is_paused() { None } else { self.lane_with_room(question.len()).await? };
+            let lane = if up.holds() { None } else { self.lane_with_room(question.len()).await? };
             let Some(lane) = lane else {
                 if self.pause(wait, up.config().blocking.poll_max, command.deadline).await? {
                     let with_error = wait.left(true);
@@ -241,7 +249,9 @@ impl Client {
                     return Ok(());
                 }
             }
-            first = false;
+            if std::mem::take(&mut first) {
+                command.begin_to_wait();
+            }
             let over = self.pause(wait, pause.max(up.folds.pause_alone()), command.deadline).await?;
             if over {
                 let with_error = wait.left(true);

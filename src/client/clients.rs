@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use tokio::task::spawn_local;
 
 use super::Ids;
 use super::connection::{Client, Closed};
@@ -222,16 +223,19 @@ impl Client {
         killed
     }
 
-    /// CLIENT UNBLOCK: a virtual id stands for the connection on which that client is blocked now.
+    /// CLIENT UNBLOCK: a virtual id stands for the connection on which that client is blocked now; any other for one of
+    /// the server's own clients.
     pub(super) async fn client_unblock(&mut self, request: &Request) -> Result<(), Closed> {
-        let id = std::str::from_utf8(request.nth(2)).ok().and_then(|text| text.parse::<u64>().ok());
         let mut words: Vec<&[u8]> = vec![b"CLIENT", b"UNBLOCK", NOBODY.as_bytes()];
         words.extend(request.args_from(3));
         let mut twin = BytesMut::new();
         encode::command(&mut twin, &words);
-        let Some(id) = id.filter(|id| Ids::is_virtual(*id)) else {
-            // On a connection of ours others wait: for a client that id is nobody's.
-            let is_ours = strict_integer(request.nth(2)).is_some_and(|id| self.up().owned.contains(id));
+        let id = strict_integer(request.nth(2));
+        let known = id.and_then(|id| u64::try_from(id).ok()).filter(|id| Ids::is_virtual(*id));
+        // On a connection of ours others wait: for a client that id is nobody's.
+        let is_ours = id.is_some_and(|id| self.up().owned.contains(id));
+        let spares = self.up().control.known_flavour().await.unblock_spares_paused();
+        let Some(id) = id.filter(|_| known.is_some() || !(is_ours || spares)) else {
             let key = self.profile.session.borrow().key.clone();
             let asked = if is_ours { &twin[..] } else { request.raw() };
             let answer = self.twin_bytes(&key, request.id(), asked).await?;
@@ -243,14 +247,33 @@ impl Client {
         }
         let with_error = request.count() > 3 && token_is(request.nth(3), "ERROR");
         let how = if with_error { Goodbye::Error } else { Goodbye::Nil };
-        let shared = Rc::clone(&self.shared);
-        match shared.peers.unblock(id, how).await {
+        let unblocked = match known {
+            Some(id) => self.shared.peers.unblock(id, how).await,
+            None => self.unblock_of_server(id, how).await?,
+        };
+        match unblocked {
             Some(Unblocked::Reply(reply)) => self.reply(&reply),
             None => self.reply(b":0\r\n"),
             Some(Unblocked::NotExecuted) => self.reply_error(error_reply::NOT_EXECUTED),
             Some(Unblocked::Unknown) => return Err(Closed(CloseReason::UpstreamLost)),
         }
         Ok(())
+    }
+
+    /// A client of the server's own, on a server that crashes when it is paused and holds that client back.
+    async fn unblock_of_server(&mut self, id: i64, how: Goodbye) -> Result<Option<Unblocked>, Closed> {
+        let up = Rc::clone(self.up());
+        // A task of its own: this client may leave, and what was sent is seen to its end.
+        let asked = spawn_local(async move {
+            let (text, generation) = (id.to_string(), up.control.generation());
+            let words: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", text.as_bytes(), how.word().as_bytes()];
+            up.unblock_for_another(id, generation, words, || true).await
+        });
+        tokio::select! {
+            biased;
+            unblocked = asked => Ok(unblocked.ok()),
+            closed = self.watch(true) => Err(closed),
+        }
     }
 
     fn reply_verbatim(&self, text: &[u8]) {

@@ -325,10 +325,12 @@ impl Client {
         let rules = up.look();
         let lookup = rules.table.lookup(scanned.nth(0), second);
         let route = route(&rules.table, lookup, self.facts(Held::None, false), scanned);
-        if up.is_paused() && route.waits_for_resume() {
+        let held = up.holds();
+        if held && up.is_paused() && route.waits_for_resume() {
             return Err(Halt::Stalled(Wants::Nothing));
         }
-        if let (true, Lookup::Known(id)) = (route.rides(), lookup)
+        let aside = held && self.steps_aside(route, lookup, scanned);
+        if let (true, Lookup::Known(id)) = (route.rides() && !aside, lookup)
             && len <= rules.config.lane.max_command_bytes
             && self.admission == Admission::Admitted
         {
@@ -338,7 +340,7 @@ impl Client {
                 Err(Hold::NoLane) => {}
             }
         }
-        if let (Route::Pin(PinReason::Transaction), Lookup::Known(id)) = (route, lookup)
+        if let (Route::Pin(PinReason::Transaction), Lookup::Known(id), false) = (route, lookup, aside)
             && self.admission == Admission::Admitted
             && self.profile.session.borrow().guard == Guard::Intact
         {

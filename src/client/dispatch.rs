@@ -23,6 +23,9 @@ impl Client {
         if self.admission == Admission::Unreachable && !Self::is_known_without_upstream(route) {
             return self.on_unreachable(route);
         }
+        if let Some(reason) = self.pass_pause(&request, route).await? {
+            return self.pin(request, reason).await;
+        }
         match route {
             Route::Lane | Route::Publish => self.carry_over(request).await,
             Route::Hub => self.subscribe(request).await,
@@ -31,6 +34,8 @@ impl Client {
             Route::Fold => self.fold(request).await,
             Route::Switch(switch) => self.switch(request, switch).await,
             Route::Login(login) => self.login(request, login).await,
+            Route::Local(Local::Pause) => self.client_pause(&request).await,
+            Route::Local(Local::Unpause) => self.client_unpause(request).await,
             Route::Local(local) => self.answer(&request, local).await,
             Route::Refuse(refusal) => {
                 self.refuse(&request, refusal);
@@ -85,6 +90,7 @@ impl Client {
             }
             Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
             Route::Relay(Relay::Login(login)) => self.login_on_held(held, request, login).await,
+            Route::Relay(relay @ (Relay::Pause | Relay::Exec)) => self.pause_on_held(held, request, relay).await,
             Route::Lane
             | Route::Publish
             | Route::Relay(_)

@@ -142,6 +142,7 @@ pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
         | PinReason::Session
         | PinReason::Isolated
         | PinReason::OutOfBand
+        | PinReason::Paused
         | PinReason::Large
         | PinReason::Overflow => b"LOADING no dedicated connection available, command was not executed, try again",
     }

@@ -39,6 +39,7 @@ mod reload;
 mod request;
 mod rights;
 mod seat;
+mod server_pause;
 mod stray;
 mod subscribe;
 mod unit;

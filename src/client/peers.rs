@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 
@@ -12,7 +11,7 @@ use super::Shared;
 use super::directory::{Holding, Line, Profile};
 use super::proxy::Selection;
 use super::wish::Wishes;
-use crate::resp::encode;
+use crate::router::{Extent, PauseChange};
 use crate::session::RouteKey;
 use crate::telemetry::CloseReason;
 use crate::upstream::{HotKey, LaneReport, Report, SlowRequest, Unblocked, Upstreams};
@@ -44,6 +43,10 @@ pub(crate) enum Question {
     /// How many commands it has looked at, and their keys.
     HotKeys(oneshot::Sender<(u64, Vec<HotKey>)>),
     ForgetHotKeys(oneshot::Sender<()>),
+    /// A CLIENT PAUSE is about to be sent, or was refused; answered when nothing that it would hold is under way.
+    Brace(Option<Extent>, oneshot::Sender<()>),
+    /// The server has accepted a CLIENT PAUSE or UNPAUSE.
+    ServerPause(PauseChange, oneshot::Sender<()>),
     /// Unblock this client, with nil or with an error. No answer if there is no such client here.
     Unblock(u64, Goodbye, oneshot::Sender<Unblocked>),
 }
@@ -67,7 +70,7 @@ impl Peers {
         &self.main
     }
 
-    async fn ask<T>(&self, make: impl Fn(oneshot::Sender<T>) -> Question) -> Vec<T> {
+    pub(super) async fn ask<T>(&self, make: impl Fn(oneshot::Sender<T>) -> Question) -> Vec<T> {
         let mut answers = Vec::new();
         for worker in &self.workers {
             let (sender, answer) = oneshot::channel();
@@ -169,6 +172,11 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
             }
             let _ = reply.send(here.len() as u64);
         }
+        Question::Brace(extent, ready) => shared.brace(extent, ready),
+        Question::ServerPause(change, done) => {
+            shared.up.on_server_pause(change);
+            let _ = done.send(());
+        }
         Question::Unblock(id, how, reply) => {
             if let Some(profile) = shared.directory.find(id) {
                 let up = Rc::clone(&shared.up);
@@ -190,13 +198,14 @@ async fn unblock(up: &Upstreams, profile: &Profile, how: Goodbye) -> Unblocked {
     if blocked_on == 0 {
         return Unblocked::Reply(b":0\r\n".to_vec());
     }
-    let mut request = BytesMut::new();
-    encode::command(&mut request, &["CLIENT", "UNBLOCK", &blocked_on.to_string(), how.word()]);
-    up.unblock_for_another(blocked_on, generation.into(), request).await
+    let id = blocked_on.to_string();
+    let unblock: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", id.as_bytes(), how.word().as_bytes()];
+    let still = || profile.holding.get().blocked_on == blocked_on;
+    up.unblock_for_another(blocked_on, generation.into(), unblock, still).await
 }
 
 impl Goodbye {
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Nil => "TIMEOUT",
             Self::Error => "ERROR",

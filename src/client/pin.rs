@@ -80,11 +80,14 @@ impl Client {
         if self.wait_as_respmux {
             key = RouteKey { resp: key.resp, ..RouteKey::fresh(Identity::Implicit, 0) };
         }
-        let dies_with_eof =
-            matches!(reason, PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor);
+        let dies_with_eof = matches!(
+            reason,
+            PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor | PinReason::Paused
+        );
         let lend = async {
             match reason {
                 PinReason::Blocking | PinReason::Wait => up.pool.lend_for_blocked_in_line(&up, &key).await,
+                PinReason::Paused => up.pool.lend_for_blocked(&up, &key).await,
                 _ => up.pool.lend(&up, &key).await,
             }
         };

@@ -1,7 +1,7 @@
 //! Reads `commands.tsv` (one row per command, with its class) into [`Spec`]s, and adds what a class does not say.
 
 use super::reply_mask::{Replies, replies};
-use super::spec::{Kind, Op, Spec};
+use super::spec::{Kind, Op, Pausing, Spec};
 
 const TABLE: &str = include_str!("commands.tsv");
 
@@ -21,13 +21,14 @@ const OPS: &[(&str, Op)] = &[
     ("CLIENT MAINT_NOTIFICATIONS", Op::ClientNotices),
     ("CLIENT NO-EVICT", Op::ClientNoEvict),
     ("CLIENT NO-TOUCH", Op::NoTouch),
+    ("CLIENT PAUSE", Op::Pause),
     ("CLIENT REPLY", Op::ClientReply),
     ("CLIENT SETINFO", Op::ClientSetInfo),
     ("CLIENT SETNAME", Op::ClientSetName),
     ("CLIENT TRACKING", Op::Tracking),
     ("CLIENT TRACKINGINFO", Op::ClientTrackingInfo),
     ("CLIENT UNBLOCK", Op::ClientUnblock),
-    ("CLIENT UNPAUSE", Op::OutOfBand),
+    ("CLIENT UNPAUSE", Op::Unpause),
     ("BLMOVEM", Op::Blocking),
     ("DEBUG", Op::Debug),
     ("DISCARD", Op::Discard),
@@ -86,6 +87,7 @@ pub(super) fn specs() -> Vec<Spec> {
         retry: false,
         reconfigures: false,
         in_unit: false,
+        pausing: Pausing::ByFlags,
         container: false,
         replies: Replies::ANY,
         denied: 0,
@@ -127,10 +129,21 @@ fn row(line: &str) -> Option<Spec> {
         in_unit,
         reconfigures: matches!(name, "CONFIG SET" | "ACL SETUSER" | "ACL DELUSER" | "ACL LOAD"),
         write: has("write") || has("may_replicate") || kind == Kind::Script || flags.is_empty(),
+        pausing: pausing(name, has("write")),
         container: false,
         replies: Replies::ANY,
         denied: 0,
     })
+}
+
+/// Servers hold back what writes, and what may be replicated although it does not.
+fn pausing(name: &str, writes: bool) -> Pausing {
+    match name {
+        "EVAL" | "EVALSHA" | "FCALL" => Pausing::ByFlags,
+        "PUBLISH" | "SPUBLISH" | "PFCOUNT" => Pausing::Always,
+        _ if writes => Pausing::Always,
+        _ => Pausing::Never,
+    }
 }
 
 fn op(name: &str, class: &str) -> Op {

@@ -13,6 +13,15 @@ impl CommandId {
     pub const OURS: Self = Self(u16::MAX);
 }
 
+/// Whether a server that is paused for writes holds a command back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pausing {
+    Never,
+    Always,
+    /// By the flags of a script or function, which the server knows.
+    ByFlags,
+}
+
 /// Latency class: the label of the duration histograms (operations.md section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -57,6 +66,10 @@ pub enum Op {
     /// Must get through while a script or a pause stops everybody else, and knows no database: own connection, in
     /// database 0, because the way to another is a SELECT, which is refused then.
     OutOfBand,
+    /// CLIENT PAUSE: respmux holds at the clients what the server holds back then.
+    Pause,
+    /// CLIENT UNPAUSE: must get through while a pause of writes stops others.
+    Unpause,
     /// Leaves state that only RESET or close removes (HIMPORT, CLIENT CAPA, CLIENT IMPORT-SOURCE).
     Session,
     /// CLIENT TRACKING.
@@ -114,6 +127,8 @@ pub struct Spec {
     pub reconfigures: bool,
     /// May stand in a transaction that rides a lane whole (semantics.md M1).
     pub in_unit: bool,
+    /// CLIENT PAUSE WRITE holds it back.
+    pub pausing: Pausing,
     /// Has subcommands of its own in the table.
     pub container: bool,
     /// What a reply to it can be.

@@ -40,8 +40,10 @@ pub enum DialError {
 
 /// What a socket was before its handshake.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Fresh,
+    /// Fresh, while the upstream is silent.
+    Suspicious,
     /// Fresh, and the identity may not run SELECT itself.
     SelectFirst,
     Used,
@@ -64,6 +66,10 @@ pub struct Dialer {
     owned: Owned,
     pub(super) tls: RefCell<Option<ClientTls>>,
     peers: Peers,
+    /// The upstream is paused: it answers no handshake before the end of that.
+    pub(super) patient: Cell<bool>,
+    /// Handshakes under way.
+    pub(super) shaking: Cell<u32>,
 }
 
 /// A link that could not be opened, and the permit that it would have used.
@@ -97,6 +103,8 @@ impl Dialer {
             owned,
             tls: RefCell::new(tls),
             peers: Peers::default(),
+            patient: Cell::new(false),
+            shaking: Cell::new(0),
         }
     }
 
@@ -215,7 +223,7 @@ impl Dialer {
         }
     }
 
-    async fn open(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
+    pub(super) async fn open(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
         let settings = &self.config().upstream;
         let configured_login = is_configured_login(key, stage);
         if configured_login && let Some(text) = self.refused.still(|| configured(settings).ok().flatten()) {
@@ -233,6 +241,7 @@ impl Dialer {
             self.note_trouble(&error.to_string());
         }
         match &result {
+            Err((error, _)) if error.is_pause() => self.on_connected(),
             Err((DialError::Unavailable { text, cause }, _)) => self.on_failure(started, Failure::of(*cause), text),
             Err((DialError::Identity(text), _)) => {
                 self.on_connected();
@@ -305,27 +314,14 @@ impl Dialer {
         }
     }
 
-    async fn shake_in_time(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
-        match timeout(self.config().upstream.handshake_timeout, self.shake(link, key, stage)).await {
-            Ok(Err(DialError::Identity(text))) if is_greeting(&text) => {
-                Err(DialError::unavailable(greeting_cause(&text), String::from_utf8_lossy(&text)))
-            }
-            Ok(result) => result,
-            Err(_) => Err(DialError::unavailable(
-                ConnectError::Timeout,
-                "connected, but the handshake was not answered: the upstream hangs",
-            )),
-        }
-    }
-
-    async fn shake(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
+    pub(super) async fn shake(&self, link: &mut Link, key: &RouteKey, stage: Stage) -> Result<(), DialError> {
         let tls = self.tls.borrow().is_some();
         let unavailable = |e: io::Error| DialError::io_saying(&e, mistakes::of_greeting(&e, tls));
         self.serial.set(self.serial.get() + 1);
         let name = format!("respmux:{}:{}:{}", self.config().instance, self.worker, self.serial.get());
         let handshake = match stage {
             Stage::Bare => Handshake::bare(&name),
-            Stage::Fresh | Stage::SelectFirst | Stage::Used => {
+            Stage::Fresh | Stage::Suspicious | Stage::SelectFirst | Stage::Used => {
                 let credentials = self.credentials(&key.identity).map_err(unavailable)?;
                 let nonce = format!("{name}:{:x}", fastrand::u64(..));
                 if stage == Stage::Used {
@@ -335,7 +331,7 @@ impl Dialer {
                 }
                 let implicit = match stage {
                     Stage::SelectFirst => Some(self.credentials(&Identity::Implicit).map_err(unavailable)?),
-                    Stage::Fresh | Stage::Used | Stage::Bare => None,
+                    Stage::Fresh | Stage::Suspicious | Stage::Used | Stage::Bare => None,
                 };
                 let select_as = implicit.as_ref().map(Option::as_ref);
                 let credentials = credentials.as_ref();
@@ -409,11 +405,11 @@ fn is_configured_login(key: &RouteKey, stage: Stage) -> bool {
     key.identity == Identity::Implicit && stage != Stage::Bare
 }
 
-fn greeting_cause(text: &[u8]) -> ConnectError {
+pub(super) fn greeting_cause(text: &[u8]) -> ConnectError {
     if text.starts_with(b"LOADING") { ConnectError::Loading } else { ConnectError::MaxClients }
 }
 
 /// Errors with which servers turn a connection away before they look at it.
-fn is_greeting(text: &[u8]) -> bool {
+pub(super) fn is_greeting(text: &[u8]) -> bool {
     text.starts_with(b"ERR max number of clients") || text.starts_with(b"DENIED") || text.starts_with(b"LOADING")
 }

@@ -18,6 +18,7 @@ pub(crate) mod memory;
 mod mistakes;
 mod open;
 mod owned;
+mod patience;
 mod peers;
 mod rate;
 mod refusal;
@@ -218,6 +219,13 @@ impl Link {
         self.place.take().expect(PLACED).permit
     }
 
+    /// Closes our side; whether the upstream closes its own within `limit`. One that hangs does not, one that is paused
+    /// does.
+    pub async fn leave(&mut self, limit: Duration) -> bool {
+        let Some(socket) = self.socket.as_mut() else { return true };
+        tokio::time::timeout(limit, drained(socket)).await.is_ok()
+    }
+
     fn open_socket(&mut self) -> &mut Socket {
         self.socket.as_mut().expect("only close and drop take the socket")
     }
@@ -245,15 +253,16 @@ impl Drop for Link {
 
 /// Half-closes and waits for the peer to close, for at most a second.
 async fn close_in_order(socket: &mut Socket) {
-    let drain = async {
-        if socket.shutdown().await.is_err() {
-            return;
-        }
-        // The end below TLS counts, not the upstream's goodbye: only then it has let go of the connection.
-        let _ = std::future::poll_fn(|cx| socket.poll_drain(cx)).await;
-    };
     // An upstream that hangs keeps its connection; the permit cannot wait for it for ever.
-    let _ = tokio::time::timeout(CLOSE_WAIT, drain).await;
+    let _ = tokio::time::timeout(CLOSE_WAIT, drained(socket)).await;
+}
+
+async fn drained(socket: &mut Socket) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    // The end below TLS counts, not the upstream's goodbye: only then it has let go of the connection.
+    let _ = std::future::poll_fn(|cx| socket.poll_drain(cx)).await;
 }
 
 /// Decodes one whole reply of a cold path.

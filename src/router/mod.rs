@@ -3,9 +3,11 @@
 //! Precedence, first match wins: an unanswered login question, the marks of a lost transaction, a connection that
 //! the client holds (its transaction first), then the command's own class.
 
+mod pause;
 mod route;
 mod words;
 
+pub use pause::{Extent, Passage, PauseChange, passage, pause_change};
 pub use route::{Effect, Local, Login, PinReason, Refusal, Relay, Route, Switch};
 
 use crate::command::{CommandId, CommandTable, Lookup, Op, Policy, stream_read_blocks, token_is};
@@ -145,7 +147,7 @@ fn wrong_arity(op: Op, id: CommandId, facts: Facts) -> Route {
     match facts.held {
         Held::None => match op {
             // Arity errors of these are the same on a lane: the server checks before it executes.
-            Op::Plain | Op::StreamRead | Op::Publish | Op::Numsub => Route::Lane,
+            Op::Plain | Op::StreamRead | Op::Publish | Op::Numsub | Op::Pause | Op::Unpause => Route::Lane,
             Op::NotSupported => Route::Refuse(Refusal::NotSupported),
             _ => Route::Pin(PinReason::Isolated),
         },
@@ -199,6 +201,8 @@ fn free(op: Op, args: &impl Args) -> Route {
         Op::Tracking => Route::Pin(PinReason::Tracking),
         Op::Session => Route::Pin(PinReason::Session),
         Op::Isolated | Op::Debug => Route::Pin(PinReason::Isolated),
+        Op::Pause => Route::Local(Local::Pause),
+        Op::Unpause => Route::Local(Local::Unpause),
         Op::OutOfBand => Route::Pin(PinReason::OutOfBand),
         Op::Select => Route::Switch(Switch::Select),
         Op::Readonly => Route::Switch(Switch::Readonly(true)),
@@ -231,6 +235,7 @@ fn held(op: Op, args: &impl Args) -> Route {
         Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
         Op::Isolated | Op::OutOfBand => Route::Relay(Relay::Isolated),
         Op::Debug => Route::Relay(Relay::Debug),
+        Op::Pause | Op::Unpause => Route::Relay(Relay::Pause),
         Op::Select => Route::Relay(Relay::Select),
         Op::Hello => Route::Relay(Relay::Login(Login::Hello)),
         Op::Auth => Route::Relay(Relay::Login(Login::Auth)),
@@ -256,6 +261,7 @@ fn queueing(table: &CommandTable, lookup: Lookup, op: Op, args: &impl Args) -> R
         Op::ClientSetName => Route::Relay(Relay::Queued(Effect::SetName)),
         Op::Select => Route::Relay(Relay::Queued(Effect::Select)),
         Op::Wait => Route::Relay(Relay::Queued(Effect::Wait)),
+        Op::Pause | Op::Unpause => Route::Relay(Relay::Queued(Effect::Pause)),
         Op::Tracking | Op::Session | Op::Readonly | Op::Readwrite | Op::NoTouch => Route::Relay(Relay::Session),
         Op::Auth | Op::Hello | Op::ClientReply | Op::Subscribe | Op::Unsubscribe | Op::Monitor => {
             Route::Refuse(Refusal::InTransaction)

@@ -71,6 +71,8 @@ pub enum PinReason {
     Isolated,
     /// Must get through whatever stops the others; runs in database 0, and alone.
     OutOfBand,
+    /// The server may hold it back, because it is paused.
+    Paused,
     Large,
     /// No lane was free for the client's database or identity.
     Overflow,
@@ -99,6 +101,8 @@ pub enum Relay {
     /// DEBUG: nobody knows what it leaves, so the connection serves nobody else.
     Debug,
     Select,
+    /// CLIENT PAUSE and UNPAUSE.
+    Pause,
     /// Queued in a transaction; the element of EXEC's reply is replaced or obeyed.
     Queued(Effect),
     /// AUTH or HELLO on a connection that is the client's own.
@@ -119,6 +123,8 @@ pub enum Effect {
     ShardPublish,
     Numsub,
     ShardNumsub,
+    /// CLIENT PAUSE and UNPAUSE.
+    Pause,
 }
 
 /// A command whose effect is another lane.
@@ -154,6 +160,9 @@ pub enum Local {
     List,
     Kill,
     Unblock,
+    /// CLIENT PAUSE, once everybody is ready for it.
+    Pause,
+    Unpause,
     /// CLIENT MAINT_NOTIFICATIONS.
     Notices,
     /// PUBSUB NUMSUB and SHARDNUMSUB.

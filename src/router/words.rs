@@ -64,6 +64,9 @@ fn pin_why(reason: PinReason) -> &'static str {
         PinReason::OutOfBand => {
             "it must get through while everybody else is stopped: lent for this command, then reset"
         }
+        PinReason::Paused => {
+            "the server is paused and may hold it back: lent for this command, so that nobody waits behind it"
+        }
         PinReason::Large => "too large to let others wait behind it: lent for this command",
         PinReason::Overflow => "no lane is free for this user, protocol and database: lent for a few commands",
     }

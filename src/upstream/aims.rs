@@ -3,10 +3,14 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::time::Duration;
 
-use bytes::BytesMut;
+use tokio::time::sleep;
 
 use super::Upstreams;
+
+/// How soon it is tried again while the server is paused.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,22 +50,47 @@ impl Aims {
 }
 
 impl Upstreams {
-    /// Runs `request`, a CLIENT UNBLOCK of our connection `id` of that [generation](crate::link::Link::generation). It
+    /// Runs `unblock`, a CLIENT UNBLOCK of the connection `id` of that [generation](crate::link::Link::generation). It
     /// is aimed from the first poll on, when the client that it is meant for must be waiting there.
-    pub async fn unblock_for_another(&self, id: i64, generation: u64, request: BytesMut) -> Unblocked {
+    ///
+    /// Where it would crash a server that is paused, it waits for the end of the pause, or until nobody waits there any
+    /// more by `still`.
+    pub async fn unblock_for_another(
+        &self,
+        id: i64,
+        generation: u64,
+        unblock: &[&[u8]],
+        still: impl Fn() -> bool,
+    ) -> Unblocked {
         let aims = &self.pool.aims;
         aims.under_way.borrow_mut().push(id);
-        let outcome = match self.control.ask_batch(request, 1, None, Some(generation)).await {
-            Ok(mut replies) => Unblocked::Reply(replies.swap_remove(0)),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Unblocked::NotExecuted,
-            Err(_) => {
-                let mut astray = aims.astray.borrow_mut();
-                astray.retain(|other| self.owned.contains(*other));
-                astray.push(id);
-                Unblocked::Unknown
+        let spares = self.control.known_flavour().await.unblock_spares_paused();
+        let outcome = loop {
+            match self.control.run_unblock(unblock, generation).await {
+                Ok(reply) => break Unblocked::Reply(reply),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => break Unblocked::NotExecuted,
+                // Held back, so not carried out; nor will it be, when the connection that carried it is closed.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && !spares => {
+                    if !still() {
+                        self.lose_aim(id);
+                        break Unblocked::Reply(b":0\r\n".to_vec());
+                    }
+                    sleep(ASK_AGAIN).await;
+                }
+                Err(_) => {
+                    self.lose_aim(id);
+                    break Unblocked::Unknown;
+                }
             }
         };
         aims.end(id);
         outcome
+    }
+
+    /// It may still come.
+    fn lose_aim(&self, id: i64) {
+        let mut astray = self.pool.aims.astray.borrow_mut();
+        astray.retain(|other| self.owned.contains(*other));
+        astray.push(id);
     }
 }

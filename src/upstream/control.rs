@@ -10,8 +10,9 @@ use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::control_pause::{Watch, look_for_held_writes};
 use super::{Upstreams, limits};
-use crate::link::{Link, Use, decoded};
+use crate::link::{DialError, Link, Use, decoded};
 use crate::resp::encode;
 use crate::session::{Flavour, Identity, RouteKey};
 use crate::telemetry::{Met, UpstreamCloseReason};
@@ -20,6 +21,10 @@ use crate::telemetry::{Met, UpstreamCloseReason};
 const MAX_JOBS: usize = 1024;
 /// Longest pause between health checks.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
+/// The same while the server holds everything back.
+const PAUSED_EVERY: Duration = Duration::from_secs(1);
+/// A health check that is not answered for so long is looked into.
+const HEALTH_WAIT: Duration = Duration::from_millis(500);
 /// Health checks between two looks at the server's limits.
 const LIMITS_EVERY: u32 = 30;
 
@@ -35,8 +40,10 @@ struct Job {
 
 /// What became of the control connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
+pub(super) enum After {
     Fine,
+    /// No answer, and nobody waits for it: paused, or hung?
+    Silent,
     /// The server answers, but holds a batch back; so the connection is of no use.
     HeldBack,
     Broken(UpstreamCloseReason),
@@ -65,6 +72,7 @@ pub struct Control {
     looking: Cell<bool>,
     /// The server does not tell its limits.
     pub(super) limits_refused: Cell<bool>,
+    pub(super) watch: Watch,
 }
 
 impl Default for Control {
@@ -84,6 +92,7 @@ impl Default for Control {
             debug_is_local: Cell::new(true),
             looking: Cell::new(false),
             limits_refused: Cell::new(false),
+            watch: Watch::default(),
         }
     }
 }
@@ -116,6 +125,11 @@ impl Control {
         let job = Job { commands, replies, patience, generation, answer };
         self.jobs.try_send(job).map_err(|_| io::ErrorKind::NotConnected)?;
         answered.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// The server is paused.
+    pub(super) fn on_paused(&self) {
+        self.paused_at.set(Some(crate::link::now()));
     }
 
     /// Whether the server was found paused within `age`.
@@ -213,11 +227,10 @@ fn was_within(at: &Cell<Option<Instant>>, age: Duration) -> bool {
 pub(crate) async fn run(up: Rc<Upstreams>) {
     let Some(mut inbox) = up.control.inbox.borrow_mut().take() else { return };
     let mut connection: Option<Link> = None;
+    let mut suspicious = false;
     let mut pause = Duration::ZERO; // the first look is at once: version texts depend on it
     loop {
-        // Often enough that a silent lane is told from a silent upstream before it is given up.
-        let every = (up.config().upstream.progress_timeout / 4).clamp(Duration::from_millis(50), HEALTH_EVERY);
-        let every = every.min(up.idle_limit());
+        let every = until_next_round(&up, suspicious);
         let job = match timeout(std::mem::replace(&mut pause, every), inbox.recv()).await {
             Ok(Some(job)) => Some(job),
             Ok(None) => return,
@@ -233,12 +246,19 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
         }
         let mut link = match connection.take() {
             Some(link) => link,
-            None => match open(&up).await {
-                Some(link) => {
+            None => match open(&up, suspicious).await {
+                Opened::Resting => continue,
+                Opened::Held => {
+                    up.on_all_held();
+                    continue; // whoever asks something now is told that nothing was sent
+                }
+                Opened::Link(link) => {
+                    suspicious = false;
                     up.control.generation.set(link.generation());
                     link
                 }
-                None => {
+                Opened::Nothing => {
+                    suspicious = false;
                     up.process.set_upstream_up(false);
                     continue; // dropping the job tells its owner
                 }
@@ -252,12 +272,20 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
         {
             after = After::Broken((&error).into());
         }
+        if after == After::Fine {
+            after = look_for_held_writes(&up, &mut link).await;
+        }
+        if after == After::Silent {
+            // A server that hangs does not even close a connection.
+            suspicious = link.leave(up.config().upstream.handshake_timeout.saturating_sub(HEALTH_WAIT)).await;
+            after = if suspicious { After::HeldBack } else { After::Broken(UpstreamCloseReason::Timeout) };
+        }
         match after {
             After::Fine => {
                 up.control.lost_at.set(None);
                 connection = Some(link);
             }
-            After::HeldBack => drop(link.close(UpstreamCloseReason::Timeout).await),
+            After::HeldBack | After::Silent => drop(link.close(UpstreamCloseReason::Timeout).await),
             After::Broken(reason) => {
                 up.control.lost_at.set(link.is_closed().then(|| up.now()));
                 up.process.set_upstream_up(false);
@@ -267,12 +295,22 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
     }
 }
 
+/// Often enough that a silent lane is told from a silent upstream before it is given up.
+fn until_next_round(up: &Upstreams, suspicious: bool) -> Duration {
+    let paused = up.server_pause.is_all();
+    if suspicious && !paused {
+        return Duration::ZERO;
+    }
+    let longest = if paused { PAUSED_EVERY } else { HEALTH_EVERY };
+    (up.config().upstream.progress_timeout / 4).clamp(Duration::from_millis(50), longest).min(up.idle_limit())
+}
+
 impl Job {
     /// Is the server alive? Nobody waits for the answer.
     fn ping() -> Self {
         let mut commands = BytesMut::new();
         encode::command(&mut commands, &["PING"]);
-        Self { commands, replies: 1, patience: None, generation: None, answer: oneshot::channel().0 }
+        Self { commands, replies: 1, patience: Some(HEALTH_WAIT), generation: None, answer: oneshot::channel().0 }
     }
 }
 
@@ -285,6 +323,7 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
     };
     let after = match &result {
         Ok(_) => After::Fine,
+        Err(error) if job.answer.is_closed() && error.kind() == io::ErrorKind::TimedOut => After::Silent,
         Err(error) if job.patience.is_some() && error.kind() == io::ErrorKind::TimedOut => After::HeldBack,
         Err(error) => After::Broken(error.into()),
     };
@@ -294,10 +333,11 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
     match after {
         After::Fine => {
             up.control.healthy_at.set(Some(crate::link::now()));
+            up.on_control_answered();
             up.process.set_upstream_up(true);
         }
         After::HeldBack => up.control.paused_at.set(Some(crate::link::now())),
-        After::Broken(_) => {}
+        After::Broken(_) | After::Silent => {}
     }
     // The asker may have left; its answer is of no use to anybody then.
     let _ = job.answer.send(result);
@@ -310,17 +350,43 @@ fn is_to_move(up: &Upstreams, link: &Link) -> bool {
     !up.dialer.is_current(link) && !up.folds.wait_on(link.generation())
 }
 
-async fn open(up: &Upstreams) -> Option<Link> {
+/// What came of a try to connect.
+enum Opened {
+    Link(Link),
+    /// The server lives, and holds everything back.
+    Held,
+    /// That was seen a moment ago.
+    Resting,
+    Nothing,
+}
+
+async fn open(up: &Upstreams, suspicious: bool) -> Opened {
     if up.dialer.retry_at().is_some() {
-        return None;
+        return Opened::Nothing;
     }
-    let permit = up.budget.permit(Use::Control)?;
-    let mut link = up.dialer.dial(permit, &RouteKey::fresh(Identity::Implicit, 0)).await.ok()?;
+    if up.server_pause.is_all() && up.control.watch.rests(PAUSED_EVERY) {
+        return Opened::Resting;
+    }
+    let Some(permit) = up.budget.permit(Use::Control) else { return Opened::Nothing };
+    let key = RouteKey::fresh(Identity::Implicit, 0);
+    let suspicious = suspicious || up.server_pause.is_all();
+    let dialed =
+        if suspicious { up.dialer.dial_suspicious(permit, &key).await } else { up.dialer.dial(permit, &key).await };
+    let mut link = match dialed {
+        Ok(link) => link,
+        Err((error, _)) if error.is_pause() => return Opened::Held,
+        Err((error, _)) => {
+            if suspicious || matches!(error, DialError::Unavailable { .. }) {
+                up.forget_pauses(); // it ends with its server; one that only hung is seen again
+            }
+            return Opened::Nothing;
+        }
+    };
     match learn(up, &mut link).await {
-        Ok(()) => Some(link),
+        Ok(()) => Opened::Link(link),
         Err(error) => {
             drop(link.close((&error).into()).await);
-            None
+            Opened::Nothing
         }
     }
 }
@@ -369,6 +435,7 @@ async fn learn(up: &Upstreams, link: &mut Link) -> io::Result<()> {
     let before = up.control.run_id.replace(run_id.clone());
     if !before.is_empty() && before != run_id {
         up.on_upstream_replaced(up.control.lost_at.get().unwrap_or_else(|| up.now()));
+        up.forget_pauses();
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use tokio::task::spawn_local;
 use super::Upstreams;
 use super::lane::{Lane, LaneReport, Phase, run};
 use crate::link::{Budget, Permit, Use, nanos};
+use crate::router::Extent;
 use crate::session::RouteKey;
 use crate::telemetry::UpstreamCloseReason;
 
@@ -157,7 +158,12 @@ impl Lanes {
         }
         up.shard.lanes_suspect.set(all.iter().filter(|lane| lane.is_suspect()).count() as u64);
         let idle = nanos(up.config().upstream.idle_timeout);
-        let busy = nanos(stuck_after(up));
+        // A lane that waits for the end of a pause of writes is left at once; of all, every other one waits, too.
+        let busy = match up.server_pause.extent() {
+            Some(Extent::Write) => nanos(STUCK_AT_LEAST),
+            Some(Extent::All) => u64::MAX,
+            None => nanos(stuck_after(up)),
+        };
         let mut room = up.budget.limit(Use::Lane).saturating_sub(self.taken());
         let mut lanes = self.by_key.borrow_mut();
         let owes = |lane: &Rc<Lane>, long: u64| lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= long);

@@ -7,6 +7,7 @@ mod big;
 mod blocking;
 mod buffers;
 mod control;
+mod control_pause;
 mod demoted;
 mod ends;
 mod granted;
@@ -28,6 +29,7 @@ mod report;
 mod roster;
 mod rules;
 mod scratch;
+mod server_pause;
 mod share;
 mod slowlog;
 mod unblock;
@@ -61,6 +63,7 @@ pub(crate) use report::Report;
 pub use roster::{ClientKey, Roster};
 pub use rules::{Change, Rules};
 pub use scratch::{Scratch, Standing};
+pub use server_pause::ServerPause;
 pub(crate) use slowlog::{Slow, SlowRequest};
 pub use unknown::{Unknowns, Verdict};
 
@@ -98,6 +101,9 @@ pub struct Upstreams {
     pub throttle: Throttle,
     /// PROXY PAUSE: nothing is begun for clients.
     paused: Cell<bool>,
+    /// That, or a pause of the server.
+    holding: Cell<bool>,
+    pub server_pause: ServerPause,
     pub dialer: Dialer,
     pub roster: Roster,
     pub memory: Rc<Memory>,
@@ -123,6 +129,8 @@ pub struct Upstreams {
     started: Instant,
     /// Connections that were made before may lead to another server; nanoseconds of the worker's clock.
     since: Cell<u64>,
+    /// Connections are to move once more when they have moved.
+    moves_again: Cell<bool>,
     first_bad_db: Cell<u32>,
     ticks: Cell<u32>,
     /// The server's limits on connections, and how often they had changed when they were copied.
@@ -170,6 +178,8 @@ impl Upstreams {
             interest,
             throttle,
             paused: Cell::new(false),
+            holding: Cell::new(false),
+            server_pause: ServerPause::default(),
             dialer,
             roster: Roster::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
@@ -194,6 +204,7 @@ impl Upstreams {
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: crate::link::now(),
             since: Cell::new(0),
+            moves_again: Cell::new(false),
             first_bad_db: Cell::new(u32::MAX),
             ticks: Cell::new(0),
             server: Cell::default(),
@@ -305,7 +316,9 @@ impl Upstreams {
         self.evict();
         self.history.on_tick(&self.shard, self.now());
         self.big_replies.on_tick(self.now());
-        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config().upstream.progress_timeout));
+        self.pause_tick();
+        let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.config().upstream.progress_timeout))
+            || self.server_pause.excuses_silence();
         self.lanes.on_tick(self, self.now(), healthy);
         let served = self.lanes.all().iter().map(|lane| lane.last_answer()).max().unwrap_or(0);
         if served > self.last_answer.replace(served.max(self.last_answer.get())) || self.control.healthy_within(TICK) {

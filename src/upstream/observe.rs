@@ -93,6 +93,7 @@ impl From<router::PinReason> for PinReason {
             router::PinReason::Tracking => Self::Tracking,
             router::PinReason::Session => Self::Session,
             router::PinReason::Isolated | router::PinReason::OutOfBand => Self::Isolated,
+            router::PinReason::Paused => Self::Paused,
             router::PinReason::Large => Self::Large,
             router::PinReason::Overflow => Self::Overflow,
         }

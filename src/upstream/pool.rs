@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
 
 pub use lease::{Lease, Return};
 
@@ -112,6 +111,12 @@ impl Pool {
         self.open(up, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
     }
 
+    /// Nobody would have to wait now.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
     /// Whether a blocked client would get a place now.
     #[must_use]
     pub fn has_place_for_blocked(&self) -> bool {
@@ -192,11 +197,11 @@ impl Pool {
             return Err(LendError::Exhausted);
         }
         let waiting = Waiting::new(self, up);
-        let place = timeout(up.config().pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
+        let place = up.within(up.config().pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
         drop(waiting);
         match place {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => {
+            Some(Ok(place)) => Ok(place),
+            Some(Err(_)) | None => {
                 up.shard.pool_limits.timeouts.inc();
                 Err(LendError::Exhausted)
             }

@@ -4,12 +4,21 @@
 use std::cell::Ref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use tokio::time::sleep;
 
 use super::{Folds, Scratch, Upstreams};
 use crate::auth::{Policies, Rights, Users};
 use crate::command::CommandTable;
 use crate::config::Config;
 use crate::link::ClientTls;
+
+/// How long a move waits for the one before it.
+const MOVE_WAIT: Duration = Duration::from_secs(3);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The rules of one worker.
 pub struct Rules {
@@ -82,9 +91,10 @@ impl Upstreams {
             tracing::info!(worker = self.worker, upstream = %now.upstream.endpoint, "upstream changed: connections move");
             self.on_upstream_replaced(self.now());
             self.control.forget();
+            self.forget_pauses();
         }
         if elsewhere || who_we_are(&before) != who_we_are(&now) || before.upstream.tls != now.upstream.tls {
-            self.move_on();
+            self.move_now();
         } else if of_lanes(&before) != of_lanes(&now) {
             // A lane keeps the settings it was made with.
             self.lanes.move_on(self);
@@ -93,7 +103,31 @@ impl Upstreams {
 
     /// Retires every upstream connection: what was begun on it ends there, what follows is on a new one. The cap holds
     /// meanwhile: a new connection waits for the place of an old one where there is no other.
+    ///
+    /// While clients wait on connections of the move before, and the connection that unblocks them is not there yet, it
+    /// happens a moment later: nobody could unblock them afterwards.
     pub fn move_on(self: &Rc<Self>) {
+        if !self.is_moving() {
+            return self.move_now();
+        }
+        if self.moves_again.replace(true) {
+            return;
+        }
+        let (up, deadline) = (Rc::clone(self), crate::link::now() + MOVE_WAIT);
+        spawn_local(async move {
+            while up.is_moving() && crate::link::now() < deadline {
+                sleep(LOOK_EVERY).await;
+            }
+            up.moves_again.set(false);
+            up.move_now();
+        });
+    }
+
+    fn is_moving(&self) -> bool {
+        !self.folds.is_empty() && self.control.generation() < self.dialer.generation()
+    }
+
+    fn move_now(self: &Rc<Self>) {
         self.dialer.move_on();
         self.lanes.move_on(self);
         self.pool.move_on();
@@ -116,6 +150,7 @@ impl Upstreams {
     /// Begins or ends that; at the end every client goes on.
     pub fn pause(&self, paused: bool) {
         self.paused.set(paused);
+        self.holding.set(paused || self.server_pause.extent().is_some());
         if !paused {
             for client in self.roster.all() {
                 client.wake();

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
-use tokio::time::timeout;
 
 use super::Upstreams;
 use crate::link::{Link, Use, decoded};
@@ -81,8 +80,8 @@ impl Scratch {
     /// The upstream is not available; nothing can be said about the login.
     pub async fn run(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
         let _waiting = InLine::new(&self.waiting)?;
-        let reply = timeout(up.config().upstream.connect_wait, self.run_in_turn(up, command)).await;
-        reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let reply = up.within(up.config().upstream.connect_wait, self.run_in_turn(up, command)).await;
+        reply.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// As [`Scratch::run`], if `still_may` says so when its turn has come; else nothing is sent.
@@ -103,8 +102,8 @@ impl Scratch {
             }
             self.unit(up, command).await.map(Some)
         };
-        let reply = timeout(up.config().upstream.connect_wait, judged).await;
-        reply.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let reply = up.within(up.config().upstream.connect_wait, judged).await;
+        reply.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn run_in_turn(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
@@ -165,8 +164,8 @@ impl Scratch {
             link.silence().await?;
             link.call(&batch, 3).await
         };
-        let result = timeout(up.config().upstream.handshake_timeout, unit).await;
-        let mut replies = match result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        let result = up.within(up.config().upstream.handshake_timeout, unit).await;
+        let mut replies = match result.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
             Ok(replies) => replies,
             Err(error) => {
                 drop(link.close((&error).into()).await);
@@ -210,9 +209,9 @@ impl Scratch {
         if let Some(known) = up.assumed_standing().or_else(|| self.known()) {
             return Ok(known);
         }
-        timeout(up.config().upstream.connect_wait, self.probe(up))
+        up.within(up.config().upstream.connect_wait, self.probe(up))
             .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn probe(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
@@ -246,6 +245,12 @@ impl Scratch {
     /// The upstream's users may have changed: ask again.
     pub fn forget_probe(&self) {
         self.probe.set(None);
+    }
+
+    /// Somebody waits for an answer.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.turn.available_permits() == 0
     }
 
     /// Clients have to log in, as far as is known.

@@ -1,4 +1,4 @@
-//! CLIENT UNBLOCK as respmux itself asks for it, on the control connection.
+//! CLIENT UNBLOCK on the control connection, as respmux itself asks for it and as clients do.
 //!
 //! Redis before 8.2 and Valkey before 9 crash when it hits a connection that CLIENT PAUSE … WRITE holds back
 //! (redis#14164, valkey#2111), and a failover pauses in just that way. So it goes there in one transaction with a
@@ -29,7 +29,14 @@ impl Control {
     /// # Errors
     /// As [`Control::ask`]; [`io::ErrorKind::TimedOut`] while the server is paused: nothing was unblocked.
     pub async fn unblock(&self, id: &[u8], generation: u64) -> io::Result<Vec<u8>> {
-        let unblock: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", id];
+        self.run_unblock(&[b"CLIENT", b"UNBLOCK", id], generation).await
+    }
+
+    /// As [`Control::unblock`], in the words of whoever asked for it.
+    ///
+    /// # Errors
+    /// As [`Control::unblock`].
+    pub(super) async fn run_unblock(&self, unblock: &[&[u8]], generation: u64) -> io::Result<Vec<u8>> {
         if self.known_flavour().await.unblock_spares_paused() {
             let mut command = BytesMut::new();
             encode::command(&mut command, unblock);

@@ -44,6 +44,7 @@ mod reply_types;
 mod rights;
 mod secrets;
 mod server_limits;
+mod server_pause;
 mod strays;
 mod support;
 mod telemetry;

@@ -3,7 +3,8 @@
 
 respmux runs in a memory cgroup of WALL_LIMIT_MIB, with its settings as they are by default. WALL_READERS clients ask
 for a reply of 10 MiB and read it at a trickle, as many say `*3 $10000000` and nothing more, and WALL_SUBSCRIBERS
-subscribe to messages of 100 KiB and do not read them. Meanwhile well-behaved clients are measured.
+subscribe to messages of 100 KiB and do not read them. WALL_WRITERS write pipelines of ECHO without end, read nothing, and
+come back when they are closed. Meanwhile well-behaved clients are measured.
 
 One JSON line on standard output. Exit code 1: respmux was killed or restarted, peak memory was above 90 % of the
 limit, a good client had an error, or the good clients' p99 was above twice that of the baseline.
@@ -11,6 +12,7 @@ limit, a good client had an error, or the good clients' p99 was above twice that
     WALL_LIMIT_MIB    the cgroup's limit (128)
     WALL_READERS      slow readers, and as many header-only clients (1000)
     WALL_SUBSCRIBERS  subscribers (50)
+    WALL_WRITERS      clients that only write (20)
     WALL_RATE         slow readers that begin each second (10)
     WALL_SECONDS      of the baseline, and of the time after the last reader has begun (15)
     RESPMUX           the program to test (target/release/respmux)
@@ -29,6 +31,7 @@ from harness import RESPMUX, Redis, Respmux, command, connect, memory_bytes
 LIMIT = int(os.environ.get("WALL_LIMIT_MIB", "128")) * MIB
 READERS = int(os.environ.get("WALL_READERS", "1000"))
 SUBSCRIBERS = int(os.environ.get("WALL_SUBSCRIBERS", "50"))
+WRITERS = int(os.environ.get("WALL_WRITERS", "20"))
 RATE = float(os.environ.get("WALL_RATE", "10"))
 SECONDS = float(os.environ.get("WALL_SECONDS", "15"))
 
@@ -127,6 +130,27 @@ def subscribers(stop, address, count):
     return len(socks)
 
 
+def writers(stop, address, count):
+    """How many bytes they wrote, and how often one was closed."""
+    socks, outs, request, sent, closed = {}, {}, encode("ECHO", "x" * 4096) * 16, 0, 0
+    while not stop.wait(0.2):
+        for number in range(count):
+            try:
+                if number not in socks:
+                    socks[number] = open_socket(address, receive=4096)
+                    socks[number].setblocking(False)
+                    outs[number] = memoryview(request)
+                done = socks[number].send(outs[number])
+                sent += done
+                outs[number] = outs[number][done:] or memoryview(request)
+            except BlockingIOError:
+                pass
+            except OSError:  # closed for its limit, or refused while memory is short
+                closed += 1
+                socks.pop(number, None)
+    return {"sent": sent, "closed": closed}
+
+
 def publisher(stop, address):
     sock, message, sent = connect(address), b"m" * 100_000, 0
     while not stop.is_set():
@@ -159,6 +183,7 @@ def run(stack):
         Background(headers, respmux.address, READERS),
         Background(subscribers, respmux.address, SUBSCRIBERS),
         Background(publisher, redis.address),
+        Background(writers, respmux.address, WRITERS),
         Background(readers, respmux.address, READERS, RATE),
     ]
     during = good.measure(READERS / RATE)
@@ -176,10 +201,11 @@ def run(stack):
         "limit": LIMIT,
         "buffer_limit": total(series, "respmux_buffered_bytes_max"),
         "readers": READERS,
-        "readers_begun": results[3] and results[3][1],
+        "readers_begun": results[4] and results[4][1],
         "headers": results[0],
         "subscribers": results[1],
         "messages": results[2],
+        "writers": results[3],
         "killed": (not alive) or bool(cgroup.kills()),
         "peak": peak,
         "peak_rss": peak_rss,

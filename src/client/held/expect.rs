@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::client::hello::Hello;
 use crate::command::CommandId;
 use crate::link::Credentials;
-use crate::router::{Effect, Relay};
+use crate::router::{Effect, PauseChange, Relay};
 use crate::session::Tracked;
 
 /// One request that has no reply yet.
@@ -38,6 +38,8 @@ pub(super) enum Payload {
     /// PUBLISH: this is added to the count.
     Publish(i64),
     Select(u32),
+    /// What it changes if the server accepts it.
+    Pause(PauseChange),
     Tracking(bool),
     Auth(Credentials),
     Hello(Hello),
@@ -58,7 +60,7 @@ impl Expect {
 
     /// Whatever becomes of it, nothing of the client's is on the connection afterwards.
     pub(super) fn leaves_nothing(&self) -> bool {
-        matches!(self.relay, Relay::Plain | Relay::Isolated | Relay::Debug)
+        matches!(self.relay, Relay::Plain | Relay::Isolated | Relay::Debug | Relay::Pause)
     }
 
     /// How the next request is routed depends on this answer.
@@ -70,7 +72,8 @@ impl Expect {
             | Relay::Queued(_)
             | Relay::Session
             | Relay::Isolated
-            | Relay::Debug => false,
+            | Relay::Debug
+            | Relay::Pause => false,
             Relay::Multi
             | Relay::Exec
             | Relay::Discard

@@ -200,11 +200,16 @@ impl Held {
         if quiet && !self.sticky() {
             return Some(Event::Done);
         }
-        if (client.eof && quiet) || (client.has_ended() && self.blocked()) {
+        if (client.eof && quiet) || (client.has_ended() && (self.blocked() || self.held_back())) {
             // F7: a blocked command ends with its client; whatever is pipelined behind it is dropped.
             return Some(Event::Closed(Closed(CloseReason::Client)));
         }
         None
+    }
+
+    /// What was lent for is held back by the server, which forgets it when the connection ends.
+    fn held_back(&self) -> bool {
+        self.reason == PinReason::Paused && self.up.server_pause.extent().is_some() && !self.expect.is_empty()
     }
 
     /// Nothing is asked, owed or begun on this connection.
@@ -387,7 +392,7 @@ impl Held {
     pub(super) fn abandon(mut self, client: &Client) {
         let lost = matches!(client.outbox().fate(), Some(CloseReason::UpstreamLost | CloseReason::UpstreamAnomaly));
         let torn = self.broken || !self.out.is_empty() || self.scanner.mid_frame() || !self.partial.is_empty() || lost;
-        if torn {
+        if torn || self.held_back() {
             return; // dropping the lease closes the connection
         }
         if self.blocked() && !self.spent {

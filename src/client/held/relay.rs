@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::expect::{Expect, Payload};
+use super::expect::{Expect, Payload, Queued};
 use super::redirect::to_nobody;
 use super::{Event, Held, Next};
 use crate::client::connection::{Client, Closed};
@@ -14,7 +14,9 @@ use crate::client::login::auth_credentials;
 use crate::client::request::{Request, Scanned};
 use crate::command::{CommandId, Lookup, Op, token_is};
 use crate::resp::{Scan, encode};
-use crate::router::{Args, Effect, Local, Login, PinReason, Relay, Route, is_sharded, route};
+use crate::router::{
+    Args, Effect, Extent, Local, Login, PauseChange, PinReason, Relay, Route, is_sharded, pause_change, route,
+};
 use crate::session::Guard;
 use crate::telemetry::CloseReason;
 
@@ -101,7 +103,8 @@ impl Held {
                         return Next::Nothing;
                     }
                     let relay = if let Route::Relay(relay) = route { Some(relay) } else { None };
-                    if !self.expect.is_empty() && relay.is_none_or(waits_for_answers) {
+                    let pauses = relay.is_some_and(|relay| self.pauses(relay, &scanned));
+                    if !self.expect.is_empty() && (pauses || relay.is_none_or(waits_for_answers)) {
                         return Next::Nothing;
                     }
                     let request = Request::take(&scanned, len, canonical, lookup);
@@ -112,12 +115,40 @@ impl Held {
                     return match relay {
                         // May have to wait, or be refused.
                         Some(Relay::Login(_)) => Next::Aside(request, route),
+                        Some(_) if pauses => Next::Aside(request, route),
                         Some(relay) => Next::Relay(request, relay),
                         None => Next::Aside(request, route),
                     };
                 }
             }
         }
+    }
+
+    /// Whether the server begins to pause when it gets this: everybody must be ready for that first.
+    fn pauses(&self, relay: Relay, args: &impl Args) -> bool {
+        match relay {
+            Relay::Pause => {
+                let words: Vec<_> = (1..args.count()).map(|at| args.nth(at)).collect();
+                matches!(pause_change(&words), Some(PauseChange::Begun(..)))
+            }
+            Relay::Exec => self.queued_pause().is_some(),
+            _ => false,
+        }
+    }
+
+    /// The strictest pause that EXEC begins.
+    pub(in crate::client) fn queued_pause(&self) -> Option<Extent> {
+        let extent = |queued: &Queued| match pause_change(&queued.text.split(|byte| *byte == b' ').collect::<Vec<_>>())
+        {
+            Some(PauseChange::Begun(extent, _)) if queued.effect == Effect::Pause => Some(extent),
+            _ => None,
+        };
+        self.queued.iter().filter_map(extent).max()
+    }
+
+    /// Sends what begins a pause. Nothing else is unanswered.
+    pub(in crate::client) fn send_pause(&mut self, client: &mut Client, request: Request, relay: Relay) {
+        self.send(client, request, relay);
     }
 
     /// Sends a login that may be looked at. Nothing else is unanswered.
@@ -170,6 +201,9 @@ impl Held {
             Relay::Queued(effect @ (Effect::Publish | Effect::ShardPublish)) => {
                 Payload::Effect(effect, request.nth(1).to_vec())
             }
+            Relay::Queued(Effect::Pause) => {
+                Payload::Effect(Effect::Pause, request.args_from(1).collect::<Vec<_>>().join(&b' '))
+            }
             Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
             Relay::Plain if request.count() == 3 && client.must_recount(request.id()) => {
                 let sharded = is_sharded(&self.up.table.spec(request.id()).name);
@@ -178,6 +212,9 @@ impl Held {
             Relay::Select => strict_integer(request.nth(1))
                 .and_then(|db| u32::try_from(db).ok())
                 .map_or(Payload::None, Payload::Select),
+            Relay::Pause => {
+                pause_change(&request.args_from(1).collect::<Vec<_>>()).map_or(Payload::None, Payload::Pause)
+            }
             Relay::Tracking => Payload::Tracking(token_is(request.nth(2), "ON")),
             Relay::Login(Login::Auth) => Payload::Auth(auth_credentials(request)),
             Relay::Login(Login::Hello) => Hello::parse(request).map_or(Payload::None, Payload::Hello),

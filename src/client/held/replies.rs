@@ -13,7 +13,7 @@ use crate::command::ReplyMask;
 use crate::config::Integrity;
 use crate::link::Use;
 use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
-use crate::router::{Effect, Relay};
+use crate::router::{Effect, Relay, pause_change};
 use crate::session::{Guard, Identity, Reply, Resp};
 use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
 use crate::upstream::{OutputClass, Slow, recounted};
@@ -89,7 +89,7 @@ impl Held {
     fn needs_whole(&self, kind: Option<u8>) -> bool {
         let Some(kind) = kind else { return true };
         let head_changes = self.expect.front().is_none_or(|expect| match &expect.payload {
-            Payload::None | Payload::Select(_) | Payload::Tracking(_) | Payload::Effect(..) => {
+            Payload::None | Payload::Select(_) | Payload::Tracking(_) | Payload::Pause(_) | Payload::Effect(..) => {
                 matches!(expect.relay, Relay::Exec) && !self.queued.is_empty()
             }
             Payload::Nil
@@ -270,6 +270,11 @@ impl Held {
             }
             (Relay::Session, Reply::Ok | Reply::Other) => self.session = true,
             (Relay::Monitor, Reply::Ok) if !was_queueing => self.monitor = true,
+            (Relay::Pause, Reply::Ok) if !was_queueing => {
+                if let Payload::Pause(change) = expect.payload {
+                    client.on_pause_accepted(change);
+                }
+            }
             (Relay::Tracking, Reply::Ok) => {
                 if let Payload::Tracking(on) = expect.payload {
                     self.tracking = on || was_queueing;
@@ -367,6 +372,13 @@ impl Held {
             Effect::Wait => encode::integer(&mut element, 0),
             Effect::SetName => {
                 session.labels_mut().name.clone_from(&entry.text);
+                return None;
+            }
+            Effect::Pause => {
+                let words: Vec<_> = entry.text.split(|byte| *byte == b' ').collect();
+                if let Some(change) = pause_change(&words) {
+                    client.on_pause_accepted(change);
+                }
                 return None;
             }
             Effect::Select => {

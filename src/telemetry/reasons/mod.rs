@@ -210,6 +210,8 @@ labels! {
         Large = "large",
         /// WAIT and WAITAOF.
         Wait = "wait",
+        /// CLIENT PAUSE may hold it back.
+        Paused = "paused",
         /// No lane was free.
         Overflow = "overflow",
     }

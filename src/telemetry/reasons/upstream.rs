@@ -137,6 +137,8 @@ labels! {
         MaxClients = "max_clients",
         /// The upstream is loading its data.
         Loading = "loading",
+        /// The upstream is paused (CLIENT PAUSE, a failover): no failure.
+        Paused = "paused",
         /// Any other unexpected handshake reply.
         Handshake = "handshake",
     }

@@ -357,6 +357,7 @@ impl Fold {
 
 async fn put_back(up: &Rc<Upstreams>, key: &RouteKey, command: &[u8]) -> Result<(), String> {
     for _ in 0..GIVE_BACK_TRIES {
+        up.server_takes_writes().await;
         let reply = match up.lanes.obtain(up, key) {
             Ok(lane) => match up.inquiries.ask(up, &lane, CommandId::OURS, command).await {
                 Ok(Answer::Reply(reply)) => reply,

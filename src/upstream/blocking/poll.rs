@@ -41,7 +41,7 @@ async fn run(up: Rc<Upstreams>) {
     let mut pause = up.config().blocking.poll_min;
     loop {
         sleep(pause.max(pause_for(up.folds.alone.get()))).await;
-        if up.is_paused() {
+        if up.holds() {
             continue; // nothing is taken for anybody
         }
         let settings = &up.config().blocking;
@@ -125,7 +125,7 @@ enum Said {
 
 async fn ask(up: &Rc<Upstreams>, key: &RouteKey, command: &[u8]) -> Said {
     let Ok(lane) = up.lanes.obtain(up, key) else { return Said::Nothing };
-    if up.is_paused() {
+    if up.holds() {
         return Said::Nothing;
     }
     up.shard.fold_polls.inc();

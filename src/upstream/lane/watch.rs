@@ -3,7 +3,7 @@
 use bytes::Buf;
 
 use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, slow};
-use crate::command::{CommandId, ReplyMask};
+use crate::command::{CommandId, Pausing, ReplyMask};
 use crate::link::nanos;
 use crate::resp::encode;
 use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
@@ -37,6 +37,18 @@ impl Lane {
         state.in_flight.is_empty() && now.saturating_sub(state.last_used) >= nanos
     }
 
+    /// Owes a reply to something that a pause of writes holds back, and has been silent for `nanos`.
+    pub(in crate::upstream) fn may_be_held(&self, up: &Upstreams, now: u64, least: u64) -> bool {
+        let silent = self.phase.get() == Phase::Ready && nanos(self.silence(now)) >= least;
+        let command = self.state.borrow().in_flight.head().map(|slot| slot.command);
+        silent && command.is_some_and(|id| id == CommandId::OURS || up.table.spec(id).pausing != Pausing::Never)
+    }
+
+    /// When a reply came last.
+    pub(in crate::upstream) fn progress(&self) -> u64 {
+        self.state.borrow().last_progress
+    }
+
     fn check(&self, up: &Upstreams, now: u64, healthy: bool) {
         let interval = nanos(up.config().lane.canary_interval);
         let keepalive = nanos(up.keepalive());
@@ -44,9 +56,11 @@ impl Lane {
         let silent = nanos(self.silence(now));
         let mut state = self.state.borrow_mut();
         let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));
-        let kept_alive = state.in_flight.is_empty() && keepalive > 0 && quiet >= keepalive;
-        let due = state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval;
-        let audit = state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval;
+        let paused = up.server_pause.is_all(); // what is sent now stands before everybody else at its end
+        let kept_alive = !paused && state.in_flight.is_empty() && keepalive > 0 && quiet >= keepalive;
+        let due = !paused && state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval;
+        let audit =
+            !paused && state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval;
         if kept_alive || due {
             Self::push_canary(self.id, &mut state, up, now);
         } else if audit {
@@ -65,7 +79,9 @@ impl Lane {
 
     /// A connection that stands and says nothing is not dead: first it is suspect, then hung.
     fn judge_silence(&self, up: &Upstreams, silent: u64, healthy: bool) {
-        let suspect = silent >= nanos(up.config().upstream.suspect_after);
+        // What a pause of the server has taken was no silence of the lane.
+        let silent = silent.min(up.server_pause.ended_before());
+        let suspect = silent >= nanos(up.config().upstream.suspect_after) && !up.server_pause.excuses_silence();
         if suspect && !self.suspect.get() {
             let silent_ms = silent / 1_000_000;
             tracing::warn!(lane = self.id, silent_ms, healthy, "lane is suspect: it owes replies and says nothing");
@@ -82,6 +98,9 @@ impl Lane {
         let wait = up.config().upstream.connect_wait;
         let timeout = up.config().client.request_timeout;
         let wait = if timeout.is_zero() { wait } else { wait.min(timeout) };
+        if up.server_pause.is_all_and_alive() || up.server_pause.ended_before() < nanos(wait) {
+            return; // it is there, and answers the handshake at the end of its pause
+        }
         self.refuse_before(up, now.saturating_sub(nanos(wait)));
     }
 
@@ -131,6 +150,9 @@ impl Lane {
     /// A lane of which most replies are for nobody, for longer than it may be silent, serves nobody: clients behind
     /// them are better off on a new one (reliability.md, invariant 4).
     fn check_abandoned(&self, up: &Upstreams, now: u64) {
+        if up.server_pause.excuses_silence() {
+            return;
+        }
         let settings = &up.config().upstream;
         let state = self.state.borrow();
         let suspicious = now.saturating_sub(nanos(settings.suspect_after));

@@ -198,6 +198,11 @@ impl Life {
             let mut send = |words: &[&[u8]]| encode::command(&mut out, words);
             let (counter, value) = (self.key("n"), self.key("v"));
             let what = fastrand::u8(..14);
+            if self.wire.ledger.pauses.get() && fastrand::u8(..8) == 0 {
+                send_pause(send);
+                wanted.push(Wanted::Exactly(b"+OK\r\n".to_vec()));
+                continue;
+            }
             match (what, if what == 11 { self.wire.ledger.somebody() } else { None }) {
                 (0 | 1, _) | (11, None) => {
                     send(&[b"ECHO", &token]);
@@ -361,6 +366,16 @@ impl Life {
                 self.wire.ledger.wrong(format!("client {}: database {db} is not what was answered", self.wire.id));
             }
         }
+    }
+}
+
+/// A pause of the server, short, or the end of one.
+fn send_pause(mut send: impl FnMut(&[&[u8]])) {
+    let millis = fastrand::u64(..400).to_string();
+    match fastrand::u8(..3) {
+        0 => send(&[b"CLIENT", b"PAUSE", millis.as_bytes(), b"WRITE"]),
+        1 => send(&[b"CLIENT", b"PAUSE", millis.as_bytes(), b"ALL"]),
+        _ => send(&[b"CLIENT", b"UNPAUSE"]),
     }
 }
 

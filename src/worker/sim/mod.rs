@@ -71,6 +71,8 @@ pub(super) struct Ledger {
     unknown: Cell<u64>,
     /// Connections are told to move now and then.
     moves: Cell<bool>,
+    /// The server is paused now and then.
+    pauses: Cell<bool>,
     violations: RefCell<Vec<String>>,
 }
 
@@ -231,15 +233,23 @@ impl World {
             })
         });
         self.ledger.moves.set(plan.moves);
+        self.ledger.pauses.set(plan.pauses);
+        let pauser = plan.pauses.then(|| {
+            let world = Rc::clone(&self);
+            spawn_local(async move {
+                while world.ledger.violations.borrow().is_empty() {
+                    sleep(Duration::from_micros(2_000 + fastrand::u64(..30_000))).await;
+                    let time = Duration::from_millis(fastrand::u64(..1_500));
+                    world.server.pause(fastrand::bool(), time);
+                    sleep(time).await;
+                }
+            })
+        });
         let mover = plan.moves.then(|| {
             let world = Rc::clone(&self);
             spawn_local(async move {
                 while world.ledger.violations.borrow().is_empty() {
                     sleep(Duration::from_micros(2_000 + fastrand::u64(..20_000))).await;
-                    // Whoever waits on a connection of the move before the last cannot be unblocked, and is closed.
-                    while plan.drains && world.up.control.generation() < world.up.dialer.generation() {
-                        sleep(Duration::from_millis(1)).await;
-                    }
                     if fastrand::u8(..3) > 0 {
                         world.up.move_on();
                     } else {
@@ -258,6 +268,9 @@ impl World {
         if let Some(killer) = killer {
             killer.abort();
             self.server.refuses.set(false);
+        }
+        if let Some(pauser) = pauser {
+            pauser.abort();
         }
         if let Some(mover) = mover {
             mover.abort();

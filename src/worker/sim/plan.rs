@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) kills: bool,
     /// Upstream connections are told to move, and clients are held, again and again.
     pub(super) moves: bool,
+    /// The server is paused now and then, by clients and by others.
+    pub(super) pauses: bool,
     /// The worker drains meanwhile; nothing else disturbs the clients, and none of them may lose a request.
     pub(super) drains: bool,
     /// Not the defaults.
@@ -36,7 +38,8 @@ impl Plan {
         let (kills, moves) = (!seed.is_multiple_of(3), seed.is_multiple_of(4));
         let clients = 3 + (seed % 6) as usize;
         let settings = SETTINGS[(seed / 12) as usize % SETTINGS.len()];
-        Self { seed, clients, rounds: 6, kills, moves, drains: false, settings, victim: None }
+        let pauses = seed % 5 == 1;
+        Self { seed, clients, rounds: 6, kills, moves, pauses, drains: false, settings, victim: None }
     }
 
     /// What a client does in this place. Somebody works, whoever else there is; a victim is each in turn.

@@ -4,9 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
 
 use super::channels::Heard;
 use super::lists::{Blocked, Wish};
@@ -58,6 +60,8 @@ pub(super) struct Server {
     pub(super) refuses: Cell<bool>,
     /// Takes no writes any more.
     pub(super) demoted: Cell<bool>,
+    /// CLIENT PAUSE: of all commands, or of writes; until then.
+    paused: Cell<Option<(bool, Instant)>>,
 }
 
 /// What a connection has of its own.
@@ -85,6 +89,7 @@ impl Server {
             commands: Cell::new(0),
             refuses: Cell::new(false),
             demoted: Cell::new(false),
+            paused: Cell::new(None),
         })
     }
 
@@ -173,6 +178,12 @@ impl Server {
 
     async fn on_request(&self, session: &mut Session, words: Words, socket: &MemorySocket) -> Option<Vec<u8>> {
         let name = String::from_utf8_lossy(&words[0]).to_ascii_uppercase();
+        if name == "ECHO" && words.len() == 1 {
+            return Some(b"-ERR wrong number of arguments for 'echo' command\r\n".to_vec());
+        }
+        if !self.pause_is_over(session, &name, socket).await {
+            return None;
+        }
         if let Some(queue) = &mut session.queue
             && !matches!(name.as_str(), "EXEC" | "DISCARD" | "MULTI" | "WATCH" | "RESET")
         {
@@ -207,6 +218,56 @@ impl Server {
             _ => {}
         }
         Some(self.run(session, &name, &words))
+    }
+
+    /// As servers do: of two pauses the stricter kind and the later end count.
+    pub(super) fn pause(&self, all: bool, time: Duration) {
+        let now = Instant::now();
+        let before = self.paused.get().filter(|(_, end)| *end > now);
+        let (before, end) = before.unwrap_or((false, now));
+        self.paused.set(Some((all || before, end.max(now + time))));
+    }
+
+    /// Waits while the command is held back; false when its connection ends before.
+    async fn pause_is_over(&self, session: &Session, name: &str, socket: &MemorySocket) -> bool {
+        let writes = |name: &str| {
+            !matches!(
+                name,
+                "GET"
+                    | "PING"
+                    | "ECHO"
+                    | "SELECT"
+                    | "HELLO"
+                    | "RESET"
+                    | "CLIENT"
+                    | "CONFIG"
+                    | "INFO"
+                    | "MULTI"
+                    | "DISCARD"
+                    | "WATCH"
+                    | "UNWATCH"
+                    | "XREAD"
+                    | "SUBSCRIBE"
+                    | "UNSUBSCRIBE"
+            )
+        };
+        let held = match (&session.queue, name) {
+            (Some(queue), "EXEC") => {
+                queue.iter().any(|words| writes(&String::from_utf8_lossy(&words[0]).to_ascii_uppercase()))
+            }
+            (Some(_), _) | (None, "EXEC") => false,
+            (None, name) => writes(name),
+        };
+        while let Some((all, end)) = self.paused.get()
+            && end > Instant::now()
+            && (all || held)
+        {
+            if socket.peer_is_gone() {
+                return false;
+            }
+            sleep(Duration::from_micros(200)).await;
+        }
+        true
     }
 
     fn exec(&self, session: &mut Session) -> Vec<u8> {
@@ -250,6 +311,17 @@ impl Server {
                     connection.channels.clear();
                 });
                 b"+RESET\r\n".to_vec()
+            }
+            "CLIENT" if words[1] == b"PAUSE" => {
+                let Ok(millis) = String::from_utf8_lossy(&words[2]).parse() else {
+                    return b"-ERR timeout is not an integer or out of range\r\n".to_vec();
+                };
+                self.pause(words[3] == b"ALL", Duration::from_millis(millis));
+                b"+OK\r\n".to_vec()
+            }
+            "CLIENT" if words[1] == b"UNPAUSE" => {
+                self.paused.set(None);
+                b"+OK\r\n".to_vec()
             }
             "CLIENT" => self.client(session, words),
             // The one script: see CLIENT UNBLOCK.

@@ -83,6 +83,7 @@ fn every_await_point_is_cancelled_once() {
             rounds: 8,
             kills: false,
             moves: false,
+            pauses: seed % 2 == 0,
             drains: false,
             settings: "",
             victim: Some(victim),
@@ -110,7 +111,8 @@ fn a_drain_loses_no_request() {
     let closed = || TABLE.with(|(_, telemetry, _)| telemetry.shards[0].client_closed[CloseReason::Drain].value());
     let mut violations = Vec::new();
     for seed in 1..=setting("SIM_SEEDS", 100) {
-        let outcome = run(Plan { kills: false, drains: true, rounds: 12, settings: "", ..Plan::of(seed) });
+        let outcome =
+            run(Plan { kills: false, pauses: false, drains: true, rounds: 12, settings: "", ..Plan::of(seed) });
         violations.extend(outcome.violations.into_iter().map(|what| format!("seed {seed}: {what}")));
     }
     assert!(violations.is_empty(), "{}", violations.join("\n"));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::load::Load;
 use super::{Configured, reload, two_servers};
 use crate::support::client::PATIENCE;
-use crate::support::{Flavour, RealRedis, eventually, pause};
+use crate::support::{Flavour, ProxyOptions, RealRedis, eventually, pause};
 
 /// Reads `redis`' own count of clients.
 fn connections(redis: &RealRedis) -> i64 {
@@ -190,4 +190,33 @@ fn a_client_that_leaves_a_wait_on_the_old_upstream_disturbs_nobody_on_the_new_on
     let stats = two.connect().ask("INFO commandstats").as_str();
     assert!(!stats.contains("cmdstat_client|unblock"), "{stats}");
     pause(Duration::from_millis(1));
+}
+
+/// Connections that are told to move twice within milliseconds: clients that are blocked do not notice.
+#[test]
+fn two_reconnects_at_once_close_no_blocked_client() {
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let options = ProxyOptions::sized(1, 24).set("upstream.connects_per_second=5000");
+    let it = Configured::start_with(&redis, "", &options);
+    let proxy = &it.proxy;
+    let (mut admin, mut direct) = (proxy.connect(), redis.connect());
+    let mut clients: Vec<_> = (0..6).map(|_| proxy.connect()).collect();
+    for (key, client) in clients.iter_mut().enumerate() {
+        client.send_command(&["BLPOP", &format!("q{key}"), "0"]);
+    }
+    for round in 0..40 {
+        admin.send(b"PROXY RECONNECT\r\n");
+        pause(Duration::from_micros(200 * (round % 12)));
+        admin.send(b"PROXY RECONNECT\r\n");
+        assert!(!admin.read_frame().is_error());
+        assert!(!admin.read_frame().is_error());
+        pause(Duration::from_millis(20));
+        for (key, client) in clients.iter_mut().enumerate() {
+            assert!(client.is_open(), "q{key} was closed in round {round}:\n{}", proxy.log());
+        }
+    }
+    for (key, client) in clients.iter_mut().enumerate() {
+        direct.ask(&format!("RPUSH q{key} x"));
+        assert_eq!(client.read_frame().items[1].as_str(), "x");
+    }
 }

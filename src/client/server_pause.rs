@@ -1,0 +1,195 @@
+//! Clients while the server is paused (CLIENT PAUSE, a failover): what it would hold is held here, or travels on a
+//! connection of its own where the server holds it and only its client waits. A held client that leaves takes its
+//! command with it, as on a server.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+use super::Shared;
+use super::connection::{Client, Closed};
+use super::held::Held;
+use super::peers::Question;
+use super::request::Request;
+use crate::command::{CommandId, Lookup};
+use crate::resp::encode;
+use crate::router::{Args, Extent, Passage, PauseChange, PinReason, Relay, Route, passage, pause_change};
+use crate::upstream::Answer;
+
+/// How long a pause waits for the answers to what was sent before it. What is not answered then may be held back in a
+/// lane, which is left.
+const SETTLE: Duration = Duration::from_millis(500);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+impl Client {
+    /// Whether a request leaves the way of all others because the server is paused.
+    #[cold]
+    pub(super) fn steps_aside(&self, route: Route, lookup: Lookup, args: &impl Args) -> bool {
+        let Some(extent) = self.up().server_pause.extent() else { return false };
+        // The parts of a transaction are judged by the server, on a connection where nobody waits for its EXEC.
+        route == Route::Pin(PinReason::Transaction)
+            || passage(extent, &self.up().table, lookup, route, args) != Passage::Free
+    }
+
+    /// Waits until the server takes the command; or says why it travels on a connection of its own.
+    pub(super) async fn pass_pause(&mut self, request: &Request, route: Route) -> Result<Option<PinReason>, Closed> {
+        let up = Rc::clone(self.up());
+        while let Some(extent) = up.server_pause.extent() {
+            match passage(extent, &up.table, request.lookup(), route, request) {
+                Passage::Free => return Ok(None),
+                Passage::Apart if !up.server_pause.is_braced() && up.pool.has_place_for_blocked() => {
+                    return Ok(Some(PinReason::Paused));
+                }
+                Passage::Apart | Passage::Wait => self.pause_changed().await?,
+            }
+            if up.is_paused() && route.waits_for_resume() {
+                self.resumed().await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until what is held back is not the same any more. Ends with the client.
+    async fn pause_changed(&mut self) -> Result<(), Closed> {
+        let up = Rc::clone(self.up());
+        let seen = up.server_pause.changes();
+        self.profile.busy.set(false);
+        let result = poll_fn(|cx| {
+            if up.server_pause.changes() != seen {
+                return std::task::Poll::Ready(Ok(()));
+            }
+            self.poll_presence(cx).map(Err)
+        })
+        .await;
+        self.profile.busy.set(true);
+        result
+    }
+
+    /// While everything is held back nobody can be asked who a client is.
+    pub(super) async fn wait_to_be_asked(&mut self) -> Result<(), Closed> {
+        while self.up().server_pause.is_all() {
+            self.pause_changed().await?;
+        }
+        self.profile.busy.set(false);
+        Ok(())
+    }
+
+    /// CLIENT PAUSE. First every worker stops beginning what it would hold, and what was begun is answered: so nothing
+    /// is held back in a lane, in front of others.
+    pub(super) async fn client_pause(&mut self, request: &Request) -> Result<(), Closed> {
+        let peers = self.shared.peers.clone();
+        let change = pause_change(&request.args_from(1).collect::<Vec<_>>());
+        if let Some(PauseChange::Begun(extent, _)) = change {
+            if !self.may_pause().await? {
+                return Ok(());
+            }
+            peers.brace(Some(extent)).await;
+        }
+        let key = self.profile.session.borrow().key.clone();
+        let answer = self.twin(&key, request).await?; // closed meanwhile: nobody is braced for long
+        match change {
+            Some(change) if is_ok(&answer) => peers.on_server_pause(change).await,
+            Some(_) => peers.brace(None).await,
+            None => {}
+        }
+        self.pass_on(answer);
+        Ok(())
+    }
+
+    /// Asks the server by a pause without a time, which it refuses to all: who may not pause must not make anybody wait. The
+    /// client gets the answer if it is another.
+    async fn may_pause(&mut self) -> Result<bool, Closed> {
+        let mut twin = BytesMut::new();
+        encode::command(&mut twin, &["CLIENT", "PAUSE", "x"]);
+        let key = self.profile.session.borrow().key.clone();
+        let answer = self.twin_bytes(&key, CommandId::OTHER, &twin).await?;
+        let may = matches!(&answer, Answer::Reply(frame) if frame.starts_with(b"-ERR timeout is not an integer"));
+        if !may {
+            self.pass_on(answer);
+        }
+        Ok(may)
+    }
+
+    /// A pause on the connection that the client holds, by itself or at the end of a transaction.
+    pub(super) async fn pause_on_held(
+        &mut self,
+        held: &mut Held,
+        request: Request,
+        relay: Relay,
+    ) -> Result<(), Closed> {
+        let extent = match pause_change(&request.args_from(1).collect::<Vec<_>>()) {
+            Some(PauseChange::Begun(extent, _)) if relay == Relay::Pause => Some(extent),
+            _ => held.queued_pause(),
+        };
+        // In a transaction the server has judged it already.
+        if extent.is_some() && (relay == Relay::Exec || self.may_pause().await?) {
+            self.shared.peers.brace(extent).await;
+        } else if relay == Relay::Pause {
+            return Ok(()); // answered
+        }
+        held.send_pause(self, request, relay);
+        Ok(())
+    }
+
+    /// CLIENT UNPAUSE: on a connection of its own, so that it gets through whatever waits on the lane. Where there is
+    /// none it rides: nothing that is held back is on a lane while respmux knows of the pause.
+    pub(super) async fn client_unpause(&mut self, request: Request) -> Result<(), Closed> {
+        if self.up().pool.has_place() {
+            return self.pin(request, PinReason::OutOfBand).await;
+        }
+        let key = self.profile.session.borrow().key.clone();
+        let answer = self.twin(&key, &request).await?;
+        if is_ok(&answer) {
+            self.shared.peers.on_server_pause(PauseChange::Ended).await;
+        }
+        self.pass_on(answer);
+        Ok(())
+    }
+
+    /// The server has accepted a CLIENT PAUSE or UNPAUSE of this client, on the connection that it holds.
+    pub(super) fn on_pause_accepted(&self, change: PauseChange) {
+        self.up().on_server_pause(change);
+        let peers = self.shared.peers.clone();
+        spawn_local(async move { peers.on_server_pause(change).await });
+    }
+}
+
+impl Shared {
+    /// A pause is about to be sent, or was refused. Answers when nothing that it would hold is on a lane.
+    pub(super) fn brace(&self, extent: Option<Extent>, ready: oneshot::Sender<()>) {
+        self.up.brace_for_pause(extent);
+        if extent.is_none() {
+            let _ = ready.send(());
+            return;
+        }
+        let up = Rc::clone(&self.up);
+        let (now, deadline) = (up.now(), Instant::now() + SETTLE);
+        spawn_local(async move {
+            let owes = || up.lanes.all().iter().any(|lane| lane.oldest().is_some_and(|at| at < now));
+            while owes() && Instant::now() < deadline && !ready.is_closed() {
+                sleep(LOOK_EVERY).await;
+            }
+            let _ = ready.send(());
+        });
+    }
+}
+
+impl super::Peers {
+    async fn brace(&self, extent: Option<Extent>) {
+        self.ask(|ready| Question::Brace(extent, ready)).await;
+    }
+
+    async fn on_server_pause(&self, change: PauseChange) {
+        self.ask(|done| Question::ServerPause(change, done)).await;
+    }
+}
+
+fn is_ok(answer: &Answer) -> bool {
+    matches!(answer, Answer::Reply(frame) if frame == b"+OK\r\n")
+}

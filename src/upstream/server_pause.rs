@@ -1,0 +1,304 @@
+//! CLIENT PAUSE: the server answers, and holds commands back on purpose. That is no outage. What it would hold is held
+//! at the clients, so that nobody else's commands stand behind it on a lane.
+//!
+//! A pause is *known* when it passed through respmux, with its length; it is *seen* when it came another way and was
+//! recognised by what it does (`control_pause`). [`Pauses`] is the pure part; time is given.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::Upstreams;
+use crate::router::{Extent, PauseChange};
+
+/// Servers end a pause in a task that runs ten times a second, so up to so much later than they were told.
+const SERVER_IS_LATE: Duration = Duration::from_millis(110);
+/// How long nothing is begun while a pause is on its way to the server.
+const BRACED: Duration = Duration::from_secs(1);
+/// A sign of life not older than this says that the server is paused, not hung.
+const ALIVE: Duration = Duration::from_secs(6);
+
+/// What is known of the server's pauses.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    known: Option<(Extent, Instant)>,
+    seen: Option<Extent>,
+    /// One is on its way to the server, which says itself when it is longer.
+    braced: Option<(Extent, Instant)>,
+}
+
+impl Pauses {
+    /// What is held back now.
+    pub(super) fn extent(&self) -> Option<Extent> {
+        self.known.map(|(extent, _)| extent).max(self.seen).max(self.braced.map(|(extent, _)| extent))
+    }
+
+    /// As servers do: of two pauses the stricter kind and the later end count.
+    pub(super) fn on_change(&mut self, now: Instant, change: PauseChange) {
+        match change {
+            PauseChange::Begun(extent, time) => {
+                // No later than servers count time: what is longer ends with UNPAUSE.
+                let time = time.min(Duration::from_secs(u64::from(u32::MAX))) + SERVER_IS_LATE;
+                let (before, end) = self.known.unwrap_or((extent, now));
+                self.known = Some((extent.max(before), end.max(now + time)));
+            }
+            PauseChange::Ended => (self.known, self.seen) = (None, None),
+        }
+    }
+
+    /// A pause is about to be sent: until that is decided nothing is begun that it would hold.
+    pub(super) fn brace(&mut self, now: Instant, extent: Option<Extent>) {
+        self.braced = extent.map(|extent| (extent, now + BRACED));
+    }
+
+    /// A pause that came another way, or its end.
+    pub(super) fn see(&mut self, extent: Option<Extent>) {
+        self.seen = extent;
+    }
+
+    /// Takes out what is over. When to look again.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<Instant> {
+        self.known = self.known.filter(|(_, end)| *end > now);
+        self.braced = self.braced.filter(|(_, end)| *end > now);
+        let ends = [self.known, self.braced].into_iter().flatten().map(|(_, end)| end);
+        ends.min()
+    }
+}
+
+/// The server's pauses as a worker sees them.
+#[derive(Default)]
+pub struct ServerPause {
+    pauses: RefCell<Pauses>,
+    /// What is held back: `pauses` as of the last look.
+    extent: Cell<Option<Extent>>,
+    braced: Cell<bool>,
+    changes: Cell<u64>,
+    changed: Notify,
+    /// When the server last showed that it answers although it is paused.
+    alive_at: Cell<Option<Instant>>,
+    /// When the last pause ended.
+    ended_at: Cell<Option<Instant>>,
+}
+
+impl ServerPause {
+    /// What is held back now.
+    #[inline]
+    #[must_use]
+    pub fn extent(&self) -> Option<Extent> {
+        self.extent.get()
+    }
+
+    /// Everything is held back.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.extent() == Some(Extent::All)
+    }
+
+    /// A pause is on its way to the server: what it would hold must not even be sent.
+    #[must_use]
+    pub fn is_braced(&self) -> bool {
+        self.braced.get()
+    }
+
+    /// Counts changes of what is held back.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    /// It came another way, and was seen.
+    pub(super) fn is_seen(&self) -> bool {
+        self.pauses.borrow().seen.is_some()
+    }
+
+    /// The server is silent because it is paused, and has shown that it lives.
+    pub(super) fn excuses_silence(&self) -> bool {
+        self.extent().is_some() && self.alive_at.get().is_some_and(|at| crate::link::since(at) <= ALIVE)
+    }
+
+    /// Everything is held back, by a server that lives.
+    pub(super) fn is_all_and_alive(&self) -> bool {
+        self.is_all() && self.excuses_silence()
+    }
+
+    /// Silence counts from here at the earliest: nanoseconds ago.
+    pub(super) fn ended_before(&self) -> u64 {
+        self.ended_at.get().map_or(u64::MAX, |at| crate::link::nanos(crate::link::since(at)))
+    }
+
+    /// The server has shown that it lives.
+    pub(super) fn on_sign_of_life(&self) {
+        self.alive_at.set(Some(crate::link::now()));
+    }
+}
+
+impl Upstreams {
+    /// Whether anything is held at the clients: PROXY PAUSE, or a pause of the server.
+    #[inline]
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.holding.get()
+    }
+
+    /// A CLIENT PAUSE or UNPAUSE was accepted by the server.
+    pub fn on_server_pause(&self, change: PauseChange) {
+        let now = crate::link::now();
+        self.server_pause.pauses.borrow_mut().on_change(now, change);
+        self.server_pause.pauses.borrow_mut().brace(now, None);
+        if let PauseChange::Begun(..) = change {
+            self.server_pause.on_sign_of_life();
+        }
+        self.look_at_pauses();
+        self.control.look();
+    }
+
+    /// The server is not there, or is another one.
+    pub(super) fn forget_pauses(&self) {
+        if self.server_pause.extent().is_some() {
+            tracing::info!(worker = self.worker, "the upstream's pause is over: the upstream is away, or another one");
+            self.server_pause.pauses.borrow_mut().on_change(crate::link::now(), PauseChange::Ended);
+            self.look_at_pauses();
+        }
+    }
+
+    /// A pause is about to be sent to the server; nothing: it was not accepted.
+    pub fn brace_for_pause(&self, extent: Option<Extent>) {
+        self.server_pause.pauses.borrow_mut().brace(crate::link::now(), extent);
+        self.look_at_pauses();
+    }
+
+    /// A pause that came another way was recognised, or is over.
+    pub(super) fn see_pause(&self, extent: Option<Extent>) {
+        let before = self.server_pause.pauses.borrow().seen;
+        if before == extent {
+            return;
+        }
+        match extent {
+            Some(extent) => {
+                tracing::warn!(
+                    worker = self.worker,
+                    ?extent,
+                    "the upstream is paused (CLIENT PAUSE or a failover): clients wait"
+                );
+            }
+            None => tracing::info!(worker = self.worker, "the upstream is not paused any more"),
+        }
+        self.server_pause.pauses.borrow_mut().see(extent);
+        self.look_at_pauses();
+    }
+
+    /// Takes out pauses that are over; at the end of one, or at any change, whoever is held looks again.
+    pub(super) fn look_at_pauses(&self) {
+        let pause = &self.server_pause;
+        let (extent, braced) = {
+            let mut pauses = pause.pauses.borrow_mut();
+            pauses.expire(crate::link::now());
+            (pauses.extent(), pauses.braced.is_some())
+        };
+        if extent.is_some() {
+            self.control.on_paused();
+        }
+        self.dialer.be_patient(extent == Some(Extent::All) && pause.excuses_silence());
+        if (extent, braced) == (pause.extent.get(), pause.braced.get()) {
+            return;
+        }
+        if extent < pause.extent.get() {
+            pause.ended_at.set(Some(crate::link::now()));
+        }
+        pause.extent.set(extent);
+        pause.braced.set(braced);
+        pause.changes.set(pause.changes.get() + 1);
+        self.holding.set(extent.is_some() || self.paused.get());
+        pause.changed.notify_waiters();
+        for client in self.roster.all() {
+            client.wake();
+        }
+    }
+
+    /// As a timeout; but the time in which the server holds everything back does not count.
+    pub(super) async fn within<T>(&self, limit: Duration, what: impl Future<Output = T>) -> Option<T> {
+        let mut what = pin!(what);
+        loop {
+            if let Ok(result) = timeout(limit, what.as_mut()).await {
+                return Some(result);
+            }
+            if !self.server_pause.is_all() {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                result = what.as_mut() => return Some(result),
+                () = self.server_pause_over() => {}
+            }
+        }
+    }
+
+    /// Waits until the server does not hold everything back.
+    pub async fn server_pause_over(&self) {
+        while self.server_pause.is_all() {
+            self.server_pause.changed.notified().await;
+        }
+    }
+
+    /// Waits until the server holds nothing back.
+    pub(super) async fn server_takes_writes(&self) {
+        while self.server_pause.extent().is_some() {
+            self.server_pause.changed.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn of_two_pauses_the_stricter_kind_and_the_later_end_count() {
+        let (mut pauses, start) = (Pauses::default(), Instant::now());
+        pauses.on_change(start, PauseChange::Begun(Extent::Write, seconds(10)));
+        pauses.on_change(start, PauseChange::Begun(Extent::All, seconds(1)));
+        pauses.expire(start + seconds(9));
+        assert_eq!(pauses.extent(), Some(Extent::All));
+        pauses.expire(start + seconds(11));
+        assert_eq!(pauses.extent(), None);
+        // A new one does not begin with what an old one was.
+        pauses.on_change(start + seconds(12), PauseChange::Begun(Extent::Write, seconds(1)));
+        assert_eq!(pauses.extent(), Some(Extent::Write));
+        pauses.on_change(start + seconds(12), PauseChange::Ended);
+        assert_eq!(pauses.extent(), None);
+    }
+
+    #[test]
+    fn a_pause_that_was_never_sent_ends_by_itself() {
+        let (mut pauses, start) = (Pauses::default(), Instant::now());
+        pauses.brace(start, Some(Extent::All));
+        assert_eq!(pauses.expire(start), Some(start + BRACED));
+        assert_eq!(pauses.extent(), Some(Extent::All));
+        assert_eq!((pauses.expire(start + BRACED), pauses.extent()), (None, None));
+    }
+
+    #[test]
+    fn unpause_ends_what_was_seen_and_never_what_is_on_its_way() {
+        let (mut pauses, start) = (Pauses::default(), Instant::now());
+        pauses.see(Some(Extent::All));
+        pauses.brace(start, Some(Extent::Write));
+        pauses.on_change(start, PauseChange::Ended);
+        assert_eq!(pauses.extent(), Some(Extent::Write));
+    }
+
+    #[test]
+    fn a_pause_for_ever_does_not_overflow() {
+        let (mut pauses, start) = (Pauses::default(), Instant::now());
+        pauses.on_change(start, PauseChange::Begun(Extent::Write, Duration::from_millis(i64::MAX as u64)));
+        pauses.expire(start + seconds(86_400));
+        assert_eq!(pauses.extent(), Some(Extent::Write));
+    }
+}
