@@ -36,7 +36,7 @@ impl Client {
     /// The answer of a fresh probe serves without a wait.
     pub(super) fn admit_if_known(&mut self) -> bool {
         let up = self.up();
-        match up.assumed_standing().or_else(|| up.scratch.known()) {
+        match up.assumed_standing().or_else(|| up.scratch.known(up)) {
             Some(standing) => {
                 self.on_standing(standing);
                 true

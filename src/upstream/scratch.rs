@@ -15,7 +15,7 @@ use crate::link::{Link, Use, decoded};
 use crate::resp::encode;
 use crate::telemetry::UpstreamCloseReason;
 
-/// How long the answer to a probe may serve new clients (issue 2, 5).
+/// How long the answer to a probe may serve new clients, while no change of rights or settings passes by.
 const PROBE_LIFE: Duration = Duration::from_secs(1);
 /// Logins that may wait for the scratch connection.
 const MAX_WAITING: usize = 16_384;
@@ -29,11 +29,20 @@ pub enum Standing {
     Unauthenticated,
 }
 
+/// The answer to a probe.
+#[derive(Clone, Copy)]
+struct Probe {
+    asked: Instant,
+    /// The changes of rights that had passed by before it was asked.
+    rules: u64,
+    standing: Standing,
+}
+
 /// The scratch connection of a worker.
 pub struct Scratch {
     turn: Semaphore,
     link: RefCell<Option<Link>>,
-    probe: Cell<Option<(Instant, Standing)>>,
+    probe: Cell<Option<Probe>>,
     /// What the last probe said, however long ago.
     wants_login: Cell<bool>,
     waiting: Cell<usize>,
@@ -206,7 +215,7 @@ impl Scratch {
     /// # Errors
     /// The upstream is not available.
     pub async fn standing(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
-        if let Some(known) = up.assumed_standing().or_else(|| self.known()) {
+        if let Some(known) = up.assumed_standing().or_else(|| self.known(up)) {
             return Ok(known);
         }
         up.within(up.config().upstream.connect_wait, self.probe(up))
@@ -216,16 +225,16 @@ impl Scratch {
 
     async fn probe(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
         let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
-        if let Some(known) = self.known() {
+        if let Some(known) = self.known(up) {
             return Ok(known);
         }
-        let asked = crate::link::now();
+        let (asked, rules) = (crate::link::now(), up.process.rights_changes());
         let mut ping = BytesMut::new();
         encode::command(&mut ping, &["PING"]);
         let reply = self.unit(up, &ping).await?;
         // NOPERM, BUSY or LOADING are words to somebody who is known.
         let standing = if reply.starts_with(b"-NOAUTH") { Standing::Unauthenticated } else { Standing::Implicit };
-        self.probe.set(Some((asked, standing)));
+        self.probe.set(Some(Probe { asked, rules, standing }));
         self.wants_login.set(standing == Standing::Unauthenticated);
         if standing == Standing::Unauthenticated && self.login_first.get().is_none() {
             let mut bad = BytesMut::new();
@@ -236,10 +245,13 @@ impl Scratch {
         Ok(standing)
     }
 
-    /// The answer of a probe that is fresh enough.
+    /// The answer of a probe that is fresh enough. A CONFIG SET or an ACL command that passes by, in any worker, ends it
+    /// at once: whoever has set or lifted a password finds new clients treated so.
     #[must_use]
-    pub fn known(&self) -> Option<Standing> {
-        self.probe.get().filter(|(asked, _)| crate::link::since(*asked) < PROBE_LIFE).map(|(_, standing)| standing)
+    pub fn known(&self, up: &Upstreams) -> Option<Standing> {
+        let probe = self.probe.get()?;
+        let is_fresh = probe.rules == up.process.rights_changes() && crate::link::since(probe.asked) < PROBE_LIFE;
+        is_fresh.then_some(probe.standing)
     }
 
     /// The upstream's users may have changed: ask again.
