@@ -33,6 +33,15 @@ impl Admission {
 }
 
 impl Client {
+    /// Nobody knows yet whether the client must log in, or it may have changed: servers let a client in from the moment
+    /// on in which the password is lifted that it was refused for.
+    pub(super) fn is_to_be_asked(&mut self) -> bool {
+        if self.admission == Admission::Unauthenticated && self.up().scratch.may_have_opened(self.up()) {
+            self.on_unasked();
+        }
+        self.admission == Admission::Unasked
+    }
+
     /// The answer of a fresh probe serves without a wait.
     pub(super) fn admit_if_known(&mut self) -> bool {
         let up = self.up();

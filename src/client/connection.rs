@@ -278,7 +278,7 @@ impl Client {
         let mut scanner = shared.scanner.borrow_mut();
         let mut at = 0;
         while at < data.len() {
-            if self.admission == Admission::Unasked && !self.admit_if_known() {
+            if self.admission != Admission::Admitted && self.is_to_be_asked() && !self.admit_if_known() {
                 match begins_with(&data[at..], b"PROXY") {
                     // PROXY asks itself, and not for long: it is for the time when nobody answers.
                     Some(true) => {}

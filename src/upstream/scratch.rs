@@ -254,6 +254,14 @@ impl Scratch {
         is_fresh.then_some(probe.standing)
     }
 
+    /// Clients that were refused may be let in by now: the last probe was let in, or rights or settings have changed
+    /// since, through respmux.
+    #[must_use]
+    pub fn may_have_opened(&self, up: &Upstreams) -> bool {
+        let opened = |probe: Probe| probe.standing == Standing::Implicit || probe.rules != up.process.rights_changes();
+        self.probe.get().is_some_and(opened)
+    }
+
     /// The upstream's users may have changed: ask again.
     pub fn forget_probe(&self) {
         self.probe.set(None);
