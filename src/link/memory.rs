@@ -133,6 +133,11 @@ impl MemorySocket {
         pipe.bytes.is_empty() && pipe.ended
     }
 
+    /// The peer has said that nothing follows, whatever came before that is not read.
+    pub(crate) fn peer_has_ended(&self) -> bool {
+        self.0.incoming.borrow().ended
+    }
+
     /// Is woken when something arrives or the peer leaves.
     pub(crate) fn watch(&self, cx: &Context<'_>) {
         self.0.incoming.borrow_mut().reader = Some(cx.waker().clone());

@@ -262,7 +262,8 @@ impl Server {
             && end > Instant::now()
             && (all || held)
         {
-            if socket.peer_is_gone() {
+            // Servers read on while they hold a command back, and forget it with its connection.
+            if socket.peer_has_ended() {
                 return false;
             }
             sleep(Duration::from_micros(200)).await;
