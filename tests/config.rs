@@ -199,7 +199,7 @@ fn the_check_answers_in_json() {
     assert_eq!(report["budget"]["max_connections"], 15);
     let expected = serde_json::json!({"control": 1, "scratch": 1, "lanes": 2, "pool": 2, "hubs": 1, "total": 7});
     assert_eq!(report["budget"]["workers"][1], expected);
-    let expected = serde_json::json!({"value": 15, "origin": "--max-upstream-connections"});
+    let expected = serde_json::json!({"value": 15, "effective": 15, "origin": "flag --max-upstream-connections"});
     assert_eq!(report["config"]["upstream.max_connections"], expected);
     assert_eq!(report["config"]["upstream.connect_timeout"]["value"], "1s");
 

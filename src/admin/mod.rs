@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Peers, Wishes};
+use crate::command::CommandTable;
 use crate::config::Config;
 use crate::telemetry::{Telemetry, unix_millis};
 
@@ -41,6 +42,8 @@ pub(crate) struct AdminState {
     pub peers: Peers,
     /// The main thread, for what somebody wants changed.
     pub wishes: Wishes,
+    /// For the names of commands.
+    pub commands: CommandTable,
 }
 
 /// How much a peer of the admin port may take.

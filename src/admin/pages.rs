@@ -11,12 +11,13 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::access::{self, Denial};
 use super::{AdminState, html, status};
-use crate::client::{Line, Transport, Wish};
+use crate::client::{Line, Wish};
+use crate::command::CommandTable;
 use crate::telemetry::Telemetry;
 
 /// A worker that was silent for longer is stuck.
@@ -79,7 +80,7 @@ static PAGES: &[Page] = &[
     page("/healthz", Rule::Look, What::Live, "the same as /livez"),
     page("/status.json", Rule::Look, What::Status, "what the status page shows"),
     page("/certs", Rule::Look, What::Certificates, "when the certificates in use expire"),
-    page("/config", Rule::Know, What::Config, "the settings in effect and where they were given, without secrets"),
+    page("/config", Rule::Know, What::Config, "the settings: value, what is in effect, origin; without secrets"),
     page("/clients.json", Rule::Know, What::Clients, "who is connected"),
     page("/reload", Rule::Change, What::Wish(Wish::Reload), "POST: as SIGHUP, read the configuration again"),
     page("/pause", Rule::Change, What::Wish(Wish::Pause(None)), "POST: begin nothing for clients until /resume"),
@@ -203,7 +204,7 @@ impl What {
             Self::Certificates => Reply::json(&status::certificates(telemetry)),
             Self::Config => Reply::json(&settings(state)),
             Self::Clients => match timeout(PATIENCE, state.peers.lines()).await {
-                Ok(lines) => Reply::json(&lines.iter().map(client).collect()),
+                Ok(lines) => Reply::json(&lines.iter().map(|line| client(&state.commands, line)).collect()),
                 Err(_) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
             },
             Self::Wish(wish) => match state.wishes.ask(wish.clone()).await {
@@ -235,35 +236,15 @@ fn index() -> String {
 }
 
 fn settings(state: &AdminState) -> Value {
-    let one = |setting: &crate::config::ShownSetting| {
-        let value = (!setting.value.is_empty()).then_some(&setting.value);
-        (setting.key.to_owned(), json!({ "value": value, "origin": setting.origin }))
-    };
     json!({
         "sha256": state.telemetry.facts.config_sha256(),
-        "settings": (state.config)().shown.iter().map(one).collect::<serde_json::Map<_, _>>(),
+        "settings": (state.config)().shown.json(),
     })
 }
 
-fn client(line: &Line) -> Value {
-    let via = match line.transport {
-        Transport::Tcp => json!("tcp"),
-        Transport::Tls => json!("tls"),
-        Transport::Unix { uid, pid } => json!({ "uid": uid, "pid": pid }),
-    };
-    json!({
-        "id": line.id,
-        "addr": line.addr,
-        "via": via,
-        "name": String::from_utf8_lossy(&line.name),
-        "user": String::from_utf8_lossy(&line.user),
-        "lib": String::from_utf8_lossy(&line.lib_name),
-        "age": line.age,
-        "idle": line.idle,
-        "db": line.db,
-        "resp": line.resp,
-        "flags": line.flags(),
-    })
+/// What PROXY CLIENTS says of one.
+fn client(commands: &CommandTable, line: &Line) -> Value {
+    line.fields(commands).into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
 }
 
 fn verdict(verdict: Result<(), String>) -> Reply {

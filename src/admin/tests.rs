@@ -36,7 +36,8 @@ fn state(workers: usize, token: Option<&str>) -> (Rc<AdminState>, mpsc::Receiver
     let (ways, wishes) = Wishes::new();
     let peers = Peers::new(Vec::new(), ways.clone());
     let config = Arc::new(config);
-    (Rc::new(AdminState { telemetry, config: Box::new(move || Arc::clone(&config)), peers, wishes: ways }), wishes)
+    let config = Box::new(move || Arc::clone(&config));
+    (Rc::new(AdminState { telemetry, config, peers, wishes: ways, commands: CommandTable::new() }), wishes)
 }
 
 impl Admin {
@@ -239,7 +240,7 @@ fn the_status_has_what_is_known_and_no_secret() {
         assert!(url["value"].as_str().unwrap().contains("db:6379"), "{url}");
         assert_eq!(
             settings["settings"]["pool.wait_timeout"],
-            serde_json::json!({ "value": "5s", "origin": "default" })
+            serde_json::json!({ "value": "5s", "effective": "5s", "origin": "default" })
         );
         for page in ["/", "/status.json", "/config", "/certs", "/metrics"] {
             assert!(!admin.get(page).await.contains("hunter2"), "{page}");

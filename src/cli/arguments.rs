@@ -102,7 +102,7 @@ fn arguments() -> Vec<Arg> {
 fn argument(key: &'static Key) -> Option<Arg> {
     let (name, value) = key.flag?;
     let variable = key.short_env.map_or_else(|| key.env(), str::to_owned);
-    let default = key.default_text();
+    let default = key.default_text().unwrap_or("not set");
     let help = format!("{} [default: {default}] [variable: {variable}]", key.doc);
     let argument = Arg::new(key.path).long(name).value_name(value).help(help);
     Some(match key.kind {

@@ -38,9 +38,9 @@ impl Key {
         self.kind.parse(&Raw::Untyped(text.to_owned())).expect("every default is valid: tested")
     }
 
-    /// The default as a flag or variable would give it.
-    pub(crate) fn default_text(&self) -> &'static str {
-        self.default.unwrap_or("none")
+    /// The default as a flag or variable would give it; nothing when the key has no value then.
+    pub(crate) fn default_text(&self) -> Option<&'static str> {
+        self.default
     }
 
     /// The value that the example shows, as TOML, and whether it is the default.

@@ -24,6 +24,7 @@ mod print;
 mod reload;
 mod secret;
 mod settings;
+mod shown;
 mod tls;
 mod units;
 mod users;
@@ -39,10 +40,11 @@ pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
 pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
 pub use drain::Drain;
-pub use insight::{Hotkeys, ShownSetting, ShownSettings, Slowlog};
+pub use insight::{Hotkeys, Slowlog};
 pub use reload::Source;
 pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
+pub use shown::{ShownSetting, ShownSettings};
 pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
 pub use users::{Hashes, ProxyRight, User};
 
@@ -310,6 +312,17 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
+}
+
+impl LogFormat {
+    /// Whether lines are JSON where they go to a terminal, or do not.
+    pub(crate) fn is_json(self, is_terminal: bool) -> bool {
+        match self {
+            Self::Json => true,
+            Self::Text => false,
+            Self::Auto => !is_terminal,
+        }
+    }
 }
 
 impl Config {

@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::insight::{ShownSetting, ShownSettings};
 use super::keys::{KEYS, Key};
-use super::settings::{Entry, Origin, Problems, Settings};
+use super::settings::Problems;
 use super::units::show_size;
-use super::value::Setting;
 use super::{Config, Division, Loaded};
 
 /// Columns of a comment.
@@ -41,33 +39,14 @@ pub(crate) fn example() -> String {
 pub(crate) fn merged(loaded: &Loaded) -> String {
     let mut text = String::new();
     let mut tables = Tables::default();
-    for (key, entry) in loaded.settings.iter() {
+    for (key, setting) in KEYS.iter().zip(loaded.config.shown.iter()) {
         if tables.is_new(key) {
             text.push('\n');
         }
         tables.open(&mut text, key);
-        let name = key.table_and_name().1;
-        let origin = origin(key, entry, &loaded.config);
-        match entry.setting.to_toml() {
-            None => line_to(&mut text, format_args!("# {name} is not set  # {origin}")),
-            // Loading it again would take the stars for the password.
-            Some(value) if entry.setting.is_redacted() => {
-                line_to(&mut text, format_args!("# {name} = {value}  # {origin}; redacted"));
-            }
-            Some(value) => line_to(&mut text, format_args!("{name} = {value}  # {origin}")),
-        }
+        line_to(&mut text, format_args!("{}", setting.line(key.table_and_name().1)));
     }
     text.trim_start().to_owned()
-}
-
-/// Each setting in words, for PROXY CONFIG.
-pub(super) fn shown(settings: &Settings, config: &Config) -> ShownSettings {
-    let one = |(key, entry): (&'static Key, &Entry)| {
-        let literal = entry.setting.to_toml().unwrap_or_default();
-        let value = unquote(&literal).unwrap_or(literal);
-        ShownSetting { key: key.path, value, origin: origin(key, entry, config) }
-    };
-    ShownSettings::new(settings.iter().map(one).collect())
 }
 
 /// What `respmux check` tells people about a good configuration.
@@ -91,25 +70,19 @@ pub(crate) fn report_text(loaded: &Loaded) -> String {
 }
 
 /// The same, or the problems, for programs:
-/// `{"ok", "errors", "warnings", "config": {KEY: {"value", "origin"}}, "budget"}`.
+/// `{"ok", "errors", "warnings", "config": {KEY: {"value", "effective", "origin"}}, "budget"}`.
 pub(crate) fn report_json(result: Result<&Loaded, &Problems>) -> String {
     let report = match result {
         Err(problems) => json!({ "ok": false, "errors": problems.texts(), "warnings": [] }),
-        Ok(loaded) => {
-            let entry = |(key, entry): (&Key, &Entry)| {
-                let origin = entry.origin.to_string();
-                (key.path.to_owned(), json!({ "value": value(&entry.setting), "origin": origin }))
-            };
-            json!({
-                "ok": true,
-                "errors": [],
-                "warnings": loaded.warnings,
-                "config": loaded.settings.iter().map(entry).collect::<Map<_, _>>(),
-                "workers": loaded.config.workers,
-                "memory_limit": loaded.config.memory_limit,
-                "budget": budget(&loaded.config.division()),
-            })
-        }
+        Ok(loaded) => json!({
+            "ok": true,
+            "errors": [],
+            "warnings": loaded.warnings,
+            "config": loaded.config.shown.json(),
+            "workers": loaded.config.workers,
+            "memory_limit": loaded.config.memory_limit,
+            "budget": budget(&loaded.config.division()),
+        }),
     };
     format!("{report:#}\n")
 }
@@ -142,38 +115,6 @@ fn budget(division: &Division) -> Value {
         "max_connections": division.total(),
         "workers": division.shares().iter().map(share).collect::<Vec<_>>(),
     })
-}
-
-fn value(setting: &Setting) -> Value {
-    match setting {
-        Setting::Unset => Value::Null,
-        Setting::Count(number) => json!(number),
-        Setting::Switch(on) => json!(on),
-        Setting::Texts(texts) => json!(texts),
-        Setting::Listen(listen) => listen.iter().map(ToString::to_string).collect(),
-        other => match other.to_toml().as_deref().and_then(unquote) {
-            Some(text) => json!(text),
-            None => Value::Null,
-        },
-    }
-}
-
-/// The text of a TOML string literal.
-fn unquote(literal: &str) -> Option<String> {
-    let table: toml::Table = format!("v = {literal}").parse().ok()?;
-    table.get("v")?.as_str().map(str::to_owned)
-}
-
-fn origin(key: &Key, entry: &Entry, config: &Config) -> String {
-    match (key.path, &entry.setting) {
-        ("workers", Setting::Word(_)) => format!("{}: {} here", entry.origin, config.workers),
-        ("memory.limit", Setting::Word(_)) => format!("{}: {} here", entry.origin, show_size(config.memory_limit)),
-        _ => match &entry.origin {
-            Origin::Flag(name) => format!("flag {name}"),
-            Origin::Environment(name) => format!("variable {name}"),
-            origin => origin.to_string(),
-        },
-    }
 }
 
 /// How else the key is given.

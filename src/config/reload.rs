@@ -67,6 +67,7 @@ impl Source {
         if config.embedded {
             config.upstream.endpoint = running.upstream.endpoint.clone();
         }
+        config.shown.keep(&running.shown);
         Ok(Reread { config, warnings, changed, pending, settings })
     }
 

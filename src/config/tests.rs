@@ -1,5 +1,7 @@
 //! Settings as a whole: what the layers come to. Single values are tested beside their parsers.
 
+use serde_json::{Value, json};
+
 use super::settings::{Assignment, Layer, Origin, environment};
 use super::validate::{Host, validate};
 use super::*;
@@ -415,23 +417,47 @@ fn settings_are_shown_with_their_origin_and_without_secrets() {
         &[("RESPMUX_LOG_LEVEL", "warn"), ("RESPMUX_AUTH_PROXY_READ", "a,b")],
     )
     .unwrap();
-    let shown = |key: &str| {
-        let setting = config.shown.iter().find(|setting| setting.key == key).unwrap();
-        (setting.value.clone(), setting.origin.clone())
-    };
-    let pair = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
-    assert_eq!(shown("pool.wait_timeout"), pair("2s", "f:5:16"));
-    assert_eq!(shown("log.level"), pair("warn", "variable RESPMUX_LOG_LEVEL"));
-    assert_eq!(shown("workers"), pair("2", "f:1:11"));
-    assert_eq!(shown("slowlog.threshold"), pair("10ms", "default"));
-    assert_eq!(shown("auth.proxy_read").0, "[\"a\", \"b\"]");
-    assert_eq!(shown("upstream.password"), pair("", "default"));
-    assert!(shown("upstream.url").0.contains("h:1"));
-    assert!(config.shown.iter().count() == KEYS.len());
-    assert!(config.shown.iter().all(|setting| !setting.value.contains("hunter2")));
+    let shown = |key: &str| config.shown.json()[key].clone();
+    let parts = |value: Value, effective: Value, origin: &str| json!({"value": value, "effective": effective, "origin": origin});
+    assert_eq!(shown("pool.wait_timeout"), parts("2s".into(), "2s".into(), "f:5:16"));
+    assert_eq!(shown("log.level"), parts("warn".into(), "warn".into(), "variable RESPMUX_LOG_LEVEL"));
+    assert_eq!(shown("workers"), parts(2.into(), 2.into(), "f:1:11"));
+    assert_eq!(shown("coalesce"), parts(true.into(), true.into(), "default"));
+    assert_eq!(shown("auth.proxy_read")["value"], json!(["a", "b"]));
+    assert_eq!(shown("upstream.password"), parts(Value::Null, "***".into(), "default"));
+    assert_eq!(shown("upstream.username"), parts(Value::Null, "app".into(), "default"));
+    assert_eq!(shown("upstream.url")["value"], "redis://app:***@h:1");
+    assert_eq!(shown("instance"), parts("random".into(), Value::Null, "default"));
+    assert_eq!(shown("blocking.max_connections")["effective"].as_u64().map(|most| most > 0), Some(true));
+    assert_eq!(config.shown.iter().count(), KEYS.len());
+    let lines: Vec<String> = config.shown.iter().map(|setting| setting.line(setting.key)).collect();
+    assert!(
+        lines.contains(&"auth.proxy_read = [\"a\", \"b\"]  # variable RESPMUX_AUTH_PROXY_READ".to_owned()),
+        "{lines:?}"
+    );
+    assert!(lines.contains(&"# upstream.db is not set  # default; in effect: 0".to_owned()), "{lines:?}");
+    assert!(!format!("{lines:?} {}", config.shown.json()).contains("hunter2"));
     // Where a value was given makes no other configuration.
     let (by_variable, _) = load_both("", &[("RESPMUX_WORKERS", "2")]).unwrap();
     let (by_file, _) = good("workers = 2");
     assert_eq!(by_variable, by_file);
     assert_eq!(by_variable.fingerprint(), by_file.fingerprint());
+}
+
+/// What another key has taken the place of is no part of the configuration: the lines load as the same one.
+#[test]
+fn what_is_shown_loads_as_the_same_configuration() {
+    for (file, variables) in [
+        ("instance = 1", &[][..]),
+        ("instance = 1\nembedded = true", &[]),
+        ("instance = 1\nembedded = true", &[("RESPMUX_UPSTREAM", "redis://h")]),
+        ("instance = 1\n[upstream]\nurl = 'redis://h'", &[("RESPMUX_EMBEDDED", "true")]),
+        ("instance = 1\n[upstream]\ndb = 3\nurl = 'redis://h'", &[("RESPMUX_UPSTREAM", "redis://h/4")]),
+        ("instance = 1\n[client]\nmax_per_source = 4\n[auth]\nproxy_read = ['a b', 'c']", &[]),
+    ] {
+        let (config, _) = load_both(file, variables).unwrap();
+        let lines: Vec<String> = config.shown.iter().map(|setting| setting.line(setting.key)).collect();
+        let again = good(&lines.join("\n")).0;
+        assert_eq!(again, config, "{file} {variables:?}: {lines:#?}");
+    }
 }

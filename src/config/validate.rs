@@ -9,7 +9,7 @@ use super::secret::SecretSource;
 use super::settings::{Origin, Problem, Problems, Settings};
 use super::value::Setting;
 use super::values::Values;
-use super::{Config, OnLoss, ShownSettings, Tls, Unix, Upstream, UpstreamTls, print, tls};
+use super::{Config, OnLoss, ShownSettings, Tls, Unix, Upstream, UpstreamTls, tls};
 
 /// `workers = "auto"` takes no more cores than this: beyond it Redis' one thread is the limit.
 const AUTO_WORKERS: usize = 4;
@@ -80,7 +80,6 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
         hotkeys: values.hotkeys(),
         shown: ShownSettings::default(),
     };
-    config.shown = print::shown(settings, &config);
     check.relations(&config);
     check.remote_passwordless(&config);
     if let Some(reason) = config.drain.problem() {
@@ -95,7 +94,10 @@ pub(super) fn validate(settings: &Settings, host: Host) -> Result<(Config, Vec<S
     check.listeners(&config);
     check.advice(&config, host.open_files);
     match check.problems.is_empty() {
-        true => Ok((config, check.warnings)),
+        true => {
+            config.shown = ShownSettings::of(settings, &config);
+            Ok((config, check.warnings))
+        }
         false => Err(Problems(check.problems)),
     }
 }

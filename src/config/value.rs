@@ -314,18 +314,18 @@ fn quoted(words: &[&str]) -> String {
 impl Setting {
     /// As a TOML literal, secrets as `***`; nothing when unset.
     pub(crate) fn to_toml(&self) -> Option<String> {
+        self.to_toml_value().map(|value| value.to_string())
+    }
+
+    /// The same with its type.
+    pub(super) fn to_toml_value(&self) -> Option<toml::Value> {
+        let texts = |texts: Vec<String>| toml::Value::Array(texts.into_iter().map(toml::Value::String).collect());
         let text = match self {
             Self::Unset => return None,
-            Self::Count(number) => return Some(number.to_string()),
-            Self::Switch(on) => return Some(on.to_string()),
-            Self::Listen(listen) => {
-                let texts: Vec<String> = listen.iter().map(|l| toml_string(&l.to_string())).collect();
-                return Some(format!("[{}]", texts.join(", ")));
-            }
-            Self::Texts(texts) => {
-                let texts: Vec<String> = texts.iter().map(|text| toml_string(text)).collect();
-                return Some(format!("[{}]", texts.join(", ")));
-            }
+            Self::Count(number) => return Some(toml::Value::Integer(i64::try_from(*number).unwrap_or(i64::MAX))),
+            Self::Switch(on) => return Some(toml::Value::Boolean(*on)),
+            Self::Listen(listen) => return Some(texts(listen.iter().map(ToString::to_string).collect())),
+            Self::Texts(list) => return Some(texts(list.clone())),
             Self::Size(size) => show_size(*size),
             Self::Time(time) => show_duration(*time),
             Self::Word(word) => (*word).to_owned(),
@@ -337,7 +337,7 @@ impl Setting {
             Self::Mode(mode) => format!("{mode:04o}"),
             Self::Uids(users) => users.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
         };
-        Some(toml_string(&text))
+        Some(toml::Value::String(text))
     }
 
     /// Whether [`Setting::to_toml`] hides a part, so that its text does not load again.
@@ -348,10 +348,6 @@ impl Setting {
             _ => false,
         }
     }
-}
-
-fn toml_string(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }
 
 #[cfg(test)]

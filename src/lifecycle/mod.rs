@@ -29,6 +29,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admin::{self, AdminState};
 use crate::client::Wishes;
+use crate::command::CommandTable;
 use crate::config::{Config, Source};
 use crate::telemetry::{Telemetry, lately};
 use crate::worker::Order;
@@ -71,6 +72,7 @@ async fn live(mut config: Config, source: Source, inherited: Inherited) -> anyho
     if let Some(server) = &embedded {
         config.upstream.endpoint = server.endpoint().clone();
     }
+    start::settle(&mut config);
     let config = Arc::new(config);
     let result = serve(&config, source, &mut embedded, inherited).await;
     if let Some(server) = embedded {
@@ -88,6 +90,7 @@ async fn serve(
     let facts = Arc::new(start::facts(config));
     let certificates = Certificates::load(config, &facts)?;
     let (mut open, gate) = Open::bind(config, certificates.for_clients(), inherited).await?;
+    let config = &Arc::new(open.settled(config));
     let (ways, mut wishes) = Wishes::new();
     let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways, gate)?;
     open.begin(&facts, config.upstream.connect_wait).await?;
@@ -103,6 +106,7 @@ async fn serve(
             config: Box::new(move || running.running()),
             peers: workers.peers.clone(),
             wishes: ways.clone(),
+            commands: CommandTable::new(),
         });
         spawn_local(admin::serve(listener, state, until(stopped.clone())));
     }

@@ -76,6 +76,14 @@ impl Open {
         self.acceptor.addresses()
     }
 
+    /// The configuration, showing what is listened on.
+    pub(super) fn settled(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        let admin = self.admin.as_ref().and_then(|listener| listener.local_addr().ok());
+        config.settle_listeners(self.addresses(), admin);
+        config
+    }
+
     /// The listener for HTTP, once.
     pub(super) fn admin(&mut self) -> Option<TcpListener> {
         self.admin.take()

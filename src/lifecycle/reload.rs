@@ -87,6 +87,7 @@ impl Reloader {
         let table = auth::table(&reread.config).map_err(|error| Problems::of(error.to_string()))?;
         let mut config = reread.config.clone();
         start::fit_descriptors(&mut config).map_err(|error| Problems::of(error.to_string()))?;
+        start::settle(&mut config);
         let tls = self.certificates.borrow().prepare(&config);
         let tls = tls.map_err(|error| Problems::of(format!("upstream.tls: {error}")))?;
         Ok((reread, Change { config: Arc::new(config), table: Arc::new(table), tls }))

@@ -251,6 +251,11 @@ pub(super) fn fit_descriptors(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The configuration shows what has come of it in this process.
+pub(super) fn settle(config: &mut Config) {
+    config.settle(config.log.format.is_json(std::io::stderr().is_terminal()));
+}
+
 /// Whether a hard limit leaves a descriptor for clients.
 ///
 /// # Errors

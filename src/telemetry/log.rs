@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, reload};
 
 use super::log_count::{LogCount, LogCounts};
-use crate::config::{Log, LogFormat};
+use crate::config::Log;
 
 /// The process has one log, which is set up before there is anything else.
 static COUNTS: LazyLock<LogCounts> = LazyLock::new(LogCounts::default);
@@ -33,7 +33,7 @@ pub fn init(log: &Log) {
     // What this filter drops is made nowhere, and costs next to nothing.
     let registry = tracing_subscriber::registry().with(filter).with(LogCount::new(counts()));
     // A test, or a program around the library, may have set up its own.
-    let done = match is_json(log.format, is_terminal) {
+    let done = match log.format.is_json(is_terminal) {
         true => {
             let lines = fmt::layer().json().flatten_event(true).with_writer(io::stderr);
             registry.with(lines).try_init()
@@ -57,14 +57,6 @@ pub fn set_level(level: &str) {
     }
 }
 
-fn is_json(format: LogFormat, is_terminal: bool) -> bool {
-    match format {
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-        LogFormat::Auto => !is_terminal,
-    }
-}
-
 /// The filter for `log.level`, which the configuration has checked. Should it be wrong all the same,
 /// a proxy that logs at info is better than one that does not start.
 fn targets(level: &str) -> Targets {
@@ -74,13 +66,14 @@ fn targets(level: &str) -> Targets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFormat;
 
     #[test]
     fn auto_is_text_on_a_terminal_only() {
-        assert!(!is_json(LogFormat::Auto, true));
-        assert!(is_json(LogFormat::Auto, false));
-        assert!(is_json(LogFormat::Json, true));
-        assert!(!is_json(LogFormat::Text, false));
+        assert!(!LogFormat::Auto.is_json(true));
+        assert!(LogFormat::Auto.is_json(false));
+        assert!(LogFormat::Json.is_json(true));
+        assert!(!LogFormat::Text.is_json(false));
     }
 
     #[test]

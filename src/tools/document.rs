@@ -100,8 +100,13 @@ pub(crate) fn reference() -> String {
         }
         let flag = key.flag.map_or_else(String::new, |(flag, _)| format!(", flag `--{flag}`"));
         let doc = key.doc.replace('|', "\\|");
-        let (default, effect) = (key.default_text(), key.takes_effect());
-        let _ = writeln!(text, "| `{name}` | `{default}` | `{}`{flag} | {effect} | {doc} |", key.env());
+        let default = match key.default_text() {
+            None => "not set".to_owned(),
+            Some("") => "empty".to_owned(),
+            Some(text) => format!("`{text}`"),
+        };
+        let effect = key.takes_effect();
+        let _ = writeln!(text, "| `{name}` | {default} | `{}`{flag} | {effect} | {doc} |", key.env());
     }
     text
 }
@@ -109,6 +114,7 @@ pub(crate) fn reference() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Raw;
 
     #[test]
     fn the_schema_has_every_key_and_takes_every_default() {
@@ -127,6 +133,23 @@ mod tests {
         let reference = reference();
         for key in KEYS {
             assert!(reference.contains(&format!("`{}`", key.env())), "{}", key.path);
+        }
+    }
+
+    /// What stands there as a value is one that the key takes, and the one that it has.
+    #[test]
+    fn every_default_of_the_reference_is_accepted() {
+        let reference = reference();
+        for key in KEYS {
+            let variable = format!(" | `{}`", key.env());
+            let row = reference.lines().find(|line| line.contains(&variable)).unwrap();
+            let default = row.split(" | ").nth(1).unwrap();
+            match default.strip_prefix('`').and_then(|text| text.strip_suffix('`')) {
+                Some(text) => {
+                    assert_eq!(key.kind.parse(&Raw::Untyped(text.into())), Ok(key.default_setting()), "{row}")
+                }
+                None => assert_eq!(default == "not set", key.default_setting().to_toml().is_none(), "{row}"),
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ fn request(proxy: &Proxy, head: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-fn json(proxy: &Proxy, path: &str) -> Value {
+pub(crate) fn json(proxy: &Proxy, path: &str) -> Value {
     let (status, body) = request(proxy, &format!("GET {path}"));
     assert_eq!(status, 200, "{path}: {body}");
     serde_json::from_str(&body).unwrap()

@@ -55,4 +55,5 @@ mod transactions;
 mod transcripts;
 mod unix;
 mod upstream_loss;
+mod views;
 mod wait;

@@ -279,7 +279,8 @@ fn settings_are_shown_with_their_origin_and_never_a_secret() {
     let found = client.ask("PROXY CONFIG GET pool.wait* workers");
     assert_eq!((found.kind, found.items.len()), (b'*', 4), "{found:?}");
     let wait = map(&found.items[3]);
-    assert_eq!((wait["value"].as_str(), wait["origin"].as_str()), ("3s", "flag --set pool.wait_timeout"));
+    assert_eq!((wait["value"].as_str(), wait["origin"].as_str()), ("\"3s\"", "flag --set pool.wait_timeout"));
+    assert_eq!(wait["effective"], wait["value"]);
     client.ask("HELLO 3");
     let found = client.ask("PROXY CONFIG GET upstream.url");
     assert_eq!((found.kind, found.items[1].kind), (b'%', b'%'), "{found:?}");

@@ -40,7 +40,16 @@ fn passwords_are_nowhere_in_what_the_process_prints_and_serves() {
     }
     other.send(b"AUTH eve inline-s3cret\r\nPING\r\n");
     seen.extend([other.read_frame(), other.read_frame()].iter().map(show));
-    for line in ["PROXY INFO", "PROXY CLIENTS", "PROXY POOLS", "PROXY WHOAMI", "CLIENT LIST", "PROXY EXPLAIN GET k"] {
+    for line in [
+        "PROXY INFO",
+        "PROXY CLIENTS",
+        "PROXY POOLS",
+        "PROXY WHOAMI",
+        "PROXY CONFIG LIST",
+        "PROXY CONFIG GET *",
+        "CLIENT LIST",
+        "PROXY EXPLAIN GET k",
+    ] {
         seen.push(show(&client.ask(line)));
     }
     // Errors of the log: the upstream away, a login refused because the password was changed.

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use serde_json::{Value, json};
 
 use super::selection::Selection;
 use super::{Answer, Answered};
@@ -45,46 +46,50 @@ impl Client {
     }
 }
 
-/// In the names of CLIENT LIST where it has one for the same.
 fn client_line(table: &CommandTable, line: &Line) -> String {
-    let pin = line.pin.map_or("no", |reason| reason.label());
-    format!(
-        "id={} addr={} laddr={} {} name={} lib-name={} lib-ver={} user={} db={} resp={} age={} idle={} state={} pin={pin} \
-         route={} cmd={} pending={} sub={} multi={} omem={} tot-net-in={} tot-net-out={}",
-        line.id,
-        line.addr,
-        line.laddr,
-        via(line.transport),
-        lossy(&line.name),
-        lossy(&line.lib_name),
-        lossy(&line.lib_version),
-        lossy(&line.user),
-        line.db,
-        line.resp,
-        line.age,
-        line.idle,
-        line.state,
-        line.route,
-        table.spec(line.command).full_name(),
-        line.pending,
-        line.channels + line.patterns + line.shards,
-        line.multi,
-        line.unsent,
-        line.received,
-        line.sent,
-    )
+    let pair = |(name, value): (&str, Value)| match value {
+        Value::String(text) => format!("{name}={text}"),
+        other => format!("{name}={other}"),
+    };
+    line.fields(table).into_iter().map(pair).collect::<Vec<_>>().join(" ")
+}
+
+impl Line {
+    /// What is told of a client, as a line and as JSON, in the names of CLIENT LIST where it has one for the same.
+    pub(crate) fn fields(&self, table: &CommandTable) -> Vec<(&'static str, Value)> {
+        let mut fields = vec![("id", json!(self.id)), ("addr", json!(self.addr)), ("laddr", json!(self.laddr))];
+        // Who is at the other end is said where the kernel says it.
+        fields.extend(match self.transport {
+            Transport::Tcp => vec![("via", json!("tcp"))],
+            Transport::Tls => vec![("via", json!("tls"))],
+            Transport::Unix { uid, pid } => vec![("via", json!("unix")), ("uid", json!(uid)), ("pid", json!(pid))],
+        });
+        fields.extend([
+            ("name", lossy(&self.name)),
+            ("lib-name", lossy(&self.lib_name)),
+            ("lib-ver", lossy(&self.lib_version)),
+            ("user", lossy(&self.user)),
+            ("db", json!(self.db)),
+            ("resp", json!(self.resp)),
+            ("age", json!(self.age)),
+            ("idle", json!(self.idle)),
+            ("flags", json!(self.flags())),
+            ("state", json!(self.state)),
+            ("pin", json!(self.pin.map_or("no", |reason| reason.label()))),
+            ("route", json!(self.route)),
+            ("cmd", json!(table.spec(self.command).full_name())),
+            ("pending", json!(self.pending)),
+            ("sub", json!(self.channels + self.patterns + self.shards)),
+            ("multi", json!(self.multi)),
+            ("omem", json!(self.unsent)),
+            ("tot-net-in", json!(self.received)),
+            ("tot-net-out", json!(self.sent)),
+        ]);
+        fields
+    }
 }
 
 /// Names are without blanks and line ends: who gives one is refused.
-fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
-}
-
-/// How a client is connected, and who is at the other end where the kernel says it.
-fn via(transport: Transport) -> String {
-    match transport {
-        Transport::Tcp => "via=tcp".to_owned(),
-        Transport::Tls => "via=tls".to_owned(),
-        Transport::Unix { uid, pid } => format!("via=unix uid={uid} pid={pid}"),
-    }
+fn lossy(bytes: &[u8]) -> Value {
+    json!(String::from_utf8_lossy(bytes))
 }

@@ -16,8 +16,7 @@ pub(super) fn answer(settings: &ShownSettings, request: &Request, resp: u8) -> A
         if request.count() > 3 {
             return Err(error_reply::wrong_arity("proxy|config|list"));
         }
-        let line = |setting: &ShownSetting| format!("{} = {:?}  # {}", setting.key, setting.value, setting.origin);
-        return Ok(Answer::Lines(settings.iter().map(line).collect()));
+        return Ok(Answer::Lines(settings.iter().map(|setting| setting.line(setting.key)).collect()));
     }
     if !token_is(request.nth(2), "GET") {
         return Err(error_reply::unknown_word("PROXY", request.nth(2)));
@@ -31,9 +30,14 @@ pub(super) fn answer(settings: &ShownSettings, request: &Request, resp: u8) -> A
     encode::map_header(&mut frame, found.len(), resp);
     for setting in found {
         encode::bulk(&mut frame, setting.key.as_bytes());
-        encode::map_header(&mut frame, 2, resp);
-        for text in ["value", &setting.value, "origin", &setting.origin] {
-            encode::bulk(&mut frame, text.as_bytes());
+        let parts = setting.parts();
+        encode::map_header(&mut frame, parts.len(), resp);
+        for (name, text) in parts {
+            encode::bulk(&mut frame, name.as_bytes());
+            match text {
+                Some(text) => encode::bulk(&mut frame, text.as_bytes()),
+                None => encode::null(&mut frame, resp),
+            }
         }
     }
     Ok(Answer::Frame(frame))
