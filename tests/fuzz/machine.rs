@@ -243,6 +243,8 @@ impl Machine {
                     | Route::Relay(Relay::Login(Login::Auth | Login::Hello))
                     | Route::Switch(Switch::Hello)
                     | Route::Local(Local::Reset)
+                    // Answered without the upstream; what needs a right is refused there.
+                    | Route::Local(Local::Proxy)
                     | Route::Quit
                     | Route::Drop
             );

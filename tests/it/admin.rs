@@ -85,6 +85,11 @@ fn the_status_is_what_is() {
     let took = |name: &str| proxy.metric(&format!("{name}_sum"), &[("class", "write")]).unwrap();
     assert!(took("respmux_upstream_duration_seconds") <= took("respmux_command_duration_seconds"));
 
+    // Events come from samples: what was never seen up cannot be seen to go.
+    eventually(PATIENCE, || match events(&json(&proxy, "/status.json")) {
+        seen if seen.iter().any(|text| text == "the upstream answers") => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    });
     redis.kill();
     let away = status_becomes(&proxy, &[("/upstream/up", false.into()), ("/state", "serving".into())]);
     assert_eq!(away["upstream"]["endpoint"], status["upstream"]["endpoint"]);

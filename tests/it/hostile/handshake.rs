@@ -136,10 +136,11 @@ fn unfinished(proxy: &Proxy, pki: &Pki, gap: Gap, command: &[u8]) -> Vec<u8> {
 /// Waits until each of so many workers has its control connection, and asks nothing new on it.
 fn settled(relay: &Relay, workers: usize) -> usize {
     eventually(PATIENCE, || {
-        // The last three of the questions with which it begins.
-        let asked = relay.commands().0.iter().filter(|command| command[0] == b"CONFIG").count();
+        // The last of the questions with which it begins.
+        let is_last = |command: &&Vec<Vec<u8>>| command.last().is_some_and(|word| word == b"enable-debug-command");
+        let asked = relay.commands().0.iter().filter(is_last).count();
         match relay.connections() {
-            connections if connections == workers && asked == 3 * workers => Ok(caused(relay)),
+            connections if connections == workers && asked == workers => Ok(caused(relay)),
             connections => Err(format!("{connections} connections, {asked} questions")),
         }
     })
