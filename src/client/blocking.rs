@@ -26,20 +26,23 @@ pub(super) const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBL
 pub(super) struct Command {
     id: CommandId,
     began: u64,
+    /// How many changes of the server's pauses there had been then.
+    pauses: u64,
     timeout: Option<Duration>,
     deadline: Option<Instant>,
 }
 
 impl Command {
     pub(super) fn begin(client: &Client, request: &Request, timeout: Option<Duration>) -> Self {
-        let mut command = Self { id: request.id(), began: client.up().now(), timeout, deadline: None };
-        command.begin_to_wait();
-        command
+        let (up, deadline) = (client.up(), timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
+        Self { id: request.id(), began: up.now(), pauses: up.server_pause.changes(), timeout, deadline }
     }
 
-    /// The server has found nothing: a client waits from there on, whatever held its command back before.
-    fn begin_to_wait(&mut self) {
-        self.deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    /// The server has found nothing: a client waits from there on when a pause held its command back before.
+    fn begin_to_wait(&mut self, client: &Client) {
+        if client.up().server_pause.changes() != self.pauses {
+            self.deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -87,7 +90,7 @@ impl Client {
                 won
             }
         };
-        command.begin_to_wait();
+        command.begin_to_wait(self);
         let wants_reply = self.profile.session.borrow().reply == ReplyMode::On;
         let waiter = Folds::join(&up, &key, pop, Wait::new(self.outbox(), wants_reply), won);
         let turn = self.wait_in_fold(&waiter, command.deadline).await?;
@@ -250,7 +253,7 @@ impl Client {
                 }
             }
             if std::mem::take(&mut first) {
-                command.begin_to_wait();
+                command.begin_to_wait(self);
             }
             let over = self.pause(wait, pause.max(up.folds.pause_alone()), command.deadline).await?;
             if over {
