@@ -132,15 +132,13 @@ impl Session {
     }
 
     /// Takes the decision of CLIENT REPLY for the command that is about to be answered: `true` drops its reply.
+    #[inline]
     pub fn take_suppressed(&mut self) -> bool {
-        match self.reply {
-            ReplyMode::On => false,
-            ReplyMode::Off | ReplyMode::Never => true,
-            ReplyMode::SkipNext => {
-                self.reply = ReplyMode::On;
-                true
-            }
+        let suppressed = self.reply != ReplyMode::On;
+        if self.reply == ReplyMode::SkipNext {
+            self.reply = ReplyMode::On;
         }
+        suppressed
     }
 
     /// RESET: everything but the library's name and version goes back to a new connection's state (rule A8).

@@ -78,14 +78,17 @@ impl BigReplies {
     /// The way of a request. `may_be_long` says of its command whether that is a read whose reply may be of any length.
     #[inline]
     pub fn way(&self, question: Question, may_be_long: impl FnOnce() -> bool) -> Way {
-        if !self.watchful.get() {
-            return Way::Lane;
-        }
+        if self.watchful.get() { self.chosen_way(question, may_be_long()) } else { Way::Lane }
+    }
+
+    /// Kept out of the way of requests while nobody is known and nothing limited.
+    #[cold]
+    fn chosen_way(&self, question: Question, may_be_long: bool) -> Way {
         match (self.is_guarded(), self.known.borrow().contains(&question)) {
             (true, true) => Way::Lent,
             (false, true) => Way::BigLane,
             // A connection that the server may end for a reply nobody could foresee: there only what can be asked again.
-            (true, false) if may_be_long() => Way::BigLane,
+            (true, false) if may_be_long => Way::BigLane,
             (_, false) => Way::Lane,
         }
     }
