@@ -114,6 +114,27 @@ fn a_reply_above_the_output_limit_closes_its_client_and_nobody_else() {
     }
 }
 
+/// A script is not run again to find out whose reply it was. The first time its connection is everybody's; from then on
+/// it has one of its own.
+#[test]
+fn a_script_whose_reply_is_above_the_output_limit_harms_others_once_at_most() {
+    for flavour in SERVERS {
+        let redis = RealRedis::start(flavour, &["--client-output-buffer-limit", "normal 1mb 0 0"]);
+        let proxy = limited(&redis, &ProxyOptions::sized(1, 12));
+        let run = |causer: &mut TestClient| {
+            causer.send_command(&[
+                "EVAL",
+                "local t = {} for i = 1, 50 do t[i] = string.rep('x', 60000) end return t",
+                "0",
+            ]);
+            causer.expect_eof();
+        };
+        run(&mut proxy.connect());
+        beside_bystanders(&proxy, &redis, || (0..5).for_each(|_| run(&mut proxy.connect())));
+        assert_eq!(proxy.metric("respmux_integrity_violations_total", &[]), Some(0.0));
+    }
+}
+
 /// Each reply is well below the limit, and all together are far above it: none of these clients would be closed by the
 /// server.
 #[test]

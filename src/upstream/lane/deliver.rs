@@ -288,7 +288,7 @@ impl Lane {
 }
 
 /// Scripts, and commands that nobody knows, choose the text of their errors: it proves nothing about the connection.
-fn says_what_it_likes(up: &Upstreams, command: CommandId) -> bool {
+pub(super) fn says_what_it_likes(up: &Upstreams, command: CommandId) -> bool {
     command != CommandId::OURS && up.table.spec(command).replies == Replies::ANY
 }
 

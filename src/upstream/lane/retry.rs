@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::{Buf, BytesMut};
 
+use super::deliver::says_what_it_likes;
 use super::in_flight::{Owner, Slot};
 use super::{Lane, State};
 use crate::telemetry::RetryOutcome;
@@ -114,13 +115,16 @@ impl Lane {
         state.out.len()
     }
 
-    /// Was alone on the connection when it ended: its reply is one that the server does not let pass.
+    /// The server may have ended the connection for a reply above its limit. Whose it was is certain where one request
+    /// was under way. A script may be the cause wherever it was under way, and cannot be run again to find out.
     pub(super) fn learn_from_loss(&self, up: &Upstreams, sent: &[Slot]) {
-        if self.guard.is_solo() {
-            for client in sent.iter().filter_map(|slot| slot.owner.client()) {
-                if let Some(question) = up.roster.with(client, |outbox| outbox.only_question()).flatten() {
-                    up.big_replies.learn(question, up.now());
-                }
+        if !self.guard.is_on() {
+            return;
+        }
+        let suspects = sent.iter().filter(|slot| self.guard.is_solo() || says_what_it_likes(up, slot.command));
+        for client in suspects.filter_map(|slot| slot.owner.client()) {
+            if let Some(question) = up.roster.with(client, |outbox| outbox.only_question()).flatten() {
+                up.big_replies.learn(question, up.now());
             }
         }
     }
