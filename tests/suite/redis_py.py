@@ -29,7 +29,17 @@ from xml.etree import ElementTree
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "benches"))
-from harness import RESPMUX, TARGET, Failure, Respmux, Server, connect, free_port, info, say  # noqa: E402
+from harness import (  # noqa: E402
+    RESPMUX,
+    TARGET,
+    Failure,
+    Respmux,
+    Server,
+    connect,
+    free_port,
+    info,
+    say,
+)
 
 SOURCE = os.environ.get("REDIS_PY_SOURCE", "")
 VERSION = "5.2.1"
