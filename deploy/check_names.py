@@ -26,8 +26,8 @@ def axes(catalogue):
     sets = {}
     for path in (Path(catalogue).parent / "reasons").glob("*.rs"):
         for block in path.read_text().split("\nlabels! {\n")[1:]:
-            block = re.sub(r"\s*///[^\n]*", "", block.split("\n}\n")[0])
-            sets[block.split()[0]] = set(re.findall(r'\w+ = "([^"]+)"', block))
+            body = re.sub(r"\s*///[^\n]*", "", block.split("\n}\n")[0])
+            sets[body.split()[0]] = set(re.findall(r'\w+ = "([^"]+)"', body))
     for name, values in re.findall(r"const (\w+): &\[&str\] = &\[(.*?)\];", source, re.DOTALL):
         sets[name] = set(re.findall(r'"([^"]+)"', values))
 
