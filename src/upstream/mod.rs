@@ -326,7 +326,7 @@ impl Upstreams {
         }
         self.demotion_tick();
         self.pool.on_tick(self);
-        self.scratch.on_tick();
+        Scratch::on_tick(self);
         self.hubs.on_tick(self, self.now(), healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();
         let age = oldest.map(|at| Duration::from_nanos(self.now().saturating_sub(at)));

@@ -130,11 +130,20 @@ impl Scratch {
         None
     }
 
-    /// A kept connection that the server has closed is not kept any longer: that of a user who was deleted.
-    pub(super) fn on_tick(&self) {
-        if let Some(dead) = self.link.borrow_mut().take_if(|link| link.is_closed()) {
-            spawn_local(dead.close(UpstreamCloseReason::Upstream));
+    /// A kept connection that the server has closed is not kept any longer: that of a user who was deleted. The next use
+    /// waits until it has given its place back.
+    pub(super) fn on_tick(up: &Rc<Upstreams>) {
+        if up.scratch.link.borrow().as_ref().is_none_or(|link| !link.is_closed()) {
+            return;
         }
+        let up = Rc::clone(up);
+        spawn_local(async move {
+            let Ok(_turn) = up.scratch.turn.acquire().await else { return };
+            let dead = up.scratch.link.borrow_mut().take_if(|link| link.is_closed());
+            if let Some(dead) = dead {
+                drop(dead.close(UpstreamCloseReason::Upstream).await);
+            }
+        });
     }
 
     /// Connections are to move. The next use waits until this one has given its place back.
