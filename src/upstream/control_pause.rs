@@ -68,7 +68,7 @@ impl Upstreams {
     fn seen_pause_is_over(&self) -> bool {
         let watch = &self.control.watch;
         if let Some((lane, progress)) = &*watch.witness.borrow() {
-            return lane.phase() != Phase::Ready || lane.progress() != *progress;
+            return lane.phase() != Phase::Ready || lane.progress() != *progress || lane.oldest().is_none();
         }
         self.lanes.all().iter().any(|lane| lane.last_answer() > watch.since.get())
     }
@@ -109,6 +109,7 @@ pub(super) async fn look_for_held_writes(up: &Upstreams, link: &mut Link) -> Aft
         return After::Fine;
     }
     let Some(lane) = up.stuck_lane() else { return After::Fine };
+    let progress = lane.progress();
     watch.asked.set(Some(crate::link::now()));
     let mut batch = BytesMut::new();
     encode::command(&mut batch, &["INFO", "clients"]);
@@ -127,21 +128,26 @@ pub(super) async fn look_for_held_writes(up: &Upstreams, link: &mut Link) -> Aft
                 Ok(Ok(_)) => false,
                 Ok(Err(error)) => return After::Broken((&error).into()),
                 Err(_) => {
-                    up.on_writes_held(lane);
+                    up.on_writes_held(lane, progress);
                     return After::HeldBack;
                 }
             }
         }
     };
     if held {
-        up.on_writes_held(lane);
+        up.on_writes_held(lane, progress);
     }
     After::Fine
 }
 
 impl Upstreams {
-    fn on_writes_held(&self, lane: Rc<Lane>) {
-        let progress = lane.progress();
+    /// The server holds writes back. Its end is seen by the lane that waited when this was asked, `progress` then. One
+    /// that was answered meanwhile tells nothing any more: what held the question back is a pause that began later, and
+    /// that passed by or will be found by whoever waits for it.
+    fn on_writes_held(&self, lane: Rc<Lane>, progress: u64) {
+        if lane.progress() != progress {
+            return;
+        }
         self.control.watch.witness.replace(Some((lane, progress)));
         self.server_pause.on_sign_of_life();
         self.see_pause(Some(Extent::Write));

@@ -55,11 +55,14 @@ fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
     sum.violations
 }
 
+/// Seeds that showed a fault once: a question whether writes are held back, which a later pause held back itself.
+const SHOWED_A_FAULT: [u64; 1] = [40_686];
+
 #[test]
 fn some_seeds() {
     let violations = match std::env::var("SIM_SEED") {
         Ok(_) => run_seeds(setting("SIM_SEED", 0), 1),
-        Err(_) => run_seeds(1, 200),
+        Err(_) => SHOWED_A_FAULT.into_iter().flat_map(|seed| run_seeds(seed, 1)).chain(run_seeds(1, 200)).collect(),
     };
     assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
