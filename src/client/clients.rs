@@ -49,6 +49,7 @@ impl Client {
         };
         let mut line = self.profile.line(self.up().now());
         line.arguments = request.arguments().into();
+        line.request = request.raw().len();
         let links = self.links(std::slice::from_ref(&line), None).await;
         let mut text = self.text_of_line(&template, &links, &line);
         text.push('\n');
@@ -84,6 +85,7 @@ impl Client {
         let mut lines = shared.peers.lines().await;
         for own in lines.iter_mut().filter(|line| Some(line.id) == me) {
             own.arguments = request.arguments().into();
+            own.request = request.raw().len();
         }
         let links = self.links(&lines, (request.count() == 2).then_some(&real)).await;
         for line in &lines {

@@ -99,6 +99,8 @@ pub(crate) struct Line {
     pub readonly: bool,
     /// Bytes of the arguments of the command under way.
     pub arguments: u64,
+    /// Bytes of the request that asks for this line, in the line of whoever asks.
+    pub request: usize,
     /// The upstream's id of the connection that it holds; 0 for none.
     pub link: i64,
     /// One of [`STATES`].
@@ -162,6 +164,7 @@ impl Profile {
             no_touch: session.key.no_touch,
             readonly: session.key.readonly,
             arguments: if self.is_blocked() && holding.link == 0 { self.arguments.get().into() } else { 0 },
+            request: 0,
             link: holding.link,
             state: self.state(),
             command: self.command.get(),

@@ -66,6 +66,9 @@ fn value(table: &CommandTable, name: &str, old: &str, own: Option<&str>, line: &
         "capa" => held(""),
         "argv-mem" if line.arguments > 0 => line.arguments.to_string(),
         "argv-mem" => held("0"),
+        // Servers that count the request that is carried out do so in the line of whoever asks.
+        "qbuf" if line.request > 0 && old != "0" => line.request.to_string(),
+        "qbuf-free" if line.request > 0 => old.to_owned(),
         "qbuf" | "qbuf-free" | "obl" | "oll" => "0".into(),
         "omem" | "tot-omem" => line.unsent.to_string(),
         "events" => {
