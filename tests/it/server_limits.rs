@@ -129,7 +129,14 @@ fn a_script_whose_reply_is_above_the_output_limit_harms_others_once_at_most() {
             ]);
             causer.expect_eof();
         };
-        run(&mut proxy.connect());
+        // A lane that was made before the limit was heard of is replaced within a tick.
+        eventually(PATIENCE, || {
+            run(&mut proxy.connect());
+            match proxy.metric("respmux_client_pins_total", &[("reason", "large")]) {
+                Some(pins) if pins > 0.0 => Ok(()),
+                other => Err(format!("{other:?} had a connection of its own")),
+            }
+        });
         beside_bystanders(&proxy, &redis, || (0..5).for_each(|_| run(&mut proxy.connect())));
         assert_eq!(proxy.metric("respmux_integrity_violations_total", &[]), Some(0.0));
     }
