@@ -40,7 +40,8 @@
 //! [`auth`] says which logins are looked at.
 //!
 //! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `link`, `auth` } < `upstream` < `client` <
-//! `worker` < { `admin`, `lifecycle` } < `main`; `config` and `telemetry` are open to all. `tests/it/architecture.rs`
+//! `worker` < { `admin`, `lifecycle` } < `main`; `config`, `telemetry` and `base` (clock, maps, rates) are open to all but
+//! the pure rooms. `tests/it/architecture.rs`
 //! checks that.
 //!
 //! # The life of `GET k`
@@ -72,13 +73,14 @@
 //! 6. A connection that is used after a surprise: it is killed, and every client with a slot on it is closed.
 //! 7. `tokio`, a clock, metrics or logs in `resp`, `command`, `session` or `router`.
 //! 8. A lock, or anything else shared between threads, on the data path. CLIENT LIST and KILL ask other workers by
-//!    message. The one exception is [`link::Interest`], which PUBLISH asks while clients share a subscription: its
+//!    message. The one exception is [`upstream::HiddenSubscribers`], which PUBLISH asks while clients share a subscription: its
 //!    count must not lag behind a confirmation of another worker.
 
 // Only what the program, its benchmarks and its fuzzers name is public. The compiler finds what nobody uses in a room
 // that is not, so `pub` in such a room means: for the other rooms.
 mod admin;
 mod auth;
+mod base;
 pub mod cli;
 mod client;
 pub mod command;

@@ -132,7 +132,7 @@ impl Shared {
         if patience == Duration::ZERO || !self.up.wants_login() {
             return;
         }
-        let (now, patience) = (self.up.now(), crate::link::nanos(patience));
+        let (now, patience) = (self.up.now(), crate::base::nanos(patience));
         self.directory.each(|profile| {
             let since = profile.locked_at.get();
             if since != 0 && now.saturating_sub(since) >= patience {

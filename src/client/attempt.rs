@@ -30,7 +30,7 @@ impl Client {
             return Ok(Err(unseen));
         }
         // Others that came at the same time may have failed meanwhile: asked again when its turn has come.
-        let still_may = || !matches!(up.throttle.attempt(source, user, crate::link::now()), Attempt::Refused(_));
+        let still_may = || !matches!(up.throttle.attempt(source, user, crate::base::now()), Attempt::Refused(_));
         Ok(match up.scratch.login(&up, command, still_may).await {
             Ok(Some(reply)) => {
                 self.on_judged(user, &reply);
@@ -46,7 +46,7 @@ impl Client {
 
     /// Waits as long as the failures before demand.
     pub(super) async fn may_attempt(&mut self, user: &[u8]) -> Result<Result<(), Unseen>, Closed> {
-        match self.up().throttle.attempt(self.source(), user, crate::link::now()) {
+        match self.up().throttle.attempt(self.source(), user, crate::base::now()) {
             Attempt::Refused(left) => return Ok(Err(self.throttled(left))),
             Attempt::After(Duration::ZERO) => {}
             Attempt::After(pause) => {
@@ -65,7 +65,7 @@ impl Client {
         let result = if success { LoginResult::Ok } else { LoginResult::Failed };
         self.up().shard.logins[result].inc();
         if success || reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-ERR invalid password") {
-            self.up().throttle.on_result(self.source(), user, success, crate::link::now());
+            self.up().throttle.on_result(self.source(), user, success, crate::base::now());
         }
     }
 
@@ -149,7 +149,7 @@ impl Client {
             return Ok(false);
         }
         // Others may have failed during the pause.
-        if let Attempt::Refused(left) = self.up().throttle.attempt(self.source(), user, crate::link::now()) {
+        if let Attempt::Refused(left) = self.up().throttle.attempt(self.source(), user, crate::base::now()) {
             let Unseen(line) = self.throttled(left);
             self.reply_error(&line);
             return Ok(false);

@@ -150,7 +150,7 @@ impl Profile {
             lib_name: labels.lib_name,
             lib_version: labels.lib_version,
             user: session.key.identity.name().to_vec(),
-            age: crate::link::since(self.connected).as_secs(),
+            age: crate::base::since(self.connected).as_secs(),
             idle: now.saturating_sub(self.active.get()) / 1_000_000_000,
             db: session.key.db,
             resp: if session.key.resp == Resp::Three { 3 } else { 2 },

@@ -21,7 +21,8 @@ use tokio::io::ReadBuf;
 use super::admission::Admission;
 use super::connection::{Client, Closed, Flow, Step};
 use super::pin::WAITING_INPUT;
-use crate::link::{ReadHalf, nanos};
+use crate::base::nanos;
+use crate::link::ReadHalf;
 use crate::telemetry::{CloseReason, StallReason};
 use crate::upstream::Pieces;
 

@@ -153,7 +153,7 @@ impl Shared {
         let limit = self.up.output_limit(OutputClass::Normal);
         let id = self.ids.next();
         let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
-        let now = crate::link::now();
+        let now = crate::base::now();
         let profile = Rc::new(Profile {
             outbox,
             address,

@@ -20,8 +20,8 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::Shared;
 use super::connection::Client;
 use super::directory::Profile;
+use crate::base::nanos;
 use crate::config::Config;
-use crate::link::nanos;
 use crate::session::{Guard, Notices, Resp};
 use crate::telemetry::{CloseReason, HandoffResult, unix_millis};
 
@@ -326,7 +326,7 @@ impl Shared {
         }
         let now = self.up.now();
         self.directory.each(|profile| {
-            let age = crate::link::since(profile.connected);
+            let age = crate::base::since(profile.connected);
             if profile.parting.get().is_none() && !profile.subscribes() && age >= limit_of(most, profile) {
                 profile.parting.set(Some(Parting::too_old(now)));
                 profile.outbox.wake();

@@ -10,10 +10,10 @@ use super::error_reply;
 use super::held::Held;
 use super::request::Request;
 use crate::command::{CommandId, Op};
-use crate::link::Interest;
 use crate::resp::{decode, encode};
 use crate::router::{self, Args, PinReason, is_sharded};
 use crate::session::{Family, Resp};
+use crate::upstream::HiddenSubscribers;
 use crate::upstream::{Answer, Hub, NoHub, Outbox, OutputClass, Subscribe, Wants};
 
 /// Where a subscription is to go.
@@ -191,7 +191,7 @@ impl Client {
 }
 
 /// The reply of NUMSUB with the counts of this process' clients; an error stays what it is.
-pub(super) fn renumbered(interest: &Interest, frame: &[u8], sharded: bool) -> BytesMut {
+pub(super) fn renumbered(interest: &HiddenSubscribers, frame: &[u8], sharded: bool) -> BytesMut {
     let mut counted = BytesMut::with_capacity(frame.len() + 8);
     let Some(value) = decode(frame).filter(|_| frame.starts_with(b"*")) else {
         counted.extend_from_slice(frame);

@@ -25,9 +25,9 @@ use super::accept::ACCEPT_BACKOFF;
 use super::certificates::ForClients;
 use super::sources::Sources;
 use super::start::Seats;
+use crate::base::TokenBucket;
 use crate::client::Address;
 use crate::config::Config;
-use crate::link::Rate;
 use crate::telemetry::{AcceptError, Pressure, RejectReason, ShedStep, Telemetry};
 use crate::worker::{Arrival, ArrivalSocket, Guest};
 
@@ -141,7 +141,7 @@ struct Porter {
     first: Cell<usize>,
     /// Was accepted and has no seat yet, when the accept loop was left in between.
     waiting: Cell<Option<Arrival>>,
-    rate: RefCell<Rate>,
+    rate: RefCell<TokenBucket>,
     errors_in_a_row: Cell<u32>,
     log: Cell<(Option<Instant>, u64)>,
 }
@@ -352,8 +352,8 @@ fn user_of(stream: &UnixStream) -> io::Result<u32> {
 
 /// Clients a second, after a burst.
 #[allow(clippy::cast_precision_loss)] // both are below 2^53
-fn accept_rate(config: &Config) -> Rate {
-    Rate::new(config.client.accept_rate as f64, config.client.accept_burst as f64)
+fn accept_rate(config: &Config) -> TokenBucket {
+    TokenBucket::new(config.client.accept_rate as f64, config.client.accept_burst as f64)
 }
 
 /// The last words to a client that is not let in. The socket is new, so its buffer is empty; a client that is gone

@@ -14,8 +14,9 @@ use super::gate::Gate;
 use crate::auth::Throttle;
 use crate::client::{Ids, MAX_QUESTIONS, Peers, Wishes};
 use crate::config::{Config, Endpoint, SPARE_DESCRIPTORS};
-use crate::link::{Budget, ClientTls, Interest, Owned};
+use crate::link::{Budget, ClientTls, Owned};
 use crate::telemetry::{ProcessFacts, Telemetry, UpstreamKind};
+use crate::upstream::HiddenSubscribers;
 use crate::upstream::Parts;
 use crate::worker::{self, Blueprint, MAX_ORDERS, Order};
 
@@ -130,7 +131,7 @@ impl Workers {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(MAX_QUESTIONS)).unzip();
         let peers = Peers::new(senders, wishes.clone());
         let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
-        let interest = Interest::default();
+        let interest = HiddenSubscribers::default();
         let throttle = Throttle::new(config.auth.failures);
         let (seats, orders): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| Seat::new()).unzip();
         let seats = Seats(seats.into());

@@ -19,7 +19,8 @@ use super::open::{connect, resolve};
 use super::peers::Peers;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls, server_name};
-use super::{Link, Owned, Permit, Place, Rate, Socket, now};
+use super::{Link, Owned, Permit, Place, Socket};
+use crate::base::{TokenBucket, now};
 use crate::config::Config;
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{CircuitState, ConnectError, NameLookup, ProcessFacts, Shard, UpstreamCloseReason};
@@ -61,7 +62,7 @@ pub struct Dialer {
     pub(super) generation: Cell<u64>,
     pub(super) circuit: RefCell<Circuit>,
     pub(super) refused: Refusals,
-    pub(super) rate: RefCell<Rate>,
+    pub(super) rate: RefCell<TokenBucket>,
     credentials: RefCell<HashMap<Identity, Credentials>>,
     owned: Owned,
     pub(super) tls: RefCell<Option<ClientTls>>,
@@ -98,7 +99,7 @@ impl Dialer {
             generation: Cell::new(0),
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
-            rate: RefCell::new(Rate::new(rate, rate)),
+            rate: RefCell::new(TokenBucket::new(rate, rate)),
             credentials: RefCell::default(),
             owned,
             tls: RefCell::new(tls),

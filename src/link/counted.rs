@@ -7,7 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Use, nanos, now, since};
+use super::Use;
+use crate::base::{nanos, now, since};
 use crate::telemetry::{Shard, UpstreamCloseReason, UpstreamKind, UpstreamState};
 
 /// One upstream connection of the gauge. It lives for as long as the connection has its place: until the upstream has

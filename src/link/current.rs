@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use super::circuit::Circuit;
 use super::connect::connect_rate;
-use super::{ClientTls, Dialer, Link, Rate};
+use super::{ClientTls, Dialer, Link};
+use crate::base::TokenBucket;
 use crate::config::Config;
 
 impl Dialer {
@@ -15,7 +16,7 @@ impl Dialer {
         self.tls.replace(tls);
         if before.upstream.connects_per_second != config.upstream.connects_per_second {
             let rate = connect_rate(&config);
-            self.rate.replace(Rate::new(rate, rate));
+            self.rate.replace(TokenBucket::new(rate, rate));
         }
         if elsewhere {
             self.moved(|circuit| *circuit = Circuit::new(&config.upstream));

@@ -7,7 +7,8 @@ use std::io;
 
 use bytes::BytesMut;
 
-use super::{bug, decoded};
+use super::decoded;
+use crate::base::bug;
 use crate::config::Upstream;
 use crate::resp::encode;
 use crate::session::{Identity, RouteKey};

@@ -6,13 +6,10 @@
 
 mod budget;
 mod circuit;
-mod clock;
 mod connect;
 mod counted;
 mod current;
 mod handshake;
-mod interest;
-mod map;
 #[cfg(test)]
 pub(crate) mod memory;
 mod mistakes;
@@ -20,22 +17,15 @@ mod open;
 mod owned;
 mod patience;
 mod peers;
-mod rate;
 mod refusal;
-mod seeded;
 mod socket;
 mod tls;
 mod trouble;
 
 pub use budget::{Budget, Permit, Use};
-pub use clock::{nanos, now, since};
 pub use connect::{DialError, Dialer};
 pub use handshake::{Credentials, tolerable};
-pub use interest::Interest;
-pub use map::{Map, Set};
 pub use owned::{Owned, OwnedId};
-pub use rate::Rate;
-pub(crate) use seeded::bug;
 pub use socket::{ReadHalf, Socket, WriteHalf};
 pub use tls::{ClientTls, Material, Tls, client_config, server_config, server_name};
 

@@ -9,7 +9,8 @@ use bytes::BytesMut;
 use tokio::time::timeout;
 
 use super::connect::{Dialed, Stage, greeting_cause, is_greeting};
-use super::{DialError, Dialer, Link, Permit, now, since};
+use super::{DialError, Dialer, Link, Permit};
+use crate::base::{now, since};
 use crate::resp::encode;
 use crate::session::RouteKey;
 use crate::telemetry::ConnectError;

@@ -29,7 +29,7 @@ impl Refusals {
     pub(super) fn still(&self, current: impl FnOnce() -> Option<Credentials>) -> Option<Vec<u8>> {
         let mut refusal = self.0.borrow_mut();
         let refusal = refusal.as_mut()?;
-        let now = super::now();
+        let now = crate::base::now();
         if now >= refusal.until {
             return None;
         }
@@ -51,7 +51,7 @@ impl Refusals {
             .map(|refusal| refusal.step)
             .map_or(settings.auth_backoff_min, |step| (step * 2).min(settings.auth_backoff_max));
         let pause = step.mul_f64(0.5 + fastrand::f64() / 2.0);
-        let now = super::now();
+        let now = crate::base::now();
         let (until, look_at) = (now + pause, now + LOOK_AT_SECRET);
         *refusal = Some(Refusal { login, text: text.to_vec(), step, times, until, look_at });
         (times, pause)

@@ -3,9 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::Dialer;
 use super::circuit::{Circuit, Failure};
 use super::handshake::Credentials;
-use super::{Dialer, now};
+use crate::base::now;
 use crate::telemetry::{CircuitState, unix_millis};
 
 impl Dialer {

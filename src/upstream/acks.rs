@@ -11,7 +11,8 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::{ClientKey, Upstreams};
-use crate::link::{decoded, nanos};
+use crate::base::nanos;
+use crate::link::decoded;
 use crate::resp::{Value, encode};
 
 /// Shortest and longest pause between two looks.

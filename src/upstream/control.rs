@@ -129,7 +129,7 @@ impl Control {
 
     /// The server is paused.
     pub(super) fn on_paused(&self) {
-        self.paused_at.set(Some(crate::link::now()));
+        self.paused_at.set(Some(crate::base::now()));
     }
 
     /// Whether the server was found paused within `age`.
@@ -185,7 +185,7 @@ impl Control {
     pub(super) fn on_replies(&self, replies: &[Vec<u8>]) -> bool {
         let busy = replies.iter().any(|reply| reply.starts_with(b"-BUSY "));
         if busy {
-            self.busy_at.set(Some(crate::link::now()));
+            self.busy_at.set(Some(crate::base::now()));
         }
         busy
     }
@@ -220,7 +220,7 @@ impl Control {
 
 /// Whether it happened within `age`.
 fn was_within(at: &Cell<Option<Instant>>, age: Duration) -> bool {
-    at.get().is_some_and(|at| crate::link::since(at) <= age)
+    at.get().is_some_and(|at| crate::base::since(at) <= age)
 }
 
 /// Keeps the control connection of a worker; ends with the runtime.
@@ -332,11 +332,11 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
     }
     match after {
         After::Fine => {
-            up.control.healthy_at.set(Some(crate::link::now()));
+            up.control.healthy_at.set(Some(crate::base::now()));
             up.on_control_answered();
             up.process.set_upstream_up(true);
         }
-        After::HeldBack => up.control.paused_at.set(Some(crate::link::now())),
+        After::HeldBack => up.control.paused_at.set(Some(crate::base::now())),
         After::Broken(_) | After::Silent => {}
     }
     // The asker may have left; its answer is of no use to anybody then.

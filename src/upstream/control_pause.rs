@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use super::Upstreams;
 use super::control::After;
 use super::lane::{Lane, Phase};
-use crate::link::{Link, decoded, nanos};
+use crate::base::nanos;
+use crate::link::{Link, decoded};
 use crate::resp::encode;
 use crate::router::Extent;
 use crate::telemetry::UpstreamCloseReason;
@@ -42,9 +43,9 @@ pub(super) struct Watch {
 impl Watch {
     /// Whether the server was tried less than `every` ago; if not, it is now.
     pub(super) fn rests(&self, every: Duration) -> bool {
-        let rests = self.tried.get().is_some_and(|at| crate::link::since(at) < every);
+        let rests = self.tried.get().is_some_and(|at| crate::base::since(at) < every);
         if !rests {
-            self.tried.set(Some(crate::link::now()));
+            self.tried.set(Some(crate::base::now()));
         }
         rests
     }
@@ -104,13 +105,13 @@ impl Upstreams {
 /// Asks whether writes are held back, if it looks like that.
 pub(super) async fn look_for_held_writes(up: &Upstreams, link: &mut Link) -> After {
     let watch = &up.control.watch;
-    let lately = watch.asked.get().is_some_and(|at| crate::link::since(at) < ASK_EVERY);
+    let lately = watch.asked.get().is_some_and(|at| crate::base::since(at) < ASK_EVERY);
     if lately || up.server_pause.extent().is_some() {
         return After::Fine;
     }
     let Some(lane) = up.stuck_lane() else { return After::Fine };
     let progress = lane.progress();
-    watch.asked.set(Some(crate::link::now()));
+    watch.asked.set(Some(crate::base::now()));
     let mut batch = BytesMut::new();
     encode::command(&mut batch, &["INFO", "clients"]);
     let asked = timeout(up.config().upstream.handshake_timeout, link.call(&batch, 1)).await;

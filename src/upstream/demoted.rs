@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 
 use super::Upstreams;
-use crate::link::nanos;
+use crate::base::nanos;
 use crate::telemetry::{NameLookup, Origin};
 
 /// Time between two lookups; names are cached for some seconds anyway.

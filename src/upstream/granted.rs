@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::base::nanos;
 use crate::command::CommandId;
-use crate::link::nanos;
 use crate::session::Identity;
 
 /// For how long it holds. Changes that pass by end it at once; those made elsewhere are seen after this time.

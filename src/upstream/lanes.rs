@@ -10,7 +10,8 @@ use tokio::task::spawn_local;
 
 use super::Upstreams;
 use super::lane::{Lane, LaneReport, Phase, run};
-use crate::link::{Budget, Permit, Use, nanos};
+use crate::base::nanos;
+use crate::link::{Budget, Permit, Use};
 use crate::router::Extent;
 use crate::session::RouteKey;
 use crate::telemetry::UpstreamCloseReason;
@@ -32,9 +33,9 @@ pub struct Full;
 /// The lanes of one worker.
 #[derive(Default)]
 pub struct Lanes {
-    by_key: RefCell<crate::link::Map<RouteKey, Rc<Lane>>>,
+    by_key: RefCell<crate::base::Map<RouteKey, Rc<Lane>>>,
     /// Lanes for long replies, where there is room for a second one.
-    big: RefCell<crate::link::Map<RouteKey, Rc<Lane>>>,
+    big: RefCell<crate::base::Map<RouteKey, Rc<Lane>>>,
     /// Retired lanes that still have replies to read, or permits to give back.
     leaving: RefCell<Vec<Rc<Lane>>>,
     serial: Cell<u64>,
@@ -113,7 +114,7 @@ impl Lanes {
         self.give_way(&self.big, now) || self.give_way(&self.by_key, now)
     }
 
-    fn give_way(&self, lanes: &RefCell<crate::link::Map<RouteKey, Rc<Lane>>>, now: u64) -> bool {
+    fn give_way(&self, lanes: &RefCell<crate::base::Map<RouteKey, Rc<Lane>>>, now: u64) -> bool {
         let mut lanes = lanes.borrow_mut();
         let idle = lanes
             .values()

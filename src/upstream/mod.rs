@@ -57,7 +57,7 @@ pub use memory::{Charge, Memory};
 pub use outbox::{Answer, Outbox, Wants};
 pub use permissions::{Permission, Permissions, Twin};
 pub use pool::{Lease, LendError, Pool, Return};
-pub use pubsub::{Hub, Hubs, NoHub, Subscribe};
+pub use pubsub::{HiddenSubscribers, Hub, Hubs, NoHub, Subscribe};
 pub use ration::OutputClass;
 pub(crate) use report::Report;
 pub use roster::{ClientKey, Roster};
@@ -70,7 +70,7 @@ pub use unknown::{Unknowns, Verdict};
 use crate::auth::Throttle;
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
-use crate::link::{Budget, ClientTls, Dialer, Interest, Owned};
+use crate::link::{Budget, ClientTls, Dialer, Owned};
 use crate::telemetry::{ProcessFacts, ServerLimits, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
@@ -96,7 +96,7 @@ pub struct Upstreams {
     pub budget: Arc<Budget>,
     pub owned: Owned,
     /// How far the upstream's counts of subscribers are off, over all workers.
-    pub interest: Interest,
+    pub interest: HiddenSubscribers,
     /// Failed logins, over all workers.
     pub throttle: Throttle,
     /// PROXY PAUSE: nothing is begun for clients.
@@ -149,7 +149,7 @@ pub struct Parts {
     pub table: Arc<CommandTable>,
     pub budget: Arc<Budget>,
     pub owned: Owned,
-    pub interest: Interest,
+    pub interest: HiddenSubscribers,
     /// There if the upstream speaks TLS.
     pub tls: Option<ClientTls>,
     pub throttle: Throttle,
@@ -202,7 +202,7 @@ impl Upstreams {
             hotkeys,
             history: history::History::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
-            started: crate::link::now(),
+            started: crate::base::now(),
             since: Cell::new(0),
             moves_again: Cell::new(false),
             first_bad_db: Cell::new(u32::MAX),
@@ -244,7 +244,7 @@ impl Upstreams {
     /// Nanoseconds since the worker started.
     #[must_use]
     pub fn now(&self) -> u64 {
-        crate::link::nanos(crate::link::since(self.started))
+        crate::base::nanos(crate::base::since(self.started))
     }
 
     /// Whether a connection that was made at `then` leads to the server that is asked now (rule W4).

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use crate::base::nanos;
 use crate::command::{CommandId, Kind};
-use crate::link::{Use, nanos};
+use crate::link::Use;
 use crate::router;
 use crate::telemetry::reasons::{AnomalyReason, ClientState, LatencyClass, PinReason, UpstreamKind};
 use crate::telemetry::{Shard, unix_millis};

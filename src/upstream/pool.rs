@@ -131,7 +131,7 @@ impl Pool {
 
     /// The connection for a place: an idle one, made to fit, or a new one.
     async fn open(&self, up: &Rc<Upstreams>, key: &RouteKey, place: Place) -> Result<Lease, LendError> {
-        let deadline = crate::link::now() + up.config().upstream.connect_wait;
+        let deadline = crate::base::now() + up.config().upstream.connect_wait;
         loop {
             let attempt = match self.take_idle(key) {
                 Some(idle) if idle.link.is_closed() => {
@@ -165,14 +165,14 @@ impl Pool {
             match attempt {
                 Ok(link) if !up.dialer.is_current(&link) => {
                     drop(link.close(UpstreamCloseReason::Moved).await); // told to move meanwhile
-                    if crate::link::now() >= deadline {
+                    if crate::base::now() >= deadline {
                         return Err(LendError::Dial(away()));
                     }
                 }
                 Ok(link) => return Ok(Lease::new(link, place, up)),
                 Err((error @ DialError::Unavailable { .. }, permit)) => {
                     drop(permit);
-                    let retry = up.dialer.retry_at().unwrap_or_else(|| crate::link::now() + Duration::from_millis(1));
+                    let retry = up.dialer.retry_at().unwrap_or_else(|| crate::base::now() + Duration::from_millis(1));
                     if retry >= deadline {
                         return Err(LendError::Dial(error));
                     }
@@ -217,7 +217,7 @@ impl Pool {
     /// How long the first of them has waited.
     #[must_use]
     pub fn longest_wait(&self) -> Duration {
-        self.line.borrow().first_key_value().map_or(Duration::ZERO, |(_, since)| crate::link::since(*since))
+        self.line.borrow().first_key_value().map_or(Duration::ZERO, |(_, since)| crate::base::since(*since))
     }
 
     /// Places that somebody has.
@@ -263,7 +263,7 @@ impl Pool {
                 UpstreamCloseReason::Dirty
             } else if link.is_closed() {
                 UpstreamCloseReason::Upstream
-            } else if crate::link::since(*since) >= limit {
+            } else if crate::base::since(*since) >= limit {
                 UpstreamCloseReason::Idle
             } else {
                 position += 1;
@@ -284,7 +284,7 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn new(pool: &'a Pool, up: &'a Upstreams) -> Self {
-        let (number, started) = (pool.last_in_line.get() + 1, crate::link::now());
+        let (number, started) = (pool.last_in_line.get() + 1, crate::base::now());
         pool.last_in_line.set(number);
         pool.line.borrow_mut().insert(number, started);
         up.shard.pool_waiters.add(1);
@@ -296,7 +296,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.pool.line.borrow_mut().remove(&self.number);
         self.up.shard.pool_waiters.sub(1);
-        self.up.shard.pool_waited(crate::link::since(self.started));
+        self.up.shard.pool_waited(crate::base::since(self.started));
     }
 }
 
@@ -322,6 +322,6 @@ impl Pool {
 
     fn keep(&self, mut link: Link, dirty: bool) {
         link.on_returned();
-        self.idle.borrow_mut().push(Idle { link, dirty, since: crate::link::now() });
+        self.idle.borrow_mut().push(Idle { link, dirty, since: crate::base::now() });
     }
 }

@@ -113,9 +113,9 @@ impl Upstreams {
         if self.moves_again.replace(true) {
             return;
         }
-        let (up, deadline) = (Rc::clone(self), crate::link::now() + MOVE_WAIT);
+        let (up, deadline) = (Rc::clone(self), crate::base::now() + MOVE_WAIT);
         spawn_local(async move {
-            while up.is_moving() && crate::link::now() < deadline {
+            while up.is_moving() && crate::base::now() < deadline {
                 sleep(LOOK_EVERY).await;
             }
             up.moves_again.set(false);

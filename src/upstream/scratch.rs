@@ -237,7 +237,7 @@ impl Scratch {
         if let Some(known) = self.known(up) {
             return Ok(known);
         }
-        let (asked, rules) = (crate::link::now(), up.process.rights_changes());
+        let (asked, rules) = (crate::base::now(), up.process.rights_changes());
         let mut ping = BytesMut::new();
         encode::command(&mut ping, &["PING"]);
         let reply = self.unit(up, &ping).await?;
@@ -259,7 +259,7 @@ impl Scratch {
     #[must_use]
     pub fn known(&self, up: &Upstreams) -> Option<Standing> {
         let probe = self.probe.get()?;
-        let is_fresh = probe.rules == up.process.rights_changes() && crate::link::since(probe.asked) < PROBE_LIFE;
+        let is_fresh = probe.rules == up.process.rights_changes() && crate::base::since(probe.asked) < PROBE_LIFE;
         is_fresh.then_some(probe.standing)
     }
 

@@ -117,7 +117,7 @@ impl ServerPause {
 
     /// The server is silent because it is paused, and has shown that it lives.
     pub(super) fn excuses_silence(&self) -> bool {
-        self.extent().is_some() && self.alive_at.get().is_some_and(|at| crate::link::since(at) <= ALIVE)
+        self.extent().is_some() && self.alive_at.get().is_some_and(|at| crate::base::since(at) <= ALIVE)
     }
 
     /// Everything is held back, by a server that lives.
@@ -127,12 +127,12 @@ impl ServerPause {
 
     /// Silence counts from here at the earliest: nanoseconds ago.
     pub(super) fn ended_before(&self) -> u64 {
-        self.ended_at.get().map_or(u64::MAX, |at| crate::link::nanos(crate::link::since(at)))
+        self.ended_at.get().map_or(u64::MAX, |at| crate::base::nanos(crate::base::since(at)))
     }
 
     /// The server has shown that it lives.
     pub(super) fn on_sign_of_life(&self) {
-        self.alive_at.set(Some(crate::link::now()));
+        self.alive_at.set(Some(crate::base::now()));
     }
 }
 
@@ -146,7 +146,7 @@ impl Upstreams {
 
     /// A CLIENT PAUSE or UNPAUSE was accepted by the server.
     pub fn on_server_pause(&self, change: PauseChange) {
-        let now = crate::link::now();
+        let now = crate::base::now();
         self.server_pause.pauses.borrow_mut().on_change(now, change);
         self.server_pause.pauses.borrow_mut().brace(now, None);
         if let PauseChange::Begun(..) = change {
@@ -160,14 +160,14 @@ impl Upstreams {
     pub(super) fn forget_pauses(&self) {
         if self.server_pause.extent().is_some() {
             tracing::info!(worker = self.worker, "the upstream's pause is over: the upstream is away, or another one");
-            self.server_pause.pauses.borrow_mut().on_change(crate::link::now(), PauseChange::Ended);
+            self.server_pause.pauses.borrow_mut().on_change(crate::base::now(), PauseChange::Ended);
             self.look_at_pauses();
         }
     }
 
     /// A pause is about to be sent to the server; nothing: it was not accepted.
     pub fn brace_for_pause(&self, extent: Option<Extent>) {
-        self.server_pause.pauses.borrow_mut().brace(crate::link::now(), extent);
+        self.server_pause.pauses.borrow_mut().brace(crate::base::now(), extent);
         self.look_at_pauses();
     }
 
@@ -196,7 +196,7 @@ impl Upstreams {
         let pause = &self.server_pause;
         let (extent, braced) = {
             let mut pauses = pause.pauses.borrow_mut();
-            pauses.expire(crate::link::now());
+            pauses.expire(crate::base::now());
             (pauses.extent(), pauses.braced.is_some())
         };
         if extent.is_some() {
@@ -207,7 +207,7 @@ impl Upstreams {
             return;
         }
         if extent < pause.extent.get() {
-            pause.ended_at.set(Some(crate::link::now()));
+            pause.ended_at.set(Some(crate::base::now()));
         }
         pause.extent.set(extent);
         pause.braced.set(braced);

@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Upstreams;
+use crate::base::nanos;
 use crate::command::{CommandId, Kind};
 use crate::config::Slowlog as Settings;
-use crate::link::nanos;
 use crate::telemetry::unix_millis;
 
 /// Bytes of a key that are kept.

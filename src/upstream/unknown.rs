@@ -33,7 +33,7 @@ impl Unknowns {
     pub async fn verdict(&self, control: &Control, name: &[u8]) -> Verdict {
         let key = name.to_ascii_uppercase();
         if let Some((at, verdict)) = self.known.borrow().get(&key)
-            && crate::link::since(*at) < LIFE
+            && crate::base::since(*at) < LIFE
         {
             return *verdict;
         }
@@ -43,7 +43,7 @@ impl Unknowns {
         if known.len() >= MAX_NAMES {
             known.clear();
         }
-        known.insert(key, (crate::link::now(), verdict));
+        known.insert(key, (crate::base::now(), verdict));
         verdict
     }
 

@@ -61,7 +61,7 @@ thread_local! {
 pub(super) fn hook(shard: Arc<Shard>) -> impl Fn() + Send + Sync {
     move || {
         let (reads, hasty) = (shard.client_reads.all.value(), shard.client_reads.hasty.value());
-        if STATE.with_borrow_mut(|rest| rest.on_idle(crate::link::now(), reads, hasty)) {
+        if STATE.with_borrow_mut(|rest| rest.on_idle(crate::base::now(), reads, hasty)) {
             shard.worker_rests.inc();
             #[allow(
                 clippy::disallowed_methods,

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// The rooms, each with those it may use. `config` (a room's own part of it) and `telemetry` are open to all that
-/// are not pure.
+/// The rooms, each with those it may use. `config` (a room's own part of it), `telemetry` and `base` are open to all
+/// that are not pure.
 const MAY_USE: &[(&str, &[&str])] = &[
+    ("base", &[]),
     ("resp", &[]),
     ("command", &["resp"]),
     ("session", &["resp", "command"]),
@@ -41,14 +42,14 @@ const SHARED: &[(&str, &str)] = &[
         "touched when a link opens or closes, and by CLIENT LIST and KILL, which must know all workers' links",
     ),
     (
-        "link/interest.rs",
+        "upstream/pubsub/hidden_subscribers.rs",
         "PUBLISH must count the subscribers of all workers as of now; one relaxed load while nobody differs",
     ),
     (
         "link/tls/material.rs",
         "looked at once for each connect; a certificate that is read again replaces it for all workers",
     ),
-    ("link/seeded.rs", "only in builds with seeded bugs: which one, read once"),
+    ("base/fault.rs", "only in builds with seeded bugs: which one, read once"),
     ("auth/throttle.rs", "failed logins count over all workers; looked at once for each login"),
 ];
 
@@ -188,7 +189,8 @@ fn a_room_uses_only_rooms_below_it() {
             continue;
         };
         for used in rooms_used(&source.code) {
-            let open = ["config", "telemetry"].contains(&used.as_str()) && !PURE.contains(&source.room.as_str());
+            let open =
+                ["config", "telemetry", "base"].contains(&used.as_str()) && !PURE.contains(&source.room.as_str());
             if rule(&used).is_some() && used != source.room && !open && !allowed.contains(&used.as_str()) {
                 wrong.push(format!("{}: {} uses {used}", source.path.display(), source.room));
             }
@@ -222,8 +224,9 @@ fn pure_rooms_have_no_io_no_time_no_metrics() {
 fn only_rooms_off_the_data_path_share_between_threads() {
     let mut wrong = Vec::new();
     for source in sources() {
-        let data_path = ["resp", "command", "session", "router", "auth", "link", "upstream", "client", "worker"]
-            .contains(&source.room.as_str());
+        let data_path =
+            ["base", "resp", "command", "session", "router", "auth", "link", "upstream", "client", "worker"]
+                .contains(&source.room.as_str());
         assert!(!(data_path && SHARING_ROOMS.contains(&source.room.as_str())));
         let shares = SHARED.iter().any(|(file, _)| source.path == Path::new(file));
         for name in ["Mutex", "RwLock", "OnceLock", "unsafe", "static mut"] {

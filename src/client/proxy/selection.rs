@@ -185,7 +185,7 @@ impl Order {
             Self::Unsent => profile.outbox.unsent() as u64,
             Self::Pending => profile.outbox.pending().into(),
             Self::Idle => now.saturating_sub(profile.active.get()),
-            Self::Age => crate::link::since(profile.connected).as_secs(),
+            Self::Age => crate::base::since(profile.connected).as_secs(),
         }
     }
 

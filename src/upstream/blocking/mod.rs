@@ -46,7 +46,7 @@ type Element = Vec<u8>;
 /// The folds of one worker.
 #[derive(Default)]
 pub struct Folds {
-    by_key: RefCell<crate::link::Map<FoldKey, Rc<Fold>>>,
+    by_key: RefCell<crate::base::Map<FoldKey, Rc<Fold>>>,
     last: Cell<u64>,
     /// The task that asks in turns runs.
     polling: Cell<bool>,

@@ -78,7 +78,7 @@ fn offer_places(up: &Rc<Upstreams>) {
 
 /// Puts folds together that one question can serve.
 fn questions(folds: Vec<Rc<Fold>>) -> Vec<Vec<Rc<Fold>>> {
-    let mut groups: crate::link::Map<(RouteKey, PopKind), Vec<Rc<Fold>>> = crate::link::Map::default();
+    let mut groups: crate::base::Map<(RouteKey, PopKind), Vec<Rc<Fold>>> = crate::base::Map::default();
     let mut questions = Vec::new();
     for fold in folds {
         if fold.pop.mergeable().is_some() && !fold.difficult.get() {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
+use crate::base::bug;
 use crate::command::{CommandId, ReplyMask};
-use crate::link::bug;
 use crate::upstream::roster::ClientKey;
 
 /// Who gets a reply.

@@ -43,9 +43,9 @@ use retry::Kept;
 use super::outbox::Answer;
 use super::roster::ClientKey;
 use super::{Charge, Upstreams};
+use crate::base::bug;
 use crate::command::{CommandId, ReplyMask};
 use crate::config::{Config, Integrity};
-use crate::link::bug;
 use crate::resp::{FrameKind, ReplyScanner, encode};
 use crate::session::{Resp, RouteKey};
 use crate::telemetry::{

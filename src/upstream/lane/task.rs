@@ -44,7 +44,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         lane.condemned.set(None);
         // The time without a connection was no silence of this one.
         lane.state.borrow_mut().last_progress = up.now();
-        let ready = crate::link::now();
+        let ready = crate::base::now();
         let alone = lane.guard.is_solo();
         let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
         lane.phase.set(Phase::Opening);

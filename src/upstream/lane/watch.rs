@@ -3,8 +3,8 @@
 use bytes::Buf;
 
 use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, slow};
+use crate::base::nanos;
 use crate::command::{CommandId, Pausing, ReplyMask};
-use crate::link::nanos;
 use crate::resp::encode;
 use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
 use crate::upstream::Upstreams;

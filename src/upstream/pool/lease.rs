@@ -8,7 +8,8 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::Place;
-use crate::link::{Link, bug};
+use crate::base::bug;
+use crate::link::Link;
 use crate::resp::encode;
 use crate::session::RouteKey;
 use crate::telemetry::UpstreamCloseReason;

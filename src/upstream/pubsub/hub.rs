@@ -14,7 +14,8 @@ use tokio::sync::futures::Notified;
 pub(super) use task::run;
 
 use super::core::{Core, Order};
-use crate::link::{Link, nanos};
+use crate::base::nanos;
+use crate::link::Link;
 use crate::resp::ReplyScanner;
 use crate::session::{Family, Identity, Resp};
 use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, UpstreamCloseReason};

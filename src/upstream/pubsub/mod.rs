@@ -15,6 +15,7 @@ mod core;
 mod deliver;
 mod expect;
 mod frame;
+mod hidden_subscribers;
 mod hub;
 mod registry;
 mod subscriber;
@@ -30,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+pub use hidden_subscribers::HiddenSubscribers;
 pub use hub::{Hub, Subscribe};
 pub(super) use subscriber::Subscriber;
 

@@ -7,7 +7,7 @@
 use std::hash::Hash;
 use std::rc::Rc;
 
-use crate::link::{Map, Set};
+use crate::base::{Map, Set};
 use crate::session::{Family, Resp, Subscribed};
 
 /// The name of a channel or pattern.

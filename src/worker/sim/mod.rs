@@ -39,9 +39,10 @@ use crate::client::{Accepted, Ids, MAX_QUESTIONS, Peers, Shared, Wishes};
 use crate::command::CommandTable;
 use crate::config::{Config, tested};
 use crate::link::memory::{MemorySocket, listen, pair};
-use crate::link::{Budget, Interest, Owned, Socket, Use};
+use crate::link::{Budget, Owned, Socket, Use};
 use crate::telemetry::cells::Level;
 use crate::telemetry::{AnomalyReason, ProcessFacts, Telemetry, UpstreamKind};
+use crate::upstream::HiddenSubscribers;
 use crate::upstream::{Parts, Upstreams};
 
 /// What happened, as one number that two runs of a seed must share.
@@ -148,7 +149,7 @@ impl World {
             table,
             budget: Budget::new(config.division().worker(0)),
             owned: Owned::default(),
-            interest: Interest::default(),
+            interest: HiddenSubscribers::default(),
             tls: None,
             throttle: crate::auth::Throttle::new(config.auth.failures),
             config: Arc::clone(&config),

@@ -13,7 +13,7 @@ use crate::session::Family;
 
 /// For each name how many more clients hear it than connections of ours are subscribed to it.
 #[derive(Clone, Debug, Default)]
-pub struct Interest {
+pub struct HiddenSubscribers {
     inner: Arc<Inner>,
 }
 
@@ -24,7 +24,7 @@ struct Inner {
     names: Mutex<[HashMap<Box<[u8]>, i64>; 3]>,
 }
 
-impl Interest {
+impl HiddenSubscribers {
     /// Some count of the upstream is wrong now.
     #[must_use]
     pub fn differs(&self) -> bool {
@@ -75,11 +75,11 @@ impl Interest {
 
 #[cfg(test)]
 mod tests {
-    use super::{Family, Interest};
+    use super::{Family, HiddenSubscribers};
 
     #[test]
     fn channels_and_every_matching_pattern_are_counted() {
-        let interest = Interest::default();
+        let interest = HiddenSubscribers::default();
         assert!(!interest.differs());
         interest.change(Family::Channel, b"ab", 3);
         interest.change(Family::Pattern, b"a*", 2);

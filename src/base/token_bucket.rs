@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use super::now;
 
 /// How often something may be done. `0` a second is without a limit.
-pub struct Rate {
+pub struct TokenBucket {
     per_second: f64,
     burst: f64,
     /// What may be done now, and when that was counted.
     tokens: Cell<(f64, Instant)>,
 }
 
-impl Rate {
+impl TokenBucket {
     #[must_use]
     pub fn new(per_second: f64, burst: f64) -> Self {
         Self { per_second, burst, tokens: Cell::new((burst, now())) }
@@ -30,7 +30,7 @@ impl Rate {
         (tokens < 1.0).then(|| Duration::from_secs_f64((1.0 - tokens) / self.per_second))
     }
 
-    /// It is done once.
+    /// Pays one token, for one that is done now.
     pub fn take(&self) {
         let (tokens, counted) = self.tokens.get();
         self.tokens.set((tokens - 1.0, counted));
