@@ -1,5 +1,5 @@
 //! DEBUG through the proxy: where the server allows it, and whatever it does to the server. What it answers is in the
-//! transcript `5.2-client/debug.txt`.
+//! transcript `refused/debug-where-the-server-allows-it.txt`.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Conversations with the proxy, byte for byte: `tests/transcripts/<section of the semantics>/*.txt`.
+//! Conversations with the proxy, byte for byte: `tests/transcripts/<topic>/<case>.txt`.
 //!
 //! # Notation
 //!
@@ -30,7 +30,7 @@
 //! # Rounds
 //!
 //! Each file is played whole, with every byte as a packet of its own, and cut once at each byte of its longest write (at
-//! 40 places of a long one; `TRANSCRIPT_SPLITS=all` at all), on each flavour. `TRANSCRIPT=4.1/` plays only the files
+//! 40 places of a long one; `TRANSCRIPT_SPLITS=all` at all), on each flavour. `TRANSCRIPT=login/` plays only the files
 //! whose name contains that.
 
 mod parse;
@@ -53,8 +53,8 @@ const LANES: usize = 3;
 /// Cuts of a long write.
 const MOST_SPLITS: usize = 40;
 
-/// Sections that are played over TLS too: where it matters when bytes come and when a connection ends.
-const OVER_TLS: [&str; 5] = ["2-order", "3.4-stalls", "4.4-replies", "7-blocking", "9-pubsub"];
+/// Topics that are played over TLS too: where it matters when bytes come and when a connection ends.
+const OVER_TLS: [&str; 6] = ["order/", "busy-scripts/", "closing/", "replies-off/", "blocking/", "pubsub/"];
 
 /// What a row of rounds is played through.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -170,9 +170,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 fn load() -> Vec<Transcript> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
     let mut files = Vec::new();
-    for section in std::fs::read_dir(&root).expect("tests/transcripts exists") {
-        let section = section.expect("readable").path();
-        for file in std::fs::read_dir(&section).expect("a folder for each section") {
+    for topic in std::fs::read_dir(&root).expect("tests/transcripts exists") {
+        let topic = topic.expect("readable").path();
+        for file in std::fs::read_dir(&topic).expect("a folder for each topic") {
             files.push(file.expect("readable").path());
         }
     }
@@ -220,7 +220,7 @@ fn play_all(flavour: Flavour, through: Through) {
     let chosen = load().into_iter().filter(|transcript| {
         let fits = through != Through::TightProxy || transcript.needs <= 6;
         let told = through != Through::Server || transcript.direct;
-        let over_tls = OVER_TLS.iter().any(|part| transcript.name.contains(part))
+        let over_tls = OVER_TLS.iter().any(|topic| transcript.name.starts_with(topic))
             // A client that is refused before its handshake cannot be told why, here as with a server.
             && !transcript.name.contains("too-many-clients");
         let chosen = through != Through::TlsProxy || over_tls;
