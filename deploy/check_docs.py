@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the documents name exists: `check_docs.py RESPMUX FILE.md...`
 
-Metrics, configuration keys, subcommands of PROXY, flags, make targets and files that links lead to. So a document cannot
-go on naming what was renamed.
+Metrics, configuration keys, subcommands of PROXY, flags, make targets, what `make prove`, `make bench` and `make package`
+run, and files that links lead to. So a document cannot go on naming what was renamed.
 """
 
 import re
@@ -13,8 +13,19 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+# What `make prove`, `make bench` and `make package` run.
+ENTRIES = {"prove": "tests/prove.sh", "bench": "benches/bench.sh", "package": "deploy/package.sh"}
 # Of Prometheus' histograms, and made by rules.
 DERIVED = re.compile(r"_(bucket|sum|count)$")
+
+
+def targets():
+    """What follows `make`: its targets, and the entries of those that have any."""
+    found = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for command, script in ENTRIES.items():
+        names = subprocess.run([ROOT / script, "names"], check=True, capture_output=True, text=True).stdout
+        found |= {f"{command} WHAT={name}" for name in names.split()}
+    return found
 
 
 def known(respmux):
@@ -37,7 +48,7 @@ def known(respmux):
         "variables": set(re.findall(r"`(RESPMUX_\w+)`", reference)),
         "metrics": set(re.findall(r'"(respmux_\w+)"', (ROOT / "src/telemetry/catalogue.rs").read_text())),
         "verbs": set(re.findall(r'\("([A-Z]+)", \d', sources)),
-        "targets": set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)),
+        "targets": targets(),
     }
 
 
@@ -56,7 +67,7 @@ def wrong(text, path, names):
     for name in set(re.findall(r"\bPROXY ([A-Z]+)\b", text)):
         if name not in names["verbs"]:
             yield f"subcommand PROXY {name}"
-    for name in set(re.findall(r"`make ([a-z-]+)", text)):
+    for name in set(re.findall(r"`make ([a-z-]+(?: WHAT=[a-z-]+)?)", text)):
         if name not in names["targets"]:
             yield f"target {name}"
     for link in set(re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)):

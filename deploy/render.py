@@ -252,7 +252,7 @@ def main():
         elif not path.exists() or path.read_text() != text:
             stale.append(str(path))
     if stale:
-        sys.exit(f"not what deploy/render.py writes (make manifests): {', '.join(stale)}")
+        sys.exit(f"not what deploy/render.py writes (make package WHAT=manifests): {', '.join(stale)}")
 
 
 if __name__ == "__main__":

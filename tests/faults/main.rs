@@ -1,6 +1,6 @@
 //! Faults of the network and of the server, one after the other, and what clients see of them.
 //!
-//! `cargo test --test faults` runs a short form of each. The full size: `make faults` and `make restarts`, each of which
+//! `cargo test --test faults` runs a short form of each. The full size: `make prove WHAT=faults` and `make prove WHAT=restarts`, each of which
 //! prints one line of JSON. Settings, by environment: `FAULTS_SEED`, `FAULTS_ROUNDS` (harm at every n-th byte is 1),
 //! `RESTARTS_KILLS`, `RESTARTS_STOPS`.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests report and pace themselves")]
@@ -31,7 +31,7 @@ fn faults_short() {
 }
 
 #[test]
-#[ignore = "minutes: make faults"]
+#[ignore = "minutes: make prove WHAT=faults"]
 fn faults_full() {
     let step = setting("FAULTS_STEP", 1);
     let tally = harm::run(setting("FAULTS_SEED", 20_241_125), 3, step, setting("FAULTS_RANDOM", 8000));
@@ -52,7 +52,7 @@ fn restarts_short() {
 }
 
 #[test]
-#[ignore = "minutes: make restarts"]
+#[ignore = "minutes: make prove WHAT=restarts"]
 fn restarts_full() {
     let (kills, stops) = (setting("RESTARTS_KILLS", 50), setting("RESTARTS_STOPS", 30));
     let tally = restarts::run(restarts::Size { kills, stops, writers: 12, full: true });

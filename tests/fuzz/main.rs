@@ -1,7 +1,7 @@
 //! The fuzzer: arbitrary bytes and arbitrary histories against every parser and the router, and beside others who read
 //! the same bytes: `redis-protocol`, models written here from the server's rules, and real servers.
 //!
-//! `cargo test --test fuzz` runs it for some seconds. The full size is `make fuzz`. Each target prints one line of
+//! `cargo test --test fuzz` runs it for some seconds. The full size is `make prove WHAT=fuzz`. Each target prints one line of
 //! JSON. Settings, all by environment: `FUZZ_EXECUTIONS` (over all targets), `FUZZ_FRAMES` (streams sent to each real
 //! server), `FUZZ_SEED`, `FUZZ_TARGET` (only this one), and `FUZZ_INPUT` (one input as a finding prints it: replays it).
 //!
@@ -85,7 +85,7 @@ fn a_short_run() {
 }
 
 #[test]
-#[ignore = "a quarter of an hour: make fuzz"]
+#[ignore = "a quarter of an hour: make prove WHAT=fuzz"]
 fn a_full_run() {
     let mut findings = run_all(setting("FUZZ_EXECUTIONS", 100_000_000));
     findings.extend(run_served(setting("FUZZ_FRAMES", 350_000)));

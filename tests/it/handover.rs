@@ -146,7 +146,7 @@ impl Drop for Process {
 }
 
 /// What a run comes to, as one line of JSON, and the failures.
-#[allow(clippy::print_stdout, reason = "the line is what `make handover` is for")]
+#[allow(clippy::print_stdout, reason = "the line is what `make prove WHAT=handover` is for")]
 fn report(kind: &str, restarts: usize, load: Load) -> Vec<String> {
     let (tally, ran) = load.stop();
     let opened = tally.opened.load(Relaxed);
@@ -262,7 +262,7 @@ fn a_plain_restart_refuses_somebody() {
 }
 
 #[test]
-#[ignore = "half a minute: make handover"]
+#[ignore = "half a minute: make prove WHAT=handover"]
 fn handover_full() {
     let times = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
     hand_over(times("HANDOVERS", 20), 8);

@@ -2,7 +2,7 @@
 //! and RESET while others work on the same workers and upstream connections are killed; every reply must be the one of
 //! the client's own user: its name, its rights, and its data.
 //!
-//! A short form runs with all tests; `make identities` runs the long one. `IDENTITY_OPERATIONS` and `IDENTITY_SEED` set
+//! A short form runs with all tests; `make prove WHAT=identities` runs the long one. `IDENTITY_OPERATIONS` and `IDENTITY_SEED` set
 //! how many operations and from which seed; each prints one line of JSON.
 
 use std::collections::HashMap;
@@ -367,7 +367,7 @@ fn every_reply_is_that_of_the_clients_own_user() {
 }
 
 #[test]
-#[ignore = "a million operations: make identities"]
+#[ignore = "a million operations: make prove WHAT=identities"]
 fn every_reply_is_that_of_the_clients_own_user_for_long() {
     run(1_000_000, Duration::from_millis(500));
 }

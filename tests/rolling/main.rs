@@ -1,7 +1,7 @@
 //! A rolling restart under load that nobody notices: three replicas behind a plain TCP balancer, each sent SIGTERM and
 //! replaced in its turn, and callers of real client libraries that must not see one failed command.
 //!
-//! `cargo test --test rolling` does one round. `make rolling` does `ROLLING_ROUNDS` (20) with `ROLLING_CALLERS` (6) in
+//! `cargo test --test rolling` does one round. `make prove WHAT=rolling` does `ROLLING_ROUNDS` (20) with `ROLLING_CALLERS` (6) in
 //! each arm and prints one line of JSON: commands and failed commands by client and mode, and what the replicas counted.
 #![allow(
     clippy::print_stdout,
@@ -233,7 +233,7 @@ fn one_round() {
 }
 
 #[test]
-#[ignore = "minutes: make rolling"]
+#[ignore = "minutes: make prove WHAT=rolling"]
 fn rolling_full() {
     let (rounds, callers) = (setting("ROLLING_ROUNDS", 20), setting("ROLLING_CALLERS", 6));
     let (steady, mut complaints) = roll(&CALLERS_THAT_PAUSE, callers, rounds);

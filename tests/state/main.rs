@@ -1,7 +1,7 @@
 //! State under load: blocking pops, subscribers, transactions and their races, directly and through respmux.
 //!
 //! `cargo test --test state` runs each scenario for about a second. The full size:
-//! `cargo test --release --test state -- --ignored --nocapture --test-threads 1` (`make state`). Each scenario prints
+//! `cargo test --release --test state -- --ignored --nocapture --test-threads 1` (`make prove WHAT=state`). Each scenario prints
 //! one line of JSON per arm. Settings, all by environment: `STATE_SEED`, `STATE_SECONDS`, `STATE_CLIENTS`,
 //! `STATE_ROUNDS`, `STATE_CAP` (upstream connections), `STATE_SET` (`key=value …` for the proxy), `STATE_ARM`
 //! (`direct` or `respmux`), `STATE_BARS=0` (report the bars on CPU and latency without asserting them).
@@ -40,7 +40,7 @@ fn blocked_short() {
 }
 
 #[test]
-#[ignore = "a minute for each arm: make state"]
+#[ignore = "a minute for each arm: make prove WHAT=state"]
 fn blocked_full() {
     let size = blocked::Size {
         consumers: setting("STATE_CLIENTS", 2000),
@@ -59,7 +59,7 @@ fn keys_short() {
 }
 
 #[test]
-#[ignore = "ten thousand clients: make state"]
+#[ignore = "ten thousand clients: make prove WHAT=state"]
 fn keys_full() {
     let settings = ["blocking.max_connections=16", "client.max_connections=12000"];
     Stage::each(Flavour::Redis82, &settings, |stage| keys::play(stage, setting("STATE_CLIENTS", 10_000)));
@@ -71,7 +71,7 @@ fn wakeup_short() {
 }
 
 #[test]
-#[ignore = "sizes of make state"]
+#[ignore = "sizes of make prove WHAT=state"]
 fn wakeup_full() {
     // One worker, as in `make bench`: the machines have two cores, and two workers and the server want three.
     let workers = setting("STATE_WORKERS", 1);
@@ -103,7 +103,7 @@ fn race_deadline_short() {
 }
 
 #[test]
-#[ignore = "thousands of rounds: make state"]
+#[ignore = "thousands of rounds: make prove WHAT=state"]
 fn race_deadline_full() {
     race(races::Race::Deadline, setting("STATE_ROUNDS", 5000));
 }
@@ -114,7 +114,7 @@ fn race_half_close_short() {
 }
 
 #[test]
-#[ignore = "thousands of rounds: make state"]
+#[ignore = "thousands of rounds: make prove WHAT=state"]
 fn race_half_close_full() {
     race(races::Race::HalfClose, setting("STATE_ROUNDS", 5000));
 }
@@ -125,7 +125,7 @@ fn race_reset_short() {
 }
 
 #[test]
-#[ignore = "thousands of rounds: make state"]
+#[ignore = "thousands of rounds: make prove WHAT=state"]
 fn race_reset_full() {
     race(races::Race::Reset, setting("STATE_ROUNDS", 5000));
 }
@@ -136,7 +136,7 @@ fn race_unblock_short() {
 }
 
 #[test]
-#[ignore = "thousands of rounds: make state"]
+#[ignore = "thousands of rounds: make prove WHAT=state"]
 fn race_unblock_full() {
     race(races::Race::Unblock, setting("STATE_ROUNDS", 5000));
 }
@@ -154,7 +154,7 @@ fn conflict_short() {
 }
 
 #[test]
-#[ignore = "thousands of rounds: make state"]
+#[ignore = "thousands of rounds: make prove WHAT=state"]
 fn conflict_full() {
     conflict(setting("STATE_ROUNDS", 5000));
 }
@@ -172,7 +172,7 @@ fn transactions_short() {
 }
 
 #[test]
-#[ignore = "sizes of make state"]
+#[ignore = "sizes of make prove WHAT=state"]
 fn transactions_full() {
     let seconds = setting("STATE_SECONDS", 10);
     for rate in [300.0, 3000.0] {
@@ -186,7 +186,7 @@ fn pipelined_short() {
 }
 
 #[test]
-#[ignore = "sizes of make state"]
+#[ignore = "sizes of make prove WHAT=state"]
 fn pipelined_full() {
     let stage = Stage::proxied(Flavour::Redis82, &[]);
     transactions::pipelined(&stage, setting("STATE_ROUNDS", 200_000), setting("STATE_DEPTH", 1), true);
@@ -198,7 +198,7 @@ fn fanout_short() {
 }
 
 #[test]
-#[ignore = "sizes of make state"]
+#[ignore = "sizes of make prove WHAT=state"]
 fn fanout_full() {
     let stage = Stage::proxied(Flavour::Redis82, &[]);
     fanout::play(&stage, setting("STATE_CLIENTS", 1000), setting("STATE_ROUNDS", 2000), true);
@@ -211,7 +211,7 @@ fn subscribers_short() {
 }
 
 #[test]
-#[ignore = "a minute for each arm: make state"]
+#[ignore = "a minute for each arm: make prove WHAT=state"]
 fn subscribers_full() {
     let size = subscribers::Size {
         subscribers: setting("STATE_CLIENTS", 5000),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# For `make test`: the status page in a browser, where there is one. `make status-page` brings one.
+# For `make test`: the status page in a browser, where there is one. `make prove WHAT=status-page` brings one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -10,4 +10,4 @@ for browser in chromium chromium-browser; do
         CHROMIUM=$browser exec node tests/status-page/run.mjs --seconds 4
     fi
 done
-echo 'status page: no Chromium here; make status-page installs one and looks at the page with it'
+echo 'status page: no Chromium here; make prove WHAT=status-page installs one and looks at the page with it'

@@ -149,7 +149,7 @@ fn through_a_bad_network() {
     assert!(proxy.runs(), "respmux ended");
 }
 
-/// The long one, for `make storm`: three servers and three sizes of proxy, a third of the time each.
+/// The long one, for `make prove WHAT=storm`: three servers and three sizes of proxy, a third of the time each.
 #[test]
 #[ignore = "minutes to hours: STORM_SECONDS, STORM_REPLIES"]
 fn long() {

@@ -59,7 +59,7 @@ fn first(tally: &Tally) -> &'static str {
     }
 }
 
-/// The storm goes red on each bug that the product itself can have, with each seed: `make seeded`. There the checks of
+/// The storm goes red on each bug that the product itself can have, with each seed: `make prove WHAT=seeded`. There the checks of
 /// reply types are off, so that it is the storm that sees; beside it, how often respmux' own checks are first.
 #[test]
 fn seeded_bugs_are_found() {

@@ -64,7 +64,7 @@ AGAIN = 3
 HOW_TO = f"""REDIS_PY_SOURCE is not a checkout of redis-py {VERSION}. To get one:
 
     git clone --depth 1 --branch v{VERSION} https://github.com/redis/redis-py.git target/redis-py
-    make suite-redis-py REDIS_PY_SOURCE=target/redis-py
+    make prove WHAT=suite-redis-py REDIS_PY_SOURCE=target/redis-py
 """
 
 

@@ -62,7 +62,7 @@ SPOILER = "not run: "  # how the reason of a test begins that is left out throug
 HOW_TO = """REDIS_SOURCE is not a checkout of Redis 7.0.15. To get one:
 
     git clone --depth 1 --branch 7.0.15 https://github.com/redis/redis.git target/redis-7.0.15
-    make suite REDIS_SOURCE=target/redis-7.0.15
+    make prove WHAT=suite REDIS_SOURCE=target/redis-7.0.15
 """
 
 

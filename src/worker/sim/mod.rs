@@ -2,7 +2,7 @@
 //! connection, between simulated clients and a simulated Redis, over sockets in memory, on one thread with a clock that
 //! jumps. Everything that chance decides (cuts, pauses, kills, cancellations) follows from the seed.
 //!
-//! `SIM_SEED` replays one seed; `make sim` runs `SIM_SEEDS` of them.
+//! `SIM_SEED` replays one seed; `make prove WHAT=sim` runs `SIM_SEEDS` of them.
 
 mod cancel;
 mod channels;

@@ -68,7 +68,7 @@ fn some_seeds() {
 }
 
 #[test]
-#[ignore = "a hundred thousand seeds: make sim"]
+#[ignore = "a hundred thousand seeds: make prove WHAT=sim"]
 fn many_seeds() {
     let violations = run_seeds(setting("SIM_FIRST", 1), setting("SIM_SEEDS", 100_000));
     assert!(violations.is_empty(), "{}", violations.join("\n"));

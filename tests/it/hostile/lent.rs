@@ -265,7 +265,7 @@ fn lanes(proxy: &Proxy) -> BTreeSet<String> {
     told.items.iter().filter_map(id).collect()
 }
 
-#[allow(clippy::print_stdout, reason = "the line is what `make hostile` is for")]
+#[allow(clippy::print_stdout, reason = "the line is what `make prove WHAT=hostile` is for")]
 fn nobody_else_notices(flavour: Flavour) {
     let redis = RealRedis::start(flavour, &["--enable-debug-command", "yes"]);
     let options = ProxyOptions::sized(2, 32).set("auth.max_failures=0").set("auth.failure_delay=0s");

@@ -105,7 +105,7 @@ fn two_servers() -> (RealRedis, RealRedis) {
 }
 
 #[test]
-#[ignore = "minutes: make reload"]
+#[ignore = "minutes: make prove WHAT=reload"]
 #[allow(clippy::print_stdout, reason = "the line of the run")]
 fn full() {
     let reload = moves::reload_under_load(setting("RELOADS", 100), 4, 8);
