@@ -48,7 +48,7 @@ impl Client {
     /// nothing).
     pub(super) fn on_login(&mut self, credentials: Credentials) {
         let identity = Identity::user(&credentials.user);
-        self.up().dialer.on_verified(&identity, credentials);
+        self.up().keyring.on_verified(&identity, credentials);
         self.become_user(identity);
     }
 

@@ -160,7 +160,8 @@ async fn dial(config: &Config) -> Result<String, DialError> {
         false => None,
     };
     let facts = Arc::new(ProcessFacts::new(&start::endpoint(config), ""));
-    let dialer = Dialer::new(Rc::new(config.clone()), Arc::new(Shard::new(1)), facts, 0, Owned::default(), tls);
+    let dialer =
+        Dialer::new(Rc::new(config.clone()), Arc::new(Shard::new(1)), facts, 0, Owned::default(), Rc::default(), tls);
     let permit = Budget::new(config.division().worker(0)).permit(Use::Control);
     let permit = permit.ok_or_else(|| unavailable("there is no place for a connection"))?;
     let key = RouteKey::fresh(Identity::Implicit, config.upstream.db);

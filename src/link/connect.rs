@@ -1,7 +1,6 @@
 //! Opens links: connect, handshake, and the patience between attempts.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +12,8 @@ use tokio::time::timeout;
 
 use super::circuit::{Circuit, Failure};
 use super::counted::Counted;
-use super::handshake::{Credentials, Handshake, Login, Refused, configured};
+use super::handshake::{Handshake, Login, Refused};
+use super::keyring::{Keyring, configured};
 use super::mistakes;
 use super::open::{connect, resolve};
 use super::peers::Peers;
@@ -63,7 +63,8 @@ pub struct Dialer {
     pub(super) circuit: RefCell<Circuit>,
     pub(super) refused: Refusals,
     pub(super) rate: RefCell<TokenBucket>,
-    credentials: RefCell<HashMap<Identity, Credentials>>,
+    /// The worker's: it is asked at each handshake and never written to from here.
+    keyring: Rc<Keyring>,
     owned: Owned,
     pub(super) tls: RefCell<Option<ClientTls>>,
     peers: Peers,
@@ -85,6 +86,7 @@ impl Dialer {
         process: Arc<ProcessFacts>,
         worker: usize,
         owned: Owned,
+        keyring: Rc<Keyring>,
         tls: Option<ClientTls>,
     ) -> Self {
         let rate = connect_rate(&config);
@@ -100,7 +102,7 @@ impl Dialer {
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
             rate: RefCell::new(TokenBucket::new(rate, rate)),
-            credentials: RefCell::default(),
+            keyring,
             owned,
             tls: RefCell::new(tls),
             peers: Peers::default(),
@@ -120,31 +122,6 @@ impl Dialer {
 
     pub(super) fn config(&self) -> Rc<Config> {
         Rc::clone(&self.config.borrow())
-    }
-
-    /// Remembers what the upstream has just verified (rule A7): lanes must be able to reconnect.
-    pub fn on_verified(&self, identity: &Identity, credentials: Credentials) {
-        self.credentials.borrow_mut().insert(identity.clone(), credentials);
-    }
-
-    /// The credentials that prove `identity`: verified ones, or for clients that do not log in those of the
-    /// configuration, read again at each login so that a rotated secret works.
-    ///
-    /// # Errors
-    /// The secret's file cannot be read.
-    pub fn credentials(&self, identity: &Identity) -> io::Result<Option<Credentials>> {
-        if let Some(known) = self.credentials.borrow().get(identity) {
-            return Ok(Some(known.clone()));
-        }
-        // A user of the configuration, who may be somebody else to the upstream.
-        if let Identity::User(name) = identity
-            && let Some((user, source)) = self.config().auth.user(name).and_then(|user| user.upstream.as_ref())
-            && self.config().auth.terminate
-        {
-            let password = source.read()?.expose().to_vec();
-            return Ok(Some(Credentials { user: user.as_bytes().to_vec(), password }));
-        }
-        configured(&self.config().upstream)
     }
 
     /// When the next attempt may start, if the upstream is in back-off or another attempt is under way that tries
@@ -319,11 +296,12 @@ impl Dialer {
         let tls = self.tls.borrow().is_some();
         let unavailable = |e: io::Error| DialError::io_saying(&e, mistakes::of_greeting(&e, tls));
         self.serial.set(self.serial.get() + 1);
-        let name = format!("respmux:{}:{}:{}", self.config().instance, self.worker, self.serial.get());
+        let config = self.config();
+        let name = format!("respmux:{}:{}:{}", config.instance, self.worker, self.serial.get());
         let handshake = match stage {
             Stage::Bare => Handshake::bare(&name),
             Stage::Fresh | Stage::Suspicious | Stage::SelectFirst | Stage::Used => {
-                let credentials = self.credentials(&key.identity).map_err(unavailable)?;
+                let credentials = self.keyring.credentials(&key.identity, &config).map_err(unavailable)?;
                 let nonce = format!("{name}:{:x}", fastrand::u64(..));
                 if stage == Stage::Used {
                     // In a round trip of its own: Redis 8.2 sends no reply to a failed AUTH that arrives together with
@@ -331,7 +309,9 @@ impl Dialer {
                     link.silence().await.map_err(unavailable)?;
                 }
                 let implicit = match stage {
-                    Stage::SelectFirst => Some(self.credentials(&Identity::Implicit).map_err(unavailable)?),
+                    Stage::SelectFirst => {
+                        Some(self.keyring.credentials(&Identity::Implicit, &config).map_err(unavailable)?)
+                    }
                     Stage::Fresh | Stage::Suspicious | Stage::Used | Stage::Bare => None,
                 };
                 let select_as = implicit.as_ref().map(Option::as_ref);

@@ -3,30 +3,13 @@
 //! Greeting errors of the server (`-ERR max number of clients reached`, `-DENIED …`) arrive in place of the first
 //! reply and fail the handshake, so they can never be taken for an answer to a client.
 
-use std::io;
-
 use bytes::BytesMut;
 
 use super::decoded;
+use super::keyring::Credentials;
 use crate::base::bug;
-use crate::config::Upstream;
 use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
-
-/// Name and password of an identity, as last verified by the upstream.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    pub user: Vec<u8>,
-    pub password: Vec<u8>,
-}
-
-/// The login that the configuration gives to clients that do not log in themselves.
-pub(super) fn configured(upstream: &Upstream) -> io::Result<Option<Credentials>> {
-    let Some(source) = &upstream.password else { return Ok(None) };
-    let password = source.read()?.expose().to_vec();
-    let user = upstream.username.as_deref().unwrap_or("default").as_bytes().to_vec();
-    Ok(Some(Credentials { user, password }))
-}
 
 /// Everything a handshake needs besides the socket.
 pub(super) struct Login<'a> {

@@ -10,6 +10,7 @@ mod connect;
 mod counted;
 mod current;
 mod handshake;
+mod keyring;
 #[cfg(test)]
 pub(crate) mod memory;
 mod mistakes;
@@ -24,7 +25,8 @@ mod trouble;
 
 pub use budget::{Budget, Permit, Use};
 pub use connect::{DialError, Dialer};
-pub use handshake::{Credentials, tolerable};
+pub use handshake::tolerable;
+pub use keyring::{Credentials, Keyring};
 pub use owned::{Owned, OwnedId};
 pub use socket::{ReadHalf, Socket, WriteHalf};
 pub use tls::{ClientTls, Material, Tls, client_config, server_config, server_name};

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use super::handshake::Credentials;
+use super::keyring::Credentials;
 use crate::config::Upstream;
 
 /// How often the secret of a refused login is read again.

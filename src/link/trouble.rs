@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Dialer;
 use super::circuit::{Circuit, Failure};
-use super::handshake::Credentials;
+use super::keyring::Credentials;
 use crate::base::now;
 use crate::telemetry::{CircuitState, unix_millis};
 

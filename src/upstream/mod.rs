@@ -70,7 +70,7 @@ pub use unknown::{Unknowns, Verdict};
 use crate::auth::Throttle;
 use crate::command::{CommandId, CommandTable};
 use crate::config::Config;
-use crate::link::{Budget, ClientTls, Dialer, Owned};
+use crate::link::{Budget, ClientTls, Dialer, Keyring, Owned};
 use crate::telemetry::{ProcessFacts, ServerLimits, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
@@ -104,6 +104,8 @@ pub struct Upstreams {
     /// That, or a pause of the server.
     holding: Cell<bool>,
     pub server_pause: ServerPause,
+    /// What its users have proved: whoever dials asks it, only a login that a server accepted writes to it.
+    pub keyring: Rc<Keyring>,
     pub dialer: Dialer,
     pub roster: Roster,
     pub memory: Rc<Memory>,
@@ -161,8 +163,16 @@ impl Upstreams {
     pub fn new(parts: Parts) -> Rc<Self> {
         let Parts { worker, config, shard, process, table, budget, owned, interest, tls, throttle } = parts;
         let rules = Rules::new(&config, Arc::clone(&table));
-        let dialer =
-            Dialer::new(Rc::clone(&rules.config), Arc::clone(&shard), Arc::clone(&process), worker, owned.clone(), tls);
+        let keyring = Rc::<Keyring>::default();
+        let dialer = Dialer::new(
+            Rc::clone(&rules.config),
+            Arc::clone(&shard),
+            Arc::clone(&process),
+            worker,
+            owned.clone(),
+            Rc::clone(&keyring),
+            tls,
+        );
         let pool = Pool::new(budget.limit(crate::link::Use::Pool), config.blocking_share(worker));
         let memory = Rc::new(Memory::new(Arc::clone(&process), worker));
         let slowlog = slowlog::Slowlog::new(&config.slowlog, worker, config.workers);
@@ -180,6 +190,7 @@ impl Upstreams {
             paused: Cell::new(false),
             holding: Cell::new(false),
             server_pause: ServerPause::default(),
+            keyring,
             dialer,
             roster: Roster::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
