@@ -179,10 +179,10 @@ Memory    buffers take at most 64MiB
 
 Upstream connections: at most 15, over all workers and kinds (a hard cap)
 
-  worker  control  scratch  lanes   pool   hubs  total
-       0        1        1      3      2      1      8
-       1        1        1      2      2      1      7
-     all        2        2      5      4      2     15
+  worker  control  login  lanes   pool   hubs  total
+       0        1      1      3      2      1      8
+       1        1      1      2      2      1      7
+     all        2      2      5      4      2     15
 
 warning: drain.delay and drain.timeout together exceed 30s";
     assert!(answer.out.starts_with(expected), "{}", answer.out);
@@ -197,7 +197,9 @@ fn the_check_answers_in_json() {
     assert_eq!(report["ok"], true);
     assert_eq!(report["workers"], 2);
     assert_eq!(report["budget"]["max_connections"], 15);
-    let expected = serde_json::json!({"control": 1, "scratch": 1, "lanes": 2, "pool": 2, "hubs": 1, "total": 7});
+    let expected = serde_json::json!(
+        {"control": 1, "login": 1, "scratch": 1, "lanes": 2, "pool": 2, "hubs": 1, "total": 7}
+    );
     assert_eq!(report["budget"]["workers"][1], expected);
     let expected = serde_json::json!({"value": 15, "effective": 15, "origin": "flag --max-upstream-connections"});
     assert_eq!(report["config"]["upstream.max_connections"], expected);

@@ -98,7 +98,7 @@ fn too_few(max_connections: usize, workers: usize) -> String {
     };
     format!(
         "upstream.max_connections = {max_connections} is too small for workers = {workers}: each \
-         worker needs {WORKER_MINIMUM} ({CONTROL} control, {SCRATCH} scratch, {LANES_MINIMUM} \
+         worker needs {WORKER_MINIMUM} ({CONTROL} control, {SCRATCH} login, {LANES_MINIMUM} \
          lanes, {POOL_MINIMUM} pool), {needed} in all; raise upstream.max_connections to \
          {needed}{fewer}"
     )
@@ -110,7 +110,7 @@ impl fmt::Display for Division {
         let sum = |part: fn(&WorkerShare) -> usize| self.shares.iter().map(part).sum();
         writeln!(f, "Upstream connections: at most {}, over all workers and kinds (a hard cap)", self.total())?;
         writeln!(f)?;
-        writeln!(f, "  worker  control  scratch  lanes   pool   hubs  total")?;
+        writeln!(f, "  worker  control  login  lanes   pool   hubs  total")?;
         for (index, share) in self.shares.iter().enumerate() {
             let cells = [share.control, share.scratch, share.lanes, share.pool, share.hubs, share.total()];
             row(f, &index.to_string(), cells)?;
@@ -123,7 +123,7 @@ impl fmt::Display for Division {
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, cells: [usize; 6]) -> fmt::Result {
     let [control, scratch, lanes, pool, hubs, total] = cells;
-    writeln!(f, "  {name:>6}  {control:>7}  {scratch:>7}  {lanes:>5}  {pool:>5}  {hubs:>5}  {total:>5}")
+    writeln!(f, "  {name:>6}  {control:>7}  {scratch:>5}  {lanes:>5}  {pool:>5}  {hubs:>5}  {total:>5}")
 }
 
 #[cfg(test)]
@@ -172,10 +172,10 @@ mod tests {
         let expected = "\
 Upstream connections: at most 14, over all workers and kinds (a hard cap)
 
-  worker  control  scratch  lanes   pool   hubs  total
-       0        1        1      2      2      1      7
-       1        1        1      2      2      1      7
-     all        2        2      4      4      2     14
+  worker  control  login  lanes   pool   hubs  total
+       0        1      1      2      2      1      7
+       1        1      1      2      2      1      7
+     all        2      2      4      4      2     14
 ";
         assert_eq!(table, expected);
     }

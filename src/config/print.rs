@@ -104,6 +104,8 @@ fn budget(division: &Division) -> Value {
     let share = |share: &super::WorkerShare| {
         json!({
             "control": share.control,
+            "login": share.scratch,
+            // Its old name, for one minor version.
             "scratch": share.scratch,
             "hubs": share.hubs,
             "lanes": share.lanes,

@@ -214,7 +214,7 @@ pub(super) fn facts(config: &Config) -> ProcessFacts {
     let by_kind = [
         (UpstreamKind::Lane, sum(|s| s.lanes)),
         (UpstreamKind::Pool, sum(|s| s.pool)),
-        (UpstreamKind::Scratch, sum(|s| s.scratch)),
+        (UpstreamKind::Login, sum(|s| s.scratch)),
         (UpstreamKind::Control, sum(|s| s.control)),
         (UpstreamKind::Hub, sum(|s| s.hubs)),
     ];

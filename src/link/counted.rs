@@ -84,7 +84,7 @@ impl From<Use> for UpstreamKind {
         match purpose {
             Use::Lane => Self::Lane,
             Use::Pool => Self::Pool,
-            Use::Scratch => Self::Scratch,
+            Use::Scratch => Self::Login,
             Use::Control => Self::Control,
             Use::Hub => Self::Hub,
         }

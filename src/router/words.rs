@@ -7,76 +7,90 @@ impl Route {
     #[must_use]
     pub fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::Lane => ("lane", "it leaves no state behind and never waits: shared with other clients, pipelined"),
-            Self::Publish => (
-                "lane",
-                "clients of this process subscribe through shared connections: the count in the reply is corrected for them",
+            Self::Lane => (
+                "shared connection",
+                "it leaves no state behind and never waits: pipelined with those of other clients",
             ),
-            Self::Hub => ("hub", "all subscribers of this user on this worker share one connection"),
-            Self::Relay(_) => ("held connection", "this client holds a connection of its own, and it runs there"),
+            Self::Publish => (
+                "shared connection",
+                "clients of this process share subscription connections: the count in the reply is corrected for them",
+            ),
+            Self::Hub => {
+                ("subscription connection", "it carries the subscriptions of all clients of this user on this worker")
+            }
+            Self::Relay(_) => {
+                ("pinned connection", "this client is pinned to a connection of its own, and it runs there")
+            }
             Self::Pin(reason) => (pin_way(reason), pin_why(reason)),
             Self::Fold => (
-                "fold",
-                "asked once without waiting on the lane; then the client waits together with all that wait for the same",
+                "group of blocked clients",
+                "asked once without waiting, over the shared connection; then the client waits together with all that wait \
+                 for the same",
             ),
-            Self::Switch(switch) => ("switch of lane", switch_why(switch)),
-            Self::Login(_) => ("scratch", "the upstream itself proves the login, on a connection that is reset before"),
+            Self::Switch(switch) => ("another shared connection", switch_why(switch)),
+            Self::Login(_) => {
+                ("login connection", "the upstream itself proves the login, on a connection that is reset before")
+            }
             Self::Local(Local::Proxy) => ("local", "it is a question to respmux"),
             Self::Local(Local::Wait) => (
                 "local",
-                "answered from the replicas' offsets, asked for on a connection of respmux's own; nothing is lent",
+                "answered from the replicas' offsets, asked for on a connection of respmux's own; nobody is pinned",
             ),
             Self::Local(_) => ("local", "it is about the client's own connection, which ends at respmux"),
             Self::Refuse(refusal) => ("refused", refusal_why(refusal)),
-            Self::Ask => {
-                ("lane or lent connection", "respmux does not know the name and asks COMMAND INFO which it is")
-            }
+            Self::Ask => (SHARED_OR_PINNED, "respmux does not know the name and asks COMMAND INFO which it is"),
             Self::Quit => ("local", "answered, then the connection is closed"),
             Self::Drop => ("close", "this is an HTTP request, and a server closes the connection, too"),
         }
     }
 }
 
+const SHARED_OR_PINNED: &str = "shared or pinned connection";
+
 fn pin_way(reason: PinReason) -> &'static str {
     match reason {
-        PinReason::Transaction => "lane or lent connection",
-        _ => "lent connection",
+        PinReason::Transaction => SHARED_OR_PINNED,
+        _ => "pinned connection",
     }
 }
 
 fn pin_why(reason: PinReason) -> &'static str {
     match reason {
         PinReason::Transaction => {
-            "with its EXEC in the same packet it rides the lane as one unit; otherwise a connection is lent until EXEC"
+            "with its EXEC in the same packet it goes over the shared connection whole; otherwise pinned until EXEC"
         }
         PinReason::Watch => {
-            "the server remembers watched keys with the connection: lent until EXEC, DISCARD or UNWATCH"
+            "the server remembers watched keys with the connection: pinned until EXEC, DISCARD or UNWATCH"
         }
-        PinReason::Blocking => "it waits on the server and cannot share its wait: lent until it is answered",
-        PinReason::Wait => "it counts replicas for the writes of its connection: lent until it is answered",
-        PinReason::Subscribe => "subscriptions have a connection of their own here: lent until the last one ends",
-        PinReason::Monitor => "an endless stream: lent until the client leaves",
+        PinReason::Blocking => "it waits on the server and cannot share its wait: pinned until it is answered",
+        PinReason::Wait => "it counts replicas for the writes of its connection: pinned until it is answered",
+        PinReason::Subscribe => "subscriptions have a connection of their own here: pinned until the last one ends",
+        PinReason::Monitor => "an endless stream: pinned until the client leaves",
         PinReason::Tracking => {
-            "the server remembers the keys that were read with the connection: lent until OFF or RESET"
+            "the server remembers the keys that were read with the connection: pinned until OFF or RESET"
         }
-        PinReason::Session => "it leaves state that only RESET or the end of the connection removes: lent until then",
-        PinReason::Isolated => "it may leave state or must not wait behind others: lent for this command, then reset",
+        PinReason::Session => "it leaves state that only RESET or the end of the connection removes: pinned until then",
+        PinReason::Isolated => "it may leave state or must not wait behind others: pinned for this command, then reset",
         PinReason::OutOfBand => {
-            "it must get through while everybody else is stopped: lent for this command, then reset"
+            "it must get through while everybody else is stopped: pinned for this command, then reset"
         }
         PinReason::Paused => {
-            "the server is paused and may hold it back: lent for this command, so that nobody waits behind it"
+            "the server is paused and may hold it back: pinned for this command, so that nobody waits behind it"
         }
-        PinReason::Large => "too large to let others wait behind it: lent for this command",
-        PinReason::Overflow => "no lane is free for this user, protocol and database: lent for a few commands",
+        PinReason::Large => "too large to let others wait behind it: pinned for this command",
+        PinReason::Overflow => {
+            "no shared connection is free for this user, protocol and database: pinned for a few commands"
+        }
     }
 }
 
 fn switch_why(switch: Switch) -> &'static str {
     match switch {
-        Switch::Select => "it runs on a lane that is in that database already; the client's next commands go there",
-        Switch::Hello => "it runs on a lane that speaks that protocol already; the client's next commands go there",
-        Switch::Readonly(_) | Switch::NoTouch => "the client's next commands go to a lane in that mode",
+        Switch::Select => "it runs on a shared connection in that database; the client's next commands go there",
+        Switch::Hello => {
+            "it runs on a shared connection that speaks that protocol; the client's next commands go there"
+        }
+        Switch::Readonly(_) | Switch::NoTouch => "the client's next commands go over a shared connection in that mode",
     }
 }
 

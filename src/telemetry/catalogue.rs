@@ -163,13 +163,18 @@ const CLIENT_STATES: &[&str] = &["active", "blocked", "subscribed", "idle"];
 
 /// The kinds of [`UpstreamKind`], and the budget they share. The only metric with a total among
 /// its values: the parts are limits of their own and need not add up.
-const BUDGETS: &[&str] = &["lane", "pool", "scratch", "control", "hub", "total"];
+const BUDGETS: &[&str] = &["lane", "pool", "login", "control", "hub", "total"];
 
 const PIN: &[Axis] = &[("reason", PinReason::LABELS)];
 const CLASS: &[Axis] = &[("class", LatencyClass::LABELS)];
 
 const fn row(name: &'static str, scope: Scope, axes: &'static [Axis], source: Source, help: &'static str) -> Metric {
     Metric { name, help, scope, axes, source }
+}
+
+/// A metric under the name that it had in the minor version before. Its help names the one that replaces it.
+const fn old(name: &'static str, scope: Scope, source: Source, help: &'static str) -> Metric {
+    row(name, scope, &[], source, help)
 }
 
 /// Every metric that [`Telemetry::render`](super::Telemetry::render) shows.
@@ -228,11 +233,11 @@ pub static METRICS: &[Metric] = {
         FactCount(|f, [side, result, _]| f.reloads(side, result)),
         "Changed certificate files that were read again"),
     row("respmux_client_pinned_connections", Upstream, PIN, Level(|s, [r, ..]| s.pinned.at(r).value()),
-        "Clients that hold an upstream connection of their own"),
+        "Clients pinned to an upstream connection of their own"),
     row("respmux_client_pins_total", Upstream, PIN, Count(|s, [r, ..]| s.pins.at(r).value()),
         "Times a client was pinned"),
     row("respmux_client_pin_duration_seconds", Upstream, PIN, Buckets(|s, [r, ..]| s.pin_duration.at(r)),
-        "How long a pin lasted"),
+        "How long clients were pinned"),
     row("respmux_client_received_bytes_total", Process, &[], Count(|s, _| s.client_received_bytes.value()),
         "Bytes read from clients"),
     row("respmux_client_sent_bytes_total", Process, &[], Count(|s, _| s.client_sent_bytes.value()),
@@ -309,35 +314,35 @@ pub static METRICS: &[Metric] = {
         "Commands per write to the upstream"),
 
     row("respmux_pool_waiters", Upstream, &[], Level(|s, _| s.pool_waiters.value()),
-        "Clients waiting for a dedicated connection"),
+        "Clients waiting to be pinned to a connection of their own"),
     row("respmux_pool_wait_duration_seconds", Upstream, &[], Buckets(|s, _| &s.pool_wait),
-        "Wait for a dedicated connection"),
+        "How long clients waited to be pinned"),
     row("respmux_pool_timeouts_total", Upstream, &[], Count(|s, _| s.pool_limits.timeouts.value()),
-        "Waits that timed out"),
-    row("respmux_pool_line_full_total", Upstream, &[], Count(|s, _| s.pool_limits.line_full.value()),
-        "Clients refused a dedicated connection because too many were waiting for one"),
+        "Clients that were not pinned within pool.wait_timeout"),
+    row("respmux_pool_queue_full_total", Upstream, &[], Count(|s, _| s.pool_limits.line_full.value()),
+        "Clients that were not pinned because too many were waiting"),
     row("respmux_pool_idle_transactions_total", Upstream, &[], Count(|s, _| s.pool_limits.idle_transactions.value()),
         "Transactions given up because their client was silent for too long"),
     row("respmux_pool_switches_total", Upstream, &[], Count(|s, _| s.pool_switches.value()),
-        "Dedicated connections made over for another identity, protocol or database"),
+        "Connections of the pool made over for another user, protocol or database"),
 
     row("respmux_lane_tombstones_total", Upstream, &[], Count(|s, _| s.lane_tombstones.value()),
         "Replies still owed to a client that is gone"),
     row("respmux_lane_canaries_total", Upstream, &[], Count(|s, _| s.lane_canaries.value()),
-        "Self-checks of lanes that were answered"),
+        "Self-checks of shared connections (lanes) that were answered"),
     row("respmux_lane_canary_failures_total", Upstream, &[], Count(|s, _| s.lane_canary_failures.value()),
-        "Self-checks of lanes that were answered wrongly"),
+        "Self-checks of shared connections (lanes) that were answered wrongly"),
     row("respmux_integrity_violations_total", Upstream,
         &[("kind", UpstreamKind::LABELS), ("reason", AnomalyReason::LABELS)],
         Count(|s, [k, r, ..]| s.integrity_violations.at(k).at(r).value()),
         "Upstream connections killed because their replies could not be trusted"),
     row("respmux_lane_suspects", Upstream, &[], Level(|s, _| s.lanes_suspect.value()),
-        "Lanes that owe replies and have been silent for too long"),
+        "Shared connections (lanes) that owe replies and have been silent for too long"),
     row("respmux_lane_losses_total", Upstream, &[("verdict", LossVerdict::LABELS)],
         Count(|s, [v, ..]| s.lane_losses.at(v).value()),
-        "Lanes lost without an anomaly"),
+        "Shared connections (lanes) lost without an anomaly"),
     row("respmux_lane_detection_duration_seconds", Upstream, &[], Buckets(|s, _| &s.lane_detection),
-        "Silence of a lane before it was given up as hung"),
+        "Silence of a shared connection (lane) before it was given up as hung"),
     row("respmux_retries_total", Upstream, &[("outcome", RetryOutcome::LABELS)],
         Count(|s, [o, ..]| s.retries.at(o).value()),
         "Reads sent again because their connection broke"),
@@ -348,16 +353,16 @@ pub static METRICS: &[Metric] = {
         Count(|s, [o, ..]| s.request_timeouts.at(o).value()),
         "Requests given up because their answer took too long"),
     row("respmux_lane_overflow_total", Upstream, &[], Count(|s, _| s.lane_overflow.value()),
-        "Commands for a lane that went over the pool because no lane was free"),
+        "Commands that went over the pool because the cap left no shared connection (lane) for them"),
 
     row("respmux_lane_transactions_total", Upstream, &[], Count(|s, _| s.units.value()),
-        "Transactions that went over a lane as one unit"),
+        "Transactions that went over a shared connection (lane) whole"),
 
     row("respmux_blocking_waiters", Upstream, &[("state", FoldState::LABELS)],
         Level(|s, [st, ..]| s.fold_waiters.at(st).value()),
         "Blocked clients that hold no connection of their own"),
-    row("respmux_blocking_folds", Upstream, &[], Level(|s, _| s.folds.value()),
-        "Sets of blocked clients that wait for the same"),
+    row("respmux_blocking_groups", Upstream, &[], Level(|s, _| s.folds.value()),
+        "Groups of blocked clients that wait for the same and share connections"),
     row("respmux_blocking_elements_total", Upstream, &[("way", FoldWay::LABELS)],
         Count(|s, [w, ..]| s.fold_elements.at(w).value()),
         "Elements that went to clients blocked together with others"),
@@ -368,11 +373,11 @@ pub static METRICS: &[Metric] = {
     row("respmux_blocking_unblock_races_total", Upstream, &[], Count(|s, _| s.fold_unblock_races.value()),
         "Unblocks that came too late because an element won"),
     row("respmux_pubsub_channels", Upstream, &[], Level(|s, _| s.pubsub_channels.value()),
-        "Channels and patterns that shared upstream connections are subscribed to"),
+        "Channels and patterns that subscription connections are subscribed to"),
     row("respmux_pubsub_subscribers", Upstream, &[], Level(|s, _| s.pubsub_subscribers.value()),
-        "Clients that subscribe through a shared upstream connection"),
+        "Clients whose subscriptions are on subscription connections"),
     row("respmux_pubsub_messages_total", Upstream, &[], Count(|s, _| s.pubsub_messages.value()),
-        "Messages given to those clients"),
+        "Messages given to clients from subscription connections"),
 
     row("respmux_log_messages_total", Process, &[("level", LogLevel::LABELS)],
         FactCount(|f, [l, ..]| f.log_messages(l)),
@@ -381,10 +386,20 @@ pub static METRICS: &[Metric] = {
         "Time a worker thread was busy"),
     row("respmux_client_reads_total", Process, &[], Count(|s, _| s.client_reads.all.value()),
         "Reads from clients"),
-    row("respmux_client_hasty_reads_total", Process, &[], Count(|s, _| s.client_reads.hasty.value()),
-        "Those from clients that had been read less than a millisecond before"),
-    row("respmux_worker_rests_total", Process, &[], Count(|s, _| s.worker_rests.value()),
-        "Short rests of workers with many clients, in which requests gathered for one write"),
+    row("respmux_client_rapid_reads_total", Process, &[], Count(|s, _| s.client_reads.hasty.value()),
+        "Reads from clients that had been read less than a millisecond before"),
+    row("respmux_worker_coalesce_waits_total", Process, &[], Count(|s, _| s.worker_rests.value()),
+        "Short waits of workers with many clients, in which requests gather for one write (coalesce)"),
+
+    // The old names of renamed metrics, for one minor version.
+    old("respmux_pool_line_full_total", Upstream, Count(|s, _| s.pool_limits.line_full.value()),
+        "Old name of respmux_pool_queue_full_total, gone in 0.2"),
+    old("respmux_blocking_folds", Upstream, Level(|s, _| s.folds.value()),
+        "Old name of respmux_blocking_groups, gone in 0.2"),
+    old("respmux_client_hasty_reads_total", Process, Count(|s, _| s.client_reads.hasty.value()),
+        "Old name of respmux_client_rapid_reads_total, gone in 0.2"),
+    old("respmux_worker_rests_total", Process, Count(|s, _| s.worker_rests.value()),
+        "Old name of respmux_worker_coalesce_waits_total, gone in 0.2"),
 
     // Names without our prefix: what every exporter calls them.
     row("process_cpu_seconds_total", Process, &[], SystemCount(|p| p.cpu_seconds_total),
@@ -432,6 +447,19 @@ mod tests {
             let labels = metric.labels();
             assert_eq!(labels.iter().collect::<HashSet<_>>().len(), labels.len(), "{name}");
         }
+    }
+
+    #[test]
+    fn an_old_name_leads_to_the_same_metric() {
+        let mut old = 0;
+        for metric in METRICS {
+            let Some(text) = metric.help.strip_prefix("Old name of ") else { continue };
+            let name = text.split_once(',').unwrap().0;
+            let now = METRICS.iter().find(|m| m.name == name).unwrap_or_else(|| panic!("no {name}"));
+            assert_eq!((metric.kind(), metric.labels()), (now.kind(), now.labels()), "{name}");
+            old += 1;
+        }
+        assert_eq!(old, METRICS.iter().filter(|m| m.help.contains("gone in")).count());
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn a_thousand_clients_wait_on_a_thousand_keys() {
         let took = began.elapsed();
         assert!(took < Duration::from_secs(5), "{took:?}");
         eventually(PATIENCE, || {
-            let folds = proxy.metric("respmux_blocking_folds", &[]);
+            let folds = proxy.metric("respmux_blocking_groups", &[]);
             if folds == Some(0.0) { Ok(()) } else { Err(format!("{folds:?}")) }
         });
     }

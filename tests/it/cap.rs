@@ -311,7 +311,7 @@ fn many_plain_clients_use_few_connections() {
             assert_eq!(client.read_frame().as_int(), round);
         }
     }
-    // Ours is one of them. Per worker: a lane or two, control, scratch.
+    // Ours is one of them. Per worker: a lane or two, control, login.
     let connected = redis.info("connected_clients") - 1;
     assert!(connected <= 10, "{connected} connections for 500 clients");
     assert!(redis.info("total_connections_received") <= 20, "connections were opened and closed again");

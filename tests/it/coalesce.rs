@@ -26,7 +26,7 @@ fn rests(proxy: &Proxy, clients: usize, time: Duration) -> f64 {
     let began = Instant::now();
     loop {
         (0..20).for_each(|_| round(&mut clients));
-        let rests = proxy.metric("respmux_worker_rests_total", &[]).expect("it is always there");
+        let rests = proxy.metric("respmux_worker_coalesce_waits_total", &[]).expect("it is always there");
         if rests > 0.0 || began.elapsed() > time {
             return rests;
         }

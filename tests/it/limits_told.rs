@@ -182,7 +182,7 @@ const OPEN: &[Limit] = &[
     Limit {
         key: "pool.max_waiters",
         settings: &["pool.max_waiters=0"],
-        metric: ("respmux_pool_line_full_total", &[]),
+        metric: ("respmux_pool_queue_full_total", &[]),
         reach: |proxy, _| clients(proxy, 3, "WATCH k").into(),
     },
     Limit {

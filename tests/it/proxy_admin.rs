@@ -72,6 +72,7 @@ fn info_has_every_section_in_either_protocol() {
             ("workers", "2"),
             ("draining", "0"),
             ("pool_waiting", "0"),
+            ("pinned_watch", "0"),
             ("lent_watch", "0"),
             ("shed_state", "0"),
         ] {

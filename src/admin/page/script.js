@@ -77,8 +77,8 @@
     element.setAttribute("aria-label", label);
   };
   const MEANS = {
-    lane: "shared by many clients", pool: "lent to one client at a time", hub: "carries subscriptions",
-    scratch: "proves logins", control: "health checks",
+    lane: "shared by many clients", pool: "pinned to one client at a time", hub: "carries the subscriptions of many clients",
+    login: "proves logins", control: "health checks",
   };
   const legend = (id, parts) => list(id, null, parts, (ul, [name, count, colour]) => {
     const li = make("li", ul);
@@ -173,8 +173,8 @@
     });
     list("workers", null, s.workers, (tbody, w) => {
       const pool = s.pools.find((p) => p.worker === w.worker);
-      const lent = pool ? [pool.open - pool.idle, pool.idle, pool.max, pool.waiting].map(AS.count) : ["–", "–", "–", "–"];
-      const row = cells(tbody, [String(w.worker), AS.count(w.clients), "", "", ...lent, pool && pool.waiting ? time(pool.longest_wait) : "–"]);
+      const pinned = pool ? [pool.open - pool.idle, pool.idle, pool.max, pool.waiting].map(AS.count) : ["–", "–", "–", "–"];
+      const row = cells(tbody, [String(w.worker), AS.count(w.clients), "", "", ...pinned, pool && pool.waiting ? time(pool.longest_wait) : "–"]);
       if (pool && pool.waiting) row.children[7].className = row.children[8].className = "warn-text";
       if (w.silent > 10) {
         put(row.children[3], "silent for " + age(w.silent));

@@ -94,6 +94,8 @@ fn clients(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
     }
     lines.put("clients_idle", (clients as u64).saturating_sub(busy));
     for (reason, count) in summed(reports, |report| &report.pinned) {
+        lines.put(&format!("pinned_{reason}"), count);
+        // Its old name, for one minor version.
         lines.put(&format!("lent_{reason}"), count);
     }
 }

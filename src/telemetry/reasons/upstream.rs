@@ -11,8 +11,8 @@ labels! {
         Lane = "lane",
         /// Lent to one client at a time.
         Pool = "pool",
-        /// Proves identities, answers twins.
-        Scratch = "scratch",
+        /// Proves logins: who the client is, and what the upstream lets it do.
+        Login = "login",
         /// Health, COMMAND, out-of-band commands.
         Control = "control",
         /// Carries the subscriptions of many clients.

@@ -156,7 +156,7 @@ fn pools(part: &Part) -> Table {
     const HEADS: &[&str] = &["kind", "max", "open", "in use", "waiting", "longest ms", "waits", "timeouts"];
     let mut table = table("Pools", HEADS, part, |_| Vec::new());
     table.rows.clear();
-    for kind in ["pool", "lane", "hub", "scratch", "control"] {
+    for kind in ["pool", "lane", "hub", "login", "control"] {
         let lines: Vec<&Fields> = part.iter().flatten().filter(|fields| field(fields, "kind") == kind).collect();
         let numbers = |name: &str| lines.iter().filter_map(|line| field(line, name).parse().ok()).collect::<Vec<u64>>();
         let sum = |name: &str| numbers(name).iter().sum::<u64>().to_string();

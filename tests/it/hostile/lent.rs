@@ -155,7 +155,7 @@ fn rides(form: &Words, client: &mut TestClient) -> bool {
     let asked = [words("PROXY EXPLAIN"), form.clone()].concat();
     let told = client.call(&asked);
     let route = told.items.iter().map(Frame::as_str).find(|line| line.starts_with("route: ")).unwrap_or_default();
-    matches!(route.as_str(), "route: lane" | "route: refused")
+    matches!(route.as_str(), "route: shared connection" | "route: refused")
 }
 
 /// Where a form is tried.

@@ -10,7 +10,7 @@ use crate::support::{Flavour, RealRedis, TestClient, eventually, pause};
 const HASTY: &str = "upstream.progress_timeout = '600ms'\nupstream.suspect_after = '300ms'\nupstream.handshake_timeout = '500ms'\n\
      upstream.connect_wait = '1s'\nupstream.backoff_max = '100ms'\nupstream.connects_per_second = 1000\n";
 
-const KINDS: [&str; 5] = ["lane", "pool", "scratch", "control", "hub"];
+const KINDS: [&str; 5] = ["lane", "pool", "login", "control", "hub"];
 
 /// Not by TCP, so that all TCP connections are respmux'.
 fn direct(redis: &RealRedis) -> TestClient {
