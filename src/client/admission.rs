@@ -1,4 +1,4 @@
-//! Whether a client may use the upstream at all: asked once, before its first command (semantics.md A4); and what a
+//! Whether a client may use the upstream at all: asked once, before its first command (rule A4); and what a
 //! client may cost that has not logged in where the upstream wants it.
 
 use std::rc::Rc;

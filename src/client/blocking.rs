@@ -1,4 +1,5 @@
-//! Blocked clients that hold no connection: pops wait in a fold, stream reads ask in turns (semantics.md section 7).
+//! Blocked clients that hold no connection: pops wait in a fold, stream reads ask in turns (docs/design/semantics.md
+//! 7).
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! CLIENT INFO, LIST, KILL and UNBLOCK over virtual clients (semantics.md 5.2, 5.3).
+//! CLIENT INFO, LIST, KILL and UNBLOCK over virtual clients (docs/design/semantics.md 5.2, 5.3).
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -189,7 +189,8 @@ impl Client {
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
-            // I8: a slow reader's requests wait for it; the lane does not. But a subscriber must be able to unsubscribe.
+            // Rule I8: a slow reader's requests wait for it; the lane does not. But a subscriber must be able to
+            // unsubscribe.
             if !flushed && self.is_behind() && self.outbox().hub().is_none() {
                 match self.wait_until_read(cx) {
                     Err(Closed(reason)) => return Poll::Ready(Step::Close(reason)),

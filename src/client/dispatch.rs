@@ -1,5 +1,5 @@
 //! Carries out a [`Route`]: the one `match` over it. Everything here happens with no request of the client
-//! unanswered (I2).
+//! unanswered (rule I2).
 
 use std::rc::Rc;
 
@@ -349,8 +349,8 @@ impl Client {
         }
     }
 
-    /// A SELECT, AUTH or HELLO that nobody could be asked about. Clients pipeline what they mean for the new state behind
-    /// it, and no server would run that in the old one: the client is closed behind the answer.
+    /// A SELECT, AUTH or HELLO that nobody could be asked about. Clients pipeline what they mean for the new state
+    /// behind it, and no server would run that in the old one: the client is closed behind the answer.
     pub(super) fn refuse_switch(&self, line: &[u8]) -> Closed {
         self.reply_error(line);
         Closed(CloseReason::UpstreamLost)

@@ -1,4 +1,4 @@
-//! Every error text that respmux itself can send, in one place (semantics.md 10.2). Lines without the dash.
+//! Every error text that respmux itself can send, in one place (docs/design/semantics.md 10.2). Lines without the dash.
 
 use std::time::Duration;
 

@@ -19,7 +19,7 @@ impl Client {
         Err(Closed(CloseReason::ProtocolError))
     }
 
-    /// Waits until every request is answered (I2); sends meanwhile.
+    /// Waits until every request is answered (rule I2); sends meanwhile.
     pub(super) async fn drained(&mut self) -> Result<(), Closed> {
         self.wait_for(Wants::Pending(0), |outbox| (outbox.pending() == 0).then_some(())).await
     }

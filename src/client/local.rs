@@ -1,4 +1,5 @@
-//! Commands that respmux answers itself (semantics.md 5.2), with what the server must allow first (rule C1).
+//! Commands that respmux answers itself (docs/design/semantics.md 5.2), with what the server must allow first (rule
+//! C1).
 
 use std::rc::Rc;
 

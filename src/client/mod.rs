@@ -7,7 +7,7 @@
 //!                 └──────────── outbox ◀── replies from the lane, or from the held connection (`held`)
 //! ```
 //!
-//! A client has unanswered requests on one route only; every other route waits until they are answered (I2).
+//! A client has unanswered requests on one route only; every other route waits until they are answered (rule I2).
 
 mod address;
 mod admission;
@@ -68,7 +68,7 @@ use crate::session::{Identity, Session};
 use crate::telemetry::CloseReason;
 use crate::upstream::{Outbox, OutputClass, Part, Upstreams};
 
-/// Distance between the virtual client ids of two instances (semantics.md 5.1).
+/// Distance between the virtual client ids of two instances (docs/design/semantics.md 5.1).
 const IDS_PER_INSTANCE: u64 = 1_000_000_000_000;
 
 /// Ticks between two looks for clients that have not logged in.

@@ -1,4 +1,4 @@
-//! Lends a client a connection of its own and gives it back (semantics.md 8.2 M2-M6).
+//! Lends a client a connection of its own and gives it back (rules M2 to M6).
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -36,7 +36,7 @@ impl Client {
             Err(error) => return self.refuse_lease(reason, error),
         };
         if reason == PinReason::Wait && self.has_lost_writes() {
-            // W4: another history would answer for the writes of the old one.
+            // Rule W4: another history would answer for the writes of the old one.
             lease.give_back(Return::Clean);
             return Err(Closed(CloseReason::UpstreamLost));
         }

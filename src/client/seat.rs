@@ -14,7 +14,7 @@ pub(super) enum Hold {
 }
 
 impl Client {
-    /// The lane of the client's key. It may be another one than before only when nothing is unanswered (I2).
+    /// The lane of the client's key. It may be another one than before only when nothing is unanswered (rule I2).
     pub(super) fn current_lane(&mut self) -> Result<Rc<Lane>, Hold> {
         if let Some(lane) = &self.lane
             && lane.accepting()
@@ -31,8 +31,8 @@ impl Client {
         Ok(lane)
     }
 
-    /// As [`Client::current_lane`], for what is no read that may be asked again: not over the lane for long replies while
-    /// the server may end that one.
+    /// As [`Client::current_lane`], for what is no read that may be asked again: not over the lane for long replies
+    /// while the server may end that one.
     pub(super) fn main_lane(&mut self) -> Result<Rc<Lane>, Hold> {
         if self.on_big_lane && self.up().big_replies.is_guarded() {
             return self.change_lane(false);

@@ -1,4 +1,5 @@
-//! Subscriptions through the hub of the client's identity, and the counts that hubs make wrong (semantics.md 9).
+//! Subscriptions through the hub of the client's identity, and the counts that hubs make wrong
+//! (docs/design/semantics.md 9).
 
 use std::rc::Rc;
 
@@ -106,7 +107,7 @@ impl Client {
         }
         up.limit_output(outbox, OutputClass::Pubsub);
         self.profile.command.set(request.id());
-        // Confirmations come whatever CLIENT REPLY says (semantics.md 9.1), but the command uses up a SKIP.
+        // Confirmations come whatever CLIENT REPLY says (docs/design/semantics.md 9.1), but the command uses up a SKIP.
         self.profile.session.borrow_mut().take_suppressed();
         true
     }

@@ -1,4 +1,4 @@
-//! A transaction that arrives whole rides the lane as one contiguous unit and costs no connection (semantics.md M1).
+//! A transaction that arrives whole rides the lane as one contiguous unit and costs no connection (rule M1).
 //!
 //! Whether it does depends on how its bytes arrive, so both roads must look the same. They do: every command of a unit
 //! has exactly one reply, whatever the server thinks of it, also where MULTI itself is refused.
@@ -16,7 +16,8 @@ use crate::router::{Args, PinReason, Route, UnitPart, unit_part};
 use crate::telemetry::StallReason;
 use crate::upstream::{Owner, Part, Wants};
 
-/// Size of a unit on a lane, bytes: its commands count against the server's query buffer until EXEC (semantics.md 3.4).
+/// Size of a unit on a lane, bytes: its commands count against the server's query buffer until EXEC
+/// (docs/design/semantics.md 3.4).
 const MAX_UNIT: usize = 64 << 10;
 
 /// What was found behind a MULTI.

@@ -1,4 +1,4 @@
-//! WAIT, answered from how far the replicas are (cluster.md WC1); and what still needs a connection for it: WAITAOF, and WAIT
+//! WAIT, answered from how far the replicas are (rule W6); and what still needs a connection for it: WAITAOF, and WAIT
 //! where respmux' own user may not ask ROLE.
 
 use std::future::poll_fn;
@@ -34,7 +34,7 @@ impl Client {
     /// WAIT and WAITAOF. Nothing is unanswered, so all that the client wrote is executed.
     pub(super) async fn wait(&mut self, request: &Request) -> Result<(), Closed> {
         if self.has_lost_writes() {
-            return Err(Closed(CloseReason::UpstreamLost)); // W4
+            return Err(Closed(CloseReason::UpstreamLost)); // rule W4
         }
         // Rights, role and arguments are the server's to judge; a negative timeout is refused behind all of them.
         let mut words: Vec<&[u8]> = (0..request.count() - 1).map(|at| request.nth(at)).collect();

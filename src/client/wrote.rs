@@ -1,5 +1,5 @@
 //! Where a client wrote last: a WAIT must not be answered from another history than the one that its writes are in
-//! (semantics.md W4), and a history that somebody else's connection lost is none of its business.
+//! (rule W4), and a history that somebody else's connection lost is none of its business.
 
 use std::rc::Rc;
 

@@ -5,7 +5,7 @@ use super::spec::{Kind, Op, Pausing, Spec};
 
 const TABLE: &str = include_str!("commands.tsv");
 
-/// Rows whose meaning is finer than their class, each with the rule it follows (semantics.md).
+/// Rows whose meaning is finer than their class, as docs/design/semantics.md 5.2 has them.
 const OPS: &[(&str, Op)] = &[
     ("ASKING", Op::Asking),
     ("AUTH", Op::Auth),

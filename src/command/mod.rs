@@ -1,7 +1,7 @@
 //! What a command is: one static table, looked up once per request.
 //!
 //! Names are compared the way servers do: the command name with its full length, the subcommand of a container
-//! and option tokens as C strings, that is cut at the first NUL byte (semantics.md 3.3).
+//! and option tokens as C strings, that is cut at the first NUL byte (docs/design/semantics.md 3.3).
 
 mod glob;
 mod key;

@@ -1,5 +1,5 @@
-//! Blocking pops: what is asked in their place, and how replies to the one become replies to the other (semantics.md
-//! rule B1).
+//! Blocking pops: what is asked in their place, and how replies to the one become replies to the other (rule
+//! B1).
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ pub enum Pausing {
     ByFlags,
 }
 
-/// Latency class: the label of the duration histograms (operations.md section 2).
+/// Latency class: the label of the duration histograms (docs/design/operations.md 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Read,
@@ -121,11 +121,11 @@ pub struct Spec {
     /// As the server counts it: negative is a minimum, the name included. 0 when unknown.
     pub arity: i16,
     pub write: bool,
-    /// A read that may be sent again after it was written: it changes nothing (semantics.md K1).
+    /// A read that may be sent again after it was written: it changes nothing (rule K1).
     pub retry: bool,
     /// Changes limits of the server, or rights, that respmux must know.
     pub reconfigures: bool,
-    /// May stand in a transaction that rides a lane whole (semantics.md M1).
+    /// May stand in a transaction that rides a lane whole (rule M1).
     pub in_unit: bool,
     /// CLIENT PAUSE WRITE holds it back.
     pub pausing: Pausing,

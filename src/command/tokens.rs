@@ -1,6 +1,6 @@
 //! Option tokens inside a request, compared as servers compare them.
 
-/// `token` up to its first NUL byte: what a C string comparison sees (semantics.md 3.3).
+/// `token` up to its first NUL byte: what a C string comparison sees (docs/design/semantics.md 3.3).
 #[must_use]
 pub fn cut_at_nul(token: &[u8]) -> &[u8] {
     memchr::memchr(0, token).map_or(token, |end| &token[..end])

@@ -73,7 +73,8 @@ impl Listen {
         }
     }
 
-    /// Whether what connects to `upstream` would meet this very listener, as far as that can be known without a look-up.
+    /// Whether what connects to `upstream` would meet this very listener, as far as that can be known without a
+    /// look-up.
     pub(super) fn answers(&self, upstream: &Endpoint) -> bool {
         match (self, upstream) {
             (Self::Unix(path), Endpoint::Unix(upstream)) => path == upstream,
@@ -140,7 +141,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Whether the upstream sees its clients as local: then what it allows to local clients only
-    /// is allowed to every client of ours (semantics, rule A9).
+    /// is allowed to every client of ours (rule A9).
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp { host, .. } => {

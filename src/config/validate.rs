@@ -297,7 +297,7 @@ impl Check<'_> {
         }
     }
 
-    /// Rule A9 (semantics), as far as it can be known without asking the upstream.
+    /// Rule A9, as far as it can be known without asking the upstream.
     fn remote_passwordless(&mut self, config: &Config) {
         let is_local = config.embedded || config.upstream.endpoint.is_local();
         if !config.auth.is_open() {

@@ -1,4 +1,5 @@
-//! What makes a fresh socket a link: one batch of commands whose replies must match one by one (semantics.md 3.4).
+//! What makes a fresh socket a link: one batch of commands whose replies must match one by one
+//! (docs/design/semantics.md 3.4).
 //!
 //! Greeting errors of the server (`-ERR max number of clients reached`, `-DENIED …`) arrive in place of the first
 //! reply and fail the handshake, so they can never be taken for an answer to a client.

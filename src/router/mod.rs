@@ -290,7 +290,7 @@ fn subscribed(op: Op) -> Route {
     }
 }
 
-/// RESP2 with subscriptions on a hub: what a server allows then (semantics.md 9.1).
+/// RESP2 with subscriptions on a hub: what a server allows then (docs/design/semantics.md 9.1).
 fn subscribed_through_hub(table: &CommandTable, op: Op, id: CommandId) -> Route {
     match op {
         Op::Subscribe | Op::Unsubscribe => Route::Hub,

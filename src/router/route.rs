@@ -15,7 +15,7 @@ pub enum Route {
     Relay(Relay),
     /// Borrow a connection, then relay.
     Pin(PinReason),
-    /// Waits together with the other clients that wait for the same (semantics.md 7.2).
+    /// Waits together with the other clients that wait for the same (docs/design/semantics.md 7.2).
     Fold,
     /// The command moves the client to another lane; its twin runs there.
     Switch(Switch),
@@ -109,7 +109,7 @@ pub enum Relay {
     Login(Login),
 }
 
-/// What respmux does with an element of EXEC's reply (semantics.md 5.4).
+/// What respmux does with an element of EXEC's reply (docs/design/semantics.md 5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     ClientId,

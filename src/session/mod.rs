@@ -31,7 +31,7 @@ impl Resp {
     }
 }
 
-/// Everything that makes two upstream connections interchangeable (semantics.md rule L1). Fixed in a handshake,
+/// Everything that makes two upstream connections interchangeable (rule L1). Fixed in a handshake,
 /// never changed on a live lane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteKey {

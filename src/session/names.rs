@@ -1,4 +1,5 @@
-//! What may be a client name or a library fact: the checks that servers make, with their texts (semantics.md 5.2).
+//! What may be a client name or a library fact: the checks that servers make, with their texts
+//! (docs/design/semantics.md 5.2).
 
 /// The servers that respmux tells apart, where they differ on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The transaction state of a connection lent to one client, followed from the replies (semantics.md 8.2 M3).
+//! The transaction state of a connection lent to one client, followed from the replies (rule M3).
 //!
 //! ```text
 //!            WATCH +OK                MULTI +OK

@@ -1,6 +1,6 @@
 //! The metrics: one row each, with name, help, labels and where the value comes from.
 //!
-//! The rules are those of operations.md section 2: one prefix, base units, `_total` for counters,
+//! The rules are those of docs/design/operations.md 2: one prefix, base units, `_total` for counters,
 //! timestamps rather than ages, a bounded number of series. The `listener` label of that list is
 //! left out: a worker counts over all its listeners, and a label can be added later without
 //! breaking a `sum by`.

@@ -1,7 +1,7 @@
 //! Histograms with fixed buckets, written by one worker and summed over all of them at a scrape.
 //!
-//! They are our own because the exporter keeps every sample until it is asked (operations.md,
-//! finding D): 16 bytes a command are too many. Here a sample costs a look at its leading zeros, a
+//! They are our own because the exporter keeps every sample until it is asked (rule
+//! O4): 16 bytes a command are too many. Here a sample costs a look at its leading zeros, a
 //! step or two over the bounds from there, and two stores, and the memory is fixed.
 
 use std::fmt::Write as _;
@@ -152,9 +152,9 @@ impl Histogram {
     }
 }
 
-/// Below this is that share of the samples; nothing of no samples. `buckets` are samples and upper bounds, ascending. As if
-/// the samples of a bucket lay evenly in it, which is how Prometheus' `histogram_quantile` takes them. Above the last finite
-/// bound that bound is all that is known. Whatever shows a quantile has it from here.
+/// Below this is that share of the samples; nothing of no samples. `buckets` are samples and upper bounds, ascending.
+/// As if the samples of a bucket lay evenly in it, which is how Prometheus' `histogram_quantile` takes them. Above
+/// the last finite bound that bound is all that is known. Whatever shows a quantile has it from here.
 pub fn quantile(buckets: impl Iterator<Item = (f64, f64)> + Clone, share: f64) -> Option<f64> {
     let count: f64 = buckets.clone().map(|(samples, _)| samples).sum();
     let wanted = share * count;

@@ -2,7 +2,7 @@
 //!
 //! Counters and gauges go through `metrics-exporter-prometheus`: at a scrape the sums over all
 //! shards are copied into handles that were made once. Histograms, counters of fractions and what
-//! may be absent are written by ourselves and put between them (operations.md, finding D).
+//! may be absent are written by ourselves and put between them (rule O4).
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};

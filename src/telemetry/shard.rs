@@ -126,13 +126,13 @@ pub struct Shard {
     /// Dedicated connections made over for another identity, protocol or database.
     pub pool_switches: Count,
 
-    /// Slots whose client left before the reply came (I6).
+    /// Slots whose client left before the reply came (rule I6).
     pub lane_tombstones: Count,
-    /// Canaries answered, well or not (L7).
+    /// Canaries answered, well or not (rule L7).
     pub lane_canaries: Count,
     /// Canaries answered wrongly; each one kills its lane.
     pub lane_canary_failures: Count,
-    /// Upstream connections killed because they could not be trusted (I5).
+    /// Upstream connections killed because they could not be trusted (rule I5).
     pub integrity_violations: Each<UpstreamKind, Each<AnomalyReason, Count>>,
     /// Lanes that owe replies and have been silent for too long.
     pub lanes_suspect: Level,

@@ -1,4 +1,4 @@
-//! How far the replicas are: what WAIT is answered from (cluster.md WC1). While clients wait, one task of the worker asks
+//! How far the replicas are: what WAIT is answered from (rule W6). While clients wait, one task of the worker asks
 //! ROLE on the control connection, for all of them; nobody's connection is lent or held up.
 
 use std::cell::{Cell, RefCell};
@@ -85,8 +85,8 @@ pub struct Watcher {
 }
 
 impl Acks {
-    /// Looks for `client`, which is woken by each. None of them was begun before: all that the server has done until now
-    /// is in them.
+    /// Looks for `client`, which is woken by each. None of them was begun before: all that the server has done until
+    /// now is in them.
     pub fn watch(up: &Rc<Upstreams>, client: ClientKey) -> Watcher {
         let acks = &up.acks;
         acks.watchers.borrow_mut().push(client);
@@ -134,7 +134,8 @@ async fn run(up: Rc<Upstreams>) {
         let mut batch = BytesMut::new();
         let asks = acks.behind.get() && up.now() >= nudge_at;
         if asks {
-            // Never satisfied: it only makes the server ask its replicas. Without the right to it they tell by themselves.
+            // Never satisfied: it only makes the server ask its replicas. Without the right to it they tell by
+            // themselves.
             encode::command(&mut batch, &["WAIT", "1000000", "1"]);
         }
         encode::command(&mut batch, &["ROLE"]);

@@ -93,9 +93,9 @@ impl Lanes {
         self.by_key.borrow().len() + self.big.borrow().len() + leaving
     }
 
-    /// Retires every lane that stands. Its clients go on, each when it has its answers, on one that takes its place; that
-    /// one waits for the old one's permit where there is no other. A lane that is being opened goes where it should by
-    /// itself.
+    /// Retires every lane that stands. Its clients go on, each when it has its answers, on one that takes its place;
+    /// that one waits for the old one's permit where there is no other. A lane that is being opened goes where it
+    /// should by itself.
     pub(super) fn move_on(&self, up: &Upstreams) {
         let mut leaving = self.leaving.borrow_mut();
         for lanes in [&self.by_key, &self.big] {
@@ -151,7 +151,7 @@ impl Lanes {
     }
 
     /// The worker's tick over all lanes; also retires idle ones and steps around one that is stuck behind a long
-    /// command, so that other clients get the server's own -BUSY on a new one (semantics.md 3.4).
+    /// command, so that other clients get the server's own -BUSY on a new one (docs/design/semantics.md 3.4).
     pub(super) fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
         let all = self.all();
         for lane in &all {

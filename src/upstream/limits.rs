@@ -1,5 +1,5 @@
-//! The server's limits on connections (semantics.md 3.4): asked for, and what follows from them here. A lane is one
-//! connection to the server and many to us, so what the server would do to one client, respmux does; see
+//! The server's limits on connections (docs/design/semantics.md 3.4): asked for, and what follows from them here. A
+//! lane is one connection to the server and many to us, so what the server would do to one client, respmux does; see
 //! deploy/server-parameters.md for every parameter.
 
 use std::io;

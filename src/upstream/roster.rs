@@ -1,4 +1,4 @@
-//! The clients of a worker, by index and generation: what a slot points to (semantics.md I6).
+//! The clients of a worker, by index and generation: what a slot points to (rule I6).
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
 //! The connection on which the upstream proves identities: AUTH, HELLO … AUTH, and what a client is without either
-//! (semantics.md 4.3). Every use starts with RESET; one use at a time, first come first served.
+//! (docs/design/semantics.md 4.3). Every use starts with RESET; one use at a time, first come first served.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -130,8 +130,8 @@ impl Scratch {
         None
     }
 
-    /// A kept connection that the server has closed is not kept any longer: that of a user who was deleted. The next use
-    /// waits until it has given its place back.
+    /// A kept connection that the server has closed is not kept any longer: that of a user who was deleted. The next
+    /// use waits until it has given its place back.
     pub(super) fn on_tick(up: &Rc<Upstreams>) {
         if up.scratch.link.borrow().as_ref().is_none_or(|link| !link.is_closed()) {
             return;
@@ -254,8 +254,8 @@ impl Scratch {
         Ok(standing)
     }
 
-    /// The answer of a probe that is fresh enough. A CONFIG SET or an ACL command that passes by, in any worker, ends it
-    /// at once: whoever has set or lifted a password finds new clients treated so.
+    /// The answer of a probe that is fresh enough. A CONFIG SET or an ACL command that passes by, in any worker, ends
+    /// it at once: whoever has set or lifted a password finds new clients treated so.
     #[must_use]
     pub fn known(&self, up: &Upstreams) -> Option<Standing> {
         let probe = self.probe.get()?;

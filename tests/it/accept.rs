@@ -18,7 +18,7 @@ fn cpu(process: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// T19, first half: with 256 descriptors 1,000 clients are not too few or too many, but those that fit.
+/// Proof T19, first half: with 256 descriptors 1,000 clients are not too few or too many, but those that fit.
 #[test]
 fn clients_fit_the_descriptors() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -50,7 +50,7 @@ fn clients_fit_the_descriptors() {
     assert_eq!(proxy.metric("respmux_client_accept_errors_total", &[]), Some(0.0));
 }
 
-/// T19, second half: the limit shrinks under the process. Those who are in notice nothing.
+/// Proof T19, second half: the limit shrinks under the process. Those who are in notice nothing.
 #[test]
 fn without_descriptors_clients_wait_and_nobody_suffers() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);

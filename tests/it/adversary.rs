@@ -1,5 +1,5 @@
-//! What must never reach a lane (semantics 3.3, 4.2), sent by one client while its neighbour on the same worker has a
-//! pipeline under way: the neighbour gets every reply, in order, and nothing else.
+//! What must never reach a lane (docs/design/semantics.md 3.3, 4.2), sent by one client while its neighbour on the
+//! same worker has a pipeline under way: the neighbour gets every reply, in order, and nothing else.
 
 use std::time::{Duration, Instant};
 

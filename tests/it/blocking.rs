@@ -30,7 +30,7 @@ fn until_blocked(observer: &mut TestClient, count: usize) {
     });
 }
 
-/// T-7k: more keys than connections, by far.
+/// Scenario T-7k: more keys than connections, by far.
 #[test]
 fn a_thousand_clients_wait_on_a_thousand_keys() {
     for flavour in Flavour::ALL {
@@ -112,7 +112,7 @@ fn deadlines_are_never_early_and_hardly_late() {
     });
 }
 
-/// T-7b: an element at the very moment of the deadline goes to the client or stays.
+/// Scenario T-7b: an element at the very moment of the deadline goes to the client or stays.
 #[test]
 fn an_element_at_the_deadline_is_not_lost() {
     let (redis, proxy) = smallest(Flavour::Redis70);
@@ -136,7 +136,7 @@ fn an_element_at_the_deadline_is_not_lost() {
     assert!(won > 0 && kept > 0, "won {won}, kept {kept}: the moment was missed");
 }
 
-/// T-7c: the client leaves at the very moment at which its element comes.
+/// Scenario T-7c: the client leaves at the very moment at which its element comes.
 #[test]
 fn an_element_for_a_client_that_leaves_is_not_lost() {
     let (redis, proxy) = smallest(Flavour::Valkey9);

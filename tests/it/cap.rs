@@ -46,7 +46,7 @@ struct Stormer<'a> {
     key: String,
 }
 
-/// The client was turned away by a full line, as the semantics allow (10.2): it leaves.
+/// The client was turned away by a full line, as docs/design/semantics.md 10.2 allows: it leaves.
 struct TurnedAway;
 
 impl Stormer<'_> {

@@ -1,4 +1,4 @@
-//! CLIENT through the proxy: who is shown, who is killed (semantics 5).
+//! CLIENT through the proxy: who is shown, who is killed (docs/design/semantics.md 5).
 
 use std::collections::HashSet;
 

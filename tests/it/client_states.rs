@@ -1,5 +1,5 @@
-//! What CLIENT LIST and INFO say of a client in each state is what a server says, and CLIENT KILL in all its forms hits whom it
-//! names (semantics 5.2).
+//! What CLIENT LIST and INFO say of a client in each state is what a server says, and CLIENT KILL in all its forms
+//! hits whom it names (docs/design/semantics.md 5.2).
 
 use crate::support::client::PATIENCE;
 use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};

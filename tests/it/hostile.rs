@@ -1,5 +1,5 @@
-//! T10 and T15: whatever is sent, the proxy says what the server says, lives, and stays small; and of a client that has
-//! not logged in nothing reaches the upstream but the question whether it may.
+//! Proofs T10 and T15: whatever is sent, the proxy says what the server says, lives, and stays small; and of a client
+//! that has not logged in nothing reaches the upstream but the question whether it may.
 //!
 //! A short form runs with all tests; `make prove WHAT=hostile` sends more. `HOSTILE_INPUTS` and `HOSTILE_SEED` set how many and
 //! from which seed; each test prints one line of JSON.

@@ -1,6 +1,6 @@
-//! T16: identities never share a connection. Clients of three users, and of nobody, switch between them with AUTH, HELLO
-//! and RESET while others work on the same workers and upstream connections are killed; every reply must be the one of
-//! the client's own user: its name, its rights, and its data.
+//! Proof T16: identities never share a connection. Clients of three users, and of nobody, switch between them with
+//! AUTH, HELLO and RESET while others work on the same workers and upstream connections are killed; every reply must
+//! be the one of the client's own user: its name, its rights, and its data.
 //!
 //! A short form runs with all tests; `make prove WHAT=identities` runs the long one. `IDENTITY_OPERATIONS` and `IDENTITY_SEED` set
 //! how many operations and from which seed; each prints one line of JSON.

@@ -36,7 +36,7 @@ fn peak(process: u32) -> usize {
     line.trim().trim_end_matches("kB").trim().parse::<usize>().expect("a number of kB") << 10
 }
 
-/// T11 in short: far more unread output than the limit, of replies and of messages, and requests that do not end.
+/// Proof T11 in short: far more unread output than the limit, of replies and of messages, and requests that do not end.
 #[test]
 fn memory_stays_below_its_limit_whatever_clients_do_not_read() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);

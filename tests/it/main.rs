@@ -16,6 +16,7 @@ mod adversary;
 mod architecture;
 mod blocking;
 mod cap;
+mod citations;
 mod client_commands;
 mod client_states;
 mod coalesce;

@@ -1,4 +1,4 @@
-//! Order of replies and order of execution under load (semantics 2.I2, 3.1, 3.6).
+//! Order of replies and order of execution under load (rule I2, docs/design/semantics.md 3.1, 3.6).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ fn words(lines: &[&str]) -> Vec<u8> {
     lines.iter().flat_map(|line| encode(&line.split(' ').collect::<Vec<_>>())).collect()
 }
 
-/// T-2: if the WATCH overtook the SET before it, some EXEC would give nil.
+/// Scenario T-2: if the WATCH overtook the SET before it, some EXEC would give nil.
 #[test]
 fn a_write_is_executed_before_the_watch_behind_it() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -63,7 +63,7 @@ fn a_write_is_executed_before_the_watch_behind_it() {
     });
 }
 
-/// T-3.6: local answers, twins and lanes of two databases in one packet.
+/// Scenario T-3.6: local answers, twins and lanes of two databases in one packet.
 #[test]
 fn local_answers_never_overtake() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -83,8 +83,8 @@ fn local_answers_never_overtake() {
     });
 }
 
-/// T-3.1: SELECT is refused while a script runs; a proxy that selects on a shared connection writes to the wrong
-/// database when the script ends between the two.
+/// Scenario T-3.1: SELECT is refused while a script runs; a proxy that selects on a shared connection writes to the
+/// wrong database when the script ends between the two.
 #[test]
 fn a_busy_script_sends_no_write_to_another_database() {
     for flavour in Flavour::ALL {
@@ -123,7 +123,7 @@ fn a_busy_script_sends_no_write_to_another_database() {
     }
 }
 
-/// T-4.4, I8: what one client does not read delays nobody, and is not kept for ever.
+/// Scenario T-4.4, rule I8: what one client does not read delays nobody, and is not kept for ever.
 #[test]
 fn a_large_reply_that_is_not_read_delays_nobody() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);

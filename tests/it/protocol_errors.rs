@@ -1,4 +1,5 @@
-//! T-4.1: whatever a client sends, the proxy answers and closes exactly as the server does (semantics 4.1).
+//! Scenario T-4.1: whatever a client sends, the proxy answers and closes exactly as the server does
+//! (docs/design/semantics.md 4.1).
 //!
 //! No expectation is written down: each row goes to the server and through the proxy, at many packet splits, and both
 //! conversations must be the same bytes with the same end.
@@ -20,7 +21,7 @@ const CUTS: usize = 8;
 struct Row {
     name: &'static str,
     parts: Vec<Vec<u8>>,
-    /// Servers disagree here and the proxy is as lenient as Redis 7.0 (F1): that is what it is compared with.
+    /// Servers disagree here and the proxy is as lenient as Redis 7.0 (rule F1): that is what it is compared with.
     lenient: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Subscriptions where a transcript is not enough: who is slow, what is lost, what comes in between (semantics 9).
+//! Subscriptions where a transcript is not enough: who is slow, what is lost, what comes in between
+//! (docs/design/semantics.md 9).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -52,7 +53,7 @@ fn pinned_subscribers_have_their_own() {
     assert_eq!(redis.connect().ask("PUBLISH m x").as_int(), 2);
 }
 
-/// T-9g, P5: who does not read is closed, and nobody else notices.
+/// Scenario T-9g, rule P5: who does not read is closed, and nobody else notices.
 #[test]
 fn a_slow_subscriber_is_closed_and_the_others_hear_everything() {
     const MESSAGES: usize = 3000;
@@ -76,7 +77,7 @@ fn a_slow_subscriber_is_closed_and_the_others_hear_everything() {
     proxy.becomes("respmux_client_connections_closed_total", &[("reason", "output_limit")], |n| n == 1.0);
 }
 
-/// P5: the soft limit has patience, then none.
+/// Rule P5: the soft limit has patience, then none.
 #[test]
 fn a_subscriber_above_the_soft_limit_is_closed_in_time() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -98,7 +99,7 @@ fn a_subscriber_above_the_soft_limit_is_closed_in_time() {
     slow.read_to_end(PATIENCE);
 }
 
-/// P7: a push never stands inside a reply, however long that is.
+/// Rule P7: a push never stands inside a reply, however long that is.
 #[test]
 fn no_message_inside_a_long_reply() {
     const ROUNDS: usize = 10;
@@ -352,7 +353,7 @@ impl<'a> Churner<'a> {
     }
 }
 
-/// P8: a PUBLISH sent after a client has its confirmation counts it, over all workers.
+/// Rule P8: a PUBLISH sent after a client has its confirmation counts it, over all workers.
 #[test]
 fn a_publish_counts_whoever_has_a_confirmation() {
     let redis = RealRedis::start(Flavour::Valkey9, &[]);
@@ -373,7 +374,7 @@ fn a_publish_counts_whoever_has_a_confirmation() {
     }
 }
 
-/// P6, and AUTH in the middle: what is heard stays, nothing is added.
+/// Rule P6, and AUTH in the middle: what is heard stays, nothing is added.
 #[test]
 fn another_user_cannot_add_to_subscriptions() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);

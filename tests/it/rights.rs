@@ -1,4 +1,4 @@
-//! What users may do through the proxy is what they may do on the server (semantics C1), whoever answers.
+//! What users may do through the proxy is what they may do on the server (rule C1), whoever answers.
 
 use crate::support::client::PATIENCE;
 use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};

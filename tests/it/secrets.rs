@@ -1,4 +1,4 @@
-//! T27: known passwords in every place; nothing that the process prints or serves holds one.
+//! Proof T27: known passwords in every place; nothing that the process prints or serves holds one.
 
 use std::process::Command;
 

@@ -284,7 +284,7 @@ fn redis_py_over_tls() {
     assert!(proxy.metric("respmux_tls_handshakes_total", &[("result", "ok")]) > Some(20.0));
 }
 
-/// T18, short: clients that begin and never end their handshakes.
+/// Proof T18, short: clients that begin and never end their handshakes.
 #[test]
 fn a_flood_of_handshakes_leaves_others_alone() {
     const FLOOD: usize = 400;

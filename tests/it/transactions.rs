@@ -1,11 +1,11 @@
-//! Transactions where a transcript is not enough: the line for connections, races (semantics 8).
+//! Transactions where a transcript is not enough: the line for connections, races (docs/design/semantics.md 8).
 
 use std::time::Duration;
 
 use crate::support::client::{PATIENCE, encode};
 use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
 
-/// T-8g, M6: a WATCH that could not be had must not let its transaction run unguarded.
+/// Scenario T-8g, rule M6: a WATCH that could not be had must not let its transaction run unguarded.
 #[test]
 fn a_watch_that_got_no_connection_makes_exec_nil() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -39,7 +39,7 @@ fn a_watch_that_got_no_connection_makes_exec_nil() {
     assert_eq!(redis.connect().ask("GET k").as_str(), "3");
 }
 
-/// M6: a MULTI that could not be had must not let its body run at once.
+/// Rule M6: a MULTI that could not be had must not let its body run at once.
 #[test]
 fn a_multi_that_got_no_connection_runs_nothing() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -123,7 +123,7 @@ fn increment(client: &mut TestClient) -> bool {
     !client.read_frame().null
 }
 
-/// T-8e at scale: whoever gets a connection that another left in MULTI or WATCH finds it clean.
+/// Scenario T-8e at scale: whoever gets a connection that another left in MULTI or WATCH finds it clean.
 #[test]
 fn nothing_of_a_former_holder_remains() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -152,7 +152,7 @@ fn nothing_of_a_former_holder_remains() {
     assert!(opened < 20, "{opened} connections opened for 200 transactions");
 }
 
-/// T-7b, T-7c: a pop that races with its end is delivered once or stays in the list.
+/// Scenarios T-7b and T-7c: a pop that races with its end is delivered once or stays in the list.
 #[test]
 fn an_element_is_delivered_or_kept() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -171,7 +171,7 @@ fn an_element_is_delivered_or_kept() {
     }
 }
 
-/// M1: transactions that arrive whole need no connection, however many there are and whatever the pool lends.
+/// Rule M1: transactions that arrive whole need no connection, however many there are and whatever the pool lends.
 #[test]
 fn whole_transactions_cost_no_connection() {
     for flavour in Flavour::ALL {
@@ -200,7 +200,7 @@ fn whole_transactions_cost_no_connection() {
     }
 }
 
-/// M1: what MULTI can be followed by that needs a connection takes one, at every cut of the packet.
+/// Rule M1: what MULTI can be followed by that needs a connection takes one, at every cut of the packet.
 #[test]
 fn both_roads_look_alike() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
@@ -251,7 +251,7 @@ fn until_end(client: &mut TestClient) -> Vec<u8> {
     }
 }
 
-/// I3: a transaction whose first part was written when the connection broke never runs its rest by itself, also
+/// Rule I3: a transaction whose first part was written when the connection broke never runs its rest by itself, also
 /// where clients are kept and told.
 #[test]
 fn the_rest_of_a_broken_transaction_does_not_run() {

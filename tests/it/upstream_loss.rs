@@ -1,4 +1,5 @@
-//! The upstream is not there, goes, hangs, comes back, refuses (semantics 10): each client gets the outcome that is true.
+//! The upstream is not there, goes, hangs, comes back, refuses (docs/design/semantics.md 10): each client gets the
+//! outcome that is true.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

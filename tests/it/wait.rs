@@ -1,4 +1,4 @@
-//! WAIT never says more than is true (semantics 6, T-6), with a real replica.
+//! WAIT never says more than is true (docs/design/semantics.md 6, scenario T-6), with a real replica.
 
 use std::time::{Duration, Instant};
 

@@ -244,7 +244,7 @@ impl Judge {
     }
 }
 
-/// What the proxy answers when it did not execute a command (semantics 10.2).
+/// What the proxy answers when it did not execute a command (docs/design/semantics.md 10.2).
 pub(crate) fn is_refusal(reply: &Value) -> bool {
     const TEXTS: [&[u8]; 5] = [
         b"LOADING upstream is not available, command was not executed",

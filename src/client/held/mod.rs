@@ -1,5 +1,5 @@
 //! A connection that a client holds: its requests go there one to one, its replies come back from there, and the
-//! replies say when nothing of the connection's state is the client's any more (semantics.md 8.2 M3).
+//! replies say when nothing of the connection's state is the client's any more (rule M3).
 //!
 //! ```text
 //!   client input ──▶ route ──▶ out ──▶ upstream          expect: one entry per request, oldest first
@@ -201,7 +201,7 @@ impl Held {
             return Some(Event::Done);
         }
         if (client.eof && quiet) || (client.has_ended() && (self.blocked() || self.held_back())) {
-            // F7: a blocked command ends with its client; whatever is pipelined behind it is dropped.
+            // Rule F7: a blocked command ends with its client; whatever is pipelined behind it is dropped.
             return Some(Event::Closed(Closed(CloseReason::Client)));
         }
         None

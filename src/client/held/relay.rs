@@ -222,7 +222,8 @@ impl Held {
         }
     }
 
-    /// EXEC must not run what respmux has refused a part of, nor what a lost WATCH should have guarded (M6, M7).
+    /// EXEC must not run what respmux has refused a part of, nor what a lost WATCH should have guarded (rules M6 and
+    /// M7).
     fn exec_payload(&self, client: &Client) -> Payload {
         let broken = client.profile.session.borrow().guard == Guard::WatchBroken;
         if self.refused || (broken && self.transaction.aborted()) {

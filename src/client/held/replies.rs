@@ -39,7 +39,7 @@ impl Held {
         Ok(())
     }
 
-    /// The connection is killed, and its client with it (I5).
+    /// The connection is killed, and its client with it (rule I5).
     fn distrust(&mut self, reason: AnomalyReason) -> Closed {
         self.broken = true;
         self.spoil(UpstreamCloseReason::Anomaly);
@@ -328,7 +328,8 @@ impl Held {
         }
     }
 
-    /// Replaces and obeys the elements of EXEC's reply that concern virtual state, in their order (semantics.md 5.4).
+    /// Replaces and obeys the elements of EXEC's reply that concern virtual state, in their order
+    /// (docs/design/semantics.md 5.4).
     fn apply_queued(&mut self, client: &Client, frame: &[u8]) -> Vec<u8> {
         let queued = std::mem::take(&mut self.queued);
         let Some(ranges) = element_ranges(frame) else { return frame.to_vec() };

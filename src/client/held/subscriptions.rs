@@ -37,7 +37,7 @@ impl Subscriptions {
     }
 
     /// Follows one frame and says what it was. SUBSCRIBE and PSUBSCRIBE share a count, shard channels have their own
-    /// (semantics.md 9.1).
+    /// (docs/design/semantics.md 9.1).
     pub(super) fn on_frame(&mut self, frame: &Value) -> Frame {
         let Some(list) = frame.as_list() else { return Frame::Other };
         let kind = list.first().and_then(Value::as_text).map(|text| text.to_vec()).unwrap_or_default();

@@ -80,9 +80,9 @@ labels! {
         Client = "client",
         /// QUIT.
         Quit = "quit",
-        /// The client broke the protocol (semantics 4.1).
+        /// The client broke the protocol (docs/design/semantics.md 4.1).
         ProtocolError = "protocol_error",
-        /// Too many unread reply bytes (I8).
+        /// Too many unread reply bytes (rule I8).
         OutputLimit = "output_limit",
         /// Too many unread request bytes (4.1).
         QueryBuffer = "query_buffer",
@@ -96,7 +96,7 @@ labels! {
         Idle = "idle",
         /// The upstream connection that owed a reply was lost (10.1).
         UpstreamLost = "upstream_lost",
-        /// The upstream connection that owed a reply was killed by us (I5).
+        /// The upstream connection that owed a reply was killed by us (rule I5).
         UpstreamAnomaly = "upstream_anomaly",
         /// CLIENT KILL.
         Killed = "killed",
@@ -114,7 +114,7 @@ labels! {
         DrainTimeout = "drain_timeout",
         /// Reading or writing the client's socket failed.
         IoError = "io_error",
-        /// The client's identity is gone (A7).
+        /// The client's identity is gone (rule A7).
         Auth = "auth",
         /// An HTTP request: `POST` or `Host:` (3.4).
         CrossProtocol = "cross_protocol",
@@ -128,7 +128,7 @@ labels! {
 labels! {
     /// Why a client connection was refused right after accept.
     RejectReason {
-        /// The client limit (F10).
+        /// The client limit (rule F10).
         Limit = "limit",
         /// The client limit of one source.
         Source = "source",
@@ -204,7 +204,7 @@ labels! {
         Session = "session",
         /// MONITOR and other endless streams.
         Monitor = "monitor",
-        /// A command that may change the connection (L5, L6).
+        /// A command that may change the connection (rules L5 and L6).
         Isolated = "isolated",
         /// A request too large for a lane (3.4).
         Large = "large",
@@ -264,17 +264,17 @@ labels! {
     RefuseReason {
         /// Class `refused` (10.2).
         Unsupported = "unsupported",
-        /// A subcommand nobody knows (L4).
+        /// A subcommand nobody knows (rule L4).
         UnknownSubcommand = "unknown_subcommand",
-        /// Not possible in the client's state, e.g. inside MULTI (M7) or subscribed.
+        /// Not possible in the client's state, e.g. inside MULTI (rule M7) or subscribed.
         State = "state",
-        /// The client is not authenticated (A5).
+        /// The client is not authenticated (rule A5).
         Auth = "auth",
         /// Forbidden by the configuration (commands.deny).
         Denied = "denied",
         /// PROXY by a user who may not (auth.proxy_read, auth.proxy_write).
         ProxyRight = "proxy_right",
-        /// No dedicated connection became free in time (M6).
+        /// No dedicated connection became free in time (rule M6).
         Pool = "pool",
         /// The upstream is not there; not executed (10.1).
         UpstreamDown = "upstream_down",
@@ -378,7 +378,7 @@ impl LatencyClass {
 }
 
 labels! {
-    /// What showed that an upstream connection can no longer be trusted (I5).
+    /// What showed that an upstream connection can no longer be trusted (rule I5).
     AnomalyReason {
         /// A reply that nobody waits for.
         NoSlot = "no_slot",
@@ -388,11 +388,11 @@ labels! {
         Push = "push",
         /// A command of our own was answered wrongly.
         UnexpectedReply = "unexpected_reply",
-        /// The canary came back wrong (L7).
+        /// The canary came back wrong (rule L7).
         Canary = "canary",
         /// The reply stream does not parse.
         ParseError = "parse_error",
-        /// The lane is no longer who we made it (L7, K4).
+        /// The lane is no longer who we made it (rules L7 and K4).
         Identity = "identity",
     }
 }

@@ -8,8 +8,8 @@
 //!  more armed than wanted ──▶ UNBLOCK asked ──▶ element or nil ──▶ released
 //! ```
 //!
-//! One rule keeps nil truthful (I10): a waiter leaves with nil only while there are more waiters than elements that
-//! may be on their way, so that each of those has somebody else to go to.
+//! One rule keeps nil truthful (rule I10): a waiter leaves with nil only while there are more waiters than elements
+//! that may be on their way, so that each of those has somebody else to go to.
 
 use std::collections::{BTreeMap, VecDeque};
 

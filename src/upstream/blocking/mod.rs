@@ -1,5 +1,5 @@
 //! Blocked clients, folded: all clients of a worker that wait for the same share a few connections, or are asked for
-//! in turns when no connection is to be had (semantics.md 7.2, 7.3).
+//! in turns when no connection is to be had (docs/design/semantics.md 7.2, 7.3).
 //!
 //! ```text
 //!  client ── join ──▶ Fold (who waits, whose turn) ◀── replies ── task: one lent connection, waiting on the server

@@ -1,4 +1,5 @@
-//! Asks in turns for the folds that have no connection (semantics.md 7.3, 4b). One task a worker, while there are any.
+//! Asks in turns for the folds that have no connection (docs/design/semantics.md 7.3). One task a worker, while there
+//! are any.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -75,7 +75,7 @@ impl Lane {
         now: u64,
     ) -> Result<(), Anomaly> {
         if kind.is_push() {
-            // A push is never a reply (I1), and nothing on a lane asks for one: it is not the connection we made.
+            // A push is never a reply (rule I1), and nothing on a lane asks for one: it is not the connection we made.
             return Err(AnomalyReason::Push.into());
         }
         let gone = |slot: &Slot| slot.owner.client().is_some_and(|client| up.roster.with(client, |_| ()).is_none());
@@ -168,7 +168,7 @@ impl Lane {
         Ok(())
     }
 
-    /// `-NOAUTH` on a lane that has proved its identity: the identity is gone, and with it the lane (K4).
+    /// `-NOAUTH` on a lane that has proved its identity: the identity is gone, and with it the lane (rule K4).
     fn check_identity(&self, frame: &[u8]) -> Result<(), AnomalyReason> {
         let proved = matches!(self.key.identity, Identity::User(_));
         if proved && frame.starts_with(b"-NOAUTH") { Err(AnomalyReason::Identity) } else { Ok(()) }

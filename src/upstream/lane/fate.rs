@@ -1,4 +1,4 @@
-//! What became of a lane's connections, for those who wrote over it (semantics.md W4).
+//! What became of a lane's connections, for those who wrote over it (rule W4).
 
 use std::cell::Cell;
 use std::rc::Rc;

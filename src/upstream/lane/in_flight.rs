@@ -1,5 +1,5 @@
 //! The first-in first-out list of a lane: position is the only thing that matches a reply to its request
-//! (semantics.md I1). Pure.
+//! (rule I1). Pure.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,7 @@ pub enum Owner {
     Publish(ClientKey, i32),
     /// Goes whole to the client's task, which waits for it.
     Call(ClientKey),
-    /// The client was told that the outcome is not known; its reply is for nobody. Keeps its place (invariant 1).
+    /// The client was told that the outcome is not known; its reply is for nobody. Keeps its place (rule I7).
     Orphan,
     /// respmux' own question ([`Inquiries`](crate::upstream::Inquiries)), by its number.
     Inner(u64),

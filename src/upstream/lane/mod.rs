@@ -8,7 +8,7 @@
 //!
 //! Clients append to `out` and to the FIFO in one step; the lane's task runs after them and writes everything with
 //! one call. It reads replies into the worker's one read buffer, gives each to the owner of the oldest slot, and
-//! sends every touched client its replies with one call. Any surprise kills the connection (I5); nothing is ever
+//! sends every touched client its replies with one call. Any surprise kills the connection (rule I5); nothing is ever
 //! resynchronised.
 
 mod deliver;

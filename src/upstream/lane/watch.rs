@@ -148,7 +148,7 @@ impl Lane {
     }
 
     /// A lane of which most replies are for nobody, for longer than it may be silent, serves nobody: clients behind
-    /// them are better off on a new one (reliability.md, invariant 4).
+    /// them are better off on a new one (rule R4).
     fn check_abandoned(&self, up: &Upstreams, now: u64) {
         if up.server_pause.excuses_silence() {
             return;

@@ -1,9 +1,9 @@
 //! The decisions of a hub: what goes upstream for a client's command, and what a frame from there means to whom. Pure:
 //! commands and frames in, bytes and [`Action`]s out.
 //!
-//! Every SUBSCRIBE goes upstream whole, also when the connection is subscribed already: the confirmation is the place in
-//! the stream from which the client hears (semantics.md P1). An UNSUBSCRIBE of a name that others want becomes a marker,
-//! a PING, for the same reason.
+//! Every SUBSCRIBE goes upstream whole, also when the connection is subscribed already: the confirmation is the place
+//! in the stream from which the client hears (rule P1). An UNSUBSCRIBE of a name that others want becomes a marker, a
+//! PING, for the same reason.
 
 use std::hash::Hash;
 use std::rc::Rc;
@@ -147,8 +147,8 @@ impl<K: Copy + Eq + Hash> Core<K> {
         What::Marker { nonce: self.nonce, family, names }
     }
 
-    /// The connection is another one, to which nothing is subscribed yet: everything that somebody wants is subscribed to
-    /// there, and nobody is told. Nothing is owed on the old one.
+    /// The connection is another one, to which nothing is subscribed yet: everything that somebody wants is
+    /// subscribed to there, and nobody is told. Nothing is owed on the old one.
     pub(super) fn begin_again(&mut self, now: u64) {
         for (family, name) in self.registry.confirmed_names() {
             if self.registry.confirm(family, &name, false) {

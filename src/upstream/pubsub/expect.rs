@@ -1,4 +1,4 @@
-//! What the upstream still owes to one subscriber connection, in order (semantics.md P11). Pure.
+//! What the upstream still owes to one subscriber connection, in order (rule P11). Pure.
 //!
 //! A SUBSCRIBE or UNSUBSCRIBE is owed one push for each name, or one error for all; a marker is owed one reply. Pushes
 //! are matched by kind and name, errors and markers by position.

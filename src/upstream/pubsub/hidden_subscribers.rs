@@ -1,4 +1,4 @@
-//! How the upstream's counts of subscribers differ from the truth (semantics.md P8): it sees one connection where
+//! How the upstream's counts of subscribers differ from the truth (rule P8): it sees one connection where
 //! respmux has many clients.
 //!
 //! Shared by all workers, because PUBLISH on one of them counts the subscribers of all. Touched when a subscription is

@@ -1,5 +1,5 @@
-//! T15 on a TLS listener: of a client whose handshake is not done nothing is looked at, however much of it there is,
-//! and one that is not finished ends in time. Behind the handshake the gate is the same as without TLS.
+//! Proof T15 on a TLS listener: of a client whose handshake is not done nothing is looked at, however much of it
+//! there is, and one that is not finished ends in time. Behind the handshake the gate is the same as without TLS.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
@@ -146,7 +146,8 @@ fn settled(relay: &Relay, workers: usize) -> usize {
     })
 }
 
-/// The commands that the relay has seen, but for those that respmux sends now and then, whether there are clients or not.
+/// The commands that the relay has seen, but for those that respmux sends now and then, whether there are clients or
+/// not.
 fn caused(relay: &Relay) -> usize {
     let own = |command: &Vec<Vec<u8>>| command[0] == b"PING" || command[0] == b"CONFIG";
     relay.commands().0.iter().filter(|command| !own(command)).count()
@@ -225,8 +226,8 @@ fn the_gate_is_the_same_behind_tls() {
     assert!(strays.is_empty(), "{} commands reached the upstream: {:?}", strays.len(), &strays[..strays.len().min(20)]);
 }
 
-/// However far a handshake has come, it has its time from the accept on, and one that is not finished takes a place among
-/// `tls.max_handshakes`: what is beyond them is closed at once.
+/// However far a handshake has come, it has its time from the accept on, and one that is not finished takes a place
+/// among `tls.max_handshakes`: what is beyond them is closed at once.
 #[test]
 fn half_finished_handshakes_end_in_time_and_are_limited() {
     const EACH: usize = 8;

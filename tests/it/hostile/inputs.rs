@@ -1,4 +1,4 @@
-//! Bad inputs (T10), the same for the same seed.
+//! Bad inputs (proof T10), the same for the same seed.
 
 use fastrand::Rng;
 
