@@ -8,9 +8,9 @@ use std::io::Write;
 use std::time::Instant;
 
 use criterion::{Criterion, criterion_group};
-use respmux::command::{CommandId, Kind};
-use respmux::telemetry::Shard;
-use respmux::telemetry::reasons::LatencyClass;
+use respmux::internals::command::{CommandId, Kind};
+use respmux::internals::telemetry::LatencyClass;
+use respmux::internals::telemetry::Shard;
 
 /// Rows of the command table, about.
 const COMMANDS: usize = 450;

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use respmux::command::{CommandTable, Policy};
-use respmux::router::{Args, Facts, Held, Hub, route};
-use respmux::session::Guard;
+use respmux::internals::command::{CommandTable, Policy};
+use respmux::internals::router::{Args, Facts, Held, Hub, route};
+use respmux::internals::session::Guard;
 
 struct Words(Vec<&'static [u8]>);
 

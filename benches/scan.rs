@@ -6,7 +6,7 @@ use std::hint::black_box;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use redis_protocol::{resp2, resp3};
-use respmux::resp::{Advance, ReplyScanner, RequestLimits, RequestScanner, Scan, encode};
+use respmux::internals::resp::{Advance, ReplyScanner, RequestLimits, RequestScanner, Scan, encode};
 
 /// Bytes per read in the benchmark of a frame that arrives in pieces.
 const READ: usize = 16 * 1024;

@@ -76,21 +76,51 @@
 //!    message. The one exception is [`upstream::HiddenSubscribers`], which PUBLISH asks while clients share a subscription: its
 //!    count must not lag behind a confirmation of another worker.
 
-// Only what the program, its benchmarks and its fuzzers name is public. The compiler finds what nobody uses in a room
-// that is not, so `pub` in such a room means: for the other rooms.
+// Every room is private, so that the compiler finds what nobody uses; `pub` in a room means "for other rooms".
+// `tests/it/architecture.rs` holds the list of what is public.
 mod admin;
 mod auth;
 mod base;
-pub mod cli;
+mod cli;
 mod client;
-pub mod command;
-pub mod config;
-pub mod lifecycle;
+mod command;
+mod config;
+mod lifecycle;
 mod link;
-pub mod resp;
-pub mod router;
-pub mod session;
-pub mod telemetry;
+mod resp;
+mod router;
+mod session;
+mod telemetry;
 mod tools;
 mod upstream;
 mod worker;
+
+pub use cli::main;
+
+/// What benchmarks and fuzzers drive without a network. No interface for anybody else: it changes with the rooms.
+pub mod internals {
+    pub mod command {
+        pub use crate::command::{CommandId, CommandTable, Kind, Lookup, Policy};
+    }
+    pub mod config {
+        pub use crate::config::{Listen, read_upstream};
+    }
+    pub mod resp {
+        pub use crate::resp::{
+            Advance, ProtocolError, ReplyError, ReplyScanner, RequestLimits, RequestScanner, Scan, decode,
+            element_ranges, encode,
+        };
+    }
+    pub mod router {
+        pub use crate::router::{
+            Args, Facts, Held, Hub, Local, Login, PinReason, Relay, Route, Switch, UnitPart, route, unit_part,
+        };
+    }
+    pub mod session {
+        pub use crate::session::{Guard, Reply, ReplyMode, Resp, Session, Tracked, Transaction};
+    }
+    pub mod telemetry {
+        pub use crate::telemetry::Shard;
+        pub use crate::telemetry::reasons::LatencyClass;
+    }
+}

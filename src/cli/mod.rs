@@ -19,69 +19,69 @@ use arguments::{command, flags};
 
 use crate::auth;
 use crate::config::{self, Config, Endpoint, Flags, Listen, Loaded, Problems};
+use crate::lifecycle;
 use crate::lifecycle::preflight::{self, Tried};
+use crate::telemetry;
 use crate::tools::{self, Show, Target};
 
 /// EX_CONFIG of sysexits: a supervisor should not start the program again.
-pub const BAD_CONFIGURATION: u8 = 78;
+const BAD_CONFIGURATION: u8 = 78;
 
 /// How long a question to a running proxy may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What a command line comes to.
-#[derive(Debug)]
-pub enum Begin {
-    /// Run with this; say the warnings when the log is set up.
-    Run {
-        /// Checked.
-        config: Box<Config>,
-        /// One line each.
-        warnings: Vec<String>,
-        /// To read it again.
-        source: Box<config::Source>,
-    },
-    /// Everything was done already.
-    Exit(ExitCode),
-}
-
-/// Reads the command line and the configuration, and answers what needs no running proxy. Exit
-/// codes: 0 done, 1 what was asked is not well, 2 usage, 78 bad configuration, or a file it names is.
-pub fn begin(arguments: impl IntoIterator<Item = OsString>) -> Begin {
+/// The program: does what the command line asks for, and returns the exit code.
+///
+/// 0: done. 1: what was asked is not well, or the proxy ended with an error. 2: usage. 78: the configuration is bad, or
+/// a file that it names.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let task = match parse(arguments) {
         Ok(task) => task,
         Err(error) => {
             // Also --help and --version, with exit code 0. A closed stdout is no reason to panic.
             let _ = error.print();
-            return Begin::Exit(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
     match task {
         Task::Run(flags) => match load_all(flags.clone()) {
-            Ok(Loaded { config, warnings, settings }) => Begin::Run {
-                config: Box::new(config),
-                warnings,
-                source: Box::new(config::Source::new(flags, settings)),
-            },
-            Err(problems) => Begin::Exit(refuse(&problems, BAD_CONFIGURATION)),
+            Ok(loaded) => run(loaded, flags),
+            Err(problems) => refuse(&problems, BAD_CONFIGURATION),
         },
-        Task::Check(flags, look) => Begin::Exit(check(flags, look)),
-        Task::Print(flags) => Begin::Exit(match load(flags) {
+        Task::Check(flags, look) => check(flags, look),
+        Task::Print(flags) => match load(flags) {
             Ok(loaded) => say(&config::merged(&loaded)),
             Err(problems) => refuse(&problems, BAD_CONFIGURATION),
-        }),
-        Task::Example => Begin::Exit(say(&config::example())),
-        Task::HashPassword => Begin::Exit(hash_password()),
-        Task::Schema => Begin::Exit(say(&tools::schema())),
-        Task::Reference => Begin::Exit(say(&tools::reference())),
-        Task::Completions(shell) => Begin::Exit(write(&tools::completions(command(), shell))),
-        Task::Manual => Begin::Exit(match tools::manual(command()) {
+        },
+        Task::Example => say(&config::example()),
+        Task::HashPassword => hash_password(),
+        Task::Schema => say(&tools::schema()),
+        Task::Reference => say(&tools::reference()),
+        Task::Completions(shell) => write(&tools::completions(command(), shell)),
+        Task::Manual => match tools::manual(command()) {
             Ok(page) => write(&page),
             Err(error) => fail(&error.to_string()),
-        }),
-        Task::Ask(question, flags) => match load(flags) {
-            Ok(loaded) => Begin::Exit(ask(&question, &loaded.config)),
-            Err(problems) => Begin::Exit(refuse(&problems, BAD_CONFIGURATION)),
         },
+        Task::Ask(question, flags) => match load(flags) {
+            Ok(loaded) => ask(&question, &loaded.config),
+            Err(problems) => refuse(&problems, BAD_CONFIGURATION),
+        },
+    }
+}
+
+/// Runs the proxy until it has drained. The log is set up first, so the warnings of the configuration are in it.
+fn run(loaded: Loaded, flags: Flags) -> ExitCode {
+    let Loaded { config, warnings, settings } = loaded;
+    telemetry::log::init(&config.log);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    match lifecycle::run(config, config::Source::new(flags, settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            if lifecycle::is_lasting(&error) { BAD_CONFIGURATION.into() } else { ExitCode::FAILURE }
+        }
     }
 }
 

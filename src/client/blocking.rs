@@ -198,7 +198,7 @@ impl Client {
             return self.pin(request, PinReason::Blocking).await;
         };
         // The end of a stream is where it is now, not where it will be when a connection is free (rule B13).
-        for (place, key) in read.from_their_end() {
+        for (place, key) in read.streams_from_their_end() {
             match self.call(&lane, CommandId::OURS, &StreamWait::last_entry(&key)).await? {
                 Answer::Reply(frame) if read.set_id(place, &frame) => {}
                 Answer::Reply(frame) if frame.starts_with(b"-WRONGTYPE") => {

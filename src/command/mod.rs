@@ -17,7 +17,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 pub use glob::glob_matches;
 pub use key::first_key;
-pub use policy::{DANGEROUS, Policy, PolicyError};
+pub use policy::Policy;
 pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
 pub use reply_mask::{Replies, ReplyMask};
 pub use spec::{CommandId, Kind, Op, Pausing, Spec};

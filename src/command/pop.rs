@@ -373,7 +373,7 @@ impl StreamWait {
 
     /// The streams that are read from their end, each with its place for [`StreamWait::set_id`].
     #[must_use]
-    pub fn from_their_end(&self) -> Vec<(usize, Vec<u8>)> {
+    pub fn streams_from_their_end(&self) -> Vec<(usize, Vec<u8>)> {
         let count = self.ids - self.keys;
         let ends = (0..count).filter(|i| self.words[self.ids + i] == b"$");
         ends.map(|i| (i, self.words[self.keys + i].clone())).collect()

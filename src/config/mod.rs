@@ -38,7 +38,7 @@ use std::time::Duration;
 
 pub use address::{Endpoint, Listen, read_upstream};
 pub use auth::{Auth, Commands, Failures};
-pub use budget::{Division, WORKER_MINIMUM, WorkerShare};
+pub use budget::{Division, WorkerShare};
 pub use drain::Drain;
 pub use insight::{Hotkeys, Slowlog};
 pub use reload::Source;
@@ -46,7 +46,7 @@ pub use secret::{Secret, SecretSource};
 pub use settings::Problems;
 pub use shown::{ShownSetting, ShownSettings};
 pub use tls::{ClientAuth, Tls, TlsVersion, Unix, UpstreamTls};
-pub use users::{Hashes, ProxyRight, User};
+pub use users::{ProxyRight, User};
 
 pub(crate) use file::unknown as unknown_key;
 pub(crate) use key::nearest;

@@ -47,7 +47,6 @@ pub struct Embedded {
     // Dropped in this order: the guard must not outlive the server, whose number may be used again.
     guard: Option<Child>,
     server: Child,
-    program: PathBuf,
     endpoint: Endpoint,
     directory: Directory,
 }
@@ -71,8 +70,8 @@ pub async fn start() -> anyhow::Result<Embedded> {
         tracing::warn!("the embedded server stays if this process is killed: no setpriv, no sh");
     }
     let endpoint = Endpoint::Unix(directory.socket());
-    let mut embedded = Embedded { guard, server, program, endpoint, directory };
-    embedded.answers().await?;
+    let mut embedded = Embedded { guard, server, endpoint, directory };
+    embedded.answers(&program).await?;
     Ok(embedded)
 }
 
@@ -93,11 +92,6 @@ impl Embedded {
     /// Where the server listens. There is no password.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
-    }
-
-    /// The program that was started.
-    pub fn program(&self) -> &Path {
-        &self.program
     }
 
     /// Waits until the server ends by itself, which it should not. May be dropped and called again.
@@ -122,10 +116,10 @@ impl Embedded {
         let _ = self.server.kill().await;
     }
 
-    /// Returns when the server answers PING.
-    async fn answers(&mut self) -> anyhow::Result<()> {
+    /// Returns when the server, started from `program`, answers PING.
+    async fn answers(&mut self, program: &Path) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
-        let program = self.program.display();
+        let program = program.display();
         loop {
             if let Ok(Ok(())) = timeout_at(deadline, ping(&self.directory.socket())).await {
                 return Ok(());

@@ -55,15 +55,15 @@ pub fn bulk(out: &mut BytesMut, bytes: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
-/// A simple string. A CR or LF in `text` is written as a space, as it would end the line.
-pub fn simple(out: &mut BytesMut, text: &[u8]) {
-    text_line(out, b'+', text);
-}
-
 /// An error whose line is `text`, without the leading `-`. CRs and LFs at the end are dropped and others written as
 /// spaces, as the server does.
 pub fn error(out: &mut BytesMut, text: &[u8]) {
-    text_line(out, b'-', text);
+    let is_line_end = |byte: u8| matches!(byte, b'\r' | b'\n');
+    let end = text.iter().rposition(|&byte| !is_line_end(byte)).map_or(0, |last| last + 1);
+    out.reserve(end + 3);
+    out.put_u8(b'-');
+    out.extend(text[..end].iter().map(|&byte| if is_line_end(byte) { b' ' } else { byte }));
+    out.put_slice(b"\r\n");
 }
 
 /// An integer.
@@ -99,14 +99,5 @@ pub fn verbatim_txt(out: &mut BytesMut, text: &[u8], resp: u8) {
 fn count_line(out: &mut BytesMut, kind: u8, count: usize) {
     out.put_u8(kind);
     out.put_slice(itoa::Buffer::new().format(count).as_bytes());
-    out.put_slice(b"\r\n");
-}
-
-fn text_line(out: &mut BytesMut, kind: u8, text: &[u8]) {
-    let is_line_end = |byte: u8| matches!(byte, b'\r' | b'\n');
-    let end = text.iter().rposition(|&byte| !is_line_end(byte)).map_or(0, |last| last + 1);
-    out.reserve(end + 3);
-    out.put_u8(kind);
-    out.extend(text[..end].iter().map(|&byte| if is_line_end(byte) { b' ' } else { byte }));
     out.put_slice(b"\r\n");
 }

@@ -110,7 +110,8 @@ impl Metric {
     }
 
     /// The names of its labels, without the `le` of histograms.
-    pub fn labels(&self) -> Vec<&'static str> {
+    #[cfg(test)]
+    pub(super) fn labels(&self) -> Vec<&'static str> {
         let scope: &[&str] = match self.scope {
             Scope::Process => &[],
             Scope::Upstream => &["upstream"],

@@ -8,7 +8,7 @@ use super::cells::Each;
 use super::log_count::LogCounts;
 use super::memory::Total;
 use super::outage::Outage;
-use super::reasons::{LogLevel, ReloadResult, TlsSide, UpstreamKind};
+use super::reasons::{ReloadResult, TlsSide, UpstreamKind};
 use super::server_limits::{Heard, ServerLimits};
 
 /// `proto-max-bulk-len` of a server that was not told otherwise, bytes.
@@ -310,11 +310,6 @@ impl ProcessFacts {
 
     pub(super) fn reloads(&self, side: usize, result: usize) -> u64 {
         self.reloads.at(side).at(result).load(Relaxed)
-    }
-
-    /// A log event was made.
-    pub fn logged(&self, level: LogLevel) {
-        self.log_counts.logged(level);
     }
 
     pub(super) fn log_messages(&self, level: usize) -> u64 {

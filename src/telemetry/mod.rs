@@ -33,11 +33,10 @@ use std::time::{Duration, Instant};
 
 pub use events::{Event, Events};
 pub use facts::{ProcessFacts, unix_millis};
-pub use lately::{Lately, Point};
-pub use log_count::{LogCount, LogCounts};
-pub use memory::{Pressure, Total};
-pub use metrics_process::collector::{Metrics as ProcessNumbers, collect as process_numbers};
-pub use outage::{Met, Outage, UpstreamError};
+pub use lately::Lately;
+pub use memory::Pressure;
+pub use metrics_process::collector::collect as process_numbers;
+pub use outage::Met;
 pub use reading::{Durations, Reading};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, HandoffResult,

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::catalogue::{Kind, METRICS};
+use super::log_count::LogCounts;
 use super::reasons::{
     AcceptError, ClientState, CloseReason, LatencyClass, LogLevel, Origin, PinReason, ReloadResult, TlsSide,
     UpstreamKind,
@@ -183,7 +184,6 @@ fn facts_are_shown() {
     facts.set_client_max(10_000);
     facts.set_upstream_up(true);
     facts.set_draining(true);
-    facts.logged(LogLevel::Warn);
     facts.set_certificate_expiry(TlsSide::Client, 1_940_889_600);
     facts.reloaded(TlsSide::Upstream, ReloadResult::Failure);
     let text = telemetry.render();
@@ -198,11 +198,19 @@ fn facts_are_shown() {
     }
     assert_sample(&text, "respmux_tls_certificate_expiry_timestamp_seconds{side=\"client\"}", 1_940_889_600.0);
     assert_sample(&text, "respmux_tls_reloads_total{side=\"upstream\",result=\"failure\"}", 1.0);
-    assert_sample(&text, "respmux_log_messages_total{level=\"warn\"}", 1.0);
     assert!(text.contains(concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")), "{text}");
     assert!(!text.contains("secret"), "{text}");
     facts.set_draining(false);
     assert_sample(&telemetry.render(), "respmux_draining", 0.0);
+}
+
+#[test]
+fn log_messages_are_counted_where_the_log_counts_them() {
+    let counts = LogCounts::default();
+    counts.logged(LogLevel::Warn);
+    let facts = ProcessFacts::new("redis://db:6379", "").with_log_counts(counts);
+    let text = Telemetry::new(1, &[], Arc::new(facts)).render();
+    assert_sample(&text, "respmux_log_messages_total{level=\"warn\"}", 1.0);
 }
 
 #[test]

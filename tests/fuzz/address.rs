@@ -1,6 +1,6 @@
 //! Addresses: what is understood prints so that it is understood again, and no error shows a password.
 
-use respmux::config::{Listen, read_upstream};
+use respmux::internals::config::{Listen, read_upstream};
 
 use crate::engine::{Target, behaviour};
 use crate::mutate;

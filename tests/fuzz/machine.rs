@@ -3,11 +3,11 @@
 
 use std::collections::HashSet;
 
-use respmux::command::{CommandTable, Lookup, Policy};
-use respmux::router::{
+use respmux::internals::command::{CommandTable, Lookup, Policy};
+use respmux::internals::router::{
     Args, Facts, Held, Hub, Local, Login, PinReason, Relay, Route, Switch, UnitPart, route, unit_part,
 };
-use respmux::session::{Guard, Reply, ReplyMode, Resp, Session, Tracked, Transaction};
+use respmux::internals::session::{Guard, Reply, ReplyMode, Resp, Session, Tracked, Transaction};
 
 use crate::engine::{Target, behaviour};
 

@@ -95,7 +95,7 @@ fn a_full_run() {
 /// A checker that cannot fail proves nothing: each oracle is shown a wrong answer.
 #[test]
 fn the_oracles_can_fail() {
-    let limits = respmux::resp::RequestLimits::default();
+    let limits = respmux::internals::resp::RequestLimits::default();
     let right = b"*1\r\n$4\r\nPING\r\n";
     assert_eq!(model::requests(right, &limits), requests::feed(&[right], &limits).unwrap());
     assert_ne!(model::requests(b"*1\r\n$4\r\nPONG\r\n", &limits), requests::feed(&[right], &limits).unwrap());

@@ -1,7 +1,7 @@
 //! What a server makes of a stream of requests, written down a second time: from the server's rules, over the whole
 //! stream at once, and with none of the code that is tested.
 
-use respmux::resp::{ProtocolError, RequestLimits};
+use respmux::internals::resp::{ProtocolError, RequestLimits};
 
 /// What is found in a stream, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Replies: however the bytes are cut, the frame ends where `redis-protocol` sees its end.
 
 use redis_protocol::{resp2, resp3};
-use respmux::resp::{Advance, ReplyError, ReplyScanner, decode, element_ranges};
+use respmux::internals::resp::{Advance, ReplyError, ReplyScanner, decode, element_ranges};
 
 use crate::engine::{Target, behaviour};
 use crate::mutate;

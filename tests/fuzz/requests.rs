@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use redis_protocol::resp2;
 use redis_protocol::resp2::types::RangeFrame;
-use respmux::resp::{RequestLimits, RequestScanner, Scan, encode};
+use respmux::internals::resp::{RequestLimits, RequestScanner, Scan, encode};
 
 use crate::engine::{Target, behaviour};
 use crate::model::{self, Seen};

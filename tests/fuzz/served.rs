@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use respmux::resp::{Advance, ProtocolError, ReplyScanner, RequestLimits};
+use respmux::internals::resp::{Advance, ProtocolError, ReplyScanner, RequestLimits};
 
 use crate::engine::Report;
 use crate::model::Seen;

@@ -304,3 +304,52 @@ fn the_rules_themselves_can_fail() {
     assert!(!names("let tokio_like = 1;", "tokio"));
     assert!(rule("resp").is_some_and(<[&str]>::is_empty));
 }
+
+/// The names behind `pub use` and `pub mod` of the crate's root, without paths.
+fn public_names(root: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    for part in root.split("pub ").skip(1) {
+        let item = part.split([';', '{']).next().unwrap_or_default();
+        if let Some(name) = item.strip_prefix("mod ") {
+            names.push(format!("mod {}", name.trim()));
+        } else if let Some(path) = item.strip_prefix("use ") {
+            let group = part.split(';').next().and_then(|item| item.split_once('{'));
+            match group {
+                Some((_, group)) => names.extend(top_level_names(group)),
+                None => names.extend(path.rsplit("::").next().map(str::to_owned)),
+            }
+        }
+    }
+    names
+}
+
+/// rustc finds dead code only in what is private: every room is, and what the program, the benchmarks and the fuzzers
+/// name is re-exported one by one.
+#[test]
+fn public_is_only_what_is_named_from_outside() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lib = sources().into_iter().find(|source| source.path == Path::new("lib.rs")).expect("the crate has a root");
+    let mut outside = String::new();
+    for folder in ["src/main.rs", "benches", "tests/fuzz"].map(|name| root.join(name)) {
+        let files = if folder.is_dir() {
+            let entries = std::fs::read_dir(&folder).expect("the folder is readable");
+            entries.map(|entry| entry.expect("the folder is readable").path()).collect()
+        } else {
+            vec![folder]
+        };
+        for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "rs")) {
+            outside += &std::fs::read_to_string(file).expect("a source file is text");
+        }
+    }
+    let public = public_names(&lib.code);
+    let rooms =
+        ["mod internals", "mod command", "mod config", "mod resp", "mod router", "mod session", "mod telemetry"];
+    for name in &public {
+        match name.strip_prefix("mod ") {
+            Some(_) => assert!(rooms.contains(&name.as_str()), "{name} is public: a room is private"),
+            None => assert!(names(&outside, name), "{name} is public and named by nobody outside"),
+        }
+    }
+    assert!(public.len() > 20, "{public:?}");
+    assert!(!names(&lib.code, "pub(crate)"), "the root declares rooms and re-exports, nothing else");
+}

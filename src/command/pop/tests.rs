@@ -112,7 +112,7 @@ fn stream_reads_lose_their_block_and_their_dollars() {
     };
     let mut read = parse("XREAD COUNT 2 BLOCK 100 STREAMS a b $ 5-0").unwrap();
     assert_eq!(read.timeout(), Some(Duration::from_millis(100)));
-    assert_eq!(read.from_their_end(), [(0, b"a".to_vec())]);
+    assert_eq!(read.streams_from_their_end(), [(0, b"a".to_vec())]);
     assert!(read.set_id(0, b"*1\r\n*2\r\n$3\r\n7-1\r\n*2\r\n$1\r\nf\r\n$1\r\nv\r\n"));
     assert_eq!(read.question(), wire("XREAD COUNT 2 STREAMS a b 7-1 5-0"));
     assert!(read.set_id(0, b"*0\r\n"));
