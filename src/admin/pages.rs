@@ -72,21 +72,21 @@ const fn page(path: &'static str, rule: Rule, what: What, about: &'static str) -
 
 /// Every page.
 static PAGES: &[Page] = &[
-    page("/", Rule::Look, What::Home, "the status page; this list for who takes no HTML"),
+    page("/", Rule::Look, What::Home, "the status page; this list for clients that do not accept HTML"),
     page("/metrics", Rule::Look, What::Metrics, "metrics for Prometheus"),
-    page("/livez", Rule::Look, What::Live, "200 while every worker shows signs of life"),
-    page("/readyz", Rule::Look, What::Ready, "200 while new clients are welcome"),
+    page("/livez", Rule::Look, What::Live, "200 while every worker is alive"),
+    page("/readyz", Rule::Look, What::Ready, "200 while new clients are accepted"),
     page("/startupz", Rule::Look, What::Started, "200 once the listeners are bound"),
     page("/healthz", Rule::Look, What::Live, "the same as /livez"),
     page("/status.json", Rule::Look, What::Status, "what the status page shows"),
     page("/certs", Rule::Look, What::Certificates, "when the certificates in use expire"),
-    page("/config", Rule::Know, What::Config, "the settings: value, what is in effect, origin; without secrets"),
+    page("/config", Rule::Know, What::Config, "the settings: value, value in effect, origin; without secrets"),
     page("/clients.json", Rule::Know, What::Clients, "who is connected"),
-    page("/reload", Rule::Change, What::Wish(Wish::Reload), "POST: as SIGHUP, read the configuration again"),
-    page("/pause", Rule::Change, What::Wish(Wish::Pause(None)), "POST: begin nothing for clients until /resume"),
-    page("/resume", Rule::Change, What::Wish(Wish::Resume), "POST: end that"),
-    page("/reconnect", Rule::Change, What::Wish(Wish::Reconnect), "POST: other upstream connections in place of all"),
-    page("/drain", Rule::Change, What::Wish(Wish::Drain), "POST: as SIGTERM, let clients finish and end"),
+    page("/reload", Rule::Change, What::Wish(Wish::Reload), "POST: read the configuration again, as SIGHUP does"),
+    page("/pause", Rule::Change, What::Wish(Wish::Pause(None)), "POST: hold all commands of clients until /resume"),
+    page("/resume", Rule::Change, What::Wish(Wish::Resume), "POST: end the pause"),
+    page("/reconnect", Rule::Change, What::Wish(Wish::Reconnect), "POST: replace every upstream connection"),
+    page("/drain", Rule::Change, What::Wish(Wish::Drain), "POST: let clients finish, then exit, as SIGTERM does"),
 ];
 
 /// What is sent, without the headers that every response has.

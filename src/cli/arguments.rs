@@ -18,8 +18,9 @@ pub(super) fn command() -> Command {
     let hash = "Read a password from standard input and print what password_sha256 of auth.users takes";
     let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer in JSON");
     let elsewhere = Arg::new("elsewhere").long("elsewhere").action(ArgAction::SetTrue).conflicts_with("connect");
-    let elsewhere = elsewhere
-        .help("The configuration is for another machine: leave out addresses, certificates and limits of this one");
+    let elsewhere = elsewhere.help(
+        "The configuration is for another machine: skip the checks of addresses, certificates and limits on this one",
+    );
     let config = Command::new("config")
         .about("Show the configuration")
         .subcommand_required(true)
@@ -30,10 +31,10 @@ pub(super) fn command() -> Command {
         .subcommand(Command::new("reference").about("Print every key as Markdown tables"));
     Command::new("respmux")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Carries many Redis clients over few upstream connections")
+        .about("A proxy that carries many Redis clients over a few upstream connections")
         .after_help(
-            "Flags go over RESPMUX_* variables, these over the file. `respmux config example` lists \
-             all keys.",
+            "Flags override RESPMUX_* variables, which override the configuration file. `respmux config \
+             example` lists all keys.",
         )
         .args_conflicts_with_subcommands(true)
         .args(arguments())
@@ -50,32 +51,34 @@ pub(super) fn command() -> Command {
 
 /// What asks a running proxy. Each takes the same flags, variables and file as the proxy and finds it by them.
 fn questions() -> [Command; 4] {
-    let url =
-        Arg::new("url").long("url").value_name("URL").help("redis://… to ask instead of the first listen address");
+    let url = Arg::new("url")
+        .long("url")
+        .value_name("URL")
+        .help("Address to ask, redis://…, instead of the first listen address");
     let ready = Arg::new("ready").long("ready").action(ArgAction::SetTrue).help("Ask /readyz instead of /livez");
     let interval = Arg::new("interval").short('i').long("interval").value_name("SECONDS");
-    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("Print once and end");
-    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print once, as JSON, and end");
-    let count = Arg::new("count").short('n').long("count").value_name("LINES").help("Lines after which to end");
+    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("Print once, then exit");
+    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print once, as JSON, then exit");
+    let count = Arg::new("count").short('n').long("count").value_name("LINES").help("Exit after this many lines");
     [
         Command::new("ping")
-            .about("Send one PING as a client; exit code 1 without PONG")
+            .about("Send one PING as a client; exit with 1 if there is no PONG")
             .args(arguments())
             .arg(url.clone()),
         Command::new("healthcheck")
-            .about("Ask the admin endpoint whether the proxy is well; exit code 1 if not")
+            .about("Ask the admin endpoint whether the proxy is healthy; exit with 1 if it is not")
             .args(arguments())
             .arg(ready),
         Command::new("stat")
-            .about("A line of numbers each second: clients, upstream connections, commands, latency")
+            .about("Print a line of figures each second: clients, upstream connections, commands, latency")
             .args(arguments())
             .arg(interval.clone().help("Seconds between lines [default: 1]").value_parser(value_parser!(f64)))
             .arg(count.value_parser(value_parser!(u64))),
         Command::new("top")
-            .about("Watch clients, pools, lanes and slow requests; asks PROXY as a client does")
+            .about("Show clients, pools, shared connections and slow requests, live; asks PROXY as a client does")
             .args(arguments())
             .arg(url)
-            .arg(interval.help("Seconds between looks [default: 1]").value_parser(value_parser!(f64)))
+            .arg(interval.help("Seconds between updates [default: 1]").value_parser(value_parser!(f64)))
             .arg(once)
             .arg(json),
     ]
@@ -159,14 +162,14 @@ pub(super) fn unexpected(command: &Command, error: &clap::Error, given: &[OsStri
         return unknown_flag(command, word);
     }
     if is_url(word) || (word.is_empty() && given.iter().any(|one| is_url(&one.to_string_lossy()))) {
-        return "a URL stands after --upstream".to_owned();
+        return "a URL must follow --upstream".to_owned();
     }
     if error.kind() == ErrorKind::InvalidSubcommand || given.get(1).is_some_and(|first| first.to_string_lossy() == word)
     {
         let names = command.get_subcommands().map(Command::get_name);
         return format!("unknown subcommand{}", meant("", config::nearest(word, names)));
     }
-    "an argument stands alone: it belongs behind a flag".to_owned()
+    "unexpected argument: a value must follow a flag".to_owned()
 }
 
 fn unknown_flag(command: &Command, word: &str) -> String {

@@ -386,9 +386,9 @@ mod tests {
             ("respmux --zzzzzz=hunter2", "unknown flag --zzzzzz\n"),
             ("respmux chek", "unknown subcommand; did you mean check?"),
             ("respmux hunter2", "unknown subcommand"),
-            ("respmux redis://:hunter2@h", "a URL stands after --upstream"),
-            ("respmux run redis://:hunter2@h", "a URL stands after --upstream"),
-            ("respmux check x hunter2", "an argument stands alone"),
+            ("respmux redis://:hunter2@h", "a URL must follow --upstream"),
+            ("respmux run redis://:hunter2@h", "a URL must follow --upstream"),
+            ("respmux check x hunter2", "unexpected argument"),
         ] {
             let error = parse_line(line).unwrap_err();
             let text = error.to_string();

@@ -14,8 +14,8 @@ pub(super) use crate::upstream::NOT_EXECUTED;
 
 pub(super) const SYNTAX: &[u8] = b"ERR syntax error";
 pub(super) const PROXY_OFF: &[u8] = b"ERR PROXY is switched off (client.proxy_commands = false)";
-pub(super) const PROXY_UNASKED: &[u8] = b"ERR the upstream cannot be asked now whether you may: until it answers PROXY can be read from this machine only (loopback or unix socket)";
-pub(super) const PROXY_UNKNOWN: &[u8] = b"ERR the upstream cannot be asked now who you are: until it answers only the admin port and signals can change anything for a client that has just come";
+pub(super) const PROXY_UNASKED: &[u8] = b"ERR the upstream cannot be asked now whether this user may do that: until it answers, PROXY can be read from this machine only (loopback or unix socket)";
+pub(super) const PROXY_UNKNOWN: &[u8] = b"ERR the upstream cannot be asked now who you are: until it answers, a new client cannot change anything with PROXY; use the admin port or signals";
 pub(super) const NOTICES_NEED_RESP3: &[u8] = b"ERR CLIENT MAINT_NOTIFICATIONS needs RESP3: send HELLO 3 first";
 pub(super) const NO_ENDPOINT: &[u8] =
     b"ERR CLIENT MAINT_NOTIFICATIONS: no endpoint is configured here (drain.endpoint), only moving-endpoint-type none";

@@ -34,7 +34,7 @@ impl CannotListen {
 
 /// Something else is where a unix socket should be.
 pub(super) fn no_socket() -> io::Error {
-    io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket")
+    io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket")
 }
 
 /// A TCP socket that listens and does not block.

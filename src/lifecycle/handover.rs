@@ -89,7 +89,7 @@ impl Handover {
             };
             match self.give(&mut stream, sockets).await {
                 Ok(()) => return Successor(stream),
-                Err(error) => tracing::warn!("hand-over came to nothing, this process goes on: {error:#}"),
+                Err(error) => tracing::warn!("hand-over failed, this process goes on: {error:#}"),
             }
             self.lent.set(false);
         }

@@ -69,7 +69,7 @@ fn all_beat(telemetry: &Telemetry, limit: Duration, now: u64) -> bool {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd could not be told");
+        tracing::debug!(%error, "systemd could not be notified");
     }
 }
 

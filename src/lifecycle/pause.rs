@@ -33,7 +33,7 @@ impl Pauses {
     /// Begins a pause of at most `most`. It is granted when nothing is under way, or called off after `wait`.
     pub(super) async fn begin(&self, asked: Asked, wait: Option<Duration>, most: Duration) {
         if self.facts.paused() {
-            return asked.answer(Err("paused already; PROXY RESUME ends it".to_owned()));
+            return asked.answer(Err("already paused; PROXY RESUME ends it".to_owned()));
         }
         self.facts.set_paused(true);
         self.number.set(self.number.get() + 1);
@@ -42,14 +42,14 @@ impl Pauses {
         tracing::warn!(
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             most_s = most.as_secs(),
-            "paused: no command of a client is begun"
+            "paused: the commands of clients are held"
         );
         let quiet = self.workers.begin(Order::Pause).await;
         let pauses = self.clone();
         spawn_local(async move {
             sleep(most).await;
             if pauses.is_now(number) {
-                tracing::warn!(most_s = most.as_secs(), "pause.max is over: clients go on without PROXY RESUME");
+                tracing::warn!(most_s = most.as_secs(), "pause.max has passed: clients go on without PROXY RESUME");
                 pauses.end("pause.max").await;
             }
         });
@@ -58,7 +58,7 @@ impl Pauses {
             let granted = pauses.settle(number, quiet, wait).await;
             asked.answer(granted.map(|()| {
                 vec![
-                    "paused: nothing is under way upstream".to_owned(),
+                    "paused: nothing is in flight upstream".to_owned(),
                     format!("resumes_by_itself_after_s:{}", most.as_secs()),
                 ]
             }));
@@ -81,7 +81,7 @@ impl Pauses {
             self.end("PAUSE took too long").await;
         }
         let millis = wait.as_millis();
-        Err(format!("not paused, clients go on: after {millis} ms {busy} of them still had something under way"))
+        Err(format!("not paused, clients go on: after {millis} ms {busy} of them still had commands in flight"))
     }
 
     fn is_now(&self, number: u64) -> bool {

@@ -67,7 +67,7 @@ impl Reloader {
             }
             Err(problems) => {
                 let problems = problems.texts().join("; ");
-                tracing::error!(why, problems, "the configuration is wrong: the old one stays in force");
+                tracing::error!(why, problems, "the configuration is wrong: the old one stays in effect");
                 self.facts.set_load_failed();
                 Err(problems)
             }
@@ -75,7 +75,7 @@ impl Reloader {
         match &granted {
             Ok(lines) => notify::reloaded(&lines.join(", ")),
             Err(problems) => {
-                notify::reloaded(&format!("the configuration is wrong, the old one is in force: {problems}"))
+                notify::reloaded(&format!("the configuration is wrong, the old one stays in effect: {problems}"))
             }
         }
         granted
@@ -114,12 +114,12 @@ impl Reloader {
             tracing::warn!("{warning}");
         }
         if changed.is_empty() {
-            tracing::info!(why, "configuration read again: nothing has changed");
+            tracing::info!(why, "configuration reloaded: nothing has changed");
         } else {
-            tracing::info!(why, changed, "configuration read again: the changes are in force");
+            tracing::info!(why, changed, "configuration reloaded: the changes are in effect");
         }
         if !pending.is_empty() {
-            tracing::warn!(pending, "these keys have changed and wait for a restart");
+            tracing::warn!(pending, "these keys have changed and need a restart");
         }
         let nothing = |text: String| if text.is_empty() { "nothing".to_owned() } else { text };
         vec![format!("changed:{}", nothing(changed)), format!("pending_restart:{}", nothing(pending))]

@@ -79,7 +79,7 @@ async fn reconnect(workers: &Workers) -> Granted {
     let kept: usize = workers.orders().ask(Order::Reconnect).await.into_iter().sum();
     tracing::info!(kept, "upstream connections are replaced");
     Ok(vec![
-        "every upstream connection is retired as soon as nothing is under way on it".to_owned(),
+        "every upstream connection is replaced as soon as nothing is in flight on it".to_owned(),
         format!("clients_with_a_connection_of_their_own_until_they_are_done:{kept}"),
     ])
 }

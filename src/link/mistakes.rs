@@ -10,7 +10,7 @@ pub(super) fn of_handshake(error: &io::Error, name: &str) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(tls) => of_tls(tls, name),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "closed the connection in the handshake: is this a port without TLS (then redis://, not rediss://)?"
+            "it closed the connection in the handshake: is this a port without TLS (then redis://, not rediss://)?"
                 .to_owned()
         }
         None => error.to_string(),
@@ -38,7 +38,7 @@ fn of_certificate(why: &CertificateError, name: &str) -> Option<String> {
     use CertificateError as Is;
     Some(match why {
         Is::UnknownIssuer => {
-            "the upstream's certificate is signed by nobody in upstream.tls_ca_file, or in the system's list without it"
+            "no authority in upstream.tls_ca_file (without it: in the system's list) has signed the upstream's certificate"
                 .to_owned()
         }
         Is::NotValidForName | Is::NotValidForNameContext { .. } => {
@@ -81,10 +81,12 @@ pub(super) fn of_greeting(error: &io::Error, tls: bool) -> String {
         // The record type of an alert, and of a handshake.
         () if text.ends_with("byte 0x15") || text.ends_with("byte 0x16") => "it speaks TLS there: use rediss://",
         // "HTTP/1.1 400", "<html>".
-        () if text.ends_with("byte 0x48") || text.ends_with("byte 0x3c") => "it answers as a web server: another port?",
-        () if error.kind() == io::ErrorKind::InvalidData => "it does not speak as a Redis server does",
+        () if text.ends_with("byte 0x48") || text.ends_with("byte 0x3c") => {
+            "it answers like a web server: is this the wrong port?"
+        }
+        () if error.kind() == io::ErrorKind::InvalidData => "it does not answer like a Redis server",
         () if !tls && matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
-            "closed the connection at the first words: does this port want TLS (then rediss://, not redis://)?"
+            "it closed the connection at once: does this port want TLS (then rediss://, not redis://)?"
         }
         () => return text,
     };

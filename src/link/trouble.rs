@@ -23,7 +23,7 @@ impl Dialer {
     pub(super) fn on_connected(&self) {
         if let Some(away) = self.process.outage().on_connected(unix_millis()) {
             let (upstream, away_ms) = (self.process.endpoint(), millis(away));
-            tracing::info!(upstream, away_ms, "the upstream takes connections again");
+            tracing::info!(upstream, away_ms, "the upstream accepts connections again");
         }
         self.moved(Circuit::on_connected);
     }
@@ -51,7 +51,7 @@ impl Dialer {
     pub(super) fn on_login_accepted(&self) {
         self.refused.on_accepted();
         if self.process.outage().on_login_accepted() {
-            tracing::info!(upstream = self.process.endpoint(), "the upstream takes the configured login now");
+            tracing::info!(upstream = self.process.endpoint(), "the upstream accepts the configured login again");
         }
     }
 
@@ -82,7 +82,7 @@ impl Dialer {
             tracing::error!(
                 upstream,
                 reason,
-                "circuit open: clients get -LOADING at once until the upstream takes a connection"
+                "circuit open: clients get -LOADING at once until the upstream accepts a connection"
             );
         }
     }

@@ -105,10 +105,10 @@ fn refusals(all: &mut Vec<Watched>) {
     limit(all, Warn, "commands given up (client.request_timeout)", |s| {
         s.request_timeouts.as_slice().iter().map(super::cells::Count::value).sum()
     });
-    limit(all, Warn, "waits in vain for a connection of one's own (pool.wait_timeout)", |s| {
+    limit(all, Warn, "clients that waited in vain for a pinned connection (pool.wait_timeout)", |s| {
         s.pool_limits.timeouts.value()
     });
-    limit(all, Warn, "no place in the line for a connection of one's own (pool.max_waiters)", |s| {
+    limit(all, Warn, "clients for which the line for a pinned connection was full (pool.max_waiters)", |s| {
         s.pool_limits.line_full.value()
     });
 }
@@ -166,7 +166,7 @@ fn waits(all: &mut Vec<Watched>) {
     ] {
         limit(all, Info, format!("clients not read until {text}"), move |s| s.client_stalls[reason].value());
     }
-    limit(all, Info, "commands over the pool for want of a shared connection (upstream.max_connections)", |s| {
+    limit(all, Info, "commands on pinned connections for want of a shared one (upstream.max_connections)", |s| {
         s.lane_overflow.value()
     });
 }

@@ -61,7 +61,7 @@ impl Upstreams {
             if found == NameLookup::Moved {
                 tracing::warn!(
                     worker = up.worker,
-                    "the upstream refuses writes, and its name leads elsewhere now: connections move"
+                    "the upstream refuses writes and its name now leads elsewhere: connections move there"
                 );
                 up.on_upstream_replaced(up.now());
                 up.move_on();

@@ -56,7 +56,7 @@ pub(super) async fn learn(up: &Upstreams, link: &mut Link) -> io::Result<()> {
             tracing::warn!(
                 worker = up.worker,
                 words,
-                "the upstream does not tell its limits on connections (CONFIG GET): none are taken to be set"
+                "the upstream does not tell its limits on connections (CONFIG GET): respmux assumes that none are set"
             );
         }
         return Ok(());
@@ -112,7 +112,7 @@ fn tell(up: &Upstreams, limits: &ServerLimits) {
         tracing::warn!(
             maxclients = most,
             cap,
-            "the upstream takes fewer connections than upstream.max_connections: those beyond are refused there"
+            "the upstream accepts fewer connections than upstream.max_connections: it refuses those beyond"
         );
     }
     let (replies, needed) = (limits.normal.least(), config.lane.max_command_bytes as u64);
@@ -121,7 +121,7 @@ fn tell(up: &Upstreams, limits: &ServerLimits) {
             hard = limits.normal.hard,
             soft = limits.normal.soft,
             seconds = limits.normal.soft_seconds,
-            "the upstream limits the output of normal clients: reads travel apart from writes, few at a time"
+            "the upstream limits the output of normal clients: reads are sent apart from writes, a few at a time"
         );
     }
     if replies > 0 && replies < needed {
@@ -196,7 +196,7 @@ impl Upstreams {
                 client = client.id(),
                 held,
                 limit,
-                "maxmemory-clients: the client that holds most is closed"
+                "maxmemory-clients: the client with the largest buffers is closed"
             );
             client.shed(&self.buffers, CloseReason::Evicted);
         }

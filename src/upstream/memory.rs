@@ -224,14 +224,14 @@ impl Upstreams {
                     client = client.id(),
                     output,
                     input,
-                    "memory.limit: the client that holds most is closed"
+                    "memory.limit: the client with the largest buffers is closed"
                 );
             } else {
                 tracing::debug!(
                     client = client.id(),
                     output,
                     input,
-                    "memory.limit: the client that holds most is closed"
+                    "memory.limit: the client with the largest buffers is closed"
                 );
             }
             client.shed(&self.buffers, CloseReason::Memory);

@@ -271,7 +271,7 @@ impl Outbox {
         let limit = self.output_limit();
         if limit != 0 && output.len() - self.sent.get() + bytes.len() > limit {
             drop(output);
-            tracing::debug!(client = self.id, limit, "replies left unread are above the limit: the client is closed");
+            tracing::debug!(client = self.id, limit, "unread replies exceed the limit: the client is closed");
             self.close(CloseReason::OutputLimit);
             self.drop_output(buffers);
             return;

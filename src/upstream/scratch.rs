@@ -207,7 +207,7 @@ impl Scratch {
                 continue;
             }
             let Some(permit) = up.budget.permit(Use::Scratch) else {
-                return Err(io::Error::other("no permit for the scratch connection"));
+                return Err(io::Error::other("no permit for the login connection"));
             };
             let dialing = Rc::clone(up);
             // A task of its own: whoever waits for it may give up, and then the connection still closes in order.

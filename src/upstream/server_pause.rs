@@ -159,7 +159,10 @@ impl Upstreams {
     /// The server is not there, or is another one.
     pub(super) fn forget_pauses(&self) {
         if self.server_pause.extent().is_some() {
-            tracing::info!(worker = self.worker, "the upstream's pause is over: the upstream is away, or another one");
+            tracing::info!(
+                worker = self.worker,
+                "the upstream's pause is over: the upstream is away, or it is another server"
+            );
             self.server_pause.pauses.borrow_mut().on_change(crate::base::now(), PauseChange::Ended);
             self.look_at_pauses();
         }
@@ -185,7 +188,7 @@ impl Upstreams {
                     "the upstream is paused (CLIENT PAUSE or a failover): clients wait"
                 );
             }
-            None => tracing::info!(worker = self.worker, "the upstream is not paused any more"),
+            None => tracing::info!(worker = self.worker, "the upstream is no longer paused"),
         }
         self.server_pause.pauses.borrow_mut().see(extent);
         self.look_at_pauses();

@@ -284,7 +284,7 @@ fn a_new_process_that_fails_changes_nothing() {
     let mut failing = site.start(&bad);
     assert_eq!(failing.wait_exit().code(), Some(1), "{}", failing.log());
     assert!(failing.log().contains("cannot listen on"), "{}", failing.log());
-    eventually(PATIENCE, || match running.log().contains("hand-over came to nothing") {
+    eventually(PATIENCE, || match running.log().contains("hand-over failed") {
         true => Ok(()),
         false => Err(running.log()),
     });

@@ -415,7 +415,7 @@ fn the_reason_is_told_everywhere() {
         ("run_id changed", 1),
         ("circuit open", 1),
         ("circuit closed", 1),
-        ("takes connections again", 1),
+        ("accepts connections again", 1),
     ] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(wanted)).collect();
         assert_eq!(lines.len(), times, "{wanted}: {lines:#?}");

@@ -147,7 +147,7 @@ fn other_files_and_the_machine() {
     refused(&["--set", "commands.deny=nosuch-command"], "NOSUCH-COMMAND");
     let nowhere = path(&dir.path().join("no").join("s.sock"));
     refused(&["--listen", &format!("unix:{nowhere}")], "No such file or directory");
-    refused(&["--listen", &format!("unix:{file}")], "there is a file that is no socket");
+    refused(&["--listen", &format!("unix:{file}")], "there is a file that is not a socket");
     refused(&["--listen", &format!("unix:{file}/s.sock")], "Not a directory");
     refused(
         &["--listen", "192.0.2.1:6380", "--set", "allow_remote_passwordless=true"],
@@ -155,7 +155,7 @@ fn other_files_and_the_machine() {
     );
     refused(&["--admin", "192.0.2.1:9380"], "admin: cannot listen on 192.0.2.1:9380: Cannot assign requested address");
     refused(&["--set", &format!("handover={nowhere}")], "No such file or directory");
-    refused(&["--set", &format!("handover={file}")], "there is a file that is no socket");
+    refused(&["--set", &format!("handover={file}")], "there is a file that is not a socket");
     let port = free_port();
     for (one, two) in [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("[::]", "127.0.0.1"), ("[::]", "0.0.0.0")] {
         let (one, two) = (format!("{one}:{port}"), format!("{two}:{port}"));
@@ -249,7 +249,7 @@ fn the_usual_mistakes_are_told_in_a_sentence() {
     };
     let good = pki.issue("good", &["127.0.0.1"], 2099);
     let (redis, url) = start(&good, &["--tls-auth-clients", "no"]);
-    mistake(&["--upstream", &url, "--set", &set("upstream.tls_ca_file", &other.ca())], "is signed by nobody in");
+    mistake(&["--upstream", &url, "--set", &set("upstream.tls_ca_file", &other.ca())], "has signed the upstream's certificate");
     mistake(&["--upstream", &url.replace("rediss", "redis")], "rediss://");
     let plain = redis.url().replace("redis://", "rediss://");
     mistake(&["--upstream", &plain, "--set", &ca], "is this a port without TLS (then redis://");
@@ -282,6 +282,6 @@ fn the_usual_mistakes_are_told_in_a_sentence() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n<html></html>");
         }
     });
-    mistake(&["--upstream", &format!("redis://{address}")], "it answers as a web server");
+    mistake(&["--upstream", &format!("redis://{address}")], "it answers like a web server");
     mistake(&["--upstream", &format!("rediss://{address}"), "--set", &ca], "redis://, not rediss://");
 }

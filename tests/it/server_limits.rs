@@ -219,7 +219,7 @@ fn idle_clients_are_closed_by_the_servers_timeout_and_own_connections_live_on() 
         let again = redis.info("total_connections_received") - opened;
         assert!(again <= 6, "{again} connections were opened meanwhile");
         let log = proxy.log();
-        assert!(!log.contains("lane lost"), "{log}");
+        assert!(!log.contains("shared connection lost"), "{log}");
     }
 }
 
@@ -307,7 +307,7 @@ fn a_maxclients_below_the_cap_is_told_of() {
         let redis = RealRedis::start(flavour, &["--maxclients", "10"]);
         let proxy = Proxy::start(&redis, &ProxyOptions::sized(1, 24));
         assert_eq!(proxy.connect().ask("PING").as_str(), "PONG");
-        let words = "takes fewer connections than upstream.max_connections";
+        let words = "accepts fewer connections than upstream.max_connections";
         eventually(PATIENCE, || if proxy.log().contains(words) { Ok(()) } else { Err(proxy.log()) });
     }
 }

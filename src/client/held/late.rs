@@ -42,7 +42,11 @@ impl Held {
     pub(in crate::client) fn give_up(mut self, client: &Client) -> Result<(), Closed> {
         let connection = self.lease.as_mut().map_or(0, |lease| lease.link().id());
         let command = self.up.command_name(self.expect.front().map(|expect| expect.id));
-        tracing::warn!(connection, command, "lent connection given up: it owes a reply for client.request_timeout");
+        tracing::warn!(
+            connection,
+            command,
+            "pinned connection given up: it has owed a reply for client.request_timeout"
+        );
         self.up.shard.request_timeouts[RequestOutcome::Unknown].add(self.expect.len() as u64);
         self.spoil(UpstreamCloseReason::Timeout);
         if self.sticky() || !self.expect.iter().all(Expect::leaves_nothing) {

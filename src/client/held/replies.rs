@@ -48,7 +48,7 @@ impl Held {
         let connection = self.lease.as_mut().map_or(0, |lease| lease.link().id());
         let command = self.up.command_name(self.expect.front().map(|expect| expect.id));
         tracing::error!(connection, %reason, command, clients = 1,
-            "lent connection killed: its replies cannot be trusted; its client is closed");
+            "pinned connection killed: its replies cannot be trusted; its client is closed");
         Closed(CloseReason::UpstreamAnomaly)
     }
 

@@ -110,7 +110,7 @@ impl Selection {
             self.pinned = match () {
                 () if token_is(value, "YES") => Some(Pinned::Any),
                 () if token_is(value, "NO") => Some(Pinned::No),
-                () => Some(Pinned::For(*reason().ok_or(b"ERR Unknown reason of a pin, try PROXY HELP.")?)),
+                () => Some(Pinned::For(*reason().ok_or(b"ERR Unknown reason for pinning, try PROXY HELP.")?)),
             };
         } else if token_is(name, "SORT") {
             self.order = ORDERS.iter().find(|(word, _)| token_is(value, word)).map(|(_, order)| *order);

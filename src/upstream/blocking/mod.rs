@@ -306,10 +306,14 @@ impl Fold {
                 let outcome = put_back(&up, &fold.key.0, &command).await;
                 match outcome {
                     Ok(()) => {
-                        tracing::info!(worker = up.worker, "an element popped for a client that left was put back")
+                        tracing::info!(worker = up.worker, "an element popped for a client that had left was put back")
                     }
                     Err(reason) => {
-                        tracing::error!(worker = up.worker, reason, "an element popped for a client that left is lost");
+                        tracing::error!(
+                            worker = up.worker,
+                            reason,
+                            "an element popped for a client that had left is lost"
+                        );
                     }
                 }
             }

@@ -60,14 +60,14 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
         match &end {
             End::Done => {}
             End::Lost(_, reason) => {
-                tracing::warn!(lane = lane.id, reason, verdict = %LossVerdict::Dead, "lane lost");
+                tracing::warn!(lane = lane.id, reason, verdict = %LossVerdict::Dead, "shared connection lost");
                 up.shard.lane_losses[LossVerdict::Dead].inc();
                 up.on_upstream_lost();
                 lane.on_lost(&up, false);
             }
             End::GivenUp(verdict) => {
                 let in_flight = lane.in_flight();
-                tracing::warn!(lane = lane.id, in_flight, %verdict, "lane given up: it is connected and owes replies");
+                tracing::warn!(lane = lane.id, in_flight, %verdict, "shared connection given up: it is connected, owes replies and is silent");
                 up.shard.lane_losses[*verdict].inc();
                 up.on_upstream_lost();
                 let _ = lane.on_lost(&up, false);
@@ -78,7 +78,7 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
                 let clients = lane.on_lost(&up, true);
                 let command = up.command_name(*command);
                 tracing::error!(lane = lane.id, connection = link.id(), %reason, command, clients,
-                    "lane killed: its replies cannot be trusted; its clients are closed");
+                    "shared connection killed: its replies cannot be trusted; its clients are closed");
             }
         }
         let reason = end.reason(&lane);

@@ -84,7 +84,12 @@ impl Lane {
         let suspect = silent >= nanos(up.config().upstream.suspect_after) && !up.server_pause.excuses_silence();
         if suspect && !self.suspect.get() {
             let silent_ms = silent / 1_000_000;
-            tracing::warn!(lane = self.id, silent_ms, healthy, "lane is suspect: it owes replies and says nothing");
+            tracing::warn!(
+                lane = self.id,
+                silent_ms,
+                healthy,
+                "shared connection is suspect: it owes replies and is silent"
+            );
         }
         self.suspect.set(suspect);
         if silent >= nanos(up.config().upstream.progress_timeout) && !healthy {

@@ -14,7 +14,7 @@ fn a_pause_holds_every_command_in_its_place_and_resume_goes_on() {
     let (mut admin, mut client) = (it.proxy.connect(), it.proxy.connect());
     assert_eq!(client.ask("SET k 0").as_str(), "OK");
     let answer = lines(&admin.ask("PROXY PAUSE"));
-    assert_eq!(answer, ["paused: nothing is under way upstream", "resumes_by_itself_after_s:60"]);
+    assert_eq!(answer, ["paused: nothing is in flight upstream", "resumes_by_itself_after_s:60"]);
     assert_eq!(it.metric("respmux_paused"), 1.0);
     client.send(b"INCR k\r\nINCR k\r\nMULTI\r\nINCR k\r\nEXEC\r\nBLPOP q 0.1\r\nCLIENT ID\r\nSUBSCRIBE c\r\n");
     client.expect_nothing(Duration::from_millis(200));
@@ -25,7 +25,7 @@ fn a_pause_holds_every_command_in_its_place_and_resume_goes_on() {
     late.send(b"GET k\r\n");
     late.expect_nothing(Duration::from_millis(100));
     assert_eq!(it.proxy.http("/readyz").unwrap().0, 200);
-    assert!(admin.ask("PROXY PAUSE").as_str().contains("paused already"));
+    assert!(admin.ask("PROXY PAUSE").as_str().contains("already paused"));
     assert_eq!(lines(&admin.ask("PROXY RESUME")), ["resumed"]);
     client.expect(b":1\r\n:2\r\n+OK\r\n+QUEUED\r\n*1\r\n:3\r\n*-1\r\n");
     assert!(client.read_frame().as_int() > 0);
@@ -48,7 +48,7 @@ fn a_pause_waits_for_open_transactions_and_not_for_blocked_pops() {
     assert_eq!(open.ask("MULTI").as_str(), "OK");
     assert_eq!(open.ask("INCR k").as_str(), "QUEUED");
     let error = admin.ask("PROXY PAUSE 150").as_str();
-    assert_eq!(error, "ERR not paused, clients go on: after 150 ms 1 of them still had something under way");
+    assert_eq!(error, "ERR not paused, clients go on: after 150 ms 1 of them still had commands in flight");
     assert_eq!(it.metric("respmux_paused"), 0.0);
     admin.send(b"PROXY PAUSE 8000\r\n");
     eventually(PATIENCE, || if it.metric("respmux_paused") == 1.0 { Ok(()) } else { Err("not yet") });
@@ -74,7 +74,7 @@ fn a_pause_ends_by_itself_and_with_the_process() {
     let started = Instant::now();
     assert_eq!(client.ask("INCR k").as_int(), 1);
     assert!(started.elapsed() >= Duration::from_millis(200), "it was held");
-    assert!(it.proxy.log().contains("pause.max is over"));
+    assert!(it.proxy.log().contains("pause.max has passed"));
     for bad in ["PROXY PAUSE x", "PROXY PAUSE 0", "PROXY PAUSE -1", "PROXY PAUSE 1 2"] {
         assert!(admin.ask(bad).is_error(), "{bad}");
     }

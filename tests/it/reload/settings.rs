@@ -148,7 +148,7 @@ fn what_needs_a_restart_is_named_and_kept() {
         ["changed:client.max_per_source", "pending_restart:blocking.max_connections, tls.handshake_timeout"]
     );
     assert_eq!(it.metric("respmux_config_pending_restart_keys"), 2.0);
-    assert!(it.proxy.log().contains("wait for a restart"));
+    assert!(it.proxy.log().contains("need a restart"));
     // Those who were here before are not counted.
     let (mut second, mut third) = (it.proxy.connect(), it.proxy.connect());
     assert_eq!(second.ask("PING").as_str(), "PONG");
