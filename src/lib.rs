@@ -3,20 +3,14 @@
 //!
 //! # Words
 //!
-//! *client*: an application's connection to us. *upstream*: Redis or Valkey. *worker*: one thread with its runtime,
-//! its share of the clients and its own upstream connections. *link*: one authenticated upstream connection, before
-//! anyone decides what it is for. *lane*: a link shared by many clients, pipelined, first-in first-out, fixed to
-//! one [`RouteKey`](session::RouteKey) (identity, protocol, database). *slot*: a lane's record for one request: who
-//! gets the reply. *tombstone*: the slot of a client that left; it swallows its reply. *in flight*: on a lane,
-//! reply not read. *route*: the decision for one command. *pool*, *lease*: links lent to one client at a time.
-//! *held*: the lent link as its client sees it. *scratch*: the link on which the upstream proves logins. *control*:
-//! the link for respmux's own questions. *hub*: the link that carries the subscriptions of all clients of one
-//! identity. *fold*: clients that wait for the same, and the few links on which somebody waits for them. *waiter*: a
-//! client in a fold. *unit*: a transaction that rides a lane whole. *twin*: a command that runs where it changes nothing, so that the answer is the server's. *canary*: a
-//! PING whose echo proves that a lane is in step. *outbox*: where a client's answers go. *budget*, *permit*: the
-//! cap on upstream connections, and the right to have one. *orphan*: the slot of a request that was given up; it keeps
-//! its place like a tombstone. *suspect*: a lane that owes replies and says nothing. *circuit*: whether commands wait
-//! for an upstream that is away. *parting*: that a client is sent away between two requests, and how far that is.
+//! `docs/glossary.md` has every word, what users read beside what the code says. Nothing below can be read without these: a
+//! *link* is one authenticated upstream connection, before anyone decides what it is for. A *lane* is a link shared by many
+//! clients (users read: shared connection), pipelined, first in first out, fixed to one [`RouteKey`](session::RouteKey). A
+//! *slot* is a lane's record of one request: who gets the reply. A *route* is the decision for one command. A client is
+//! *pinned* while a link from the pool is lent to it alone (a *lease*). A *hub* is the link that carries the subscriptions of
+//! all clients of one user. The *outbox* is where a client's answers go.
+//!
+//! What respmux promises, and why, is in `docs/design`; rules (rule I2, rule M3) are defined there.
 //!
 //! # The rooms, in the order a command meets them
 //!
@@ -31,18 +25,16 @@
 //!             └────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`resp`] finds boundaries in bytes. [`command`] says what a name means. [`session`] is what we remember about a
-//! client. [`router`] decides, in one pure function. [`link`] makes connections and holds the cap. [`upstream`] is
-//! one folder or file per way of using a link. [`client`] is the loop of one client and the one `match` on a route.
-//! [`worker`] is the thread. [`lifecycle`] starts, hands over, drains and stops the process; [`admin`] and [`telemetry`] show it;
-//! [`config`] and [`cli`] say what the operator wants, and `tools` asks a running proxy from outside.
-//!
-//! [`auth`] says which logins are looked at.
+//! [`resp`] finds boundaries in bytes. [`command`] says what a name means. [`session`] is what respmux remembers about a
+//! client. [`router`] decides, in one pure function. [`auth`] says which logins are looked at and which commands are denied.
+//! [`link`] makes connections and holds the cap. [`upstream`] has one folder or file for each way of using a link. [`client`]
+//! is the loop of one client and carries its routes out. [`worker`] is the thread. [`lifecycle`] starts, hands over, drains and
+//! stops the process; [`admin`] and [`telemetry`] show it. [`config`] and [`cli`] say what the operator wants, and [`tools`]
+//! asks a running proxy from outside.
 //!
 //! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `link`, `auth` } < `upstream` < `client` <
 //! `worker` < { `admin`, `lifecycle` } < `main`; `config`, `telemetry` and `base` (clock, maps, rates) are open to all but
-//! the pure rooms. `tests/it/architecture.rs`
-//! checks that.
+//! the pure rooms. `tests/it/architecture.rs` checks that.
 //!
 //! # The life of `GET k`
 //!
@@ -56,22 +48,22 @@
 //! Clients are accepted by the *gate* (`lifecycle::gate`), on the first worker's thread: where there is one worker, no
 //! client is handed from thread to thread, and a connection for one request costs no more than it must.
 //!
-//! With many clients the worker rests for a moment before it looks at its sockets again (`worker::rest`): the next turn
-//! carries more.
+//! With many clients the worker waits for a moment before it looks at its sockets again (the option `coalesce`), so that the
+//! next turn carries more.
 //!
 //! No channel, no allocation and no task switch per request lies on that way.
 //!
 //! # What must never be
 //!
-//! 1. A reply matched by anything but its position; a slot removed because its client left.
+//! 1. A reply matched by anything but its position (rule I1); a slot removed because its client left (rule I6).
 //! 2. An upstream connection without a permit: [`link::Link`] owns one from connect to the upstream's own close.
-//! 3. A client with unanswered requests on two routes: every change of route waits for the answers (the barrier is
+//! 3. A client with unanswered requests on two routes (rule I2): every change of route waits for the answers (the barrier is
 //!    `Client::drained`).
-//! 4. A byte on a lane that could change its state: only what `commands.tsv` calls shared rides, after the checks of
+//! 4. A byte on a lane that could change its state (rule I4): only what `commands.tsv` calls shared rides, after the checks of
 //!    names with NUL bytes, sizes and arity.
-//! 5. An answer "not executed" for a request of which a byte was written.
-//! 6. A connection that is used after a surprise: it is killed, and every client with a slot on it is closed.
-//! 7. `tokio`, a clock, metrics or logs in `resp`, `command`, `session` or `router`.
+//! 5. An answer "not executed" for a request of which a byte was written (rule R15).
+//! 6. A connection that is used after a surprise: it is killed, and every client with a slot on it is closed (rule I5).
+//! 7. `tokio`, a clock, metrics or logs in a pure room.
 //! 8. A lock, or anything else shared between threads, on the data path. CLIENT LIST and KILL ask other workers by
 //!    message. The one exception is [`upstream::HiddenSubscribers`], which PUBLISH asks while clients share a subscription: its
 //!    count must not lag behind a confirmation of another worker.
