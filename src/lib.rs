@@ -27,12 +27,13 @@
 //!
 //! [`resp`] finds boundaries in bytes. [`command`] says what a name means. [`session`] is what respmux remembers about a
 //! client. [`router`] decides, in one pure function. [`auth`] says which logins are looked at and which commands are denied.
-//! [`link`] makes connections and holds the cap. [`upstream`] has one folder or file for each way of using a link. [`client`]
+//! [`topology`] says which servers there are. [`link`] makes connections and holds the cap. [`upstream`] has a runtime for the
+//! worker and a node for each server, with one folder or file for each way of using a link. [`client`]
 //! is the loop of one client and carries its routes out. [`worker`] is the thread. [`lifecycle`] starts, hands over, drains and
 //! stops the process; [`admin`] and [`telemetry`] show it. [`config`] and [`cli`] say what the operator wants, and [`tools`]
 //! asks a running proxy from outside.
 //!
-//! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `link`, `auth` } < `upstream` < `client` <
+//! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `topology`, `auth` } < `link` < `upstream` < `client` <
 //! `worker` < { `admin`, `lifecycle` } < `main`; `config`, `telemetry` and `base` (clock, maps, rates) are open to all but
 //! the pure rooms. `tests/it/architecture.rs` checks that.
 //!
@@ -84,6 +85,7 @@ mod router;
 mod session;
 mod telemetry;
 mod tools;
+mod topology;
 mod upstream;
 mod worker;
 

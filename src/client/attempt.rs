@@ -1,7 +1,6 @@
 //! The attempt to log in: slower after failures, refused unseen after many (see `auth::Throttle`).
 
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -24,21 +23,21 @@ pub(super) struct Unseen(pub Vec<u8>);
 impl Client {
     /// Lets the upstream judge `command`, a login as `user`.
     pub(super) async fn prove(&mut self, user: &[u8], command: &[u8]) -> Result<Result<Vec<u8>, Unseen>, Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let source = self.source();
         if let Err(unseen) = self.may_attempt(user).await? {
             return Ok(Err(unseen));
         }
         // Others that came at the same time may have failed meanwhile: asked again when its turn has come.
-        let still_may = || !matches!(up.throttle.attempt(source, user, crate::base::now()), Attempt::Refused(_));
-        Ok(match up.scratch.login(&up, command, still_may).await {
+        let still_may = || !matches!(node.rt.throttle.attempt(source, user, crate::base::now()), Attempt::Refused(_));
+        Ok(match node.scratch.login(&node, command, still_may).await {
             Ok(Some(reply)) => {
                 self.on_judged(user, &reply);
                 Ok(reply)
             }
-            Ok(None) => Err(self.throttled(self.up().config().auth.failures.window)),
+            Ok(None) => Err(self.throttled(self.rt().config().auth.failures.window)),
             Err(_) => {
-                up.shard.logins[LoginResult::Unavailable].inc();
+                node.rt.shard.logins[LoginResult::Unavailable].inc();
                 Err(Unseen(error_reply::NOT_EXECUTED.to_vec()))
             }
         })
@@ -46,11 +45,11 @@ impl Client {
 
     /// Waits as long as the failures before demand.
     pub(super) async fn may_attempt(&mut self, user: &[u8]) -> Result<Result<(), Unseen>, Closed> {
-        match self.up().throttle.attempt(self.source(), user, crate::base::now()) {
+        match self.rt().throttle.attempt(self.source(), user, crate::base::now()) {
             Attempt::Refused(left) => return Ok(Err(self.throttled(left))),
             Attempt::After(Duration::ZERO) => {}
             Attempt::After(pause) => {
-                self.up().shard.logins_delayed.inc();
+                self.rt().shard.logins_delayed.inc();
                 if let Ok(closed) = timeout(pause, self.watch(false)).await {
                     return Err(closed);
                 }
@@ -63,9 +62,9 @@ impl Client {
     pub(super) fn on_judged(&self, user: &[u8], reply: &[u8]) {
         let success = !reply.starts_with(b"-");
         let result = if success { LoginResult::Ok } else { LoginResult::Failed };
-        self.up().shard.logins[result].inc();
+        self.rt().shard.logins[result].inc();
         if success || reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-ERR invalid password") {
-            self.up().throttle.on_result(self.source(), user, success, crate::base::now());
+            self.rt().throttle.on_result(self.source(), user, success, crate::base::now());
         }
     }
 
@@ -81,7 +80,7 @@ impl Client {
             Login::Auth => Some(auth_credentials(&request).user),
             Login::Hello => Hello::parse(&request).ok().and_then(|hello| hello.auth).map(|(user, _)| user),
         };
-        if let (Some(_), Some(_)) = (&user, &self.up().rules().users) {
+        if let (Some(_), Some(_)) = (&user, &self.rt().rules().users) {
             return self.login_here_while_held(&request, login).await;
         }
         if let Some(user) = user
@@ -96,7 +95,7 @@ impl Client {
 
     /// AUTH, judged by respmux.
     pub(super) async fn auth_here(&mut self, words: usize, credentials: &Credentials) -> Result<(), Closed> {
-        if words == 2 && self.up().rules().users.as_ref().is_some_and(Users::default_is_open) {
+        if words == 2 && self.rt().rules().users.as_ref().is_some_and(Users::default_is_open) {
             self.reply_error(error_reply::NO_PASSWORD_SET);
             return Ok(());
         }
@@ -149,12 +148,12 @@ impl Client {
             return Ok(false);
         }
         // Others may have failed during the pause.
-        if let Attempt::Refused(left) = self.up().throttle.attempt(self.source(), user, crate::base::now()) {
+        if let Attempt::Refused(left) = self.rt().throttle.attempt(self.source(), user, crate::base::now()) {
             let Unseen(line) = self.throttled(left);
             self.reply_error(&line);
             return Ok(false);
         }
-        let right = self.up().rules().users.as_ref().is_some_and(|users| users.judge(user, password));
+        let right = self.rt().rules().users.as_ref().is_some_and(|users| users.judge(user, password));
         self.on_judged(user, if right { b"+OK" } else { b"-WRONGPASS" });
         if !right {
             self.reply_error(error_reply::WRONG_PASSWORD);
@@ -172,7 +171,7 @@ impl Client {
     }
 
     fn throttled(&self, left: Duration) -> Unseen {
-        self.up().shard.logins[LoginResult::Throttled].inc();
+        self.rt().shard.logins[LoginResult::Throttled].inc();
         Unseen(error_reply::throttled(left))
     }
 

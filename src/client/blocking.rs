@@ -35,13 +35,13 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) fn begin(client: &Client, request: &Request, timeout: Option<Duration>) -> Self {
-        let (up, deadline) = (client.up(), timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
-        Self { id: request.id(), began: up.now(), pauses: up.server_pause.changes(), timeout, deadline }
+        let (node, deadline) = (client.node(), timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
+        Self { id: request.id(), began: node.rt.now(), pauses: node.server_pause.changes(), timeout, deadline }
     }
 
     /// The server has found nothing: a client waits from there on when a pause held its command back before.
     fn begin_to_wait(&mut self, client: &Client) {
-        if client.up().server_pause.changes() != self.pauses {
+        if client.node().server_pause.changes() != self.pauses {
             self.deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         }
     }
@@ -61,7 +61,7 @@ impl Client {
         let Some(lane) = self.lane_with_room(request.raw().len()).await? else {
             return self.pin(request, PinReason::Blocking).await;
         };
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let key = self.profile.session.borrow().key.clone();
         let won = match self.call(&lane, CommandId::OURS, &pop.twin()).await? {
             Answer::NotExecuted(line) => {
@@ -84,7 +84,7 @@ impl Client {
                     return Err(Closed(CloseReason::UpstreamAnomaly));
                 };
                 // For a client that is gone, the fold gives the element to somebody else, or back.
-                if !up.folds.has_waiters(&key, &pop) && !self.outbox().peer_is_gone() {
+                if !node.folds.has_waiters(&key, &pop) && !self.outbox().peer_is_gone() {
                     self.finish(&command, &won.concat());
                     return Ok(());
                 }
@@ -93,7 +93,7 @@ impl Client {
         };
         command.begin_to_wait(self);
         let wants_reply = self.profile.session.borrow().reply == ReplyMode::On;
-        let waiter = Folds::join(&up, &key, pop, Wait::new(self.outbox(), wants_reply), won);
+        let waiter = Folds::join(&node, &key, pop, Wait::new(self.outbox(), wants_reply), won);
         let turn = self.wait_in_fold(&waiter, command.deadline).await?;
         let with_error = waiter.wait().left(matches!(turn, Turn::Nil));
         drop(waiter);
@@ -108,7 +108,7 @@ impl Client {
             }
             Turn::Nil => self.finish_empty(&command, with_error),
             Turn::Error(frame, closes) => {
-                self.up().on_error_reply(&frame);
+                self.node().on_error_reply(&frame);
                 self.finish(&command, &frame);
                 if closes {
                     return Err(Closed(CloseReason::UpstreamLost));
@@ -154,7 +154,7 @@ impl Client {
             if let Some(reason) = self.outbox().fate() {
                 return Poll::Ready(Closed(reason));
             }
-            if let Poll::Ready(Err(_)) = self.outbox().poll_flush(cx, &self.up().buffers) {
+            if let Poll::Ready(Err(_)) = self.outbox().poll_flush(cx, &self.rt().buffers) {
                 return Poll::Ready(Closed(CloseReason::IoError));
             }
             self.outbox().await_with(cx, Wants::Nothing);
@@ -170,14 +170,14 @@ impl Client {
 
     /// The client's lane, when it has room; nothing when no lane is to be had.
     async fn lane_with_room(&mut self, bytes: usize) -> Result<Option<Rc<Lane>>, Closed> {
-        if bytes > self.up().config().lane.max_command_bytes {
+        if bytes > self.rt().config().lane.max_command_bytes {
             return Ok(None);
         }
         loop {
             match self.main_lane() {
                 Err(Hold::NoLane) => return Ok(None),
                 Err(Hold::Wait(_)) => self.drained().await?,
-                Ok(lane) if lane.has_room(self.up(), 1, bytes) => return Ok(Some(lane)),
+                Ok(lane) if lane.has_room(&self.node(), 1, bytes) => return Ok(Some(lane)),
                 Ok(lane) => self.wait_for_room(&lane, bytes).await?,
             }
         }
@@ -186,9 +186,9 @@ impl Client {
     /// XREAD and XREADGROUP with BLOCK: on a connection of its own if there is one now, otherwise asked in turns; and
     /// every other command that can only wait on the server, in line.
     pub(super) async fn block(&mut self, request: Request) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
-        let stream = up.table.spec(request.id()).op == Op::StreamRead;
-        if !stream || up.pool.has_place_for_blocked() {
+        let node = self.node();
+        let stream = node.rt.table.spec(request.id()).op == Op::StreamRead;
+        if !stream || node.rt.pool.has_place_for_blocked() {
             return self.pin(request, PinReason::Blocking).await;
         }
         let parsed = StreamWait::parse(&(0..request.count()).map(|i| request.nth(i)).collect::<Vec<_>>());
@@ -212,10 +212,10 @@ impl Client {
                 }
             }
         }
-        up.folds.count_alone(true);
+        node.folds.count_alone(true);
         let wait = Wait::new(self.outbox(), false);
         let result = self.ask_in_turns(&mut command, &read, &wait).await;
-        up.folds.count_alone(false);
+        node.folds.count_alone(false);
         self.profile.waiting.borrow_mut().take();
         wait.left(false); // whoever asked for it meanwhile
         result
@@ -223,25 +223,25 @@ impl Client {
 
     /// Asks until there is something, the time is over, or the client leaves.
     async fn ask_in_turns(&mut self, command: &mut Command, read: &StreamWait, wait: &Rc<Wait>) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let question = read.question();
-        let mut pause = up.config().blocking.poll_min;
+        let mut pause = node.rt.config().blocking.poll_min;
         let mut first = true;
         loop {
-            let lane = if up.holds() { None } else { self.lane_with_room(question.len()).await? };
+            let lane = if node.holds() { None } else { self.lane_with_room(question.len()).await? };
             let Some(lane) = lane else {
-                if self.pause(wait, up.config().blocking.poll_max, command.deadline).await? {
+                if self.pause(wait, node.rt.config().blocking.poll_max, command.deadline).await? {
                     let with_error = wait.left(true);
                     self.finish_empty(command, with_error);
                     return Ok(());
                 }
                 continue;
             };
-            up.shard.fold_polls.inc();
+            node.rt.shard.fold_polls.inc();
             let answer = self.call(&lane, CommandId::OURS, &question).await?;
             match answer {
                 Answer::Reply(frame) if is_nil(&frame) => {}
-                Answer::Reply(frame) if !first && passes(&frame, up.table.spec(command.id).write) => {}
+                Answer::Reply(frame) if !first && passes(&frame, node.rt.table.spec(command.id).write) => {}
                 Answer::Reply(frame) => {
                     self.note_write(command.id);
                     self.finish(command, &frame);
@@ -256,13 +256,13 @@ impl Client {
             if std::mem::take(&mut first) {
                 command.begin_to_wait(self);
             }
-            let over = self.pause(wait, pause.max(up.folds.pause_alone()), command.deadline).await?;
+            let over = self.pause(wait, pause.max(node.folds.pause_alone()), command.deadline).await?;
             if over {
                 let with_error = wait.left(true);
                 self.finish_empty(command, with_error);
                 return Ok(());
             }
-            pause = (pause * 3 / 2).min(up.config().blocking.poll_max.max(pause));
+            pause = (pause * 3 / 2).min(node.rt.config().blocking.poll_max.max(pause));
         }
     }
 
@@ -298,8 +298,8 @@ impl Client {
     }
 
     fn count(&self, command: &Command) {
-        let up = self.up();
-        up.answered(command.id, up.now().saturating_sub(command.began));
+        let node = self.node();
+        node.answered(command.id, node.rt.now().saturating_sub(command.began));
     }
 
     fn finish_empty(&self, command: &Command, with_error: bool) {

@@ -16,6 +16,7 @@ use super::line::{ALL_FIELDS, FALLBACK, render};
 use super::peers::Goodbye;
 use super::request::Request;
 use crate::command::{CommandId, token_is};
+use crate::link::ServerClient;
 use crate::resp::encode;
 use crate::router::Args;
 use crate::telemetry::CloseReason;
@@ -47,7 +48,7 @@ impl Client {
             self.pass_on(answer);
             return Ok(());
         };
-        let mut line = self.profile.line(self.up().now());
+        let mut line = self.profile.line(self.rt().now());
         line.arguments = request.arguments().into();
         line.request = request.raw().len();
         let links = self.links(std::slice::from_ref(&line), None).await;
@@ -100,12 +101,12 @@ impl Client {
     }
 
     fn text_of_line(&self, template: &str, links: &Links, line: &Line) -> String {
-        render(&self.up().table, template, links.get(&line.link).map(String::as_str), line)
+        render(&self.rt().table, template, line.link.and_then(|link| links.get(&link.id)).map(String::as_str), line)
     }
 
     /// The upstream's lines of the connections that these clients hold, out of `all` its lines if they are there.
     async fn links(&self, lines: &[Line], all: Option<&String>) -> Links {
-        let wanted: Vec<i64> = lines.iter().map(|line| line.link).filter(|link| *link != 0).collect();
+        let wanted: Vec<i64> = lines.iter().filter_map(|line| line.link).map(|link| link.id).collect();
         let asked = match (wanted.is_empty(), all) {
             (true, _) => return Links::new(),
             (false, Some(all)) => Some(all.clone()),
@@ -118,7 +119,7 @@ impl Client {
 
     /// All clients of the upstream, if respmux may ask.
     async fn all_lines(&self) -> Option<String> {
-        let list = self.up().control.ask(&[b"CLIENT", b"LIST"]).await.ok()?;
+        let list = self.node().control.ask(&[b"CLIENT", b"LIST"]).await.ok()?;
         text_of(success(&list))
     }
 
@@ -136,12 +137,12 @@ impl Client {
 
     /// Whether a line of the upstream is one of our links.
     fn is_ours(&self, line: &str) -> bool {
-        field(line, "id").and_then(|id| id.parse().ok()).is_some_and(|id| self.up().owned.contains(id))
+        field(line, "id").and_then(|id| id.parse().ok()).is_some_and(|id| self.node().owns(id))
     }
 
     /// Valkey takes many ids, and every option ID adds some.
     fn adds_ids(&self) -> bool {
-        self.up().control.flavour().valkey
+        self.node().control.flavour().valkey
     }
 
     /// CLIENT KILL in both forms. A twin that hits nobody asks whether the client may, and whether the server
@@ -202,7 +203,7 @@ impl Client {
         let key = self.profile.session.borrow().key.clone();
         match self.twin_bytes(&key, CommandId::OTHER, &twin).await? {
             Answer::Reply(frame) if !frame.starts_with(b"-") => Ok(true),
-            Answer::Reply(frame) if frame.starts_with(b"-NOPERM") && !self.up().config().client.verify_privileged => {
+            Answer::Reply(frame) if frame.starts_with(b"-NOPERM") && !self.rt().config().client.verify_privileged => {
                 Ok(true)
             }
             answer => {
@@ -214,7 +215,7 @@ impl Client {
 
     /// Kills upstream clients that match and are none of our links, one by one by id. How many died.
     async fn kill_real(&self, filter: &Filter) -> u64 {
-        let control = &self.up().control;
+        let control = &self.node().control;
         let Some(text) = self.all_lines().await else { return 0 };
         let mut killed = 0;
         for line in text.lines().filter(|line| !self.is_ours(line) && filter.matches(line, None)) {
@@ -235,8 +236,8 @@ impl Client {
         let id = strict_integer(request.nth(2));
         let known = id.and_then(|id| u64::try_from(id).ok()).filter(|id| Ids::is_virtual(*id));
         // On a connection of ours others wait: for a client that id is nobody's.
-        let is_ours = id.is_some_and(|id| self.up().owned.contains(id));
-        let spares = self.up().control.known_flavour().await.unblock_spares_paused();
+        let is_ours = id.is_some_and(|id| self.node().owns(id));
+        let spares = self.node().control.known_flavour().await.unblock_spares_paused();
         let Some(id) = id.filter(|_| known.is_some() || !(is_ours || spares)) else {
             let key = self.profile.session.borrow().key.clone();
             let asked = if is_ours { &twin[..] } else { request.raw() };
@@ -264,12 +265,12 @@ impl Client {
 
     /// A client of the server's own, on a server that crashes when it is paused and holds that client back.
     async fn unblock_of_server(&mut self, id: i64, how: Goodbye) -> Result<Option<Unblocked>, Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         // A task of its own: this client may leave, and what was sent is seen to its end.
         let asked = spawn_local(async move {
-            let (text, generation) = (id.to_string(), up.control.generation());
+            let (text, client) = (id.to_string(), ServerClient { server: node.control.server(), id });
             let words: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", text.as_bytes(), how.word().as_bytes()];
-            up.unblock_for_another(id, generation, words, || true).await
+            node.unblock_for_another(client, words, || true).await
         });
         tokio::select! {
             biased;

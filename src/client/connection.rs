@@ -24,7 +24,7 @@ use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
 use crate::router::{Args, Held, PinReason, Route, route};
 use crate::session::{Guard, Resp};
 use crate::telemetry::{CloseReason, StallReason};
-use crate::upstream::{Lane, Outbox, Question, Upstreams, Wants};
+use crate::upstream::{Lane, Node, Outbox, Question, Runtime, Wants};
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -75,6 +75,8 @@ pub(crate) struct Client {
     pub(super) carry: BytesMut,
     pub(super) resume: Option<Box<Resume>>,
     pub(super) lane: Option<Rc<Lane>>,
+    /// The node of `lane`; moved whenever the client gets another lane.
+    pub(super) node: Rc<Node>,
     /// `lane` is the one for long replies.
     pub(super) on_big_lane: bool,
     pub(super) admission: Admission,
@@ -102,6 +104,7 @@ pub(crate) struct Client {
 impl Client {
     pub(super) fn new(shared: Rc<Shared>, profile: Rc<Profile>, read: ReadHalf) -> Self {
         Self {
+            node: shared.node(),
             shared,
             profile,
             read: Inlet::new(read),
@@ -123,8 +126,14 @@ impl Client {
         }
     }
 
-    pub(super) fn up(&self) -> &Rc<Upstreams> {
-        &self.shared.up
+    /// What the worker has.
+    pub(super) fn rt(&self) -> &Rc<Runtime> {
+        &self.shared.rt
+    }
+
+    /// The node that a command goes to which any node can take.
+    pub(super) fn node(&self) -> Rc<Node> {
+        self.shared.node()
     }
 
     pub(super) fn outbox(&self) -> &Rc<Outbox> {
@@ -168,7 +177,7 @@ impl Client {
         {
             return;
         }
-        let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.up().buffers));
+        let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.rt().buffers));
         // A client that does not read its last replies loses them; nobody waits for it.
         let _ = timeout(LAST_WORDS, flush).await;
         if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
@@ -184,7 +193,7 @@ impl Client {
             }
             self.count_input();
             let must_wait = self.tell();
-            let flushed = match self.outbox().poll_flush(cx, &self.up().buffers) {
+            let flushed = match self.outbox().poll_flush(cx, &self.rt().buffers) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::IoError)),
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
@@ -220,7 +229,7 @@ impl Client {
                 return poll;
             }
             // What was read ahead takes memory already.
-            let pauses = !self.read.is_ahead() && self.up().pauses(self.outbox());
+            let pauses = !self.read.is_ahead() && self.rt().pauses(self.outbox());
             let read = if pauses { Poll::Pending } else { self.poll_input(cx) };
             match read {
                 Poll::Ready(Some(step)) => return Poll::Ready(step),
@@ -321,13 +330,13 @@ impl Client {
         if !canonical {
             self.look_for_stray(scanned.buf);
         }
-        let up = Rc::clone(self.up());
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
-        let rules = up.look();
+        let rt = Rc::clone(self.rt());
+        let rules = rt.look();
         let lookup = rules.table.lookup(scanned.nth(0), second);
         let route = route(&rules.table, lookup, self.facts(Held::None, false), scanned);
-        let held = up.holds();
-        if held && up.is_paused() && route.waits_for_resume() {
+        let held = self.node.holds();
+        if held && rt.is_paused() && route.waits_for_resume() {
             return Err(Halt::Stalled(Wants::Nothing));
         }
         let aside = held && self.steps_aside(route, lookup, scanned);
@@ -355,9 +364,8 @@ impl Client {
     fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Hold> {
         let question = Question::new(id, if scanned.count() > 1 { scanned.nth(1) } else { &[] });
         let lane = self.lane_for(id, question)?;
-        let up = self.up();
-        if !lane.has_room(up, 1, len) {
-            up.shard.client_stalls[StallReason::LaneFull].inc();
+        if !lane.has_room(&self.node, 1, len) {
+            self.rt().shard.client_stalls[StallReason::LaneFull].inc();
             lane.wait_for_room(self.outbox().key());
             return Err(Hold::Wait(Wants::Nothing));
         }
@@ -370,7 +378,7 @@ impl Client {
             encode::request(&mut encoded, scanned.scanner, scanned.buf);
             self.put_on_lane(&lane, id, &encoded, scanned, self.now);
         }
-        if self.up().table.spec(id).write {
+        if self.rt().table.spec(id).write {
             self.note_write_on(&lane);
         }
         Ok(())
@@ -378,7 +386,7 @@ impl Client {
 
     /// Too much is unanswered: read no more requests until half of it is.
     fn stalled(&self) -> Option<Flow> {
-        let rules = self.up().look();
+        let rules = self.rt().look();
         let limits = &rules.config.client;
         let most = u32::try_from(limits.inflight_commands).unwrap_or(u32::MAX);
         let pending = self.outbox().pending();
@@ -388,13 +396,13 @@ impl Client {
         if pending == 0 {
             return None; // one request larger than the limit
         }
-        self.up().shard.client_stalls[StallReason::Inflight].inc();
+        self.rt().shard.client_stalls[StallReason::Inflight].inc();
         Some(Flow::Stalled(Wants::Pending(pending / 2)))
     }
 
     pub(super) fn limits(&self) -> RequestLimits {
         RequestLimits {
-            max_bulk: self.up().process.upstream_max_bulk(),
+            max_bulk: self.rt().process.upstream_max_bulk(),
             max_args: 2_147_483_647,
             authenticated: !matches!(self.admission, Admission::Unauthenticated | Admission::Unasked),
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::address::Address;
 use super::parting::Parting;
 use crate::command::CommandId;
+use crate::link::ServerClient;
 use crate::router::PinReason;
 use crate::session::{Family, Resp, Session};
 use crate::telemetry;
@@ -24,12 +25,10 @@ pub(super) struct Holding {
     pub monitor: bool,
     /// Why it holds a connection, if it does.
     pub pin: Option<PinReason>,
-    /// The upstream's id of the connection on which the client is blocked; 0 for none. Small: every client has one.
-    pub blocked_on: i64,
-    /// Of that connection: on another server the number is somebody else's.
-    pub generation: u32,
-    /// The upstream's id of the connection that it holds; 0 for none.
-    pub link: i64,
+    /// The connection on which the client is blocked, where the server can be asked to unblock it.
+    pub blocked_on: Option<ServerClient>,
+    /// The connection that it holds.
+    pub link: Option<ServerClient>,
 }
 
 /// What a client is doing, in one word: all there are.
@@ -102,7 +101,7 @@ pub(crate) struct Line {
     /// Bytes of the request that asks for this line, in the line of whoever asks.
     pub request: usize,
     /// The upstream's id of the connection that it holds; 0 for none.
-    pub link: i64,
+    pub link: Option<ServerClient>,
     /// One of [`STATES`].
     pub state: &'static str,
     pub command: CommandId,
@@ -163,7 +162,7 @@ impl Profile {
             no_evict: self.outbox.no_evict(),
             no_touch: session.key.no_touch,
             readonly: session.key.readonly,
-            arguments: if self.is_blocked() && holding.link == 0 { self.arguments.get().into() } else { 0 },
+            arguments: if self.is_blocked() && holding.link.is_none() { self.arguments.get().into() } else { 0 },
             request: 0,
             link: holding.link,
             state: self.state(),
@@ -183,7 +182,7 @@ impl Profile {
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        self.holding.get().blocked_on != 0 || self.waiting.borrow().is_some()
+        self.holding.get().blocked_on.is_some() || self.waiting.borrow().is_some()
     }
 
     /// What it is doing, in one word of [`STATES`].

@@ -106,7 +106,7 @@ impl Client {
 
     /// A command for a lane that did not ride: too large, or no lane was free.
     async fn carry_over(&mut self, request: Request) -> Result<(), Closed> {
-        if request.raw().len() > self.up().config().lane.max_command_bytes {
+        if request.raw().len() > self.rt().config().lane.max_command_bytes {
             return self.pin(request, PinReason::Large).await;
         }
         let question = Question::new(request.id(), if request.count() > 1 { request.nth(1) } else { &[] });
@@ -116,11 +116,11 @@ impl Client {
         loop {
             match self.lane_for(request.id(), question) {
                 Err(Hold::NoLane) => {
-                    self.up().shard.lane_overflow.inc();
+                    self.rt().shard.lane_overflow.inc();
                     return self.pin(request, PinReason::Overflow).await;
                 }
                 Err(Hold::Wait(_)) => self.drained().await?,
-                Ok(lane) if lane.has_room(self.up(), 1, request.raw().len()) => {
+                Ok(lane) if lane.has_room(&self.node(), 1, request.raw().len()) => {
                     self.submit(&lane, &request);
                     return Ok(());
                 }
@@ -130,9 +130,9 @@ impl Client {
     }
 
     pub(super) async fn wait_for_room(&mut self, lane: &Rc<crate::upstream::Lane>, bytes: usize) -> Result<(), Closed> {
-        let (up, key) = (Rc::clone(self.up()), self.outbox().key());
+        let (node, key) = (self.node(), self.outbox().key());
         self.wait_for(Wants::Nothing, |_: &Outbox| {
-            if lane.has_room(&up, 1, bytes) || !lane.accepting() {
+            if lane.has_room(&node, 1, bytes) || !lane.accepting() {
                 return Some(());
             }
             lane.wait_for_room(key);
@@ -142,9 +142,9 @@ impl Client {
     }
 
     fn submit(&mut self, lane: &crate::upstream::Lane, request: &Request) {
-        let now = self.up().now();
+        let now = self.rt().now();
         self.put_on_lane(lane, request.id(), request.raw(), request, now);
-        if self.up().table.spec(request.id()).write {
+        if self.rt().table.spec(request.id()).write {
             self.note_write_on(lane);
         }
     }
@@ -158,35 +158,35 @@ impl Client {
         args: &impl Args,
         now: u64,
     ) {
-        let (up, key) = (self.up(), self.outbox().key());
-        if up.hotkeys.is_due() {
+        let (node, key) = (&self.node, self.outbox().key());
+        if node.rt.hotkeys.is_due() {
             self.sample_key(id, args);
         }
         self.outbox().on_submitted(bytes.len());
         if self.profile.session.borrow_mut().take_suppressed() {
-            lane.submit(up, Owner::Discard(key), id, bytes, now);
+            lane.submit(node, Owner::Discard(key), id, bytes, now);
         } else if self.must_recount(id) && args.count() == 3 {
-            let sharded = is_sharded(&up.table.spec(id).name);
-            let by = i32::try_from(up.interest.of_message(args.nth(1), sharded)).unwrap_or(i32::MAX);
-            self.outbox().on_own_publish(&up.buffers, false);
-            lane.submit(up, Owner::Publish(key, by), id, bytes, now);
+            let sharded = is_sharded(&node.rt.table.spec(id).name);
+            let by = i32::try_from(node.interest.of_message(args.nth(1), sharded)).unwrap_or(i32::MAX);
+            self.outbox().on_own_publish(&node.rt.buffers, false);
+            lane.submit(node, Owner::Publish(key, by), id, bytes, now);
         } else {
-            lane.submit(up, Owner::Forward(key), id, bytes, now);
+            lane.submit(node, Owner::Forward(key), id, bytes, now);
         }
     }
 
     /// Counts the key of a command for PROXY HOTKEYS.
     #[cold]
     fn sample_key(&self, id: CommandId, args: &impl Args) {
-        let up = self.up();
-        let key = first_key(up.table.spec(id), args.count(), |at| args.nth(at));
-        up.hotkeys.sample(self.profile.session.borrow().key.db, key);
+        let node = self.node();
+        let key = first_key(node.rt.table.spec(id), args.count(), |at| args.nth(at));
+        node.rt.hotkeys.sample(self.profile.session.borrow().key.db, key);
     }
 
     /// The table does not list this name: the upstream says what it is (rule L5).
     async fn ask(&mut self, request: Request) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
-        match up.unknowns.verdict(&up.control, request.nth(0)).await {
+        let node = self.node();
+        match node.unknowns.verdict(&node.control, request.nth(0)).await {
             Verdict::Lane => self.carry_over(request).await,
             Verdict::Isolated => self.pin(request, PinReason::Isolated).await,
         }
@@ -199,7 +199,7 @@ impl Client {
 
     /// An error of respmux's own, instead of the command.
     pub(super) fn refuse(&self, request: &Request, refusal: Refusal) {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let reason = match refusal {
             Refusal::NotAuthenticated => RefuseReason::Auth,
             Refusal::Denied => RefuseReason::Denied,
@@ -211,21 +211,21 @@ impl Client {
             }
             Refusal::InTransaction | Refusal::Poisoned | Refusal::Subscribed(_) => RefuseReason::State,
         };
-        up.shard.commands_rejected[reason].inc();
+        node.rt.shard.commands_rejected[reason].inc();
         let line = match refusal {
             Refusal::Denied => self.denied(request),
-            _ => error_reply::refusal(&up.table, request, refusal, up.scratch.login_first()),
+            _ => error_reply::refusal(&node.rt.table, request, refusal, node.scratch.login_first()),
         };
         self.reply_error(&line);
     }
 
     pub(super) fn denied(&self, request: &Request) -> Vec<u8> {
-        let (up, session) = (self.up(), self.profile.session.borrow());
+        let (node, session) = (self.node(), self.profile.session.borrow());
         error_reply::denied(
-            &up.table,
+            &node.rt.table,
             request,
-            up.control.flavour(),
-            up.rules().policies.name_of(&session.key.identity),
+            node.control.flavour(),
+            node.rt.rules().policies.name_of(&session.key.identity),
         )
     }
 
@@ -249,14 +249,14 @@ impl Client {
             self.reply_error(error_reply::NOT_AN_INT);
             return Ok(());
         }
-        let Some(db) = u32::try_from(index).ok().filter(|db| *db < self.up().first_bad_db()) else {
+        let Some(db) = u32::try_from(index).ok().filter(|db| *db < self.node().first_bad_db()) else {
             self.reply_error(error_reply::DB_OUT_OF_RANGE);
             return Ok(());
         };
         let key = RouteKey { db, ..self.profile.session.borrow().key.clone() };
         let answer = self.twin(&key, request).await?;
         if matches!(&answer, Answer::NotExecuted(text) if text == error_reply::DB_OUT_OF_RANGE) {
-            self.up().on_bad_db(db);
+            self.node().on_bad_db(db);
         }
         if self.pass_on_switch(answer)? {
             self.adopt(key);
@@ -276,9 +276,9 @@ impl Client {
     /// READONLY and CLIENT NO-TOUCH change a connection where the server knows them: tried on a lent one, so that
     /// a refusal opens no lane.
     async fn switch_mode(&mut self, request: &Request) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let mut key = self.profile.session.borrow().key.clone();
-        let mut lease = match up.pool.lend(&up, &key).await {
+        let mut lease = match node.rt.pool.lend(&node, &key).await {
             Ok(lease) => lease,
             Err(error) => return self.refuse_lease(PinReason::Session, error),
         };
@@ -290,7 +290,7 @@ impl Client {
             lease.give_back(Return::Clean);
         } else {
             lease.give_back(Return::Unknown);
-            let no_touch = up.table.spec(request.id()).op == Op::NoTouch;
+            let no_touch = node.rt.table.spec(request.id()).op == Op::NoTouch;
             if no_touch {
                 key.no_touch = request.nth(2).eq_ignore_ascii_case(b"on");
             } else {
@@ -309,11 +309,11 @@ impl Client {
 
     /// As [`Client::twin`], for bytes of our own.
     pub(super) async fn twin_bytes(&mut self, key: &RouteKey, id: CommandId, bytes: &[u8]) -> Result<Answer, Closed> {
-        let up = Rc::clone(self.up());
-        if let Ok(lane) = up.lanes.obtain(&up, key) {
+        let node = self.node();
+        if let Ok(lane) = node.lanes.obtain(&node, key) {
             return self.call(&lane, id, bytes).await;
         }
-        match up.pool.lend(&up, key).await {
+        match node.rt.pool.lend(&node, key).await {
             Ok(mut lease) => match lease.link().call(bytes, 1).await {
                 Ok(mut replies) => {
                     lease.give_back(Return::Clean);
@@ -368,7 +368,7 @@ impl Client {
             LendError::Exhausted => RefuseReason::Pool,
             LendError::Dial(_) => RefuseReason::UpstreamDown,
         };
-        self.up().shard.commands_rejected[rejected].inc();
+        self.rt().shard.commands_rejected[rejected].inc();
         let line = lease_error(reason, error);
         self.reply_error(&line);
         self.mark_after_failure(reason);

@@ -36,7 +36,7 @@ impl Client {
             if let Some(reason) = outbox.fate() {
                 return Poll::Ready(Err(Closed(reason)));
             }
-            if let Poll::Ready(Err(_)) = outbox.poll_flush(cx, &self.up().buffers) {
+            if let Poll::Ready(Err(_)) = outbox.poll_flush(cx, &self.rt().buffers) {
                 return Poll::Ready(Err(Closed(CloseReason::IoError)));
             }
             if let Some(value) = ready(outbox) {
@@ -50,16 +50,16 @@ impl Client {
 
     /// Sends `command` on `lane` and waits for its whole reply. Nothing else may be unanswered.
     pub(super) async fn call(&mut self, lane: &Lane, id: CommandId, command: &[u8]) -> Result<Answer, Closed> {
-        let up = self.up();
+        let node = self.node();
         self.outbox().on_submitted(command.len());
-        lane.submit(up, Owner::Call(self.outbox().key()), id, command, up.now());
+        lane.submit(&node, Owner::Call(self.outbox().key()), id, command, node.rt.now());
         self.wait_for(Wants::Nothing, Outbox::take_answer).await
     }
 
     /// Puts one reply of respmux's own behind everything before it; dropped if the client wants no replies.
     pub(super) fn reply(&self, frame: &[u8]) {
         if !self.profile.session.borrow_mut().take_suppressed() {
-            self.outbox().push(&self.up().buffers, frame);
+            self.outbox().push(&self.rt().buffers, frame);
         }
     }
 
@@ -67,7 +67,7 @@ impl Client {
     pub(super) fn reply_error(&self, line: &[u8]) {
         let mut frame = BytesMut::with_capacity(line.len() + 3);
         encode::error(&mut frame, line);
-        self.up().shard.error(Origin::Proxy, line);
+        self.rt().shard.error(Origin::Proxy, line);
         self.reply(&frame);
     }
 

@@ -7,11 +7,11 @@ use crate::telemetry::CloseReason;
 impl Shared {
     /// Closes the clients that have been idle for longer than the upstream's `timeout`.
     pub(super) fn close_the_idle(&self) {
-        let timeout = self.up.server_limits().timeout;
+        let timeout = self.node().server_limits().timeout;
         if timeout == 0 {
             return;
         }
-        let now = self.up.now();
+        let now = self.rt.now();
         self.directory.each(|profile| {
             // As the server counts: whole seconds, and more than the limit.
             let seconds = |at: u64| at / 1_000_000_000;

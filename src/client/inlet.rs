@@ -12,7 +12,6 @@
 //! wait: so neither a client that asks little for much nor one that says much for little makes respmux keep more than
 //! twice the smaller of the two. What is kept ends at the client's output limit, and gives way as `memory.limit` says.
 
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -118,8 +117,8 @@ impl Ahead {
 impl Client {
     /// Reads once. Whole requests are processed straight from the worker's buffer; only what is left is copied.
     pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
-        let up = Rc::clone(self.up());
-        let mut memory = up.read_buffer.borrow_mut();
+        let node = self.node();
+        let mut memory = node.rt.read_buffer.borrow_mut();
         let mut buf = ReadBuf::new(&mut memory);
         let ahead = self.read.is_ahead();
         match self.read.poll_read(cx, &mut buf) {
@@ -133,10 +132,10 @@ impl Client {
             self.outbox().on_end();
             return Poll::Ready(None);
         }
-        self.now = up.now();
+        self.now = node.rt.now();
         if !ahead {
             let before = self.on_received(chunk.len(), self.now);
-            let reads = &up.shard.client_reads;
+            let reads = &node.rt.shard.client_reads;
             reads.all.inc();
             if self.now.saturating_sub(before) < nanos(HASTE) {
                 reads.hasty.inc();
@@ -146,7 +145,7 @@ impl Client {
             self.carry.extend_from_slice(chunk);
             self.exhausted = false;
             self.count_input();
-            up.relieve();
+            node.rt.relieve();
             if self.input_over_budget() {
                 return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
             }
@@ -169,14 +168,14 @@ impl Client {
     #[cold]
     pub(super) fn is_behind(&self) -> bool {
         let requests = self.carry.len() + self.read.held();
-        self.outbox().unsent() > self.up().look().config.client.output_soft.max(requests)
+        self.outbox().unsent() > self.rt().look().config.client.output_soft.max(requests)
     }
 
     /// Nothing of the client's is carried out until it reads; whether that is over.
     pub(super) fn wait_until_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         if !self.behind {
             self.behind = true;
-            self.up().shard.client_stalls[StallReason::Output].inc();
+            self.rt().shard.client_stalls[StallReason::Output].inc();
         }
         self.outbox().on_whole(); // it waits for us
         Ok(self.read_ahead(cx)? && !self.is_behind())
@@ -186,20 +185,20 @@ impl Client {
     /// allow; whether anything came.
     #[cold]
     pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         for reads in 0..READS_PER_TURN {
             // Who has not logged in has limits that are smaller than the first piece.
             let may = self.admission == Admission::Admitted && !self.read.has_ended() && !self.eof;
-            if !may || self.outbox().is_full() || up.pauses(self.outbox()) {
+            if !may || self.outbox().is_full() || node.rt.pauses(self.outbox()) {
                 return Ok(reads > 0);
             }
-            let read = self.read.poll_ahead(cx, &mut up.read_buffer.borrow_mut());
+            let read = self.read.poll_ahead(cx, &mut node.rt.read_buffer.borrow_mut());
             let Poll::Ready(read) = read else { return Ok(reads > 0) };
             let bytes = read.map_err(|_| Closed(self.left()))?;
-            self.on_received(bytes, up.now());
+            self.on_received(bytes, node.rt.now());
             self.outbox().on_read_ahead(bytes);
             self.count_input();
-            up.relieve();
+            node.rt.relieve();
         }
         cx.waker().wake_by_ref();
         Ok(true)
@@ -223,13 +222,13 @@ impl Client {
     /// What the client's input takes counts against the memory of all.
     #[inline]
     pub(super) fn count_input(&self) {
-        self.outbox().keep_input(&self.up().memory, self.carry.len() + self.kept, self.read.held());
+        self.outbox().keep_input(&self.rt().memory, self.carry.len() + self.kept, self.read.held());
     }
 
     /// This many bytes came from the client's socket.
     #[inline]
     pub(super) fn on_received(&mut self, bytes: usize, now: u64) -> u64 {
-        self.up().shard.client_received_bytes.add(bytes as u64);
+        self.rt().shard.client_received_bytes.add(bytes as u64);
         self.profile.on_read(bytes);
         self.pause = None;
         self.profile.active.replace(now)

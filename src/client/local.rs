@@ -1,8 +1,6 @@
 //! Commands that respmux answers itself (docs/design/semantics.md 5.2), with what the server must allow first (rule
 //! C1).
 
-use std::rc::Rc;
-
 use bytes::BytesMut;
 
 use super::connection::{Client, Closed};
@@ -18,7 +16,7 @@ use crate::upstream::Return;
 impl Client {
     /// Answers `request` from the client's virtual state.
     pub(super) async fn answer(&mut self, request: &Request, local: Local) -> Result<(), Closed> {
-        self.up().shard.command(request.id().0);
+        self.rt().shard.command(request.id().0);
         if !self.may_have_answer(request, local).await? {
             return Ok(());
         }
@@ -98,7 +96,7 @@ impl Client {
     /// As [`Client::permitted`], for commands that act on other clients. An operator who trusts every client may save
     /// the round trip (`client.verify_privileged`).
     pub(super) async fn may_administer(&mut self, twin: &[u8]) -> Result<bool, Closed> {
-        if !self.up().config().client.verify_privileged {
+        if !self.rt().config().client.verify_privileged {
             return Ok(true);
         }
         self.permitted(twin).await
@@ -132,8 +130,8 @@ impl Client {
     }
 
     async fn set_info(&self, request: &Request) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
-        let flavour = up.control.known_flavour().await;
+        let node = self.node();
+        let flavour = node.control.known_flavour().await;
         if flavour.major != 0 && !flavour.has_setinfo() {
             let line = error_reply::unknown_subcommand("CLIENT", request);
             self.reply_error(&line);
@@ -221,9 +219,9 @@ impl Client {
     /// ASKING: with cluster mode off the server refuses it and changes nothing. Tried on a lent connection, never
     /// on a lane: where it is accepted it is meant for the next command of the same connection.
     async fn asking(&self, request: &Request) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let key = self.profile.session.borrow().key.clone();
-        match up.pool.lend(&up, &key).await {
+        match node.rt.pool.lend(&node, &key).await {
             Err(error) => self.refuse_lease(PinReason::Session, error),
             Ok(mut lease) => {
                 let Ok(mut replies) = lease.link().call(request.raw(), 1).await else {

@@ -1,7 +1,5 @@
 //! AUTH, HELLO and RESET: who the client is, proved by the upstream and by nothing else (rule A1).
 
-use std::rc::Rc;
-
 use bytes::BytesMut;
 
 use super::admission::Admission;
@@ -29,7 +27,7 @@ impl Client {
 
     async fn auth(&mut self, request: &Request) -> Result<(), Closed> {
         let credentials = auth_credentials(request);
-        if self.up().rules().users.is_some() {
+        if self.rt().rules().users.is_some() {
             return self.auth_here(request.count(), &credentials).await;
         }
         match self.prove(&credentials.user, request.raw()).await? {
@@ -48,7 +46,7 @@ impl Client {
     /// nothing).
     pub(super) fn on_login(&mut self, credentials: Credentials) {
         let identity = Identity::user(&credentials.user);
-        self.up().keyring.on_verified(&identity, credentials);
+        self.rt().keyring.on_verified(&identity, credentials);
         self.become_user(identity);
     }
 
@@ -56,13 +54,13 @@ impl Client {
     pub(super) fn become_user(&mut self, identity: Identity) {
         let key = RouteKey { identity, ..self.profile.session.borrow().key.clone() };
         self.on_admitted();
-        self.profile.session.borrow_mut().policy = self.up().rules().policies.of(&key.identity);
+        self.profile.session.borrow_mut().policy = self.rt().rules().policies.of(&key.identity);
         self.adopt(key);
     }
 
     async fn hello_with_auth(&mut self, request: &Request) -> Result<(), Closed> {
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
-        if self.up().rules().users.is_some() {
+        if self.rt().rules().users.is_some() {
             return self.hello_here(request, &hello).await;
         }
         if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
@@ -87,9 +85,9 @@ impl Client {
 
     /// Redis 7.0 answers the error but has logged in; later servers have not (rule A6).
     async fn hello_with_bad_name(&mut self, hello: &Hello, error: &'static str) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         if let Some((user, password)) = hello.auth.clone()
-            && !up.control.known_flavour().await.hello_checks_name_first()
+            && !node.control.known_flavour().await.hello_checks_name_first()
         {
             let mut auth = BytesMut::new();
             encode::command(&mut auth, &[b"AUTH".as_slice(), &user, &password]);
@@ -109,14 +107,14 @@ impl Client {
     /// HELLO without AUTH: the twin runs on a lane that speaks that protocol already.
     pub(super) async fn hello(&mut self, request: &Request) -> Result<(), Closed> {
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
-        if self.admission == Admission::Unauthenticated && self.up().rules().users.is_some() {
+        if self.admission == Admission::Unauthenticated && self.rt().rules().users.is_some() {
             self.reply_error(error_reply::HELLO_NOAUTH);
             return Ok(());
         }
         if self.admission == Admission::Unauthenticated {
             // The wording differs over versions: the server's own.
-            let up = Rc::clone(self.up());
-            match up.scratch.run(&up, request.raw()).await {
+            let node = self.node();
+            match node.scratch.run(&node, request.raw()).await {
                 Ok(reply) => self.reply(&patch_id(&reply, self.outbox().id())),
                 Err(_) => return Err(self.refuse_switch(error_reply::NOT_EXECUTED)),
             }
@@ -194,10 +192,10 @@ impl Client {
         self.leave_hub();
         {
             let mut session = self.profile.session.borrow_mut();
-            let policy = self.up().rules().policies.of(&Identity::Implicit);
-            session.on_reset(self.up().config().upstream.db, policy);
+            let policy = self.rt().rules().policies.of(&Identity::Implicit);
+            session.on_reset(self.rt().config().upstream.db, policy);
         }
-        let server = self.up().control.flavour();
+        let server = self.node().control.flavour();
         if server.valkey || (server.major, server.minor) >= (7, 2) {
             self.outbox().set_no_evict(false); // earlier ones forget to
         }

@@ -66,7 +66,8 @@ use crate::link::Socket;
 use crate::resp::RequestScanner;
 use crate::session::{Identity, Session};
 use crate::telemetry::CloseReason;
-use crate::upstream::{Outbox, OutputClass, Part, Upstreams};
+use crate::topology::Target;
+use crate::upstream::{Node, Outbox, OutputClass, Part, Runtime, Upstream};
 
 /// Distance between the virtual client ids of two instances (docs/design/semantics.md 5.1).
 const IDS_PER_INSTANCE: u64 = 1_000_000_000_000;
@@ -100,7 +101,8 @@ impl Ids {
 
 /// What all clients of a worker share.
 pub(crate) struct Shared {
-    pub up: Rc<Upstreams>,
+    pub upstream: Rc<Upstream>,
+    pub rt: Rc<Runtime>,
     pub peers: Peers,
     pub ids: Arc<Ids>,
     /// There once the process drains.
@@ -122,9 +124,10 @@ pub(crate) struct Accepted {
 impl Shared {
     /// For the clients of one worker.
     #[must_use]
-    pub(crate) fn new(up: Rc<Upstreams>, peers: Peers, ids: Arc<Ids>) -> Rc<Self> {
+    pub(crate) fn new(upstream: Rc<Upstream>, peers: Peers, ids: Arc<Ids>) -> Rc<Self> {
         Rc::new(Self {
-            up,
+            rt: Rc::clone(&upstream.rt),
+            upstream,
             peers,
             ids,
             plan: Cell::new(None),
@@ -133,6 +136,12 @@ impl Shared {
             scanner: RefCell::new(RequestScanner::new()),
             parts: RefCell::default(),
         })
+    }
+
+    /// The node that a command goes to which any node can take.
+    #[inline]
+    pub(super) fn node(&self) -> Rc<Node> {
+        self.upstream.pick(Target::Any)
     }
 
     /// What time alone makes happen to clients. Called by the worker a few times a second.
@@ -150,31 +159,31 @@ impl Shared {
     pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
         let Accepted { socket, transport, address } = *accepted;
         let (read, write) = socket.into_split();
-        let limit = self.up.output_limit(OutputClass::Normal);
+        let limit = self.node().output_limit(OutputClass::Normal);
         let id = self.ids.next();
-        let outbox = self.up.roster.admit(|key| Outbox::new(key, id, write, limit));
+        let outbox = self.rt.roster.admit(|key| Outbox::new(key, id, write, limit));
         let now = crate::base::now();
         let profile = Rc::new(Profile {
             outbox,
             address,
             transport,
             session: RefCell::new(Session::new(
-                self.up.config().upstream.db,
-                self.up.rules().policies.of(&Identity::Implicit),
+                self.rt.config().upstream.db,
+                self.rt.rules().policies.of(&Identity::Implicit),
             )),
             holding: Cell::new(directory::Holding { multi: -1, ..Default::default() }),
             waiting: RefCell::default(),
             command: Cell::new(CommandId::OTHER),
             arguments: Cell::new(0),
-            locked_at: Cell::new(self.up.now().max(1)),
+            locked_at: Cell::new(self.rt.now().max(1)),
             connected: now,
-            active: Cell::new(self.up.now()),
+            active: Cell::new(self.rt.now()),
             busy: Cell::new(false),
             parting: Cell::new(self.parting_of_a_newcomer()),
             received: Cell::new(0),
         });
         self.directory.enter(&profile);
-        self.up.shard.client_began();
+        self.rt.shard.client_began();
         let mut stay = Stay { shared: Rc::clone(&self), profile: Rc::clone(&profile), end: CloseReason::Internal };
         stay.end = Client::new(Rc::clone(&self), profile, read).run().await;
     }
@@ -190,22 +199,22 @@ struct Stay {
 impl Drop for Stay {
     fn drop(&mut self) {
         let Self { shared, profile, end } = self;
-        let (up, outbox) = (&shared.up, &profile.outbox);
+        let (node, outbox) = (&shared.node(), &profile.outbox);
         if let Some(outcome) = profile.parting.get().and_then(|parting| parting.outcome(*end)) {
-            up.shard.handoffs[outcome].inc();
+            node.rt.shard.handoffs[outcome].inc();
         }
         if let Some(wait) = profile.waiting.take() {
             wait.left(false); // somebody may have asked it to
         }
-        up.slowlog.on_client_left(outbox.id(), || profile.who());
-        outbox.keep_input(&up.memory, 0, 0);
-        outbox.release(&up.buffers);
-        if let Some(hub) = outbox.take_hub(&up.buffers) {
-            hub.leave(up, outbox.key());
+        node.rt.slowlog.on_client_left(outbox.id(), || profile.who());
+        outbox.keep_input(&node.rt.memory, 0, 0);
+        outbox.release(&node.rt.buffers);
+        if let Some(hub) = outbox.take_hub(&node.rt.buffers) {
+            hub.leave(node, outbox.key());
         }
         shared.directory.leave(outbox.id());
-        up.roster.leave(outbox.key());
-        up.shard.client_ended(*end);
+        node.rt.roster.leave(outbox.key());
+        node.rt.shard.client_ended(*end);
         tracing::debug!(id = outbox.id(), reason = %end, "client left");
     }
 }

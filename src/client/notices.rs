@@ -25,7 +25,7 @@ impl Client {
         if wanted != Notices::Off && self.resp() != Resp::Three {
             return self.reply_error(error_reply::NOTICES_NEED_RESP3);
         }
-        if wanted == Notices::Address && self.up().config().drain.endpoint.is_none() {
+        if wanted == Notices::Address && self.rt().config().drain.endpoint.is_none() {
             return self.reply_error(error_reply::NO_ENDPOINT);
         }
         self.profile.session.borrow_mut().notices = wanted;
@@ -41,12 +41,12 @@ impl Client {
         encode::bulk(&mut frame, b"MOVING");
         encode::integer(&mut frame, number(seq));
         encode::integer(&mut frame, number(ttl));
-        match (self.profile.session.borrow().notices, &self.up().config().drain.endpoint) {
+        match (self.profile.session.borrow().notices, &self.rt().config().drain.endpoint) {
             (Notices::Address, Some(endpoint)) => encode::bulk(&mut frame, endpoint.as_bytes()),
             _ => encode::null(&mut frame, 3),
         }
         // Whatever CLIENT REPLY says: a push is no reply.
-        self.outbox().push(&self.up().buffers, &frame);
+        self.outbox().push(&self.rt().buffers, &frame);
     }
 }
 

@@ -10,7 +10,6 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -153,7 +152,7 @@ impl Client {
         if parting.stage != Stage::Tell || !self.wants_to_be_told() {
             return false;
         }
-        let now = self.up().now();
+        let now = self.rt().now();
         if now < parting.from || self.profile.session.borrow().guard != Guard::Intact {
             return false;
         }
@@ -161,7 +160,7 @@ impl Client {
             return true;
         }
         let seconds = parting.by.saturating_sub(now) / 1_000_000_000;
-        let seq = self.shared.plan.get().map_or_else(|| sequence(&self.up().config()), |plan| plan.seq);
+        let seq = self.shared.plan.get().map_or_else(|| sequence(&self.rt().config()), |plan| plan.seq);
         self.push_moving(seq, seconds.max(1));
         self.profile.parting.set(Some(Parting { stage: Stage::Told, told: true, ..parting }));
         false
@@ -185,7 +184,7 @@ impl Client {
             if !self.at_boundary() {
                 return Poll::Pending;
             }
-            let now = self.up().now();
+            let now = self.rt().now();
             let parting = parting.at(now, tells);
             self.profile.parting.set(Some(parting));
             let (until, waits) = match parting.stage {
@@ -231,7 +230,7 @@ impl Client {
     }
 
     fn arm(&mut self, until: u64, waits: Waits) {
-        let time = Duration::from_nanos(until.saturating_sub(self.up().now()));
+        let time = Duration::from_nanos(until.saturating_sub(self.rt().now()));
         self.pause = Some(Box::new(Pause { until, waits, sleep: Box::pin(sleep(time)) }));
     }
 
@@ -249,13 +248,13 @@ impl Client {
     pub(super) async fn take_leave(&mut self, reason: CloseReason) {
         self.outbox().close(reason);
         self.leave_hub();
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let mut late = false;
         let parted = async {
             poll_fn(|cx| self.outbox().poll_end(cx)).await?;
             loop {
                 let read = poll_fn(|cx| {
-                    let mut memory = up.read_buffer.borrow_mut();
+                    let mut memory = node.rt.read_buffer.borrow_mut();
                     let mut buf = ReadBuf::new(&mut memory);
                     self.read.poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
                 });
@@ -268,7 +267,7 @@ impl Client {
         // A client that does not notice, or has gone already, is closed all the same.
         let _ = timeout(LINGER, parted).await;
         if late {
-            up.shard.close_races.inc();
+            node.rt.shard.close_races.inc();
         }
     }
 }
@@ -279,14 +278,14 @@ impl Shared {
         if self.draining() {
             return;
         }
-        self.up.pause(false);
+        self.upstream.pause(false);
         let mut clients = self.directory.all();
         fastrand::shuffle(&mut clients);
         clients.sort_by_key(|profile| {
             (profile.subscribes(), profile.session.borrow().notices == Notices::Off) // stable
         });
         let subscribers = clients.iter().filter(|profile| profile.subscribes()).count();
-        let plan = Plan::new(&self.up.config(), self.up.now(), clients.len() - subscribers, subscribers);
+        let plan = Plan::new(&self.rt.config(), self.rt.now(), clients.len() - subscribers, subscribers);
         self.plan.set(Some(plan));
         for (place, profile) in clients.iter().enumerate() {
             let turn = plan.turn(place as u64);
@@ -313,18 +312,18 @@ impl Shared {
 
     /// The time of the drain is over.
     pub(crate) fn cut(&self) {
-        for client in self.up.roster.all() {
+        for client in self.rt.roster.all() {
             client.close(CloseReason::DrainTimeout);
         }
     }
 
     /// Sends clients away that have been connected for `client.max_age`.
     pub(super) fn retire(&self) {
-        let most = self.up.config().client.max_age;
+        let most = self.rt.config().client.max_age;
         if most.is_zero() {
             return;
         }
-        let now = self.up.now();
+        let now = self.rt.now();
         self.directory.each(|profile| {
             let age = crate::base::since(profile.connected);
             if profile.parting.get().is_none() && !profile.subscribes() && age >= limit_of(most, profile) {

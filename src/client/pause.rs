@@ -22,8 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 impl Client {
     /// Waits for the end of the pause.
     pub(super) async fn resumed(&mut self) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
-        self.wait_for(Wants::Nothing, |_| (!up.is_paused()).then_some(())).await
+        let node = self.node();
+        self.wait_for(Wants::Nothing, |_| (!node.rt.is_paused()).then_some(())).await
     }
 
     /// PROXY PAUSE with its time.
@@ -47,10 +47,10 @@ impl Shared {
         if self.draining() {
             return;
         }
-        self.up.pause(true);
+        self.upstream.pause(true);
         let shared = Rc::clone(self);
         spawn_local(async move {
-            while shared.up.is_paused() && !quiet.is_closed() {
+            while shared.rt.is_paused() && !quiet.is_closed() {
                 if shared.busy() == 0 {
                     // Whoever asked may have left.
                     let _ = quiet.send(());
@@ -68,14 +68,14 @@ impl Shared {
         self.directory.each(|profile| {
             clients += usize::from(profile.outbox.pending() > 0 || profile.busy.get());
         });
-        let owed: usize = self.up.lanes.all().iter().map(|lane| lane.in_flight()).sum();
+        let owed: usize = self.upstream.nodes().iter().map(|node| node.in_flight()).sum();
         if clients == 0 { owed } else { clients }
     }
 
     /// Other upstream connections in place of all; how many clients keep one of their own until they are done.
     pub(crate) fn reconnect(&self) -> usize {
-        self.up.move_on();
-        let lent = |reason: &PinReason| self.up.shard.pinned[*reason].value();
+        self.upstream.reconnect();
+        let lent = |reason: &PinReason| self.rt.shard.pinned[*reason].value();
         usize::try_from(PinReason::ALL.iter().map(lent).sum::<u64>()).unwrap_or(usize::MAX)
     }
 }

@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 
 use super::Shared;
-use super::directory::{Holding, Line, Profile};
+use super::directory::{Line, Profile};
 use super::proxy::Selection;
 use super::wish::Wishes;
 use crate::router::{Extent, PauseChange};
 use crate::session::RouteKey;
 use crate::telemetry::CloseReason;
-use crate::upstream::{HotKey, LaneReport, Report, SlowRequest, Unblocked, Upstreams};
+use crate::upstream::{HotKey, LaneReport, Node, Report, SlowRequest, Unblocked};
 
 /// Questions that may wait for one worker.
 pub(crate) const MAX_QUESTIONS: usize = 1024;
@@ -144,25 +144,25 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
     // Askers that have left need no answer.
     match question {
         Question::List(reply) => {
-            let now = shared.up.now();
+            let now = shared.rt.now();
             let _ = reply.send(shared.directory.all().iter().map(|profile| profile.line(now)).collect());
         }
         Question::Choose(selection, reply) => {
-            let _ = reply.send(selection.of(&shared.directory, shared.up.now()));
+            let _ = reply.send(selection.of(&shared.directory, shared.rt.now()));
         }
-        Question::Report(reply) => drop(reply.send(shared.up.report())),
+        Question::Report(reply) => drop(reply.send(shared.node().report())),
         Question::Lanes(reply) => drop(reply.send(lanes(shared))),
         Question::SlowRequests(count, reply) => {
             let who = |id| shared.directory.find(id).map(|profile| profile.who());
-            let _ = reply.send((shared.up.slowlog.len(), shared.up.slowlog.newest(count, who)));
+            let _ = reply.send((shared.rt.slowlog.len(), shared.rt.slowlog.newest(count, who)));
         }
         Question::ForgetSlowRequests(reply) => {
-            shared.up.slowlog.clear();
+            shared.rt.slowlog.clear();
             let _ = reply.send(());
         }
-        Question::HotKeys(reply) => drop(reply.send(shared.up.hotkeys.seen())),
+        Question::HotKeys(reply) => drop(reply.send(shared.rt.hotkeys.seen())),
         Question::ForgetHotKeys(reply) => {
-            shared.up.hotkeys.clear();
+            shared.rt.hotkeys.clear();
             let _ = reply.send(());
         }
         Question::Kill(ids, reply) => {
@@ -174,34 +174,31 @@ pub(crate) fn answer(shared: &Shared, question: Question) {
         }
         Question::Brace(extent, ready) => shared.brace(extent, ready),
         Question::ServerPause(change, done) => {
-            shared.up.on_server_pause(change);
+            shared.node().on_server_pause(change);
             let _ = done.send(());
         }
         Question::Unblock(id, how, reply) => {
             if let Some(profile) = shared.directory.find(id) {
-                let up = Rc::clone(&shared.up);
-                spawn_local(async move { reply.send(unblock(&up, &profile, how).await) });
+                let node = Rc::clone(&shared.node());
+                spawn_local(async move { reply.send(unblock(&node, &profile, how).await) });
             }
         }
     }
 }
 
 /// CLIENT UNBLOCK of a client of this worker, wherever it waits.
-async fn unblock(up: &Upstreams, profile: &Profile, how: Goodbye) -> Unblocked {
+async fn unblock(node: &Node, profile: &Profile, how: Goodbye) -> Unblocked {
     let wait = profile.waiting.borrow().clone();
     if let Some(wait) = wait {
         let (answer, left) = oneshot::channel();
         wait.ask_to_leave(how == Goodbye::Error, answer);
         return Unblocked::Reply(if left.await == Ok(true) { b":1\r\n" } else { b":0\r\n" }.to_vec());
     }
-    let Holding { blocked_on, generation, .. } = profile.holding.get();
-    if blocked_on == 0 {
-        return Unblocked::Reply(b":0\r\n".to_vec());
-    }
-    let id = blocked_on.to_string();
+    let Some(blocked_on) = profile.holding.get().blocked_on else { return Unblocked::Reply(b":0\r\n".to_vec()) };
+    let id = blocked_on.id.to_string();
     let unblock: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", id.as_bytes(), how.word().as_bytes()];
-    let still = || profile.holding.get().blocked_on == blocked_on;
-    up.unblock_for_another(blocked_on, generation.into(), unblock, still).await
+    let still = || profile.holding.get().blocked_on == Some(blocked_on);
+    node.unblock_for_another(blocked_on, unblock, still).await
 }
 
 impl Goodbye {
@@ -215,7 +212,7 @@ impl Goodbye {
 
 /// The worker's lanes, with the clients whose commands would go over each.
 fn lanes(shared: &Shared) -> Vec<LaneReport> {
-    let mut lanes = shared.up.lane_reports();
+    let mut lanes = shared.node().lane_reports();
     let mut clients: HashMap<RouteKey, usize> = HashMap::new();
     shared.directory.each(|profile| {
         // Looked up by reference first: most clients are of few kinds.

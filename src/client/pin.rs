@@ -14,7 +14,7 @@ use crate::command::{CommandId, Lookup};
 use crate::router::{Local, PinReason};
 use crate::session::{Guard, Identity, RouteKey};
 use crate::telemetry::{self, CloseReason};
-use crate::upstream::{Lease, LendError, OutputClass, Return, Upstreams, Wants};
+use crate::upstream::{Lease, LendError, Node, OutputClass, Return, Wants};
 
 /// Input that is kept while a client waits for a connection or is blocked, bytes (rule F9).
 pub(super) const WAITING_INPUT: usize = 64 << 10;
@@ -23,14 +23,14 @@ impl Client {
     /// Borrows a connection, runs `first` on it, and everything after it for as long as the connection's state is
     /// the client's.
     pub(super) async fn pin(&mut self, first: Request, reason: PinReason) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         if reason == PinReason::Transaction {
             let mut session = self.profile.session.borrow_mut();
             if session.guard == Guard::Poisoned {
                 session.guard = Guard::Intact; // a new MULTI is a new attempt
             }
         }
-        let asked = up.now();
+        let asked = node.rt.now();
         let lease = match self.lend_unless_paused(reason).await? {
             Ok(lease) => lease,
             Err(error) => return self.refuse_lease(reason, error),
@@ -40,12 +40,12 @@ impl Client {
             lease.give_back(Return::Clean);
             return Err(Closed(CloseReason::UpstreamLost));
         }
-        let pinned = Pinned::new(&up, reason);
+        let pinned = Pinned::new(&node, reason);
         let result = self.hold(lease, first, reason, asked).await;
         drop(pinned);
         self.profile.holding.set(Holding { multi: -1, ..Holding::default() });
         if self.outbox().hub().is_none() {
-            up.limit_output(self.outbox(), OutputClass::Normal);
+            node.limit_output(self.outbox(), OutputClass::Normal);
         }
         self.lane = None;
         result
@@ -59,7 +59,7 @@ impl Client {
             let lent = self.lend(reason).await?;
             self.profile.busy.set(true);
             match lent {
-                Ok(lease) if self.up().is_paused() => {
+                Ok(lease) if self.rt().is_paused() => {
                     lease.give_back(Return::Clean);
                     self.profile.busy.set(false);
                     self.resumed().await?;
@@ -72,7 +72,7 @@ impl Client {
     /// Waits in line. A client that leaves meanwhile gives its turn up, unless it only half-closed and its
     /// commands do not block (rule F7).
     async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let mut key = self.profile.session.borrow().key.clone();
         if reason == PinReason::OutOfBand {
             key.db = 0;
@@ -86,9 +86,9 @@ impl Client {
         );
         let lend = async {
             match reason {
-                PinReason::Blocking | PinReason::Wait => up.pool.lend_for_blocked_in_line(&up, &key).await,
-                PinReason::Paused => up.pool.lend_for_blocked(&up, &key).await,
-                _ => up.pool.lend(&up, &key).await,
+                PinReason::Blocking | PinReason::Wait => node.rt.pool.lend_for_blocked_in_line(&node, &key).await,
+                PinReason::Paused => node.rt.pool.lend_for_blocked(&node, &key).await,
+                _ => node.rt.pool.lend(&node, &key).await,
             }
         };
         tokio::select! {
@@ -109,7 +109,7 @@ impl Client {
                     return Poll::Ready(Closed(CloseReason::Client));
                 }
                 // An error of the socket shows at the next read.
-                let _ = self.outbox().poll_flush(cx, &self.up().buffers);
+                let _ = self.outbox().poll_flush(cx, &self.rt().buffers);
                 self.outbox().await_with(cx, Wants::Nothing);
                 match self.poll_while_it_waits(cx) {
                     Poll::Ready(Ok(())) => {}
@@ -124,11 +124,11 @@ impl Client {
     /// Reads into `carry` up to `most` bytes, so that a close is noticed; pending when full or at the end.
     pub(super) fn poll_more(&mut self, cx: &mut std::task::Context<'_>, most: usize) -> Poll<Result<(), Closed>> {
         let ahead = self.read.is_ahead();
-        if self.eof || self.carry.len() >= most || (!ahead && self.up().pauses(self.outbox())) {
+        if self.eof || self.carry.len() >= most || (!ahead && self.rt().pauses(self.outbox())) {
             return Poll::Pending;
         }
-        let up = Rc::clone(self.up());
-        let mut memory = up.read_buffer.borrow_mut();
+        let node = self.node();
+        let mut memory = node.rt.read_buffer.borrow_mut();
         let room = (most - self.carry.len()).min(memory.len());
         let mut buf = ReadBuf::new(&mut memory[..room]);
         match self.read.poll_read(cx, &mut buf) {
@@ -138,11 +138,11 @@ impl Client {
                 let chunk = buf.filled();
                 self.eof = chunk.is_empty();
                 if !ahead {
-                    self.on_received(chunk.len(), up.now());
+                    self.on_received(chunk.len(), node.rt.now());
                 }
                 self.carry.extend_from_slice(chunk);
                 self.count_input();
-                up.relieve();
+                node.rt.relieve();
                 Poll::Ready(Ok(()))
             }
         }
@@ -150,7 +150,7 @@ impl Client {
 
     /// Relays on the lent connection until nothing of its state is the client's any more.
     async fn hold(&mut self, lease: Lease, first: Request, reason: PinReason, asked: u64) -> Result<(), Closed> {
-        let mut held = Held::new(lease, self.up(), reason, asked);
+        let mut held = Held::new(lease, &self.node(), reason, asked);
         held.begin(self, first);
         loop {
             match poll_fn(|cx| held.poll(self, cx)).await {
@@ -163,7 +163,7 @@ impl Client {
                     return Err(closed);
                 }
                 Event::Idle => {
-                    self.up().shard.pool_limits.idle_transactions.inc();
+                    self.rt().shard.pool_limits.idle_transactions.inc();
                     let guard = held.guard_when_idle();
                     self.profile.session.borrow_mut().guard = guard;
                     held.give_back();
@@ -189,23 +189,23 @@ impl Client {
 
 /// A client that holds a connection, counted for as long as it does, however that ends.
 struct Pinned {
-    up: Rc<Upstreams>,
+    node: Rc<Node>,
     reason: telemetry::PinReason,
     /// Nanoseconds of the worker's clock.
     since: u64,
 }
 
 impl Pinned {
-    fn new(up: &Rc<Upstreams>, reason: PinReason) -> Self {
+    fn new(node: &Rc<Node>, reason: PinReason) -> Self {
         let reason = reason.into();
-        up.shard.pin_began(reason);
-        Self { up: Rc::clone(up), reason, since: up.now() }
+        node.rt.shard.pin_began(reason);
+        Self { node: Rc::clone(node), reason, since: node.rt.now() }
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.up.shard.pin_ended(self.reason, self.up.now().saturating_sub(self.since));
+        self.node.rt.shard.pin_ended(self.reason, self.node.rt.now().saturating_sub(self.since));
     }
 }
 

@@ -9,9 +9,11 @@ impl Shared {
     /// Takes a new configuration over, for clients that are connected too: what is forbidden to them, how much may wait
     /// for them, and whether their user is still there.
     pub(crate) fn reload(&self, change: &Change) {
-        self.up.reload(change);
-        self.up.on_output_limits();
-        let (rules, now) = (self.up.rules(), self.up.config());
+        self.upstream.reload(change);
+        for node in self.upstream.nodes() {
+            node.on_output_limits();
+        }
+        let (rules, now) = (self.rt.rules(), self.rt.config());
         self.directory.each(|profile| {
             let mut session = profile.session.borrow_mut();
             let policy = rules.policies.of(&session.key.identity);

@@ -34,8 +34,8 @@ impl Client {
 
     async fn has_right(&mut self, id: CommandId, twin: &[u8]) -> Result<bool, Closed> {
         let key = self.profile.session.borrow().key.clone();
-        let rules = self.up().process.rights_changes();
-        let known = self.up().granted.knows(&key.identity, id, rules, self.up().now());
+        let rules = self.rt().process.rights_changes();
+        let known = self.node().granted.knows(&key.identity, id, rules, self.rt().now());
         if known == Known::Now {
             return Ok(true);
         }
@@ -46,8 +46,8 @@ impl Client {
             }
             // Any other error is about the twin.
             Answer::Reply(_) => {
-                let up = self.up();
-                up.granted.on_granted(key.identity, id, rules, up.now());
+                let node = self.node();
+                node.granted.on_granted(key.identity, id, rules, node.rt.now());
                 Ok(true)
             }
             Answer::NotExecuted(_) if known == Known::Once => Ok(true),

@@ -26,7 +26,8 @@ impl Client {
         }
         (self.lane, self.on_big_lane) = (None, false);
         let key = self.profile.session.borrow().key.clone();
-        let lane = self.up().lanes.obtain(self.up(), &key).map_err(|_| Hold::NoLane)?;
+        self.node = self.node();
+        let lane = self.node.lanes.obtain(&self.node, &key).map_err(|_| Hold::NoLane)?;
         self.lane = Some(Rc::clone(&lane));
         Ok(lane)
     }
@@ -34,7 +35,7 @@ impl Client {
     /// As [`Client::current_lane`], for what is no read that may be asked again: not over the lane for long replies
     /// while the server may end that one.
     pub(super) fn main_lane(&mut self) -> Result<Rc<Lane>, Hold> {
-        if self.on_big_lane && self.up().big_replies.is_guarded() {
+        if self.on_big_lane && self.node.big_replies.is_guarded() {
             return self.change_lane(false);
         }
         self.current_lane()
@@ -58,21 +59,21 @@ impl Client {
     /// How a request of this command travels.
     #[inline]
     pub(super) fn way(&self, id: CommandId, question: Question) -> Way {
-        let up = self.up();
-        up.big_replies.way(question, || up.table.spec(id).reads_at_length())
+        self.node.big_replies.way(question, || self.rt().table.spec(id).reads_at_length())
     }
 
     fn change_lane(&mut self, big: bool) -> Result<Rc<Lane>, Hold> {
         if self.outbox().pending() > 0 {
             // Behind its own long replies a short one may stay; a long one must not hold up the other lane. While the
             // server limits replies, what cannot be asked again must not stay.
-            let stays = !big && !self.up().big_replies.is_guarded();
+            let stays = !big && !self.node.big_replies.is_guarded();
             return if stays { self.current_lane() } else { Err(Hold::Wait(Wants::Pending(0))) };
         }
         (self.lane, self.on_big_lane) = (None, false);
         if big {
             let key = self.profile.session.borrow().key.clone();
-            self.lane = self.up().lanes.obtain_big(self.up(), &key);
+            self.node = self.node();
+            self.lane = self.node.lanes.obtain_big(&self.node, &key);
             self.on_big_lane = self.lane.is_some();
         }
         self.current_lane()

@@ -3,7 +3,6 @@
 //! command with it, as on a server.
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -31,24 +30,24 @@ impl Client {
     /// Whether a request leaves the way of all others because the server is paused.
     #[cold]
     pub(super) fn steps_aside(&self, route: Route, lookup: Lookup, args: &impl Args) -> bool {
-        let Some(extent) = self.up().server_pause.extent() else { return false };
+        let Some(extent) = self.node().server_pause.extent() else { return false };
         // The parts of a transaction are judged by the server, on a connection where nobody waits for its EXEC.
         route == Route::Pin(PinReason::Transaction)
-            || passage(extent, &self.up().table, lookup, route, args) != Passage::Free
+            || passage(extent, &self.rt().table, lookup, route, args) != Passage::Free
     }
 
     /// Waits until the server takes the command; or says why it travels on a connection of its own.
     pub(super) async fn pass_pause(&mut self, request: &Request, route: Route) -> Result<Option<PinReason>, Closed> {
-        let up = Rc::clone(self.up());
-        while let Some(extent) = up.server_pause.extent() {
-            match passage(extent, &up.table, request.lookup(), route, request) {
+        let node = self.node();
+        while let Some(extent) = node.server_pause.extent() {
+            match passage(extent, &node.rt.table, request.lookup(), route, request) {
                 Passage::Free => return Ok(None),
-                Passage::Apart if !up.server_pause.is_braced() && up.pool.has_place_for_blocked() => {
+                Passage::Apart if !node.server_pause.is_braced() && node.rt.pool.has_place_for_blocked() => {
                     return Ok(Some(PinReason::Paused));
                 }
                 Passage::Apart | Passage::Wait => self.pause_changed().await?,
             }
-            if up.is_paused() && route.waits_for_resume() {
+            if node.rt.is_paused() && route.waits_for_resume() {
                 self.resumed().await?;
             }
         }
@@ -57,11 +56,11 @@ impl Client {
 
     /// Waits until what is held back is not the same any more. Ends with the client.
     async fn pause_changed(&mut self) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
-        let seen = up.server_pause.changes();
+        let node = self.node();
+        let seen = node.server_pause.changes();
         self.profile.busy.set(false);
         let result = poll_fn(|cx| {
-            if up.server_pause.changes() != seen {
+            if node.server_pause.changes() != seen {
                 return std::task::Poll::Ready(Ok(()));
             }
             self.poll_presence(cx).map(Err)
@@ -73,7 +72,7 @@ impl Client {
 
     /// While everything is held back nobody can be asked who a client is.
     pub(super) async fn wait_to_be_asked(&mut self) -> Result<(), Closed> {
-        while self.up().server_pause.is_all() {
+        while self.node().server_pause.is_all() {
             self.pause_changed().await?;
         }
         self.profile.busy.set(false);
@@ -140,7 +139,7 @@ impl Client {
     /// CLIENT UNPAUSE: on a connection of its own, so that it gets through whatever waits on the lane. Where there is
     /// none it rides: nothing that is held back is on a lane while respmux knows of the pause.
     pub(super) async fn client_unpause(&mut self, request: Request) -> Result<(), Closed> {
-        if self.up().pool.has_place() {
+        if self.rt().pool.has_place() {
             return self.pin(request, PinReason::OutOfBand).await;
         }
         let key = self.profile.session.borrow().key.clone();
@@ -154,7 +153,7 @@ impl Client {
 
     /// The server has accepted a CLIENT PAUSE or UNPAUSE of this client, on the connection that it holds.
     pub(super) fn on_pause_accepted(&self, change: PauseChange) {
-        self.up().on_server_pause(change);
+        self.node().on_server_pause(change);
         let peers = self.shared.peers.clone();
         spawn_local(async move { peers.on_server_pause(change).await });
     }
@@ -163,15 +162,15 @@ impl Client {
 impl Shared {
     /// A pause is about to be sent, or was refused. Answers when nothing that it would hold is on a lane.
     pub(super) fn brace(&self, extent: Option<Extent>, ready: oneshot::Sender<()>) {
-        self.up.brace_for_pause(extent);
+        self.node().brace_for_pause(extent);
         if extent.is_none() {
             let _ = ready.send(());
             return;
         }
-        let up = Rc::clone(&self.up);
-        let (now, deadline) = (up.now(), Instant::now() + SETTLE);
+        let node = self.node();
+        let (now, deadline) = (node.rt.now(), Instant::now() + SETTLE);
         spawn_local(async move {
-            let owes = || up.lanes.all().iter().any(|lane| lane.oldest().is_some_and(|at| at < now));
+            let owes = || node.lanes.all().iter().any(|lane| lane.oldest().is_some_and(|at| at < now));
             while owes() && Instant::now() < deadline && !ready.is_closed() {
                 sleep(LOOK_EVERY).await;
             }

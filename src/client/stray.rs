@@ -22,7 +22,7 @@ impl Client {
         if self.looked.replace(self.profile.received.get()) == self.profile.received.get() {
             return;
         }
-        if is_stray(buf, &self.limits(), &self.up().rules().table) {
+        if is_stray(buf, &self.limits(), &self.rt().rules().table) {
             self.profile.session.borrow_mut().reply = ReplyMode::Never;
         }
     }

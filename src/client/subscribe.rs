@@ -66,10 +66,10 @@ impl Client {
             self.reply_error(error_reply::SUBSCRIBED_AS_ANOTHER);
             return Ok(Road::Refused);
         }
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let found = tokio::select! {
             biased;
-            found = up.hubs.obtain(&up, &identity) => found,
+            found = node.hubs.obtain(&node, &identity) => found,
             closed = self.watch(true) => return Err(closed),
         };
         Ok(match found {
@@ -83,16 +83,16 @@ impl Client {
     }
 
     fn joins(&self, request: &Request) -> bool {
-        self.up().table.spec(request.id()).op == Op::Subscribe
+        self.rt().table.spec(request.id()).op == Op::Subscribe
     }
 
     /// Hands the command to the hub; false if that cannot take it any more, and then nothing was done.
     fn submit_to_hub(&self, hub: &Rc<Hub>, request: &Request) -> bool {
-        let up = Rc::clone(self.up());
+        let node = self.node();
         let names: Vec<&[u8]> = request.args_from(1).collect();
         let order = Subscribe {
             joins: self.joins(request),
-            family: Family::of_command(&up.table.spec(request.id()).name),
+            family: Family::of_command(&node.rt.table.spec(request.id()).name),
             names: &names,
             resp: self.resp(),
             suppressed: self.profile.session.borrow().reply != crate::session::ReplyMode::On,
@@ -100,12 +100,12 @@ impl Client {
         };
         let outbox = self.outbox();
         outbox.enter_hub(hub);
-        if !hub.submit(&up, outbox, &order) {
+        if !hub.submit(&node, outbox, &order) {
             // A client that had subscriptions there is being closed.
-            outbox.take_hub(&up.buffers);
+            outbox.take_hub(&node.rt.buffers);
             return false;
         }
-        up.limit_output(outbox, OutputClass::Pubsub);
+        node.limit_output(outbox, OutputClass::Pubsub);
         self.profile.command.set(request.id());
         // Confirmations come whatever CLIENT REPLY says (docs/design/semantics.md 9.1), but the command uses up a SKIP.
         self.profile.session.borrow_mut().take_suppressed();
@@ -114,10 +114,10 @@ impl Client {
 
     /// Waits for the last confirmation, or the refusal.
     async fn subscribed(&mut self, hub: &Rc<Hub>, request: &Request) -> Result<(), Closed> {
-        let up = Rc::clone(self.up());
-        let started = up.now();
+        let node = self.node();
+        let started = node.rt.now();
         self.wait_for(Wants::Nothing, Outbox::take_answer).await?;
-        up.answered(request.id(), up.now().saturating_sub(started));
+        node.answered(request.id(), node.rt.now().saturating_sub(started));
         if self.outbox().subscribed().is_empty() {
             debug_assert!(self.outbox().hub().is_some_and(|own| Rc::ptr_eq(&own, hub)));
             self.leave_hub();
@@ -127,9 +127,9 @@ impl Client {
 
     /// Ends all subscriptions on a hub, silently (rule P10).
     pub(super) fn leave_hub(&self) {
-        if let Some(hub) = self.outbox().take_hub(&self.up().buffers) {
-            hub.leave(self.up(), self.outbox().key());
-            self.up().limit_output(self.outbox(), OutputClass::Normal);
+        if let Some(hub) = self.outbox().take_hub(&self.rt().buffers) {
+            hub.leave(&self.node(), self.outbox().key());
+            self.node().limit_output(self.outbox(), OutputClass::Normal);
         }
     }
 
@@ -138,13 +138,13 @@ impl Client {
         let authenticated = !matches!(self.admission, Admission::Unauthenticated);
         let session = self.profile.session.borrow();
         let hub = self.hub_view(session.key.resp, lent);
-        let debug = !self.up().control.debug_is_local() || self.profile.address.is_of_this_machine();
+        let debug = !self.node().control.debug_is_local() || self.profile.address.is_of_this_machine();
         router::Facts { authenticated, guard: session.guard, held, hub, policy: session.policy, debug }
     }
 
     /// How routing sees the client's subscriptions; `lent` says that a connection which it holds has them, or is to.
     fn hub_view(&self, resp: Resp, lent: bool) -> router::Hub {
-        let rules = self.up().look();
+        let rules = self.rt().look();
         let settings = &rules.config.pubsub;
         match resp {
             Resp::Two if !self.outbox().subscribed().is_empty() => router::Hub::Two,
@@ -156,8 +156,8 @@ impl Client {
 
     /// This command's reply has counts that the upstream gets wrong, or its message must come behind its reply.
     pub(super) fn must_recount(&self, id: CommandId) -> bool {
-        matches!(self.up().table.spec(id).op, Op::Publish | Op::Numsub)
-            && (self.up().interest.differs() || !self.outbox().subscribed().is_empty())
+        matches!(self.rt().table.spec(id).op, Op::Publish | Op::Numsub)
+            && (self.node().interest.differs() || !self.outbox().subscribed().is_empty())
     }
 
     /// PING of a RESP2 client with subscriptions: the server answers it as if it were a message.
@@ -181,8 +181,8 @@ impl Client {
         let key = self.profile.session.borrow().key.clone();
         let answer = match self.twin(&key, request).await? {
             Answer::Reply(frame) => {
-                let sharded = is_sharded(&self.up().table.spec(request.id()).name);
-                Answer::Reply(renumbered(&self.up().interest, &frame, sharded).to_vec())
+                let sharded = is_sharded(&self.rt().table.spec(request.id()).name);
+                Answer::Reply(renumbered(&self.node().interest, &frame, sharded).to_vec())
             }
             answer @ Answer::NotExecuted(_) => answer,
         };

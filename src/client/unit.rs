@@ -66,7 +66,7 @@ impl Client {
         parts.clear();
         parts.push(Part { command: id, bytes: len, owner: None });
         let limits = self.limits();
-        let (policy, rules) = (self.profile.session.borrow().policy, self.up().rules());
+        let (policy, rules) = (self.profile.session.borrow().policy, self.rt().rules());
         loop {
             let rest = buf.get(unit.len..)?;
             let (len, canonical) = match scanner.scan(rest, &mut None, &limits) {
@@ -108,9 +108,9 @@ impl Client {
         parts: &mut [Part],
     ) -> Result<usize, Hold> {
         let lane = self.main_lane()?;
-        let up = Rc::clone(self.up());
-        if !lane.has_room(&up, parts.len(), unit.len) {
-            up.shard.client_stalls[StallReason::LaneFull].inc();
+        let node = self.node();
+        if !lane.has_room(&node, parts.len(), unit.len) {
+            node.rt.shard.client_stalls[StallReason::LaneFull].inc();
             lane.wait_for_room(self.outbox().key());
             return Err(Hold::Wait(Wants::Nothing));
         }
@@ -127,16 +127,16 @@ impl Client {
             let suppressed = self.profile.session.borrow_mut().take_suppressed();
             part.owner = Some(if suppressed { Owner::Discard(key) } else { Owner::Forward(key) });
             self.outbox().on_submitted(part.bytes);
-            writes |= up.table.spec(part.command).write;
+            writes |= node.rt.table.spec(part.command).write;
         }
         if let Some(exec) = parts.last() {
             self.profile.command.set(exec.command);
         }
-        lane.submit_unit(&up, parts, bytes, self.now);
+        lane.submit_unit(&node, parts, bytes, self.now);
         if writes {
             self.note_write_on(&lane);
         }
-        up.shard.units.inc();
+        node.rt.shard.units.inc();
         Ok(unit.len)
     }
 

@@ -47,8 +47,8 @@ impl Client {
             return self.wait_on_a_connection(request).await;
         };
         let command = Command::begin(self, request, (!timeout.is_zero()).then_some(timeout));
-        let up = Rc::clone(self.up());
-        let watcher = Acks::watch(&up, self.outbox().key());
+        let node = self.node();
+        let watcher = Acks::watch(&node, self.outbox().key());
         let first = self.wait_for(Wants::Nothing, |_| watcher.take()).await?;
         let offset = match &*first {
             Look::Primary { offset, .. } => *offset,
@@ -110,7 +110,7 @@ impl Client {
 
     /// Since Redis 7.2 and in Valkey, an end of the wait that is no date is an error.
     fn overflows(&self, millis: u64) -> bool {
-        let flavour = self.up().control.flavour();
+        let flavour = self.node().control.flavour();
         let checks = flavour.valkey || flavour.at_least(7, 2);
         checks && millis > i64::MAX as u64 - unix_millis()
     }
@@ -124,11 +124,11 @@ impl Client {
         wanted: i64,
         mut count: i64,
     ) -> Result<(), Closed> {
-        let began = self.up().now();
+        let began = self.rt().now();
         loop {
             let news = self.news(watcher, wait, command.deadline()).await?;
             // The server that the offset is of may be gone; then its count is about nothing.
-            if self.has_lost_writes() || !self.up().is_of_this_server(began) {
+            if self.has_lost_writes() || !self.node().is_of_this_server(began) {
                 return Err(Closed(CloseReason::UpstreamLost));
             }
             match news {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::connection::Client;
 use crate::command::CommandId;
-use crate::upstream::{Fate, Lane, Upstreams};
+use crate::upstream::{Fate, Lane, Node};
 
 /// What is known of the connection of a client's writes.
 pub(super) enum Wrote {
@@ -18,13 +18,13 @@ pub(super) enum Wrote {
 }
 
 impl Wrote {
-    fn is_lost(&self, up: &Upstreams) -> bool {
+    fn is_lost(&self, node: &Node) -> bool {
         match self {
             Self::Lane(fate, losses) => {
                 let connected = fate.connected();
-                fate.losses() != *losses || (connected > 0 && !up.is_of_this_server(connected))
+                fate.losses() != *losses || (connected > 0 && !node.is_of_this_server(connected))
             }
-            Self::Aside(at) => !up.is_of_this_server(*at),
+            Self::Aside(at) => !node.is_of_this_server(*at),
             Self::Lost => true,
         }
     }
@@ -45,8 +45,8 @@ impl Client {
 
     /// `id` runs on a connection that is no lane.
     pub(super) fn note_write(&mut self, id: CommandId) {
-        if self.up().table.spec(id).write {
-            self.note(Wrote::Aside(self.up().now()));
+        if self.rt().table.spec(id).write {
+            self.note(Wrote::Aside(self.rt().now()));
         }
     }
 
@@ -58,6 +58,6 @@ impl Client {
 
     /// Something that it wrote may be missing from what the upstream has now.
     pub(super) fn has_lost_writes(&self) -> bool {
-        self.wrote.as_ref().is_some_and(|wrote| wrote.is_lost(self.up()))
+        self.wrote.as_ref().is_some_and(|wrote| wrote.is_lost(&self.node()))
     }
 }

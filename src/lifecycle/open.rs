@@ -95,12 +95,12 @@ impl Open {
     /// The other process has lost patience and goes on.
     pub(super) async fn begin(&mut self, facts: &ProcessFacts, wait: Duration) -> anyhow::Result<()> {
         if let Some(predecessor) = self.predecessor.take() {
-            let up = async {
+            let node = async {
                 while !facts.upstream_up() {
                     sleep(LOOK).await;
                 }
             };
-            let _ = timeout(wait, up).await; // an upstream that is away is no reason for the old process to stay
+            let _ = timeout(wait, node).await; // an upstream that is away is no reason for the old process to stay
             predecessor.replace().await?;
         }
         if let Some(unwanted) = self.unwanted.take() {

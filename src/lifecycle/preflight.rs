@@ -19,11 +19,12 @@ use super::bind::CannotListen;
 use super::{embedded, start};
 use crate::config::{Config, Listen, SecretSource};
 use crate::link::{
-    Budget, ClientTls, DialError, Dialer, Owned, Use, client_config, decoded, server_config, server_name,
+    Budget, ClientTls, DialError, Dialer, DialerParts, Owned, Use, client_config, decoded, server_config, server_name,
 };
 use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{ConnectError, ProcessFacts, Shard, UpstreamCloseReason};
+use crate::topology::NodeId;
 
 /// How long a listener that may be there already has for an answer.
 const LOOK: Duration = Duration::from_millis(300);
@@ -160,8 +161,16 @@ async fn dial(config: &Config) -> Result<String, DialError> {
         false => None,
     };
     let facts = Arc::new(ProcessFacts::new(&start::endpoint(config), ""));
-    let dialer =
-        Dialer::new(Rc::new(config.clone()), Arc::new(Shard::new(1)), facts, 0, Owned::default(), Rc::default(), tls);
+    let parts = DialerParts {
+        config: Rc::new(config.clone()),
+        shard: Arc::new(Shard::new(1)),
+        process: facts,
+        worker: 0,
+        owned: Owned::default(),
+        keyring: Rc::default(),
+        tls,
+    };
+    let dialer = Dialer::new(NodeId::ONLY, parts);
     let permit = Budget::new(config.division().worker(0)).permit(Use::Control);
     let permit = permit.ok_or_else(|| unavailable("there is no place for a connection"))?;
     let key = RouteKey::fresh(Identity::Implicit, config.upstream.db);

@@ -16,14 +16,14 @@ use super::handshake::{Handshake, Login, Refused};
 use super::keyring::{Keyring, configured};
 use super::mistakes;
 use super::open::{connect, resolve};
-use super::peers::Peers;
 use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls, server_name};
-use super::{Link, Owned, Permit, Place, Socket};
+use super::{Link, Owned, Permit, Place, ServerRef, Socket};
 use crate::base::{TokenBucket, now};
 use crate::config::Config;
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{CircuitState, ConnectError, NameLookup, ProcessFacts, Shard, UpstreamCloseReason};
+use crate::topology::{NodeId, Peers};
 
 /// Why no link could be opened. Nothing of any client was written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,15 +51,15 @@ pub(super) enum Stage {
     Bare,
 }
 
-/// Opens the links of one worker. Attempts share one back-off (the upstream is one) and one rate limit.
+/// Opens the links of one worker to one server. Attempts share one back-off and one rate limit.
 pub struct Dialer {
     pub(super) config: RefCell<Rc<Config>>,
     pub(super) shard: Arc<Shard>,
     pub(super) process: Arc<ProcessFacts>,
     worker: usize,
     serial: Cell<u64>,
-    /// How often all connections were told to move.
-    pub(super) generation: Cell<u64>,
+    /// The server to which new connections lead; moved by [`Dialer::rotate`].
+    pub(super) server: Cell<ServerRef>,
     pub(super) circuit: RefCell<Circuit>,
     pub(super) refused: Refusals,
     pub(super) rate: RefCell<TokenBucket>,
@@ -67,28 +67,33 @@ pub struct Dialer {
     keyring: Rc<Keyring>,
     owned: Owned,
     pub(super) tls: RefCell<Option<ClientTls>>,
-    peers: Peers,
+    peers: RefCell<Peers>,
     /// The upstream is paused: it answers no handshake before the end of that.
     pub(super) patient: Cell<bool>,
     /// Handshakes under way.
     pub(super) shaking: Cell<u32>,
 }
 
+/// What a dialer is built from: all of it is the worker's, nothing the server's.
+pub struct DialerParts {
+    pub config: Rc<Config>,
+    pub shard: Arc<Shard>,
+    pub process: Arc<ProcessFacts>,
+    pub worker: usize,
+    pub owned: Owned,
+    pub keyring: Rc<Keyring>,
+    /// There if the server speaks TLS.
+    pub tls: Option<ClientTls>,
+}
+
 /// A link that could not be opened, and the permit that it would have used.
 pub type Dialed = Result<Link, (DialError, Permit)>;
 
 impl Dialer {
-    /// A dialer for worker number `worker`. `tls` is there if the upstream speaks it.
+    /// A dialer for `node` that has not connected to anything yet.
     #[must_use]
-    pub fn new(
-        config: Rc<Config>,
-        shard: Arc<Shard>,
-        process: Arc<ProcessFacts>,
-        worker: usize,
-        owned: Owned,
-        keyring: Rc<Keyring>,
-        tls: Option<ClientTls>,
-    ) -> Self {
+    pub fn new(node: NodeId, parts: DialerParts) -> Self {
+        let DialerParts { config, shard, process, worker, owned, keyring, tls } = parts;
         let rate = connect_rate(&config);
         let circuit = Circuit::new(&config.upstream);
         shard.circuit[circuit.state()].set(1);
@@ -98,14 +103,14 @@ impl Dialer {
             process,
             worker,
             serial: Cell::new(0),
-            generation: Cell::new(0),
+            server: Cell::new(ServerRef::first(node)),
             circuit: RefCell::new(circuit),
             refused: Refusals::default(),
             rate: RefCell::new(TokenBucket::new(rate, rate)),
             keyring,
             owned,
             tls: RefCell::new(tls),
-            peers: Peers::default(),
+            peers: RefCell::default(),
             patient: Cell::new(false),
             shaking: Cell::new(0),
         }
@@ -115,7 +120,8 @@ impl Dialer {
     pub async fn look_up(&self) -> NameLookup {
         let settings = &self.config().upstream;
         match timeout(settings.connect_timeout, resolve(&settings.endpoint)).await {
-            Ok(Ok(addresses)) => self.peers.compare(&addresses),
+            Ok(Ok(addresses)) if self.peers.borrow_mut().on_resolved(&addresses) => NameLookup::Moved,
+            Ok(Ok(_)) => NameLookup::Same,
             _ => NameLookup::Failed,
         }
     }
@@ -239,11 +245,11 @@ impl Dialer {
     }
 
     async fn attempt(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
-        let (settings, generation) = (&self.config().upstream, self.generation.get());
+        let (settings, server) = (&self.config().upstream, self.server.get());
         let counted = Counted::new(Arc::clone(&self.shard), permit.purpose());
         let socket = match timeout(settings.connect_timeout, connect(&settings.endpoint)).await {
             Ok(Ok((socket, peer))) => {
-                self.peers.on_connected(peer);
+                self.peers.borrow_mut().on_connected(peer);
                 socket
             }
             Ok(Err(error)) => return Err((error, permit)),
@@ -253,9 +259,9 @@ impl Dialer {
             socket: Some(socket),
             place: Some(Place { permit, counted }),
             key: key.clone(),
-            id: self.owned.entry(),
+            id: self.owned.entry(server.node()),
             unread: BytesMut::new(),
-            generation,
+            server,
         };
         match self.secure_and_shake(&mut link, key, stage).await {
             Ok(()) => {

@@ -4,42 +4,43 @@ use std::rc::Rc;
 
 use super::circuit::Circuit;
 use super::connect::connect_rate;
-use super::{ClientTls, Dialer, Link};
+use super::{ClientTls, Dialer, Link, ServerRef};
 use crate::base::TokenBucket;
 use crate::config::Config;
 
 impl Dialer {
-    /// From here on connections are made as `config` and `tls` say. `elsewhere`: to another upstream, of which nothing is
-    /// known.
-    pub fn reload(&self, config: Rc<Config>, tls: Option<ClientTls>, elsewhere: bool) {
+    /// From here on connections are made as `config` and `tls` say.
+    pub fn reload(&self, config: Rc<Config>, tls: Option<ClientTls>) {
         let before = self.config.replace(Rc::clone(&config));
         self.tls.replace(tls);
         if before.upstream.connects_per_second != config.upstream.connects_per_second {
             let rate = connect_rate(&config);
             self.rate.replace(TokenBucket::new(rate, rate));
         }
-        if elsewhere {
-            self.moved(|circuit| *circuit = Circuit::new(&config.upstream));
-        } else {
-            self.circuit.borrow_mut().reload(&config.upstream);
-        }
+        self.circuit.borrow_mut().reload(&config.upstream);
+    }
+
+    /// The address is another server's, of which nothing is known: it is not away because the one before was.
+    pub fn on_readdressed(&self) {
+        let config = self.config();
+        self.moved(|circuit| *circuit = Circuit::new(&config.upstream));
     }
 
     /// Connections that stand, and those under way, are of the past.
-    pub fn move_on(&self) {
-        self.generation.set(self.generation.get() + 1);
+    pub fn rotate(&self) {
+        self.server.set(self.server.get().next());
         self.refused.on_accepted(); // a login that was refused is tried again
     }
 
     /// Whether a connection is not of the past.
     #[must_use]
     pub fn is_current(&self, link: &Link) -> bool {
-        link.generation == self.generation.get()
+        link.server == self.server.get()
     }
 
-    /// How often connections were told to move.
+    /// The server to which new connections lead.
     #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation.get()
+    pub fn server(&self) -> ServerRef {
+        self.server.get()
     }
 }

@@ -17,17 +17,18 @@ mod mistakes;
 mod open;
 mod owned;
 mod patience;
-mod peers;
 mod refusal;
+mod server;
 mod socket;
 mod tls;
 mod trouble;
 
 pub use budget::{Budget, Permit, Use};
-pub use connect::{DialError, Dialer};
+pub use connect::{DialError, Dialer, DialerParts};
 pub use handshake::tolerable;
 pub use keyring::{Credentials, Keyring};
 pub use owned::{Owned, OwnedId};
+pub(crate) use server::{ServerClient, ServerRef};
 pub use socket::{ReadHalf, Socket, WriteHalf};
 pub use tls::{ClientTls, Material, Tls, client_config, server_config, server_name};
 
@@ -63,8 +64,8 @@ pub struct Link {
     id: OwnedId,
     /// Bytes of a reply that a [`Link::call`] has not finished reading.
     unread: BytesMut,
-    /// How often all connections had been told to move when this one was begun.
-    generation: u64,
+    /// The server to which it leads, as that was known when the connection was begun.
+    server: ServerRef,
 }
 
 /// What a connection takes for as long as the upstream has it.
@@ -85,17 +86,17 @@ impl Link {
         &mut self.key
     }
 
-    /// The upstream's id of this connection, 0 when unknown.
+    /// This connection as a client of its server; nothing while the server has not told its id.
     #[must_use]
-    pub fn id(&self) -> i64 {
-        self.id.value()
+    pub fn client(&self) -> Option<ServerClient> {
+        let id = self.id.value();
+        (id != 0).then_some(ServerClient { server: self.server, id })
     }
 
-    /// How often all connections had been told to move when this one was begun: two of the same number lead to the same
-    /// upstream.
+    /// The server to which this connection leads.
     #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation
+    pub fn server(&self) -> ServerRef {
+        self.server
     }
 
     /// The upstream's id of this connection, learnt later than in the handshake.

@@ -1,25 +1,28 @@
-//! Which of the upstream's clients are respmux itself: CLIENT LIST and CLIENT KILL leave them out.
+//! Which of a server's clients are respmux itself: CLIENT LIST and CLIENT KILL leave them out.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The upstream ids of all links of the process. Touched when a link opens or closes, never per command.
+use crate::topology::NodeId;
+
+/// The links of the process, each by its node and the id that the node gave it: two servers give out equal ids. Touched
+/// when a link opens or closes, never per command.
 #[derive(Clone, Debug, Default)]
 pub struct Owned {
-    ids: Arc<Mutex<HashSet<i64>>>,
+    ids: Arc<Mutex<HashSet<(NodeId, i64)>>>,
 }
 
 impl Owned {
-    /// Whether upstream client `id` is one of our links.
+    /// Whether client `id` of `node` is one of our links.
     #[must_use]
-    pub fn contains(&self, id: i64) -> bool {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    pub fn contains(&self, node: NodeId, id: i64) -> bool {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).contains(&(node, id))
     }
 
-    /// An entry for a new link, whose id is not known yet.
+    /// An entry for a new link to `node`, whose id is not known yet.
     #[must_use]
-    pub fn entry(&self) -> OwnedId {
-        OwnedId { owned: self.clone(), id: 0 }
+    pub fn entry(&self, node: NodeId) -> OwnedId {
+        OwnedId { owned: self.clone(), node, id: 0 }
     }
 }
 
@@ -27,6 +30,7 @@ impl Owned {
 #[derive(Debug)]
 pub struct OwnedId {
     owned: Owned,
+    node: NodeId,
     id: i64,
 }
 
@@ -37,26 +41,45 @@ impl OwnedId {
         self.id
     }
 
-    /// The upstream told the id.
+    /// The server told the id.
     pub fn learn(&mut self, id: i64) {
         let mut ids = self.owned.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.remove(&self.id);
+        ids.remove(&(self.node, self.id));
         self.id = id;
         if id != 0 {
-            ids.insert(id);
+            ids.insert((self.node, id));
         }
     }
-}
 
-impl OwnedId {
-    /// The entry, for what outlives its link: a connection is ours until the upstream has closed it.
+    /// The entry, for what outlives its link: a connection is ours until the server has closed it.
     pub(super) fn take(&mut self) -> Self {
-        Self { owned: self.owned.clone(), id: std::mem::take(&mut self.id) }
+        Self { owned: self.owned.clone(), node: self.node, id: std::mem::take(&mut self.id) }
     }
 }
 
 impl Drop for OwnedId {
     fn drop(&mut self) {
-        self.owned.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.owned.ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&(self.node, self.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_ids_of_two_servers_are_two_entries() {
+        let (owned, [one, two]) = (Owned::default(), [1, 2].map(NodeId::numbered));
+        let (mut first, mut second) = (owned.entry(one), owned.entry(two));
+        first.learn(7);
+        assert!(owned.contains(one, 7) && !owned.contains(two, 7), "a stranger of the other server");
+        second.learn(7);
+        drop(first);
+        assert!(!owned.contains(one, 7) && owned.contains(two, 7), "one closes, the other's entry stays");
+        let kept = second.take();
+        drop(second);
+        assert!(owned.contains(two, 7), "ours until the server has closed it");
+        drop(kept);
+        assert!(!owned.contains(two, 7));
     }
 }

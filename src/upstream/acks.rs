@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::{ClientKey, Upstreams};
+use super::{ClientKey, Node};
 use crate::base::nanos;
 use crate::link::decoded;
 use crate::resp::{Value, encode};
@@ -78,7 +78,7 @@ pub struct Acks {
 
 /// A client that wants to know. Looks go on for as long as there is one.
 pub struct Watcher {
-    up: Rc<Upstreams>,
+    node: Rc<Node>,
     client: ClientKey,
     /// The first look that was begun after it came.
     from: Cell<u64>,
@@ -87,14 +87,14 @@ pub struct Watcher {
 impl Acks {
     /// Looks for `client`, which is woken by each. None of them was begun before: all that the server has done until
     /// now is in them.
-    pub fn watch(up: &Rc<Upstreams>, client: ClientKey) -> Watcher {
-        let acks = &up.acks;
+    pub fn watch(node: &Rc<Node>, client: ClientKey) -> Watcher {
+        let acks = &node.acks;
         acks.watchers.borrow_mut().push(client);
         acks.joined.notify_one();
         if !acks.running.replace(true) {
-            spawn_local(run(Rc::clone(up)));
+            spawn_local(run(Rc::clone(node)));
         }
-        Watcher { up: Rc::clone(up), client, from: Cell::new(acks.begun.get() + 1) }
+        Watcher { node: Rc::clone(node), client, from: Cell::new(acks.begun.get() + 1) }
     }
 }
 
@@ -102,7 +102,7 @@ impl Watcher {
     /// The newest look, once.
     #[must_use]
     pub fn take(&self) -> Option<Rc<Look>> {
-        let latest = self.up.acks.latest.borrow();
+        let latest = self.node.acks.latest.borrow();
         let (number, look) = latest.as_ref().filter(|(number, _)| *number >= self.from.get())?;
         self.from.set(number + 1);
         Some(Rc::clone(look))
@@ -110,15 +110,15 @@ impl Watcher {
 
     /// What it waits for is not there yet.
     pub fn is_behind(&self) {
-        if !self.up.acks.behind.replace(true) {
-            self.up.acks.joined.notify_one();
+        if !self.node.acks.behind.replace(true) {
+            self.node.acks.joined.notify_one();
         }
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        let mut watchers = self.up.acks.watchers.borrow_mut();
+        let mut watchers = self.node.acks.watchers.borrow_mut();
         if let Some(place) = watchers.iter().position(|client| *client == self.client) {
             watchers.swap_remove(place);
         }
@@ -126,28 +126,28 @@ impl Drop for Watcher {
 }
 
 /// Looks until nobody wants to know any more.
-async fn run(up: Rc<Upstreams>) {
-    let acks = &up.acks;
+async fn run(node: Rc<Node>) {
+    let acks = &node.acks;
     let (mut pause, mut nudge, mut nudge_at) = (PAUSES.0, NUDGES.0, 0);
     loop {
         acks.begun.set(acks.begun.get() + 1);
         let mut batch = BytesMut::new();
-        let asks = acks.behind.get() && up.now() >= nudge_at;
+        let asks = acks.behind.get() && node.rt.now() >= nudge_at;
         if asks {
             // Never satisfied: it only makes the server ask its replicas. Without the right to it they tell by
             // themselves.
             encode::command(&mut batch, &["WAIT", "1000000", "1"]);
         }
         encode::command(&mut batch, &["ROLE"]);
-        let answer = up.control.ask_batch(batch, 1 + usize::from(asks), None, None).await;
+        let answer = node.control.ask_batch(batch, 1 + usize::from(asks), None, None).await;
         if asks {
-            nudge_at = up.now() + nanos(nudge);
+            nudge_at = node.rt.now() + nanos(nudge);
             nudge = (nudge * 2).min(NUDGES.1);
         }
         let look = answer.ok().and_then(|mut replies| replies.pop()).map_or(Look::Away, |reply| Look::of(&reply));
         *acks.latest.borrow_mut() = Some((acks.begun.get(), Rc::new(look)));
         for client in acks.watchers.borrow().iter() {
-            up.roster.with(*client, |outbox| outbox.wake());
+            node.rt.roster.with(*client, |outbox| outbox.wake());
         }
         // A client that comes, or finds its replicas behind, does not wait for the end of the pause.
         if timeout(pause, acks.joined.notified()).await.is_ok() {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Upstreams;
+use super::Node;
+use crate::link::{Link, ServerClient};
 
 /// How soon it is tried again while the server is paused.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
@@ -22,75 +23,73 @@ pub enum Unblocked {
     Unknown,
 }
 
-/// The connections of one worker at which one is aimed, by their upstream ids.
+/// The connections to one server at which one is aimed.
 #[derive(Default)]
 pub(super) struct Aims {
-    under_way: RefCell<Vec<i64>>,
+    under_way: RefCell<Vec<ServerClient>>,
     /// It was sent and may still come. These serve nobody else any more; at most as many as are connected.
-    astray: RefCell<Vec<i64>>,
+    astray: RefCell<Vec<ServerClient>>,
 }
 
 impl Aims {
     /// Nobody else may be lent this connection now.
-    pub(super) fn is_at(&self, id: i64) -> bool {
-        self.under_way.borrow().contains(&id) || self.is_astray(id)
+    pub(super) fn is_at(&self, link: &Link) -> bool {
+        link.client().is_some_and(|client| self.under_way.borrow().contains(&client)) || self.is_astray(link)
     }
 
     /// Nobody else may ever be lent it.
-    pub(super) fn is_astray(&self, id: i64) -> bool {
-        self.astray.borrow().contains(&id)
+    pub(super) fn is_astray(&self, link: &Link) -> bool {
+        link.client().is_some_and(|client| self.astray.borrow().contains(&client))
     }
 
-    fn end(&self, id: i64) {
+    fn end(&self, client: ServerClient) {
         let mut under_way = self.under_way.borrow_mut();
-        if let Some(position) = under_way.iter().position(|other| *other == id) {
+        if let Some(position) = under_way.iter().position(|other| *other == client) {
             under_way.swap_remove(position);
         }
     }
 }
 
-impl Upstreams {
-    /// Runs `unblock`, a CLIENT UNBLOCK of the connection `id` of that [generation](crate::link::Link::generation). It
-    /// is aimed from the first poll on, when the client that it is meant for must be waiting there.
+impl Node {
+    /// Runs `unblock`, a CLIENT UNBLOCK of `client`, one of the server's. It is aimed from the first poll on, when the client that it is meant for must be waiting there.
     ///
     /// Where it would crash a server that is paused, it waits for the end of the pause, or until nobody waits there any
     /// more by `still`.
     pub async fn unblock_for_another(
         &self,
-        id: i64,
-        generation: u64,
+        client: ServerClient,
         unblock: &[&[u8]],
         still: impl Fn() -> bool,
     ) -> Unblocked {
-        let aims = &self.pool.aims;
-        aims.under_way.borrow_mut().push(id);
+        let aims = &self.idle.aims;
+        aims.under_way.borrow_mut().push(client);
         let spares = self.control.known_flavour().await.unblock_spares_paused();
         let outcome = loop {
-            match self.control.run_unblock(unblock, generation).await {
+            match self.control.run_unblock(unblock, client.server).await {
                 Ok(reply) => break Unblocked::Reply(reply),
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => break Unblocked::NotExecuted,
                 // Held back, so not carried out; nor will it be, when the connection that carried it is closed.
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && !spares => {
                     if !still() {
-                        self.lose_aim(id);
+                        self.lose_aim(client);
                         break Unblocked::Reply(b":0\r\n".to_vec());
                     }
                     sleep(ASK_AGAIN).await;
                 }
                 Err(_) => {
-                    self.lose_aim(id);
+                    self.lose_aim(client);
                     break Unblocked::Unknown;
                 }
             }
         };
-        aims.end(id);
+        aims.end(client);
         outcome
     }
 
     /// It may still come.
-    fn lose_aim(&self, id: i64) {
-        let mut astray = self.pool.aims.astray.borrow_mut();
-        astray.retain(|other| self.owned.contains(*other));
-        astray.push(id);
+    fn lose_aim(&self, client: ServerClient) {
+        let mut astray = self.idle.aims.astray.borrow_mut();
+        astray.retain(|other| self.rt.owned.contains(other.server.node(), other.id));
+        astray.push(client);
     }
 }

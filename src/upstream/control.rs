@@ -11,11 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::control_pause::{Watch, look_for_held_writes};
-use super::{Upstreams, limits};
-use crate::link::{DialError, Link, Use, decoded};
+use super::{Node, limits};
+use crate::link::{DialError, Link, ServerRef, Use, decoded};
 use crate::resp::encode;
 use crate::session::{Flavour, Identity, RouteKey};
 use crate::telemetry::{Met, UpstreamCloseReason};
+use crate::topology::NodeId;
 
 /// Jobs that may wait.
 const MAX_JOBS: usize = 1024;
@@ -33,8 +34,8 @@ struct Job {
     replies: usize,
     /// For a batch that a paused server holds back: how long that may last.
     patience: Option<Duration>,
-    /// Only for the server to which connections of this generation lead: to another one it would mean something else.
-    generation: Option<u64>,
+    /// Only for this server: to another one it would mean something else.
+    server: Option<ServerRef>,
     answer: oneshot::Sender<io::Result<Vec<Vec<u8>>>>,
 }
 
@@ -58,8 +59,8 @@ pub struct Control {
     run_id: RefCell<Vec<u8>>,
     /// Rounds of health checks until the server's limits are asked for again.
     limits_in: Cell<u32>,
-    /// Of the connection; how often all had been told to move when it was begun.
-    generation: Cell<u64>,
+    /// The server to which the connection leads; set whenever one is made.
+    server: Cell<ServerRef>,
     /// When the server was last found paused.
     paused_at: Cell<Option<Instant>>,
     /// When the server last refused a question because it runs a script.
@@ -75,8 +76,9 @@ pub struct Control {
     pub(super) watch: Watch,
 }
 
-impl Default for Control {
-    fn default() -> Self {
+impl Control {
+    /// The control connection to `node`, not connected yet.
+    pub(super) fn new(node: NodeId) -> Self {
         let (jobs, inbox) = mpsc::channel(MAX_JOBS);
         Self {
             jobs,
@@ -85,7 +87,7 @@ impl Default for Control {
             flavour: Cell::new(Flavour::default()),
             run_id: RefCell::default(),
             limits_in: Cell::new(0),
-            generation: Cell::new(0),
+            server: Cell::new(ServerRef::first(node)),
             paused_at: Cell::new(None),
             busy_at: Cell::new(None),
             lost_at: Cell::new(None),
@@ -95,9 +97,7 @@ impl Default for Control {
             watch: Watch::default(),
         }
     }
-}
 
-impl Control {
     /// Runs one command as respmux itself.
     ///
     /// # Errors
@@ -119,10 +119,10 @@ impl Control {
         commands: BytesMut,
         replies: usize,
         patience: Option<Duration>,
-        generation: Option<u64>,
+        server: Option<ServerRef>,
     ) -> io::Result<Vec<Vec<u8>>> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { commands, replies, patience, generation, answer };
+        let job = Job { commands, replies, patience, server, answer };
         self.jobs.try_send(job).map_err(|_| io::ErrorKind::NotConnected)?;
         answered.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
     }
@@ -169,8 +169,8 @@ impl Control {
 
     /// Of which server it can be asked: connections of the same number lead there.
     #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation.get()
+    pub fn server(&self) -> ServerRef {
+        self.server.get()
     }
 
     /// Looks at the upstream now, not at the next turn. Looks that nobody has begun are one.
@@ -224,71 +224,71 @@ fn was_within(at: &Cell<Option<Instant>>, age: Duration) -> bool {
 }
 
 /// Keeps the control connection of a worker; ends with the runtime.
-pub(crate) async fn run(up: Rc<Upstreams>) {
-    let Some(mut inbox) = up.control.inbox.borrow_mut().take() else { return };
+pub(crate) async fn run(node: Rc<Node>) {
+    let Some(mut inbox) = node.control.inbox.borrow_mut().take() else { return };
     let mut connection: Option<Link> = None;
     let mut suspicious = false;
     let mut pause = Duration::ZERO; // the first look is at once: version texts depend on it
     loop {
-        let every = until_next_round(&up, suspicious);
+        let every = until_next_round(&node, suspicious);
         let job = match timeout(std::mem::replace(&mut pause, every), inbox.recv()).await {
             Ok(Some(job)) => Some(job),
             Ok(None) => return,
             Err(_) => None,
         };
-        up.control.looking.set(false);
-        if let Some(old) = connection.take_if(|link| is_to_move(&up, link)) {
+        node.control.looking.set(false);
+        if let Some(old) = connection.take_if(|link| is_to_move(&node, link)) {
             drop(old.close(UpstreamCloseReason::Moved).await);
         }
         if let Some(dead) = connection.take_if(|link| link.is_closed()) {
-            up.control.lost_at.set(Some(up.now()));
+            node.control.lost_at.set(Some(node.rt.now()));
             drop(dead.close(UpstreamCloseReason::Upstream).await);
         }
         let mut link = match connection.take() {
             Some(link) => link,
-            None => match open(&up, suspicious).await {
+            None => match open(&node, suspicious).await {
                 Opened::Resting => continue,
                 Opened::Held => {
-                    up.on_all_held();
+                    node.on_all_held();
                     continue; // whoever asks something now is told that nothing was sent
                 }
                 Opened::Link(link) => {
                     suspicious = false;
-                    up.control.generation.set(link.generation());
+                    node.control.server.set(link.server());
                     link
                 }
                 Opened::Nothing => {
                     suspicious = false;
-                    up.process.set_upstream_up(false);
+                    node.rt.process.set_upstream_up(false);
                     continue; // dropping the job tells its owner
                 }
             },
         };
-        let job = job.filter(|job| job.generation.is_none_or(|generation| generation == link.generation()));
+        let job = job.filter(|job| job.server.is_none_or(|server| server == link.server()));
         let round = job.is_none();
-        let mut after = serve(&up, &mut link, job.unwrap_or_else(Job::ping)).await;
+        let mut after = serve(&node, &mut link, job.unwrap_or_else(Job::ping)).await;
         if after == After::Fine
-            && let Err(error) = learn_limits(&up, &mut link, round).await
+            && let Err(error) = learn_limits(&node, &mut link, round).await
         {
             after = After::Broken((&error).into());
         }
         if after == After::Fine {
-            after = look_for_held_writes(&up, &mut link).await;
+            after = look_for_held_writes(&node, &mut link).await;
         }
         if after == After::Silent {
             // A server that hangs does not even close a connection.
-            suspicious = link.leave(up.config().upstream.handshake_timeout.saturating_sub(HEALTH_WAIT)).await;
+            suspicious = link.leave(node.rt.config().upstream.handshake_timeout.saturating_sub(HEALTH_WAIT)).await;
             after = if suspicious { After::HeldBack } else { After::Broken(UpstreamCloseReason::Timeout) };
         }
         match after {
             After::Fine => {
-                up.control.lost_at.set(None);
+                node.control.lost_at.set(None);
                 connection = Some(link);
             }
             After::HeldBack | After::Silent => drop(link.close(UpstreamCloseReason::Timeout).await),
             After::Broken(reason) => {
-                up.control.lost_at.set(link.is_closed().then(|| up.now()));
-                up.process.set_upstream_up(false);
+                node.control.lost_at.set(link.is_closed().then(|| node.rt.now()));
+                node.rt.process.set_upstream_up(false);
                 drop(link.close(reason).await);
             }
         }
@@ -296,13 +296,13 @@ pub(crate) async fn run(up: Rc<Upstreams>) {
 }
 
 /// Often enough that a silent lane is told from a silent upstream before it is given up.
-fn until_next_round(up: &Upstreams, suspicious: bool) -> Duration {
-    let paused = up.server_pause.is_all();
+fn until_next_round(node: &Node, suspicious: bool) -> Duration {
+    let paused = node.server_pause.is_all();
     if suspicious && !paused {
         return Duration::ZERO;
     }
     let longest = if paused { PAUSED_EVERY } else { HEALTH_EVERY };
-    (up.config().upstream.progress_timeout / 4).clamp(Duration::from_millis(50), longest).min(up.idle_limit())
+    (node.rt.config().upstream.progress_timeout / 4).clamp(Duration::from_millis(50), longest).min(node.idle_limit())
 }
 
 impl Job {
@@ -310,13 +310,13 @@ impl Job {
     fn ping() -> Self {
         let mut commands = BytesMut::new();
         encode::command(&mut commands, &["PING"]);
-        Self { commands, replies: 1, patience: Some(HEALTH_WAIT), generation: None, answer: oneshot::channel().0 }
+        Self { commands, replies: 1, patience: Some(HEALTH_WAIT), server: None, answer: oneshot::channel().0 }
     }
 }
 
 /// Runs one job.
-async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
-    let limit = job.patience.unwrap_or(up.config().upstream.handshake_timeout);
+async fn serve(node: &Node, link: &mut Link, job: Job) -> After {
+    let limit = job.patience.unwrap_or(node.rt.config().upstream.handshake_timeout);
     let result = match timeout(limit, link.call(&job.commands, job.replies)).await {
         Ok(result) => result,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -328,15 +328,15 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
         Err(error) => After::Broken(error.into()),
     };
     if let Ok(replies) = &result {
-        up.control.on_replies(replies);
+        node.control.on_replies(replies);
     }
     match after {
         After::Fine => {
-            up.control.healthy_at.set(Some(crate::base::now()));
-            up.on_control_answered();
-            up.process.set_upstream_up(true);
+            node.control.healthy_at.set(Some(crate::base::now()));
+            node.on_control_answered();
+            node.rt.process.set_upstream_up(true);
         }
-        After::HeldBack => up.control.paused_at.set(Some(crate::base::now())),
+        After::HeldBack => node.control.paused_at.set(Some(crate::base::now())),
         After::Broken(_) | After::Silent => {}
     }
     // The asker may have left; its answer is of no use to anybody then.
@@ -346,8 +346,8 @@ async fn serve(up: &Upstreams, link: &mut Link, job: Job) -> After {
 
 /// All connections were told to move, and it is not needed where it is: connections that wait on the old server are
 /// unblocked from there.
-fn is_to_move(up: &Upstreams, link: &Link) -> bool {
-    !up.dialer.is_current(link) && !up.folds.wait_on(link.generation())
+fn is_to_move(node: &Node, link: &Link) -> bool {
+    !node.dialer.is_current(link) && !node.folds.wait_on(link.server())
 }
 
 /// What came of a try to connect.
@@ -360,29 +360,29 @@ enum Opened {
     Nothing,
 }
 
-async fn open(up: &Upstreams, suspicious: bool) -> Opened {
-    if up.dialer.retry_at().is_some() {
+async fn open(node: &Node, suspicious: bool) -> Opened {
+    if node.dialer.retry_at().is_some() {
         return Opened::Nothing;
     }
-    if up.server_pause.is_all() && up.control.watch.rests(PAUSED_EVERY) {
+    if node.server_pause.is_all() && node.control.watch.rests(PAUSED_EVERY) {
         return Opened::Resting;
     }
-    let Some(permit) = up.budget.permit(Use::Control) else { return Opened::Nothing };
+    let Some(permit) = node.rt.budget.permit(Use::Control) else { return Opened::Nothing };
     let key = RouteKey::fresh(Identity::Implicit, 0);
-    let suspicious = suspicious || up.server_pause.is_all();
+    let suspicious = suspicious || node.server_pause.is_all();
     let dialed =
-        if suspicious { up.dialer.dial_suspicious(permit, &key).await } else { up.dialer.dial(permit, &key).await };
+        if suspicious { node.dialer.dial_suspicious(permit, &key).await } else { node.dialer.dial(permit, &key).await };
     let mut link = match dialed {
         Ok(link) => link,
         Err((error, _)) if error.is_pause() => return Opened::Held,
         Err((error, _)) => {
             if suspicious || matches!(error, DialError::Unavailable { .. }) {
-                up.forget_pauses(); // it ends with its server; one that only hung is seen again
+                node.forget_pauses(); // it ends with its server; one that only hung is seen again
             }
             return Opened::Nothing;
         }
     };
-    match learn(up, &mut link).await {
+    match learn(node, &mut link).await {
         Ok(()) => Opened::Link(link),
         Err(error) => {
             drop(link.close((&error).into()).await);
@@ -395,24 +395,24 @@ async fn open(up: &Upstreams, suspicious: bool) -> Opened {
 ///
 /// # Errors
 /// No answer in time, or none at all: it may still come, and must not be taken for that of the next question.
-async fn learn_limits(up: &Upstreams, link: &mut Link, round: bool) -> io::Result<()> {
-    let left = up.control.limits_in.get();
+async fn learn_limits(node: &Node, link: &mut Link, round: bool) -> io::Result<()> {
+    let left = node.control.limits_in.get();
     if left > 0 {
-        up.control.limits_in.set(left - u32::from(round));
+        node.control.limits_in.set(left - u32::from(round));
         return Ok(());
     }
-    up.control.limits_in.set(LIMITS_EVERY);
-    limits::learn(up, link).await
+    node.control.limits_in.set(LIMITS_EVERY);
+    limits::learn(node, link).await
 }
 
 /// Version and run id: texts differ over versions, and another run id means another history (rule K2).
 ///
 /// # Errors
 /// No answer in time, or none at all.
-async fn learn(up: &Upstreams, link: &mut Link) -> io::Result<()> {
+async fn learn(node: &Node, link: &mut Link) -> io::Result<()> {
     let mut command = BytesMut::new();
     encode::command(&mut command, &["INFO", "server"]);
-    let replies = timeout(up.config().upstream.handshake_timeout, link.call(&command, 1)).await??;
+    let replies = timeout(node.rt.config().upstream.handshake_timeout, link.call(&command, 1)).await??;
     let Ok(info) = decoded(&replies[0]) else { return Ok(()) };
     let text = info.as_text().map_or_else(String::new, |text| String::from_utf8_lossy(text).into_owned());
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -421,10 +421,10 @@ async fn learn(up: &Upstreams, link: &mut Link) -> io::Result<()> {
     let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
     let flavour =
         Flavour { valkey: valkey.is_some(), major: parts.next().unwrap_or(0), minor: parts.next().unwrap_or(0) };
-    up.control.flavour.set(flavour);
+    node.control.flavour.set(flavour);
     let run_id = field("run_id").unwrap_or_default().as_bytes().to_vec();
-    let (name, upstream) = (if valkey.is_some() { "valkey" } else { "redis" }, up.process.endpoint());
-    match up.process.outage().on_met(&run_id) {
+    let (name, upstream) = (if valkey.is_some() { "valkey" } else { "redis" }, node.rt.process.endpoint());
+    match node.rt.process.outage().on_met(&run_id) {
         Met::First => tracing::info!(upstream, "connected to {name} {version}"),
         Met::Another => tracing::warn!(
             upstream,
@@ -432,10 +432,10 @@ async fn learn(up: &Upstreams, link: &mut Link) -> io::Result<()> {
         ),
         Met::Known => {}
     }
-    let before = up.control.run_id.replace(run_id.clone());
+    let before = node.control.run_id.replace(run_id.clone());
     if !before.is_empty() && before != run_id {
-        up.on_upstream_replaced(up.control.lost_at.get().unwrap_or_else(|| up.now()));
-        up.forget_pauses();
+        node.on_new_history(node.control.lost_at.get().unwrap_or_else(|| node.rt.now()));
+        node.forget_pauses();
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::time::timeout;
 
-use super::Upstreams;
+use super::Node;
 use super::control::After;
 use super::lane::{Lane, Phase};
 use crate::base::nanos;
@@ -51,7 +51,7 @@ impl Watch {
     }
 }
 
-impl Upstreams {
+impl Node {
     /// The worker's tick: pauses that are over, and whether somebody waits for an answer that does not come.
     pub(super) fn pause_tick(&self) {
         if self.dialer.is_shaking() || self.scratch.is_in_use() {
@@ -78,7 +78,7 @@ impl Upstreams {
     pub(super) fn on_all_held(&self) {
         self.server_pause.on_sign_of_life();
         if !self.server_pause.is_all() {
-            self.control.watch.since.set(self.now());
+            self.control.watch.since.set(self.rt.now());
             self.control.watch.witness.take();
             self.see_pause(Some(Extent::All));
         }
@@ -97,24 +97,24 @@ impl Upstreams {
 
     /// A lane that waits for something that a pause of writes would hold.
     fn stuck_lane(&self) -> Option<Rc<Lane>> {
-        let now = self.now();
+        let now = self.rt.now();
         self.lanes.all().into_iter().find(|lane| lane.may_be_held(self, now, nanos(STUCK)))
     }
 }
 
 /// Asks whether writes are held back, if it looks like that.
-pub(super) async fn look_for_held_writes(up: &Upstreams, link: &mut Link) -> After {
-    let watch = &up.control.watch;
+pub(super) async fn look_for_held_writes(node: &Node, link: &mut Link) -> After {
+    let watch = &node.control.watch;
     let lately = watch.asked.get().is_some_and(|at| crate::base::since(at) < ASK_EVERY);
-    if lately || up.server_pause.extent().is_some() {
+    if lately || node.server_pause.extent().is_some() {
         return After::Fine;
     }
-    let Some(lane) = up.stuck_lane() else { return After::Fine };
+    let Some(lane) = node.stuck_lane() else { return After::Fine };
     let progress = lane.progress();
     watch.asked.set(Some(crate::base::now()));
     let mut batch = BytesMut::new();
     encode::command(&mut batch, &["INFO", "clients"]);
-    let asked = timeout(up.config().upstream.handshake_timeout, link.call(&batch, 1)).await;
+    let asked = timeout(node.rt.config().upstream.handshake_timeout, link.call(&batch, 1)).await;
     let replies = match asked {
         Ok(Ok(replies)) => replies,
         Ok(Err(error)) => return After::Broken((&error).into()),
@@ -129,19 +129,19 @@ pub(super) async fn look_for_held_writes(up: &Upstreams, link: &mut Link) -> Aft
                 Ok(Ok(_)) => false,
                 Ok(Err(error)) => return After::Broken((&error).into()),
                 Err(_) => {
-                    up.on_writes_held(lane, progress);
+                    node.on_writes_held(lane, progress);
                     return After::HeldBack;
                 }
             }
         }
     };
     if held {
-        up.on_writes_held(lane, progress);
+        node.on_writes_held(lane, progress);
     }
     After::Fine
 }
 
-impl Upstreams {
+impl Node {
     /// The server holds writes back. Its end is seen by the lane that waited when this was asked, `progress` then. One
     /// that was answered meanwhile tells nothing any more: what held the question back is a pause that began later, and
     /// that passed by or will be found by whoever waits for it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::task::spawn_local;
 
-use super::Upstreams;
+use super::{Node, Upstream};
 use crate::base::nanos;
 use crate::telemetry::{NameLookup, Origin};
 
@@ -25,11 +25,11 @@ pub struct Demotion {
     looked: Cell<Option<u64>>,
 }
 
-impl Upstreams {
+impl Node {
     /// The upstream has answered a client's command with this error: counts it, and remembers what it may mean.
     #[inline]
     pub fn on_error_reply(&self, frame: &[u8]) {
-        self.shard.error(Origin::Upstream, frame);
+        self.rt.shard.error(Origin::Upstream, frame);
         self.on_refusal(frame);
     }
 
@@ -44,28 +44,33 @@ impl Upstreams {
             self.demotion.seen.set(true);
         }
     }
+}
 
-    /// Looks the name up if it is time. What is refused meanwhile counts for the next time.
-    pub(super) fn demotion_tick(self: &Rc<Self>) {
-        let Demotion { seen, looked } = &self.demotion;
-        let now = self.now();
-        if !seen.get() || looked.get().is_some_and(|at| now.saturating_sub(at) < nanos(LOOK_EVERY)) {
-            return;
-        }
-        seen.set(false);
-        looked.set(Some(now));
-        let up = Rc::clone(self);
-        spawn_local(async move {
-            let found = up.dialer.look_up().await;
-            up.shard.readonly_lookups[found].inc();
-            if found == NameLookup::Moved {
-                tracing::warn!(
-                    worker = up.worker,
-                    "the upstream refuses writes and its name now leads elsewhere: connections move there"
-                );
-                up.on_upstream_replaced(up.now());
-                up.move_on();
+impl Upstream {
+    /// Looks names up whose server has refused writes, if it is time. What is refused meanwhile counts for the next time.
+    pub(super) fn follow_names(self: &Rc<Self>) {
+        for node in self.nodes() {
+            let (Demotion { seen, looked }, now) = (&node.demotion, self.rt.now());
+            if !seen.get() || looked.get().is_some_and(|at| now.saturating_sub(at) < nanos(LOOK_EVERY)) {
+                continue;
             }
-        });
+            seen.set(false);
+            looked.set(Some(now));
+            let upstream = Rc::clone(self);
+            spawn_local(async move {
+                let found = node.dialer.look_up().await;
+                node.rt.shard.readonly_lookups[found].inc();
+                if found == NameLookup::Moved {
+                    tracing::warn!(
+                        worker = node.rt.worker,
+                        node = %node.id(),
+                        upstream = node.rt.process.endpoint(),
+                        "the upstream refuses writes and its name now leads elsewhere: connections move there"
+                    );
+                    let next = upstream.source.borrow_mut().on_moved();
+                    upstream.apply(next);
+                }
+            });
+        }
     }
 }

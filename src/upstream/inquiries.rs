@@ -7,7 +7,7 @@ use std::rc::Rc;
 use tokio::sync::oneshot;
 
 use super::lane::{Lane, Owner};
-use super::{Answer, Upstreams};
+use super::{Answer, Node};
 use crate::command::CommandId;
 
 /// Questions of a worker that have no answer yet. Bounded by those who ask: each has one at a time.
@@ -28,7 +28,7 @@ impl Inquiries {
     /// [`OutcomeUnknown`].
     pub async fn ask(
         &self,
-        up: &Rc<Upstreams>,
+        node: &Rc<Node>,
         lane: &Lane,
         id: CommandId,
         command: &[u8],
@@ -37,7 +37,7 @@ impl Inquiries {
         self.last.set(number);
         let (sender, answer) = oneshot::channel();
         self.open.borrow_mut().insert(number, sender);
-        lane.submit(up, Owner::Inner(number), id, command, up.now());
+        lane.submit(node, Owner::Inner(number), id, command, node.rt.now());
         answer.await.map_err(|_| OutcomeUnknown)
     }
 

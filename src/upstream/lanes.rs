@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
-use super::Upstreams;
+use super::Node;
 use super::lane::{Lane, LaneReport, Phase, run};
 use crate::base::nanos;
 use crate::link::{Budget, Permit, Use};
@@ -48,44 +48,44 @@ impl Lanes {
     ///
     /// # Errors
     /// [`Full`] when every place is taken by a lane that is in use.
-    pub fn obtain(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Rc<Lane>, Full> {
+    pub fn obtain(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Rc<Lane>, Full> {
         if let Some(lane) = self.by_key.borrow().get(key).filter(|lane| lane.accepting()) {
             return Ok(Rc::clone(lane));
         }
-        if !self.has_place(up) && !self.make_place(up.now()) {
+        if !self.has_place(node) && !self.make_place(node.rt.now()) {
             return Err(Full);
         }
         self.serial.set(self.serial.get() + 1);
-        let lane = Lane::new(self.serial.get(), key.clone(), up, false);
+        let lane = Lane::new(self.serial.get(), key.clone(), node, false);
         if let Some(old) = self.by_key.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }
-        spawn_local(run(Rc::clone(&lane), Rc::clone(up)));
+        spawn_local(run(Rc::clone(&lane), Rc::clone(node)));
         Ok(lane)
     }
 
     /// The lane for long replies to clients of `key`. `None` when it would take the last place, which may soon be
     /// wanted for another key; while the server limits replies it is worth that.
-    pub fn obtain_big(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Option<Rc<Lane>> {
+    pub fn obtain_big(&self, node: &Rc<Node>, key: &RouteKey) -> Option<Rc<Lane>> {
         if let Some(lane) = self.big.borrow().get(key).filter(|lane| lane.accepting()) {
             return Some(Rc::clone(lane));
         }
-        let spare = usize::from(!up.big_replies.is_guarded());
-        if self.taken() + spare >= up.budget.limit(Use::Lane) {
+        let spare = usize::from(!node.big_replies.is_guarded());
+        if self.taken() + spare >= node.rt.budget.limit(Use::Lane) {
             return None;
         }
         self.serial.set(self.serial.get() + 1);
-        let lane = Lane::new(self.serial.get(), key.clone(), up, true);
+        let lane = Lane::new(self.serial.get(), key.clone(), node, true);
         if let Some(old) = self.big.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }
-        spawn_local(run(Rc::clone(&lane), Rc::clone(up)));
+        spawn_local(run(Rc::clone(&lane), Rc::clone(node)));
         Some(lane)
     }
 
     /// A place for one more lane: not held by an open lane, nor promised to one that is opening.
-    fn has_place(&self, up: &Upstreams) -> bool {
-        self.taken() < up.budget.limit(Use::Lane)
+    fn has_place(&self, node: &Node) -> bool {
+        self.taken() < node.rt.budget.limit(Use::Lane)
     }
 
     fn taken(&self) -> usize {
@@ -93,10 +93,10 @@ impl Lanes {
         self.by_key.borrow().len() + self.big.borrow().len() + leaving
     }
 
-    /// Retires every lane that stands. Its clients go on, each when it has its answers, on one that takes its place;
-    /// that one waits for the old one's permit where there is no other. A lane that is being opened goes where it
-    /// should by itself.
-    pub(super) fn move_on(&self, up: &Upstreams) {
+    /// Retires every lane that stands. Its clients go on, each when it has its answers, on one that takes its place; that
+    /// one waits for the old one's permit where there is no other. A lane that is being opened goes where it should by
+    /// itself.
+    pub(super) fn rotate(&self, node: &Node) {
         let mut leaving = self.leaving.borrow_mut();
         for lanes in [&self.by_key, &self.big] {
             let mut lanes = lanes.borrow_mut();
@@ -104,7 +104,7 @@ impl Lanes {
             leaving.extend(standing.inspect(|lane| lane.replace()));
         }
         drop(leaving);
-        for client in up.roster.all() {
+        for client in node.rt.roster.all() {
             client.wake(); // whoever waits for room on one that goes
         }
     }
@@ -152,29 +152,29 @@ impl Lanes {
 
     /// The worker's tick over all lanes; also retires idle ones and steps around one that is stuck behind a long
     /// command, so that other clients get the server's own -BUSY on a new one (docs/design/semantics.md 3.4).
-    pub(super) fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
+    pub(super) fn on_tick(&self, node: &Node, now: u64, healthy: bool) {
         let all = self.all();
         for lane in &all {
-            lane.on_tick(up, now, healthy);
+            lane.on_tick(node, now, healthy);
         }
-        up.shard.lanes_suspect.set(all.iter().filter(|lane| lane.is_suspect()).count() as u64);
-        let idle = nanos(up.config().upstream.idle_timeout);
+        node.rt.shard.lanes_suspect.set(all.iter().filter(|lane| lane.is_suspect()).count() as u64);
+        let idle = nanos(node.rt.config().upstream.idle_timeout);
         // A lane that waits for the end of a pause of writes is left at once; of all, every other one waits, too.
-        let busy = match up.server_pause.extent() {
+        let busy = match node.server_pause.extent() {
             Some(Extent::Write) => nanos(STUCK_AT_LEAST),
             Some(Extent::All) => u64::MAX,
-            None => nanos(stuck_after(up)),
+            None => nanos(stuck_after(node)),
         };
-        let mut room = up.budget.limit(Use::Lane).saturating_sub(self.taken());
+        let mut room = node.rt.budget.limit(Use::Lane).saturating_sub(self.taken());
         let mut lanes = self.by_key.borrow_mut();
         let owes = |lane: &Rc<Lane>, long: u64| lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= long);
         if lanes.values().any(|lane| owes(lane, nanos(STUCK_AT_LEAST))) {
-            up.control.look(); // is it a script?
+            node.control.look(); // is it a script?
         }
         let mut leaving = Vec::new();
         for lane in lanes.values().filter(|lane| lane.phase() == Phase::Ready) {
             // A suspect lane is left where another is better: the upstream has answered while it was silent.
-            let alone = lane.is_suspect() && up.control.healthy_within(lane.silence(now));
+            let alone = lane.is_suspect() && node.control.healthy_within(lane.silence(now));
             if (alone || owes(lane, busy)) && room > 0 {
                 room -= 1;
                 leaving.push((lane.key().clone(), UpstreamCloseReason::Timeout));
@@ -217,10 +217,10 @@ impl Lanes {
 }
 
 /// How long a lane owes a reply before it is left.
-fn stuck_after(up: &Upstreams) -> Duration {
+fn stuck_after(node: &Node) -> Duration {
     // The server says -BUSY from its own threshold on; where that is lower it counts. What it is now may be unknown:
     // changed by others a moment ago, or not for us to ask. Then its word counts.
-    let servers = Duration::from_millis(up.process.upstream_busy_millis());
-    let servers = if up.control.busy_within(BUSY_FOR) { Duration::ZERO } else { servers };
-    up.config().lane.busy_threshold.min(servers.max(STUCK_AT_LEAST))
+    let servers = Duration::from_millis(node.rt.process.upstream_busy_millis());
+    let servers = if node.control.busy_within(BUSY_FOR) { Duration::ZERO } else { servers };
+    node.rt.config().lane.busy_threshold.min(servers.max(STUCK_AT_LEAST))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::timeout;
 
-use super::{Control, Outbox, Upstreams};
+use super::{Control, Node, Outbox};
 use crate::config;
 use crate::link::{Link, decoded};
 use crate::resp::encode;
@@ -35,26 +35,26 @@ const SMALL: usize = 4 << 10;
 ///
 /// # Errors
 /// No answer in time, or none at all: it may still come, and must not be taken for that of the next question.
-pub(super) async fn learn(up: &Upstreams, link: &mut Link) -> io::Result<()> {
+pub(super) async fn learn(node: &Node, link: &mut Link) -> io::Result<()> {
     let mut command = BytesMut::new();
     for name in ASKED {
         encode::command(&mut command, &["CONFIG", "GET", name]);
     }
-    let replies = timeout(up.config().upstream.handshake_timeout, link.call(&command, ASKED.len())).await??;
-    if up.control.on_replies(&replies) {
-        up.control.ask_limits_again(); // not told: asked again at the next turn
+    let replies = timeout(node.rt.config().upstream.handshake_timeout, link.call(&command, ASKED.len())).await??;
+    if node.control.on_replies(&replies) {
+        node.control.ask_limits_again(); // not told: asked again at the next turn
         return Ok(());
     }
     let texts: Vec<Option<String>> = ASKED.iter().zip(&replies).map(|(name, reply)| value_of(reply, name)).collect();
     let number = |at: usize| texts[at].as_ref().and_then(|text| text.parse().ok());
-    up.process.set_upstream_limits(number(0), number(1));
-    up.control.learn_debug(&replies[8]);
+    node.rt.process.set_upstream_limits(number(0), number(1));
+    node.control.learn_debug(&replies[8]);
     if texts.iter().all(Option::is_none) {
         // Once, not at every turn.
-        if !up.control.limits_refused() {
+        if !node.control.limits_refused() {
             let words = String::from_utf8_lossy(&replies[0]).trim_end().to_owned();
             tracing::warn!(
-                worker = up.worker,
+                worker = node.rt.worker,
                 words,
                 "the upstream does not tell its limits on connections (CONFIG GET): respmux assumes that none are set"
             );
@@ -62,10 +62,10 @@ pub(super) async fn learn(up: &Upstreams, link: &mut Link) -> io::Result<()> {
         return Ok(());
     }
     let limits = parsed(&texts);
-    if up.process.set_server_limits(limits) {
-        tell(up, &limits);
+    if node.rt.process.set_server_limits(limits) {
+        tell(node, &limits);
     }
-    up.notice_limits();
+    node.notice_limits();
     Ok(())
 }
 
@@ -105,8 +105,8 @@ fn clients_memory(text: &str, maxmemory: u64) -> u64 {
 }
 
 /// Says to the operator what the limits mean here; once for each change.
-fn tell(up: &Upstreams, limits: &ServerLimits) {
-    let config = up.config();
+fn tell(node: &Node, limits: &ServerLimits) {
+    let config = node.rt.config();
     let (most, cap) = (limits.max_clients, config.upstream.max_connections as u64);
     if most > 0 && most < cap {
         tracing::warn!(
@@ -133,27 +133,28 @@ fn tell(up: &Upstreams, limits: &ServerLimits) {
     }
 }
 
-impl Upstreams {
+impl Node {
     /// Takes over what another worker, or this one, has heard. Called at every tick.
     pub(super) fn notice_limits(&self) {
-        let changes = self.process.server_limit_changes();
+        let changes = self.rt.process.server_limit_changes();
         if self.server_heard.replace(changes) == changes {
             return;
         }
-        let (now, before) = (self.process.server_limits(), self.server.get());
+        let (now, before) = (self.rt.process.server_limits(), self.server.get());
         self.server.set(now);
         self.on_output_limits();
         self.big_replies.guard(usize::try_from(now.normal.least()).unwrap_or(usize::MAX));
-        let of_lanes = |limits: &ServerLimits| (limits.normal.least(), requests_on_a_lane(&self.config().lane, limits));
+        let of_lanes =
+            |limits: &ServerLimits| (limits.normal.least(), requests_on_a_lane(&self.rt.config().lane, limits));
         if of_lanes(&now) != of_lanes(&before) {
-            self.lanes.move_on(self); // a lane keeps the guard it was made with
+            self.lanes.rotate(self); // a lane keeps the guard it was made with
         }
     }
 
     /// How often an open, silent connection is sent a PING: before the server's `timeout` closes it.
     #[must_use]
     pub(super) fn keepalive(&self) -> Duration {
-        let (own, server) = (self.config().upstream.keepalive, self.server.get().timeout);
+        let (own, server) = (self.rt.config().upstream.keepalive, self.server.get().timeout);
         match (own.is_zero(), quarter(server)) {
             (_, None) => own,
             (true, Some(quarter)) => quarter,
@@ -164,7 +165,7 @@ impl Upstreams {
     /// For how long a connection may be kept that nobody uses and that is sent nothing.
     #[must_use]
     pub(super) fn idle_limit(&self) -> Duration {
-        let own = self.config().upstream.idle_timeout;
+        let own = self.rt.config().upstream.idle_timeout;
         quarter(self.server.get().timeout).map_or(own, |quarter| own.min(quarter))
     }
 
@@ -175,15 +176,15 @@ impl Upstreams {
         if limit == 0 {
             return;
         }
-        let own = self.memory.held(BufferKind::Input) + self.memory.held(BufferKind::Output);
-        let all = self.process.memory().sum();
+        let own = self.rt.memory.held(BufferKind::Input) + self.rt.memory.held(BufferKind::Output);
+        let all = self.rt.process.memory().sum();
         if all < limit || own == 0 {
             return;
         }
         // Each worker gives its part of what is too much.
         let share = u128::from(all - limit + 1) * own as u128 / u128::from(all.max(1));
         let mut left = u64::try_from(share).unwrap_or(u64::MAX).max(1);
-        for client in self.roster.by_size(Outbox::held, SMALL) {
+        for client in self.rt.roster.by_size(Outbox::held, SMALL) {
             if left == 0 {
                 break;
             }
@@ -198,7 +199,7 @@ impl Upstreams {
                 limit,
                 "maxmemory-clients: the client with the largest buffers is closed"
             );
-            client.shed(&self.buffers, CloseReason::Evicted);
+            client.shed(&self.rt.buffers, CloseReason::Evicted);
         }
     }
 }

@@ -7,14 +7,14 @@
 //!                                  └─ Pressure: pause, refuse (the acceptor), close
 //! ```
 //!
-//! Whoever reads calls [`Upstreams::relieve`] behind each read of at most 64 KiB, so no burst can pass the limit by
+//! Whoever reads calls [`Runtime::relieve`] behind each read of at most 64 KiB, so no burst can pass the limit by
 //! more than one read of each worker.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{ClientKey, Outbox, Upstreams};
+use super::{ClientKey, Outbox, Runtime};
 use crate::telemetry::{BufferKind, CloseReason, Pressure, ProcessFacts, ShedStep, StallReason};
 
 /// A change of this many bytes is told to the other workers at once.
@@ -130,7 +130,7 @@ impl Drop for Charge {
     }
 }
 
-impl Upstreams {
+impl Runtime {
     /// Gives memory back when there is too little. Call it behind everything that may have made a buffer longer; it
     /// costs one look at a cell when all is well.
     #[inline]

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::{Answer, LendError, Return, Standing, Upstreams};
+use super::{Answer, LendError, Node, Return, Standing};
 use crate::command::CommandId;
 use crate::link::DialError;
 use crate::resp::encode;
@@ -68,15 +68,15 @@ impl<K: Eq + Hash, V: Clone> Joint<K, V> {
     }
 }
 
-impl Upstreams {
+impl Node {
     /// Whether whoever is served by connections in the state `key` may run `twin`; asked for no longer than `patience`.
     pub async fn permission(self: &Rc<Self>, key: &RouteKey, twin: Twin, patience: Duration) -> Permission {
         let (answer, first) = self.permissions.rights.join((key.clone(), twin));
         if first {
-            let (up, key) = (Rc::clone(self), key.clone());
+            let (node, key) = (Rc::clone(self), key.clone());
             spawn_local(async move {
-                let permission = up.inquire(&key, twin).await;
-                up.permissions.rights.answer(&(key, twin), &permission);
+                let permission = node.inquire(&key, twin).await;
+                node.permissions.rights.answer(&(key, twin), &permission);
             });
         }
         timeout(patience, answer).await.ok().and_then(Result::ok).unwrap_or(Permission::Unknown)
@@ -86,10 +86,10 @@ impl Upstreams {
     pub async fn standing_within(self: &Rc<Self>, patience: Duration) -> Option<Standing> {
         let (answer, first) = self.permissions.standing.join(());
         if first {
-            let up = Rc::clone(self);
+            let node = Rc::clone(self);
             spawn_local(async move {
-                let standing = up.scratch.standing(&up).await.ok();
-                up.permissions.standing.answer(&(), &standing);
+                let standing = node.scratch.standing(&node).await.ok();
+                node.permissions.standing.answer(&(), &standing);
             });
         }
         timeout(patience, answer).await.ok()?.ok()?
@@ -105,7 +105,7 @@ impl Upstreams {
                 Ok(Answer::NotExecuted(_)) | Err(_) => Permission::Unknown,
             };
         }
-        match self.pool.lend(self, key).await {
+        match self.rt.pool.lend(self, key).await {
             Ok(mut lease) => match lease.link().call(&command, 1).await {
                 Ok(replies) => {
                     lease.give_back(Return::Clean);

@@ -17,7 +17,7 @@ use tokio::task::spawn_local;
 
 pub use lease::{Lease, Return};
 
-use super::Upstreams;
+use super::Node;
 use super::aims::Aims;
 use crate::link::{DialError, Link, Use};
 use crate::session::RouteKey;
@@ -38,17 +38,23 @@ struct Idle {
     since: Instant,
 }
 
-/// The pool of one worker.
+/// The places of one worker for lent connections, whichever servers they lead to, and the line of those that wait for
+/// one.
 pub struct Pool {
     /// How many places there are, and how many of them blocked clients may have.
     sizes: (usize, usize),
     places: Arc<Semaphore>,
     /// How many of them blocked clients may have: transactions never wait for those.
     for_blocked: Arc<Semaphore>,
-    idle: RefCell<Vec<Idle>>,
     /// When each client in line began to wait, by its number.
     line: RefCell<BTreeMap<u64, Instant>>,
     last_in_line: Cell<u64>,
+}
+
+/// The connections to one server that nobody is lent now.
+#[derive(Default)]
+pub struct IdleLinks {
+    links: RefCell<Vec<Idle>>,
     pub(super) aims: Aims,
 }
 
@@ -68,10 +74,8 @@ impl Pool {
             sizes,
             places: Arc::new(Semaphore::new(size)),
             for_blocked,
-            idle: RefCell::default(),
             line: RefCell::default(),
             last_in_line: Cell::new(0),
-            aims: Aims::default(),
         }
     }
 
@@ -79,19 +83,19 @@ impl Pool {
     ///
     /// # Errors
     /// See [`LendError`].
-    pub async fn lend(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Lease, LendError> {
-        let place = Place { _any: self.place(up).await?, _for_blocked: None };
-        self.open(up, key, place).await
+    pub async fn lend(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LendError> {
+        let place = Place { _any: self.place(node).await?, _for_blocked: None };
+        self.open(node, key, place).await
     }
 
     /// Lends a connection to wait on, if there is a place for that now; nobody stands in line for one.
     ///
     /// # Errors
     /// [`LendError::Exhausted`] at once when there is no place, otherwise as [`Pool::lend`].
-    pub async fn lend_for_blocked(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Lease, LendError> {
+    pub async fn lend_for_blocked(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LendError> {
         let for_blocked = Arc::clone(&self.for_blocked).try_acquire_owned().map_err(|_| LendError::Exhausted)?;
         let any = Arc::clone(&self.places).try_acquire_owned().map_err(|_| LendError::Exhausted)?;
-        self.open(up, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
+        self.open(node, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
     }
 
     /// As [`Pool::lend_for_blocked`], but stands in line, within `pool.wait_timeout`: for commands that can only wait on
@@ -99,16 +103,16 @@ impl Pool {
     ///
     /// # Errors
     /// See [`LendError`].
-    pub async fn lend_for_blocked_in_line(&self, up: &Rc<Upstreams>, key: &RouteKey) -> Result<Lease, LendError> {
+    pub async fn lend_for_blocked_in_line(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LendError> {
         let for_blocked = match Arc::clone(&self.for_blocked).try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
-                super::Folds::give_way(up);
-                self.in_line(up, &self.for_blocked).await?
+                super::Folds::give_way(node);
+                self.in_line(node, &self.for_blocked).await?
             }
         };
-        let any = self.place(up).await?;
-        self.open(up, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
+        let any = self.place(node).await?;
+        self.open(node, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
     }
 
     /// Nobody would have to wait now.
@@ -130,29 +134,31 @@ impl Pool {
     }
 
     /// The connection for a place: an idle one, made to fit, or a new one.
-    async fn open(&self, up: &Rc<Upstreams>, key: &RouteKey, place: Place) -> Result<Lease, LendError> {
-        let deadline = crate::base::now() + up.config().upstream.connect_wait;
+    async fn open(&self, node: &Rc<Node>, key: &RouteKey, place: Place) -> Result<Lease, LendError> {
+        let deadline = crate::base::now() + node.rt.config().upstream.connect_wait;
         loop {
-            let attempt = match self.take_idle(key) {
+            let attempt = match node.idle.take(key) {
                 Some(idle) if idle.link.is_closed() => {
                     drop(idle.link.close(UpstreamCloseReason::Upstream).await);
                     continue;
                 }
-                Some(idle) if !up.dialer.is_current(&idle.link) => {
+                Some(idle) if !node.dialer.is_current(&idle.link) => {
                     drop(idle.link.close(UpstreamCloseReason::Moved).await);
                     continue;
                 }
                 Some(idle) if !idle.dirty && idle.link.key() == key => Ok(idle.link),
                 Some(idle) => {
-                    up.shard.pool_switches.inc();
-                    let (renewing, key) = (Rc::clone(up), key.clone());
+                    node.rt.shard.pool_switches.inc();
+                    let (renewing, key) = (Rc::clone(node), key.clone());
                     spawn_local(async move { renewing.dialer.renew(idle.link, &key).await }).await.map_err(broken)?
                 }
-                None if up.dialer.is_open() && up.dialer.retry_at().is_some() => return Err(LendError::Dial(away())),
-                None => match up.budget.permit(Use::Pool) {
+                None if node.dialer.is_open() && node.dialer.retry_at().is_some() => {
+                    return Err(LendError::Dial(away()));
+                }
+                None => match node.rt.budget.permit(Use::Pool) {
                     // A task of its own: the client may leave meanwhile, and then the connection closes in order.
                     Some(permit) => {
-                        let (dialing, key) = (Rc::clone(up), key.clone());
+                        let (dialing, key) = (Rc::clone(node), key.clone());
                         spawn_local(async move { dialing.dialer.dial(permit, &key).await }).await.map_err(broken)?
                     }
                     // A place but no permit: a connection of the pool is still closing.
@@ -163,16 +169,16 @@ impl Pool {
                 },
             };
             match attempt {
-                Ok(link) if !up.dialer.is_current(&link) => {
+                Ok(link) if !node.dialer.is_current(&link) => {
                     drop(link.close(UpstreamCloseReason::Moved).await); // told to move meanwhile
                     if crate::base::now() >= deadline {
                         return Err(LendError::Dial(away()));
                     }
                 }
-                Ok(link) => return Ok(Lease::new(link, place, up)),
+                Ok(link) => return Ok(Lease::new(link, place, node)),
                 Err((error @ DialError::Unavailable { .. }, permit)) => {
                     drop(permit);
-                    let retry = up.dialer.retry_at().unwrap_or_else(|| crate::base::now() + Duration::from_millis(1));
+                    let retry = node.dialer.retry_at().unwrap_or_else(|| crate::base::now() + Duration::from_millis(1));
                     if retry >= deadline {
                         return Err(LendError::Dial(error));
                     }
@@ -184,25 +190,25 @@ impl Pool {
     }
 
     /// Waits in line for a place.
-    async fn place(&self, up: &Upstreams) -> Result<OwnedSemaphorePermit, LendError> {
-        self.in_line(up, &self.places).await
+    async fn place(&self, node: &Node) -> Result<OwnedSemaphorePermit, LendError> {
+        self.in_line(node, &self.places).await
     }
 
-    async fn in_line(&self, up: &Upstreams, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, LendError> {
+    async fn in_line(&self, node: &Node, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, LendError> {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Ok(place);
         }
-        if self.waiting() >= up.config().pool.max_waiters {
-            up.shard.pool_limits.line_full.inc();
+        if self.waiting() >= node.rt.config().pool.max_waiters {
+            node.rt.shard.pool_limits.line_full.inc();
             return Err(LendError::Exhausted);
         }
-        let waiting = Waiting::new(self, up);
-        let place = up.within(up.config().pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
+        let waiting = Waiting::new(self, node);
+        let place = node.within(node.rt.config().pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
         drop(waiting);
         match place {
             Some(Ok(place)) => Ok(place),
             Some(Err(_)) | None => {
-                up.shard.pool_limits.timeouts.inc();
+                node.rt.shard.pool_limits.timeouts.inc();
                 Err(LendError::Exhausted)
             }
         }
@@ -229,74 +235,31 @@ impl Pool {
     pub(super) fn blocked(&self) -> (usize, usize) {
         (self.sizes.1, self.sizes.1.saturating_sub(self.for_blocked.available_permits()))
     }
-
-    /// An idle connection that fits, else any idle one when no new one may be opened.
-    fn take_idle(&self, key: &RouteKey) -> Option<Idle> {
-        let mut idle = self.idle.borrow_mut();
-        let last = |wanted: &dyn Fn(&Idle) -> bool| {
-            idle.iter().rposition(|idle| wanted(idle) && !self.aims.is_at(idle.link.id()))
-        };
-        let chosen = last(&|idle| !idle.dirty && idle.link.key() == key)
-            .or_else(|| last(&|idle| idle.dirty))
-            .or_else(|| last(&|_| true))?;
-        let mut chosen = idle.swap_remove(chosen);
-        chosen.link.on_lent();
-        Some(chosen)
-    }
-
-    /// Nobody is lent one of the connections that stand any more. Those that are lent are closed when they come back.
-    pub(super) fn move_on(&self) {
-        for idle in self.idle.take() {
-            spawn_local(idle.link.close(UpstreamCloseReason::Moved));
-        }
-    }
-
-    /// Closes connections that nobody has needed for `upstream.idle_timeout`, dead ones, and those that nobody may be
-    /// lent any more.
-    pub(super) fn on_tick(&self, up: &Rc<Upstreams>) {
-        let limit = up.idle_limit();
-        let mut idle = self.idle.borrow_mut();
-        let mut position = 0;
-        while position < idle.len() {
-            let Idle { link, since, .. } = &idle[position];
-            let reason = if self.aims.is_astray(link.id()) {
-                UpstreamCloseReason::Dirty
-            } else if link.is_closed() {
-                UpstreamCloseReason::Upstream
-            } else if crate::base::since(*since) >= limit {
-                UpstreamCloseReason::Idle
-            } else {
-                position += 1;
-                continue;
-            };
-            spawn_local(idle.swap_remove(position).link.close(reason));
-        }
-    }
 }
 
 /// Counts a waiter, also when it gives up.
 struct Waiting<'a> {
     pool: &'a Pool,
-    up: &'a Upstreams,
+    node: &'a Node,
     number: u64,
     started: Instant,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(pool: &'a Pool, up: &'a Upstreams) -> Self {
+    fn new(pool: &'a Pool, node: &'a Node) -> Self {
         let (number, started) = (pool.last_in_line.get() + 1, crate::base::now());
         pool.last_in_line.set(number);
         pool.line.borrow_mut().insert(number, started);
-        up.shard.pool_waiters.add(1);
-        Self { pool, up, number, started }
+        node.rt.shard.pool_waiters.add(1);
+        Self { pool, node, number, started }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.pool.line.borrow_mut().remove(&self.number);
-        self.up.shard.pool_waiters.sub(1);
-        self.up.shard.pool_waited(crate::base::since(self.started));
+        self.node.rt.shard.pool_waiters.sub(1);
+        self.node.rt.shard.pool_waited(crate::base::since(self.started));
     }
 }
 
@@ -310,10 +273,52 @@ fn broken(_: tokio::task::JoinError) -> LendError {
     LendError::Exhausted
 }
 
-impl Pool {
+impl IdleLinks {
+    /// An idle connection that fits, else any idle one when no new one may be opened.
+    fn take(&self, key: &RouteKey) -> Option<Idle> {
+        let mut idle = self.links.borrow_mut();
+        let last =
+            |wanted: &dyn Fn(&Idle) -> bool| idle.iter().rposition(|idle| wanted(idle) && !self.aims.is_at(&idle.link));
+        let chosen = last(&|idle| !idle.dirty && idle.link.key() == key)
+            .or_else(|| last(&|idle| idle.dirty))
+            .or_else(|| last(&|_| true))?;
+        let mut chosen = idle.swap_remove(chosen);
+        chosen.link.on_lent();
+        Some(chosen)
+    }
+
+    /// Nobody is lent one of the connections that stand any more. Those that are lent are closed when they come back.
+    pub(super) fn rotate(&self) {
+        for idle in self.links.take() {
+            spawn_local(idle.link.close(UpstreamCloseReason::Moved));
+        }
+    }
+
+    /// Closes connections that nobody has needed for `upstream.idle_timeout`, dead ones, and those that nobody may be
+    /// lent any more.
+    pub(super) fn on_tick(&self, node: &Rc<Node>) {
+        let limit = node.idle_limit();
+        let mut idle = self.links.borrow_mut();
+        let mut position = 0;
+        while position < idle.len() {
+            let Idle { link, since, .. } = &idle[position];
+            let reason = if self.aims.is_astray(link) {
+                UpstreamCloseReason::Dirty
+            } else if link.is_closed() {
+                UpstreamCloseReason::Upstream
+            } else if crate::base::since(*since) >= limit {
+                UpstreamCloseReason::Idle
+            } else {
+                position += 1;
+                continue;
+            };
+            spawn_local(idle.swap_remove(position).link.close(reason));
+        }
+    }
+
     /// Back to the others, unless they were told to move meanwhile.
-    async fn put(&self, up: &Upstreams, link: Link, dirty: bool) {
-        if up.dialer.is_current(&link) {
+    async fn put(&self, node: &Node, link: Link, dirty: bool) {
+        if node.dialer.is_current(&link) {
             self.keep(link, dirty);
         } else {
             drop(link.close(UpstreamCloseReason::Moved).await);
@@ -322,6 +327,6 @@ impl Pool {
 
     fn keep(&self, mut link: Link, dirty: bool) {
         link.on_returned();
-        self.idle.borrow_mut().push(Idle { link, dirty, since: crate::base::now() });
+        self.links.borrow_mut().push(Idle { link, dirty, since: crate::base::now() });
     }
 }

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use super::{Outbox, Upstreams};
+use super::{Node, Outbox};
 use crate::telemetry::{CloseReason, OutputLimit};
 
 /// Whose limits apply to a client.
@@ -67,7 +67,7 @@ impl Outbox {
     }
 }
 
-impl Upstreams {
+impl Node {
     /// The limits of `class` apply to the client from here on.
     pub fn limit_output(&self, outbox: &Outbox, class: OutputClass) {
         outbox.ration.class.set(class);
@@ -77,7 +77,7 @@ impl Upstreams {
     /// Bytes that may wait for a client of `class`; 0 is no limit.
     #[must_use]
     pub fn output_limit(&self, class: OutputClass) -> usize {
-        let (rules, server) = (self.look(), self.server.get());
+        let (rules, server) = (self.rt.look(), self.server.get());
         let (own, servers) = match class {
             OutputClass::Login => return rules.config.auth.max_output,
             OutputClass::Normal => (rules.config.client.output_limit, server.normal.hard),
@@ -91,7 +91,7 @@ impl Upstreams {
 
     /// The server's limits, or the configuration's, are others than before.
     pub fn on_output_limits(&self) {
-        for outbox in self.roster.all() {
+        for outbox in self.rt.roster.all() {
             self.limit_output(&outbox, outbox.ration.class.get());
         }
     }
@@ -102,7 +102,7 @@ impl Upstreams {
         if server.normal.soft == 0 && server.pubsub.soft == 0 {
             return;
         }
-        for outbox in self.roster.all() {
+        for outbox in self.rt.roster.all() {
             match outbox.ration.class.get() {
                 OutputClass::Login => {}
                 OutputClass::Normal => outbox.check_soft_limit(server.normal, now),

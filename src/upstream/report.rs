@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Upstreams;
+use super::Node;
 use super::lane::LaneReport;
 use crate::link::Use;
 use crate::session::Flavour;
@@ -64,18 +64,18 @@ pub(crate) struct KindReport {
     pub timeouts: u64,
 }
 
-impl Upstreams {
+impl Node {
     /// This worker, now.
     pub(crate) fn report(&self) -> Report {
-        let shard = &self.shard;
+        let shard = &self.rt.shard;
         let lanes = self.lanes.all();
         let errors = |origin: Origin| {
             ErrorCode::ALL.iter().map(move |code| (origin, code.label(), shard.command_errors[origin][*code].value()))
         };
-        let (blocked_max, blocked_in_use) = self.pool.blocked();
+        let (blocked_max, blocked_in_use) = self.rt.pool.blocked();
         Report {
-            worker: self.worker,
-            clients: self.roster.len(),
+            worker: self.rt.worker,
+            clients: self.rt.roster.len(),
             states: counts(|state: ClientState| shard.clients_by_state[state].value()),
             pinned: counts(|reason: PinReason| shard.pinned[reason].value()),
             kinds: [Use::Lane, Use::Pool, Use::Scratch, Use::Control, Use::Hub]
@@ -92,16 +92,16 @@ impl Upstreams {
             buffered: counts(|kind: BufferKind| shard.buffered[kind].value()),
             errors: errors(Origin::Proxy).chain(errors(Origin::Upstream)).collect(),
             refused: counts(|reason: RefuseReason| shard.commands_rejected[reason].value()),
-            now: Reading::of(shard, self.now()),
-            before: self.history.oldest(),
+            now: Reading::of(shard, self.rt.now()),
+            before: self.rt.history.oldest(),
         }
     }
 
     fn kind(&self, purpose: Use) -> KindReport {
-        let open = self.budget.used(purpose);
+        let open = self.rt.budget.used(purpose);
         let mut report = KindReport {
             kind: UpstreamKind::from(purpose).label(),
-            max: self.budget.limit(purpose),
+            max: self.rt.budget.limit(purpose),
             open,
             in_use: open,
             waiting: 0,
@@ -116,11 +116,11 @@ impl Upstreams {
                 report.waiting = lanes.iter().map(|lane| lane.crowd()).sum();
             }
             Use::Pool => {
-                report.in_use = self.pool.lent();
-                report.waiting = self.pool.waiting();
-                report.longest_wait = self.pool.longest_wait();
-                report.waits = self.shard.pool_wait.count();
-                report.timeouts = self.shard.pool_limits.timeouts.value();
+                report.in_use = self.rt.pool.lent();
+                report.waiting = self.rt.pool.waiting();
+                report.longest_wait = self.rt.pool.longest_wait();
+                report.waits = self.rt.shard.pool_wait.count();
+                report.timeouts = self.rt.shard.pool_limits.timeouts.value();
             }
             Use::Scratch | Use::Control | Use::Hub => {}
         }
@@ -129,6 +129,6 @@ impl Upstreams {
 
     /// Its lanes, now; who uses them is known to the client side only.
     pub(crate) fn lane_reports(&self) -> Vec<LaneReport> {
-        self.lanes.reports(self.worker, self.now())
+        self.lanes.reports(self.rt.worker, self.rt.now())
     }
 }

@@ -10,14 +10,14 @@ use bytes::BytesMut;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
-use super::Upstreams;
+use super::Node;
 use crate::link::{Link, Use, decoded};
 use crate::resp::encode;
 use crate::telemetry::UpstreamCloseReason;
 
 /// How long the answer to a probe may serve new clients, while no change of rights or settings passes by.
 const PROBE_LIFE: Duration = Duration::from_secs(1);
-/// Logins that may wait for the scratch connection.
+/// Logins that may wait for the login connection.
 const MAX_WAITING: usize = 16_384;
 
 /// What the upstream thinks of a client that has not logged in.
@@ -87,9 +87,9 @@ impl Scratch {
     ///
     /// # Errors
     /// The upstream is not available; nothing can be said about the login.
-    pub async fn run(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
+    pub async fn run(&self, node: &Rc<Node>, command: &[u8]) -> io::Result<Vec<u8>> {
         let _waiting = InLine::new(&self.waiting)?;
-        let reply = up.within(up.config().upstream.connect_wait, self.run_in_turn(up, command)).await;
+        let reply = node.within(node.rt.config().upstream.connect_wait, self.run_in_turn(node, command)).await;
         reply.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -99,7 +99,7 @@ impl Scratch {
     /// The upstream is not available; nothing can be said about the login.
     pub async fn login(
         &self,
-        up: &Rc<Upstreams>,
+        node: &Rc<Node>,
         command: &[u8],
         still_may: impl Fn() -> bool,
     ) -> io::Result<Option<Vec<u8>>> {
@@ -109,21 +109,21 @@ impl Scratch {
             if !still_may() {
                 return Ok(None);
             }
-            self.unit(up, command).await.map(Some)
+            self.unit(node, command).await.map(Some)
         };
-        let reply = up.within(up.config().upstream.connect_wait, judged).await;
+        let reply = node.within(node.rt.config().upstream.connect_wait, judged).await;
         reply.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    async fn run_in_turn(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
+    async fn run_in_turn(&self, node: &Rc<Node>, command: &[u8]) -> io::Result<Vec<u8>> {
         let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
-        self.unit(up, command).await
+        self.unit(node, command).await
     }
 
     /// The kept connection; one of the past is closed.
-    async fn current(&self, up: &Upstreams) -> Option<Link> {
+    async fn current(&self, node: &Node) -> Option<Link> {
         let kept = self.link.borrow_mut().take()?;
-        if up.dialer.is_current(&kept) {
+        if node.dialer.is_current(&kept) {
             return Some(kept);
         }
         drop(kept.close(UpstreamCloseReason::Moved).await);
@@ -132,14 +132,14 @@ impl Scratch {
 
     /// A kept connection that the server has closed is not kept any longer: that of a user who was deleted. The next
     /// use waits until it has given its place back.
-    pub(super) fn on_tick(up: &Rc<Upstreams>) {
-        if up.scratch.link.borrow().as_ref().is_none_or(|link| !link.is_closed()) {
+    pub(super) fn on_tick(node: &Rc<Node>) {
+        if node.scratch.link.borrow().as_ref().is_none_or(|link| !link.is_closed()) {
             return;
         }
-        let up = Rc::clone(up);
+        let node = Rc::clone(node);
         spawn_local(async move {
-            let Ok(_turn) = up.scratch.turn.acquire().await else { return };
-            let dead = up.scratch.link.borrow_mut().take_if(|link| link.is_closed());
+            let Ok(_turn) = node.scratch.turn.acquire().await else { return };
+            let dead = node.scratch.link.borrow_mut().take_if(|link| link.is_closed());
             if let Some(dead) = dead {
                 drop(dead.close(UpstreamCloseReason::Upstream).await);
             }
@@ -147,32 +147,32 @@ impl Scratch {
     }
 
     /// Connections are to move. The next use waits until this one has given its place back.
-    pub(super) fn move_on(up: &Rc<Upstreams>) {
-        let up = Rc::clone(up);
+    pub(super) fn rotate(node: &Rc<Node>) {
+        let node = Rc::clone(node);
         spawn_local(async move {
-            let Ok(_turn) = up.scratch.turn.acquire().await else { return };
-            if let Some(link) = up.scratch.current(&up).await {
-                *up.scratch.link.borrow_mut() = Some(link);
+            let Ok(_turn) = node.scratch.turn.acquire().await else { return };
+            if let Some(link) = node.scratch.current(&node).await {
+                *node.scratch.link.borrow_mut() = Some(link);
             }
         });
     }
 
     /// One unit: RESET, the command. A kept connection may have died with the user that it proved last, so a unit
     /// that fails on it is tried once more on a new one: proving an identity twice changes nothing.
-    async fn unit(&self, up: &Rc<Upstreams>, command: &[u8]) -> io::Result<Vec<u8>> {
-        let kept = self.current(up).await;
+    async fn unit(&self, node: &Rc<Node>, command: &[u8]) -> io::Result<Vec<u8>> {
+        let kept = self.current(node).await;
         if let Some(link) = kept
-            && let Ok(reply) = self.unit_on(up, link, command).await
+            && let Ok(reply) = self.unit_on(node, link, command).await
         {
             return Ok(reply);
         }
-        let link = self.open(up).await?;
-        self.unit_on(up, link, command).await
+        let link = self.open(node).await?;
+        self.unit_on(node, link, command).await
     }
 
     /// The connection is owned while in use, so that an error or a cancelled wait in the middle closes it.
-    async fn unit_on(&self, up: &Rc<Upstreams>, mut link: Link, command: &[u8]) -> io::Result<Vec<u8>> {
-        let name = format!("respmux:{}:{}:scratch", up.config().instance, up.worker);
+    async fn unit_on(&self, node: &Rc<Node>, mut link: Link, command: &[u8]) -> io::Result<Vec<u8>> {
+        let name = format!("respmux:{}:{}:scratch", node.rt.config().instance, node.rt.worker);
         let mut batch = BytesMut::with_capacity(128 + command.len());
         batch.extend_from_slice(command);
         encode::command(&mut batch, &["CLIENT", "ID"]);
@@ -182,7 +182,7 @@ impl Scratch {
             link.silence().await?;
             link.call(&batch, 3).await
         };
-        let result = up.within(up.config().upstream.handshake_timeout, unit).await;
+        let result = node.within(node.rt.config().upstream.handshake_timeout, unit).await;
         let mut replies = match result.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
             Ok(replies) => replies,
             Err(error) => {
@@ -197,19 +197,19 @@ impl Scratch {
         Ok(replies.swap_remove(0))
     }
 
-    async fn open(&self, up: &Rc<Upstreams>) -> io::Result<Link> {
+    async fn open(&self, node: &Rc<Node>) -> io::Result<Link> {
         loop {
-            if let Some(at) = up.dialer.retry_at() {
-                if up.dialer.is_open() {
+            if let Some(at) = node.dialer.retry_at() {
+                if node.dialer.is_open() {
                     return Err(io::ErrorKind::NotConnected.into());
                 }
                 tokio::time::sleep_until(at.into()).await;
                 continue;
             }
-            let Some(permit) = up.budget.permit(Use::Scratch) else {
+            let Some(permit) = node.rt.budget.permit(Use::Scratch) else {
                 return Err(io::Error::other("no permit for the login connection"));
             };
-            let dialing = Rc::clone(up);
+            let dialing = Rc::clone(node);
             // A task of its own: whoever waits for it may give up, and then the connection still closes in order.
             let dialed = spawn_local(async move { dialing.dialer.dial_bare(permit).await }).await;
             match dialed.map_err(io::Error::other)? {
@@ -223,24 +223,24 @@ impl Scratch {
     ///
     /// # Errors
     /// The upstream is not available.
-    pub async fn standing(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
-        if let Some(known) = up.assumed_standing().or_else(|| self.known(up)) {
+    pub async fn standing(&self, node: &Rc<Node>) -> io::Result<Standing> {
+        if let Some(known) = node.assumed_standing().or_else(|| self.known(node)) {
             return Ok(known);
         }
-        up.within(up.config().upstream.connect_wait, self.probe(up))
+        node.within(node.rt.config().upstream.connect_wait, self.probe(node))
             .await
             .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    async fn probe(&self, up: &Rc<Upstreams>) -> io::Result<Standing> {
+    async fn probe(&self, node: &Rc<Node>) -> io::Result<Standing> {
         let _turn = self.turn.acquire().await.map_err(io::Error::other)?;
-        if let Some(known) = self.known(up) {
+        if let Some(known) = self.known(node) {
             return Ok(known);
         }
-        let (asked, rules) = (crate::base::now(), up.process.rights_changes());
+        let (asked, rules) = (crate::base::now(), node.rt.process.rights_changes());
         let mut ping = BytesMut::new();
         encode::command(&mut ping, &["PING"]);
-        let reply = self.unit(up, &ping).await?;
+        let reply = self.unit(node, &ping).await?;
         // NOPERM, BUSY or LOADING are words to somebody who is known.
         let standing = if reply.starts_with(b"-NOAUTH") { Standing::Unauthenticated } else { Standing::Implicit };
         self.probe.set(Some(Probe { asked, rules, standing }));
@@ -248,7 +248,7 @@ impl Scratch {
         if standing == Standing::Unauthenticated && self.login_first.get().is_none() {
             let mut bad = BytesMut::new();
             encode::command(&mut bad, &["GET"]);
-            let reply = self.unit(up, &bad).await?;
+            let reply = self.unit(node, &bad).await?;
             self.login_first.set(Some(reply.starts_with(b"-NOAUTH")));
         }
         Ok(standing)
@@ -257,17 +257,18 @@ impl Scratch {
     /// The answer of a probe that is fresh enough. A CONFIG SET or an ACL command that passes by, in any worker, ends
     /// it at once: whoever has set or lifted a password finds new clients treated so.
     #[must_use]
-    pub fn known(&self, up: &Upstreams) -> Option<Standing> {
+    pub fn known(&self, node: &Node) -> Option<Standing> {
         let probe = self.probe.get()?;
-        let is_fresh = probe.rules == up.process.rights_changes() && crate::base::since(probe.asked) < PROBE_LIFE;
+        let is_fresh = probe.rules == node.rt.process.rights_changes() && crate::base::since(probe.asked) < PROBE_LIFE;
         is_fresh.then_some(probe.standing)
     }
 
     /// Clients that were refused may be let in by now: the last probe was let in, or rights or settings have changed
     /// since, through respmux.
     #[must_use]
-    pub fn may_have_opened(&self, up: &Upstreams) -> bool {
-        let opened = |probe: Probe| probe.standing == Standing::Implicit || probe.rules != up.process.rights_changes();
+    pub fn may_have_opened(&self, node: &Node) -> bool {
+        let opened =
+            |probe: Probe| probe.standing == Standing::Implicit || probe.rules != node.rt.process.rights_changes();
         self.probe.get().is_some_and(opened)
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::Upstreams;
+use super::Node;
 use crate::router::{Extent, PauseChange};
 
 /// Servers end a pause in a task that runs ten times a second, so up to so much later than they were told.
@@ -136,14 +136,7 @@ impl ServerPause {
     }
 }
 
-impl Upstreams {
-    /// Whether anything is held at the clients: PROXY PAUSE, or a pause of the server.
-    #[inline]
-    #[must_use]
-    pub fn holds(&self) -> bool {
-        self.holding.get()
-    }
-
+impl Node {
     /// A CLIENT PAUSE or UNPAUSE was accepted by the server.
     pub fn on_server_pause(&self, change: PauseChange) {
         let now = crate::base::now();
@@ -160,7 +153,7 @@ impl Upstreams {
     pub(super) fn forget_pauses(&self) {
         if self.server_pause.extent().is_some() {
             tracing::info!(
-                worker = self.worker,
+                worker = self.rt.worker,
                 "the upstream's pause is over: the upstream is away, or it is another server"
             );
             self.server_pause.pauses.borrow_mut().on_change(crate::base::now(), PauseChange::Ended);
@@ -183,12 +176,12 @@ impl Upstreams {
         match extent {
             Some(extent) => {
                 tracing::warn!(
-                    worker = self.worker,
+                    worker = self.rt.worker,
                     ?extent,
                     "the upstream is paused (CLIENT PAUSE or a failover): clients wait"
                 );
             }
-            None => tracing::info!(worker = self.worker, "the upstream is no longer paused"),
+            None => tracing::info!(worker = self.rt.worker, "the upstream is no longer paused"),
         }
         self.server_pause.pauses.borrow_mut().see(extent);
         self.look_at_pauses();
@@ -215,11 +208,9 @@ impl Upstreams {
         pause.extent.set(extent);
         pause.braced.set(braced);
         pause.changes.set(pause.changes.get() + 1);
-        self.holding.set(extent.is_some() || self.paused.get());
+        self.on_pause_changed();
         pause.changed.notify_waiters();
-        for client in self.roster.all() {
-            client.wake();
-        }
+        self.rt.wake_all();
     }
 
     /// As a timeout; but the time in which the server holds everything back does not count.

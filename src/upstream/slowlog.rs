@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Upstreams;
+use super::Runtime;
 use crate::base::nanos;
 use crate::command::{CommandId, Kind};
 use crate::config::Slowlog as Settings;
@@ -54,7 +54,7 @@ pub(crate) struct Slow {
     pub key: Option<Vec<u8>>,
 }
 
-impl Upstreams {
+impl Runtime {
     /// A request took long. Those that wait on purpose do not count, nor do questions of respmux' own.
     #[cold]
     pub(crate) fn keep_slow(&self, slow: Slow) {

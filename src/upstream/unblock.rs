@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::control::Control;
+use crate::link::{ServerClient, ServerRef};
 use crate::resp::encode;
 
 /// How long the transaction may be held back before it is given up together with its connection.
@@ -24,23 +25,24 @@ const REPLIES: usize = 4;
 const EXECUTED: &[u8] = b"*2\r\n:0\r\n";
 
 impl Control {
-    /// Unblocks the upstream connection `id` of that [generation](crate::link::Link::generation); the server's reply: `:1`, `:0`, or an error.
+    /// Unblocks `client`, one of the server's; the server's reply: `:1`, `:0`, or an error.
     ///
     /// # Errors
     /// As [`Control::ask`]; [`io::ErrorKind::TimedOut`] while the server is paused: nothing was unblocked.
-    pub async fn unblock(&self, id: &[u8], generation: u64) -> io::Result<Vec<u8>> {
-        self.run_unblock(&[b"CLIENT", b"UNBLOCK", id], generation).await
+    pub async fn unblock(&self, client: ServerClient) -> io::Result<Vec<u8>> {
+        let id = client.id.to_string();
+        self.run_unblock(&[b"CLIENT", b"UNBLOCK", id.as_bytes()], client.server).await
     }
 
     /// As [`Control::unblock`], in the words of whoever asked for it.
     ///
     /// # Errors
     /// As [`Control::unblock`].
-    pub(super) async fn run_unblock(&self, unblock: &[&[u8]], generation: u64) -> io::Result<Vec<u8>> {
+    pub(super) async fn run_unblock(&self, unblock: &[&[u8]], server: ServerRef) -> io::Result<Vec<u8>> {
         if self.known_flavour().await.unblock_spares_paused() {
             let mut command = BytesMut::new();
             encode::command(&mut command, unblock);
-            let asked = self.ask_batch(command, 1, None, Some(generation)).await;
+            let asked = self.ask_batch(command, 1, None, Some(server)).await;
             return asked.map(|mut replies| replies.swap_remove(0));
         }
         if self.paused_within(PAUSED_FOR) {
@@ -51,7 +53,7 @@ impl Control {
         encode::command(&mut batch, &["EVAL", "return 0", "0"]);
         encode::command(&mut batch, unblock);
         encode::command(&mut batch, &["EXEC"]);
-        let replies = self.ask_batch(batch, REPLIES, Some(PATIENCE), Some(generation)).await?;
+        let replies = self.ask_batch(batch, REPLIES, Some(PATIENCE), Some(server)).await?;
         Ok(outcome(&replies))
     }
 }

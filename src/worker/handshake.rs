@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::config;
 use crate::link::{Socket, Tls};
 use crate::telemetry::{BufferKind, HandshakeResult, RejectReason, Shard};
-use crate::upstream::{Charge, Upstreams};
+use crate::upstream::{Charge, Runtime};
 
 /// Steps with signatures in one turn of the thread.
 const AT_ONCE: usize = 2;
@@ -50,16 +50,16 @@ impl Turnstile {
     }
 
     /// The handshake of one client; nothing when it is not to be served.
-    pub(super) async fn secure(&self, up: &Upstreams, stream: TcpStream, config: Arc<ServerConfig>) -> Option<Secured> {
-        let shard = &*up.shard;
+    pub(super) async fn secure(&self, rt: &Runtime, stream: TcpStream, config: Arc<ServerConfig>) -> Option<Secured> {
+        let shard = &*rt.shard;
         if self.going_on.get() >= self.settings.max_handshakes {
             // Without a handshake there is no way to say why.
             shard.client_rejected[RejectReason::Handshakes].inc();
             return None;
         }
         let _in_line = InLine::new(self, shard);
-        let mut memory = Charge::new(&up.memory, BufferKind::Tls);
-        let shake = self.shake(stream, config, up, &mut memory);
+        let mut memory = Charge::new(&rt.memory, BufferKind::Tls);
+        let shake = self.shake(stream, config, rt, &mut memory);
         let result = match timeout(self.settings.handshake_timeout, shake).await {
             Ok(Ok(session)) => Ok(session),
             Ok(Err(error)) => {
@@ -77,13 +77,13 @@ impl Turnstile {
         &self,
         stream: TcpStream,
         config: Arc<ServerConfig>,
-        up: &Upstreams,
+        rt: &Runtime,
         memory: &mut Charge,
     ) -> io::Result<Rc<Tls>> {
         // Not even memory for those that say nothing.
         stream.readable().await?;
         memory.set(HANDSHAKE);
-        up.relieve();
+        rt.relieve();
         let session = Tls::server(stream, config)?;
         loop {
             let turn = self.turns.acquire().await.map_err(io::Error::other)?;

@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::client::{Accepted, Address, Ids, Peers, Question, Shared, Transport, answer};
 use crate::link::Socket;
 use crate::telemetry::{RejectReason, unix_millis};
-use crate::upstream::{Change, Parts, Upstreams};
+use crate::upstream::{Change, Parts, Upstream};
 use handshake::{Secured, Turnstile};
 
 /// Orders that may wait for one worker; the acceptor waits when it is full.
@@ -99,10 +99,10 @@ pub(crate) fn run(blueprint: Blueprint) -> std::io::Result<()> {
 
 async fn work(blueprint: Blueprint) {
     let Blueprint { parts, ids, peers, mut orders, questions, load, guest } = blueprint;
-    let up = Upstreams::new(parts);
-    up.start();
-    let shared = Shared::new(Rc::clone(&up), peers, ids);
-    let turnstile = Turnstile::new(&up.config().tls);
+    let upstream = Upstream::new(parts);
+    upstream.start();
+    let shared = Shared::new(Rc::clone(&upstream), peers, ids);
+    let turnstile = Turnstile::new(&upstream.rt.config().tls);
     spawn_local(answer_questions(Rc::clone(&shared), questions));
     spawn_local(tick(Rc::clone(&shared)));
     if let Some(guest) = guest {
@@ -120,18 +120,19 @@ async fn work(blueprint: Blueprint) {
                 }
                 Some(Order::Pause(quiet)) => shared.pause(quiet),
                 Some(Order::Busy(answer)) => drop(answer.send(shared.busy())),
-                Some(Order::Resume) => up.pause(false),
+                Some(Order::Resume) => upstream.pause(false),
                 Some(Order::Reconnect(answer)) => drop(answer.send(shared.reconnect())),
                 Some(Order::Cut) => shared.cut(),
             },
             _ = last_client.tick(), if shared.draining() => {
                 // What was popped for a client that has left must be put back first.
-                if up.roster.is_empty() && orders.is_empty() && up.folds.is_empty() {
+                let waited_for = upstream.nodes().iter().any(|node| !node.folds.is_empty());
+                if upstream.rt.roster.is_empty() && orders.is_empty() && !waited_for {
                     break;
                 }
             }
         }
-        if shared.draining() && orders.is_closed() && up.roster.is_empty() {
+        if shared.draining() && orders.is_closed() && upstream.rt.roster.is_empty() {
             break;
         }
     }
@@ -152,7 +153,7 @@ fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load:
                 let (shared, turnstile) = (Rc::clone(shared), Rc::clone(turnstile));
                 // A task of its own kind: clients without TLS have nothing of it in theirs.
                 spawn_local(async move {
-                    let secured = Box::pin(turnstile.secure(&shared.up, stream, config)).await;
+                    let secured = Box::pin(turnstile.secure(&shared.rt, stream, config)).await;
                     if let Some(Secured { socket, memory }) = secured {
                         shared.serve(Box::new(Accepted { socket, transport: Transport::Tls, address })).await;
                         drop(memory);
@@ -175,7 +176,7 @@ fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load:
             });
         }
         Err(error) => {
-            shared.up.shard.client_rejected[RejectReason::Internal].inc();
+            shared.rt.shard.client_rejected[RejectReason::Internal].inc();
             tracing::warn!(%error, "client could not be registered");
         }
     }
@@ -207,18 +208,18 @@ async fn answer_questions(shared: Rc<Shared>, mut questions: mpsc::Receiver<Ques
 
 /// Timeouts, canaries, idle connections, and the sign of life.
 async fn tick(shared: Rc<Shared>) {
-    let up = Rc::clone(&shared.up);
+    let upstream = Rc::clone(&shared.upstream);
     let mut timer = interval(TICK);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let metrics = tokio::runtime::Handle::current().metrics();
     let started = Instant::now();
     loop {
         timer.tick().await;
-        up.on_tick();
+        upstream.on_tick();
         shared.on_tick();
-        up.shard.beat(unix_millis());
+        upstream.rt.shard.beat(unix_millis());
         if started.elapsed() >= TICK {
-            up.shard.worker_busy_seconds.set(metrics.worker_total_busy_duration(0).as_secs_f64());
+            upstream.rt.shard.worker_busy_seconds.set(metrics.worker_total_busy_duration(0).as_secs_f64());
         }
     }
 }

@@ -11,9 +11,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("command", &["resp"]),
     ("session", &["resp", "command"]),
     ("router", &["resp", "command", "session"]),
-    ("link", &["resp", "command", "session"]),
+    ("topology", &[]),
+    ("link", &["resp", "command", "session", "topology"]),
     ("auth", &["resp", "command", "session"]),
-    ("topology", &["resp", "command", "session", "router", "link", "auth"]),
     ("upstream", &["resp", "command", "session", "router", "link", "auth", "topology"]),
     ("client", &["resp", "command", "session", "router", "link", "auth", "topology", "upstream"]),
     ("worker", &["resp", "command", "session", "router", "link", "auth", "topology", "upstream", "client"]),
@@ -28,12 +28,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// No I/O, no time, nothing that counts or logs.
-const PURE: &[&str] = &["resp", "command", "session", "router"];
+const PURE: &[&str] = &["resp", "command", "session", "router", "topology"];
 const IMPURE_NAMES: &[&str] =
     &["tokio", "tracing", "metrics", "Instant", "SystemTime", "std::net", "std::fs", "std::io"];
 
 /// Only these may share between threads.
-const SHARING_ROOMS: &[&str] = &["lifecycle", "topology", "telemetry", "admin"];
+const SHARING_ROOMS: &[&str] = &["lifecycle", "telemetry", "admin"];
 
 /// The locks of rooms on the data path, each with the reason why no command pays for it, or why it must.
 const SHARED: &[(&str, &str)] = &[

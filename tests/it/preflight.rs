@@ -249,7 +249,10 @@ fn the_usual_mistakes_are_told_in_a_sentence() {
     };
     let good = pki.issue("good", &["127.0.0.1"], 2099);
     let (redis, url) = start(&good, &["--tls-auth-clients", "no"]);
-    mistake(&["--upstream", &url, "--set", &set("upstream.tls_ca_file", &other.ca())], "has signed the upstream's certificate");
+    mistake(
+        &["--upstream", &url, "--set", &set("upstream.tls_ca_file", &other.ca())],
+        "has signed the upstream's certificate",
+    );
     mistake(&["--upstream", &url.replace("rediss", "redis")], "rediss://");
     let plain = redis.url().replace("redis://", "rediss://");
     mistake(&["--upstream", &plain, "--set", &ca], "is this a port without TLS (then redis://");

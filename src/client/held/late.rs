@@ -15,14 +15,14 @@ impl Held {
     /// Ready when the oldest command has waited for too long. What waits on the server may; and in the middle of a reply
     /// nothing else can be said.
     pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let patience = self.up.look().config.client.request_timeout;
+        let patience = self.node.rt.look().config.client.request_timeout;
         let oldest = self.expect.front().filter(|expect| !expect.blocks()).map(|expect| expect.at);
         let Some(since) = oldest.filter(|_| !patience.is_zero() && !self.streaming) else {
             self.late = None;
             return Poll::Pending;
         };
         loop {
-            let waited = Duration::from_nanos(self.up.now().saturating_sub(since));
+            let waited = Duration::from_nanos(self.node.rt.now().saturating_sub(since));
             let left = patience.saturating_sub(waited);
             if left.is_zero() {
                 return Poll::Ready(());
@@ -40,25 +40,25 @@ impl Held {
     /// closed. A client of which nothing is kept there stays, and learns that nobody knows what became of its commands;
     /// any other is closed, as when the connection is lost.
     pub(in crate::client) fn give_up(mut self, client: &Client) -> Result<(), Closed> {
-        let connection = self.lease.as_mut().map_or(0, |lease| lease.link().id());
-        let command = self.up.command_name(self.expect.front().map(|expect| expect.id));
+        let connection = self.lease.as_mut().and_then(|lease| lease.link().client()).map_or(0, |client| client.id);
+        let command = self.node.rt.command_name(self.expect.front().map(|expect| expect.id));
         tracing::warn!(
             connection,
             command,
             "pinned connection given up: it has owed a reply for client.request_timeout"
         );
-        self.up.shard.request_timeouts[RequestOutcome::Unknown].add(self.expect.len() as u64);
+        self.node.rt.shard.request_timeouts[RequestOutcome::Unknown].add(self.expect.len() as u64);
         self.spoil(UpstreamCloseReason::Timeout);
         if self.sticky() || !self.expect.iter().all(Expect::leaves_nothing) {
             return Err(Closed(CloseReason::UpstreamLost));
         }
         for expect in self.expect.drain(..) {
             if !expect.suppressed {
-                self.up.shard.error(Origin::Proxy, b"ERR");
-                client.outbox().push(&self.up.buffers, TOO_LATE);
+                self.node.rt.shard.error(Origin::Proxy, b"ERR");
+                client.outbox().push(&self.node.rt.buffers, TOO_LATE);
             }
             if expect.own {
-                client.outbox().on_own_publish(&self.up.buffers, true);
+                client.outbox().on_own_publish(&self.node.rt.buffers, true);
             }
         }
         Ok(()) // dropping the lease closes the connection

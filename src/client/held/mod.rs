@@ -34,7 +34,7 @@ use crate::resp::{ProtocolError, ReplyScanner};
 use crate::router::{self, PinReason, Relay, Route};
 use crate::session::{Guard, Resp, Transaction};
 use crate::telemetry::{BufferKind, CloseReason, UpstreamCloseReason};
-use crate::upstream::{Charge, Lease, Return, Upstreams, Wants};
+use crate::upstream::{Charge, Lease, Node, Return, Wants};
 
 /// Input kept while the client may not send, bytes (rule F9).
 const WAITING_INPUT: usize = 64 << 10;
@@ -57,7 +57,7 @@ pub(super) enum Event {
 /// One lent connection and what its client has done to it.
 pub(super) struct Held {
     lease: Option<Lease>,
-    up: Rc<Upstreams>,
+    node: Rc<Node>,
     reason: PinReason,
     out: BytesMut,
     expect: VecDeque<Expect>,
@@ -99,10 +99,10 @@ pub(super) struct Held {
 
 impl Held {
     /// Borrowed for a request that was asked for at `asked`, nanoseconds of the worker's clock.
-    pub(super) fn new(lease: Lease, up: &Rc<Upstreams>, reason: PinReason, asked: u64) -> Self {
+    pub(super) fn new(lease: Lease, node: &Rc<Node>, reason: PinReason, asked: u64) -> Self {
         Self {
             lease: Some(lease),
-            up: Rc::clone(up),
+            node: Rc::clone(node),
             reason,
             out: BytesMut::new(),
             expect: VecDeque::new(),
@@ -127,7 +127,7 @@ impl Held {
             incomplete: false,
             idle: None,
             late: None,
-            charge: Charge::new(&up.memory, BufferKind::Upstream),
+            charge: Charge::new(&node.rt.memory, BufferKind::Upstream),
         }
     }
 
@@ -137,7 +137,7 @@ impl Held {
             if let Some(reason) = client.outbox().fate() {
                 return Poll::Ready(Event::Closed(Closed(reason)));
             }
-            let flushed = match client.outbox().poll_flush(cx, &self.up.buffers) {
+            let flushed = match client.outbox().poll_flush(cx, &self.node.rt.buffers) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::Closed(Closed(CloseReason::IoError))),
                 other => other.is_ready(),
             };
@@ -164,7 +164,7 @@ impl Held {
             self.show(client);
             self.charge.set(self.out.len() + self.partial.len());
             client.count_input();
-            self.up.relieve();
+            self.node.rt.relieve();
             if let Some(event) = self.settled(client) {
                 return Poll::Ready(event);
             }
@@ -179,7 +179,7 @@ impl Held {
                     return Poll::Ready(Event::Closed(Closed(reason)));
                 }
                 if self.awaits_rest(client) && !client.carry.is_empty() {
-                    if client.carry.len() >= self.up.largest_request() {
+                    if client.carry.len() >= self.node.rt.largest_request() {
                         return Poll::Ready(Event::Closed(Closed(CloseReason::QueryBuffer)));
                     }
                     client.outbox().await_rest();
@@ -209,7 +209,7 @@ impl Held {
 
     /// What was lent for is held back by the server, which forgets it when the connection ends.
     fn held_back(&self) -> bool {
-        self.reason == PinReason::Paused && self.up.server_pause.extent().is_some() && !self.expect.is_empty()
+        self.reason == PinReason::Paused && self.node.server_pause.extent().is_some() && !self.expect.is_empty()
     }
 
     /// Nothing is asked, owed or begun on this connection.
@@ -284,7 +284,7 @@ impl Held {
 
     /// Reads what the client says; whether it did.
     fn read_on(&self, client: &mut Client, cx: &mut Context<'_>) -> Result<bool, Closed> {
-        let most = if self.awaits_rest(client) { self.up.largest_request() } else { WAITING_INPUT };
+        let most = if self.awaits_rest(client) { self.node.rt.largest_request() } else { WAITING_INPUT };
         match client.poll_more(cx, most) {
             Poll::Ready(result) => result.map(|()| true),
             // Only the client itself, or another one, can end these waits.
@@ -297,7 +297,7 @@ impl Held {
 
     fn lost(&mut self, reason: UpstreamCloseReason) -> Closed {
         self.spoil(reason);
-        self.up.on_upstream_lost();
+        self.node.on_connection_lost();
         Closed(CloseReason::UpstreamLost)
     }
 
@@ -316,14 +316,14 @@ impl Held {
                 break;
             }
             self.out.advance(n);
-            self.up.shard.upstream_written(n);
+            self.node.rt.shard.upstream_written(n);
         }
         Ok(())
     }
 
     fn read_in(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        let up = Rc::clone(&self.up);
-        let mut memory = up.read_buffer.borrow_mut();
+        let node = Rc::clone(&self.node);
+        let mut memory = node.rt.read_buffer.borrow_mut();
         let mut buf = ReadBuf::new(&mut memory);
         let Some(lease) = self.lease.as_mut() else { return Poll::Pending };
         match lease.link().poll_read(cx, &mut buf) {
@@ -334,7 +334,7 @@ impl Held {
         if buf.filled().is_empty() {
             return Poll::Ready(Err(self.lost(UpstreamCloseReason::Upstream)));
         }
-        up.shard.upstream_read(buf.filled().len());
+        node.rt.shard.upstream_read(buf.filled().len());
         Poll::Ready(self.on_bytes(client, buf.filled()))
     }
 
@@ -344,7 +344,7 @@ impl Held {
         if !open || self.subscriptions.any() || self.tracking || self.session {
             return Poll::Pending;
         }
-        let patience = self.up.config().pool.idle_transaction_timeout;
+        let patience = self.node.rt.config().pool.idle_transaction_timeout;
         if patience.is_zero() {
             return Poll::Pending; // never
         }
@@ -354,13 +354,12 @@ impl Held {
 
     /// What CLIENT LIST and UNBLOCK show of this.
     fn show(&mut self, client: &Client) {
-        let (blocked, there) = (self.blocked(), self.up.control.generation());
+        let (blocked, there) = (self.blocked(), self.node.control.server());
         let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
         client.profile.busy.set(!quiet && !blocked);
-        let held_on = self.lease.as_mut().map_or(0, |lease| lease.link().id());
+        let link = self.lease.as_mut().and_then(|lease| lease.link().client());
         // Only a connection to the server that can be asked to unblock it.
-        let link = self.lease.as_mut().map(Lease::link).filter(|link| blocked && link.generation() == there);
-        let (blocked_on, generation) = link.map_or((0, 0), |link| (link.id(), small(link.generation())));
+        let blocked_on = link.filter(|link| blocked && link.server == there);
         let multi = if self.queueing() { i32::try_from(self.transaction.queued()).unwrap_or(i32::MAX) } else { -1 };
         client.profile.holding.set(Holding {
             channels: small(self.subscriptions.channels),
@@ -370,8 +369,7 @@ impl Held {
             monitor: self.monitor,
             pin: Some(self.reason),
             blocked_on,
-            generation,
-            link: held_on,
+            link,
         });
     }
 

@@ -30,7 +30,7 @@ impl Held {
     pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
         client.kept = 0;
         let facts = client.facts(self.view(), self.has_subscriptions());
-        let route = route(&self.up.rules().table, request.lookup(), facts, &request);
+        let route = route(&self.node.rt.rules().table, request.lookup(), facts, &request);
         // In doubt, the connection is reset afterwards.
         let relay = match route {
             Route::Relay(relay) => relay,
@@ -63,7 +63,7 @@ impl Held {
 
     pub(super) fn may_send(&self, client: &Client) -> bool {
         let more = self.sticky() || self.reason == PinReason::Overflow && self.relayed < OVERFLOW_RUN;
-        let limit = self.up.config().client.inflight_commands;
+        let limit = self.node.rt.config().client.inflight_commands;
         more && !client.carry.is_empty()
             && self.expect.len() < limit
             && self.out.len() < OUT_AHEAD
@@ -94,12 +94,12 @@ impl Held {
                     }
                     let scanned = Scanned { scanner: &scanner, buf: &client.carry };
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
-                    let rules = self.up.rules();
+                    let rules = self.node.rt.rules();
                     let lookup = rules.table.lookup(scanned.nth(0), second);
                     let facts = client.facts(self.view(), self.has_subscriptions());
                     let route = route(&rules.table, lookup, facts, &scanned);
                     // A transaction that has begun is carried to its end.
-                    if self.up.is_paused() && self.transaction.clean() && route.waits_for_resume() {
+                    if self.node.rt.is_paused() && self.transaction.clean() && route.waits_for_resume() {
                         return Next::Nothing;
                     }
                     let relay = if let Route::Relay(relay) = route { Some(relay) } else { None };
@@ -172,24 +172,24 @@ impl Held {
         self.spent |= relay == Relay::Debug;
         if matches!(relay, Relay::Subscribe | Relay::Unsubscribe) {
             let arguments = request.count() as u64 - 1;
-            let name = &self.up.table.spec(id).name;
+            let name = &self.node.rt.table.spec(id).name;
             self.confirmations = if arguments > 0 { arguments } else { self.subscriptions.of_family(name) };
         }
         let payload = self.payload(client, &request, relay);
         let (arguments, bytes) = (u32::try_from(request.count()).unwrap_or(u32::MAX), request.raw().len() as u64);
-        let publishes = relay == Relay::Exec || self.up.table.spec(id).op == Op::Publish;
+        let publishes = relay == Relay::Exec || self.node.rt.table.spec(id).op == Op::Publish;
         let own = publishes && client.outbox().hub().is_some();
         if own {
-            client.outbox().on_own_publish(&self.up.buffers, false);
+            client.outbox().on_own_publish(&self.node.rt.buffers, false);
         }
         match &payload {
             Payload::Nil | Payload::Abort => encode::command(&mut self.out, &["DISCARD"]),
             Payload::Wait(_) => bump(&mut self.out),
-            _ if self.up.table.spec(id).op == Op::Tracking => self.out.extend_from_slice(&to_nobody(&request)),
+            _ if self.node.rt.table.spec(id).op == Op::Tracking => self.out.extend_from_slice(&to_nobody(&request)),
             _ if self.out.is_empty() => self.out = request.into_raw(),
             _ => self.out.extend_from_slice(request.raw()),
         }
-        let at = self.up.now();
+        let at = self.node.rt.now();
         let asked = self.asked.take().unwrap_or(at);
         self.expect.push_back(Expect { relay, payload, suppressed, own, id, at, asked, arguments, bytes });
     }
@@ -206,8 +206,8 @@ impl Held {
             }
             Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
             Relay::Plain if request.count() == 3 && client.must_recount(request.id()) => {
-                let sharded = is_sharded(&self.up.table.spec(request.id()).name);
-                Payload::Publish(self.up.interest.of_message(request.nth(1), sharded))
+                let sharded = is_sharded(&self.node.rt.table.spec(request.id()).name);
+                Payload::Publish(self.node.interest.of_message(request.nth(1), sharded))
             }
             Relay::Select => strict_integer(request.nth(1))
                 .and_then(|db| u32::try_from(db).ok())

@@ -43,10 +43,10 @@ impl Held {
     fn distrust(&mut self, reason: AnomalyReason) -> Closed {
         self.broken = true;
         self.spoil(UpstreamCloseReason::Anomaly);
-        self.up.shard.anomaly(Use::Pool, reason);
-        self.up.on_upstream_lost();
-        let connection = self.lease.as_mut().map_or(0, |lease| lease.link().id());
-        let command = self.up.command_name(self.expect.front().map(|expect| expect.id));
+        self.node.rt.shard.anomaly(Use::Pool, reason);
+        self.node.on_connection_lost();
+        let connection = self.lease.as_mut().and_then(|lease| lease.link().client()).map_or(0, |client| client.id);
+        let command = self.node.rt.command_name(self.expect.front().map(|expect| expect.id));
         tracing::error!(connection, %reason, command, clients = 1,
             "pinned connection killed: its replies cannot be trusted; its client is closed");
         Closed(CloseReason::UpstreamAnomaly)
@@ -56,14 +56,14 @@ impl Held {
     /// both protocols count; with subscriptions a PING is answered in a form of its own.
     fn fits(&self, byte: u8) -> bool {
         let Some(expect) = self.expect.front() else { return false };
-        if self.up.config().integrity == Integrity::Loose || self.subscriptions.any() || self.monitor {
+        if self.node.rt.config().integrity == Integrity::Loose || self.subscriptions.any() || self.monitor {
             return true;
         }
         let own = match &expect.payload {
             // Sent in its place.
             Payload::Nil | Payload::Abort => ReplyMask::STATUS,
             Payload::Wait(_) => ReplyMask::of(b":"),
-            _ => self.up.table.spec(expect.id).replies.either(),
+            _ => self.node.rt.table.spec(expect.id).replies.either(),
         };
         own.allows(byte) || (byte == b'+' && self.transaction.queueing())
     }
@@ -79,8 +79,8 @@ impl Held {
         }
         self.streaming = true;
         if self.expect.front().is_some_and(|expect| !expect.suppressed) {
-            client.outbox().on_reply_part(&self.up.buffers, false);
-            client.outbox().push(&self.up.buffers, piece);
+            client.outbox().on_reply_part(&self.node.rt.buffers, false);
+            client.outbox().push(&self.node.rt.buffers, piece);
         }
         Ok(())
     }
@@ -126,16 +126,16 @@ impl Held {
         }
         let Some(expect) = self.expect.pop_front() else { return Ok(()) };
         if kind.is_error() {
-            self.up.on_error_reply(frame);
+            self.node.on_error_reply(frame);
         }
         self.count(client, &expect);
         let own = expect.own;
         self.on_reply(client, expect, frame, kind);
         if streamed {
-            client.outbox().on_reply_part(&self.up.buffers, true);
+            client.outbox().on_reply_part(&self.node.rt.buffers, true);
         }
         if own {
-            client.outbox().on_own_publish(&self.up.buffers, true);
+            client.outbox().on_own_publish(&self.node.rt.buffers, true);
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Held {
         if found == Frame::Other && !kind.is_push() && !monitor_line {
             return false;
         }
-        client.outbox().push(&self.up.buffers, frame);
+        client.outbox().push(&self.node.rt.buffers, frame);
         if found == Frame::Confirmation {
             self.on_confirmation(client);
         }
@@ -161,7 +161,7 @@ impl Held {
     /// One confirmation of the subscribe command under way; with the last one it is answered.
     fn on_confirmation(&mut self, client: &Client) {
         let class = if self.subscriptions.any() { OutputClass::Pubsub } else { OutputClass::Normal };
-        self.up.limit_output(client.outbox(), class);
+        self.node.limit_output(client.outbox(), class);
         if self.confirmations == 0 {
             return; // sent by the server itself: a revoked channel, a moved slot
         }
@@ -175,12 +175,12 @@ impl Held {
 
     /// One command was answered. It was written when it was taken: here nobody else's requests come before it.
     fn count(&self, client: &Client, expect: &Expect) {
-        let now = self.up.now();
+        let now = self.node.rt.now();
         let took = now.saturating_sub(expect.at);
-        self.up.replied(expect.id, took);
-        self.up.answered(expect.id, took);
-        if self.up.slowlog.is_slow(now.saturating_sub(expect.asked)) && !expect.blocks() {
-            self.up.keep_slow(Slow {
+        self.node.rt.replied(expect.id, took);
+        self.node.answered(expect.id, took);
+        if self.node.rt.slowlog.is_slow(now.saturating_sub(expect.asked)) && !expect.blocks() {
+            self.node.rt.keep_slow(Slow {
                 command: expect.id,
                 client: client.outbox().id(),
                 asked: expect.asked,
@@ -304,7 +304,7 @@ impl Held {
         debug_assert_eq!(*relay, Relay::Wait);
         if !frame.starts_with(b"-") {
             self.out.extend_from_slice(&wait);
-            let at = self.up.now();
+            let at = self.node.rt.now();
             self.expect.push_front(Expect {
                 relay: Relay::Blocking,
                 payload: Payload::None,
@@ -353,7 +353,7 @@ impl Held {
     /// One executed command: changes the virtual state, or gives the element that the client must see instead.
     fn obey(&mut self, client: &Client, entry: &Queued, told: &[u8]) -> Option<BytesMut> {
         let mut element = BytesMut::new();
-        let interest = &self.up.interest;
+        let interest = &self.node.interest;
         let mut session = client.profile.session.borrow_mut();
         match entry.effect {
             Effect::ClientId => encode::integer(&mut element, i64::try_from(client.outbox().id()).unwrap_or(i64::MAX)),
@@ -403,6 +403,6 @@ impl Held {
 
 fn forward(client: &Client, suppressed: bool, frame: &[u8]) {
     if !suppressed {
-        client.outbox().push(&client.up().buffers, frame);
+        client.outbox().push(&client.rt().buffers, frame);
     }
 }

@@ -1,7 +1,6 @@
 //! Who may use PROXY. What shows others needs the upstream's consent, and an outage is when it is needed most: a question
 //! that nobody answers must not be the answer.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::Verb;
@@ -82,8 +81,8 @@ impl Client {
     /// Whether the client is known to be somebody who may use the upstream.
     async fn who_asks(&mut self, request: &Request) -> Consent {
         if self.admission == Admission::Unasked {
-            let up = Rc::clone(self.up());
-            if let Some(standing) = up.standing_within(PATIENCE).await {
+            let node = self.node();
+            if let Some(standing) = node.standing_within(PATIENCE).await {
                 self.on_standing(standing);
             }
         }
@@ -98,8 +97,8 @@ impl Client {
     }
 
     async fn consent(&self, twin: Twin) -> Consent {
-        let (up, key) = (Rc::clone(self.up()), self.profile.session.borrow().key.clone());
-        match up.permission(&key, twin, PATIENCE).await {
+        let (node, key) = (self.node(), self.profile.session.borrow().key.clone());
+        match node.permission(&key, twin, PATIENCE).await {
             Permission::Granted => Consent::Yes,
             Permission::Refused(line) => {
                 self.reply_error(&line);
@@ -114,7 +113,7 @@ impl Client {
         if verb.right() == ProxyRight::Read && self.profile.address.is_of_this_machine() {
             return Access::Granted;
         }
-        self.up().shard.commands_rejected[RefuseReason::UpstreamDown].inc();
+        self.rt().shard.commands_rejected[RefuseReason::UpstreamDown].inc();
         let line =
             if verb.right() == ProxyRight::Read { error_reply::PROXY_UNASKED } else { error_reply::PROXY_UNKNOWN };
         self.reply_error(line);
@@ -123,7 +122,7 @@ impl Client {
 
     /// As a server says it, with what is to be done about it.
     fn refuse_proxy(&self, request: &Request, verb: Verb) {
-        self.up().shard.commands_rejected[RefuseReason::ProxyRight].inc();
+        self.rt().shard.commands_rejected[RefuseReason::ProxyRight].inc();
         let setting = if verb.right() == ProxyRight::Write { "auth.proxy_write" } else { "auth.proxy_read" };
         let over_http = match verb {
             Verb::Drain => ", or POST /drain on the admin port",
@@ -144,6 +143,6 @@ impl Client {
     /// What the client may do with PROXY, as far as that is respmux' own matter.
     fn proxy_right(&self) -> ProxyRight {
         let session = self.profile.session.borrow();
-        self.up().rules().rights.of(self.up().rules().policies.name_of(&session.key.identity))
+        self.rt().rules().rights.of(self.rt().rules().policies.name_of(&session.key.identity))
     }
 }

@@ -10,10 +10,10 @@ use crate::router::Args;
 use crate::telemetry::catalogue::REVISION;
 use crate::telemetry::reasons::LatencyClass;
 use crate::telemetry::{Origin, unix_millis};
-use crate::upstream::{Report, Upstreams};
+use crate::upstream::{Node, Report};
 
 /// Writes one section's lines.
-type Section = fn(&mut Lines, &Upstreams, &[Report]);
+type Section = fn(&mut Lines, &Node, &[Report]);
 
 const SECTIONS: &[(&str, Section)] = &[
     ("Server", server),
@@ -37,7 +37,7 @@ impl Lines {
 }
 
 /// The sections that the request names; all of them when it names none. As with INFO a name that is none gives nothing.
-pub(super) fn text(up: &Upstreams, reports: &[Report], request: &Request) -> String {
+pub(super) fn text(node: &Node, reports: &[Report], request: &Request) -> String {
     let every = request.count() == 2;
     let wanted = |name: &str| {
         let all = ["all", "default", "everything"];
@@ -49,7 +49,7 @@ pub(super) fn text(up: &Upstreams, reports: &[Report], request: &Request) -> Str
             lines.0.push_str("\r\n");
         }
         let _ = write!(lines.0, "# {name}\r\n");
-        section(&mut lines, up, reports);
+        section(&mut lines, node, reports);
     }
     lines.0
 }
@@ -70,23 +70,23 @@ fn summed<'a>(
         .map(move |(position, (name, _))| (*name, reports.iter().map(|report| pick(report)[position].1).sum()))
 }
 
-fn server(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
+fn server(lines: &mut Lines, node: &Node, reports: &[Report]) {
     lines.put("respmux_version", env!("CARGO_PKG_VERSION"));
     lines.put("revision", REVISION);
     lines.put("process_id", std::process::id());
-    lines.put("instance", up.config().instance);
+    lines.put("instance", node.rt.config().instance);
     lines.put("workers", reports.len());
-    lines.put("uptime_in_seconds", unix_millis().saturating_sub(up.process.started_unix_millis()) / 1000);
-    lines.put("config_sha256", up.process.config_sha256());
-    lines.put("config_pending_restart", up.process.pending_restart().join(","));
-    lines.put("draining", u8::from(up.process.draining()));
-    lines.put("paused", u8::from(up.process.paused()));
+    lines.put("uptime_in_seconds", unix_millis().saturating_sub(node.rt.process.started_unix_millis()) / 1000);
+    lines.put("config_sha256", node.rt.process.config_sha256());
+    lines.put("config_pending_restart", node.rt.process.pending_restart().join(","));
+    lines.put("draining", u8::from(node.rt.process.draining()));
+    lines.put("paused", u8::from(node.rt.process.paused()));
 }
 
-fn clients(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
+fn clients(lines: &mut Lines, node: &Node, reports: &[Report]) {
     let clients = sum(reports, |report| report.clients);
     lines.put("clients", clients);
-    lines.put("clients_max", up.config().client.max_connections);
+    lines.put("clients_max", node.rt.config().client.max_connections);
     let mut busy = 0;
     for (state, count) in summed(reports, |report| &report.states) {
         lines.put(&format!("clients_{state}"), count);
@@ -100,17 +100,17 @@ fn clients(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
     }
 }
 
-fn upstreams(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
+fn upstreams(lines: &mut Lines, node: &Node, reports: &[Report]) {
     let (name, version) = version(flavour(reports));
-    lines.put("upstream", up.process.endpoint());
-    lines.put("upstream_up", u8::from(up.process.upstream_up()));
-    let (away, error) = servers::trouble(&up.process);
+    lines.put("upstream", node.rt.process.endpoint());
+    lines.put("upstream_up", u8::from(node.rt.process.upstream_up()));
+    let (away, error) = servers::trouble(&node.rt.process);
     lines.put("upstream_away_seconds", away);
     lines.put("upstream_last_error", error.map_or_else(String::new, |(_, text)| text.replace(['\r', '\n'], " ")));
     lines.put("upstream_flavour", name);
     lines.put("upstream_version", version);
     lines.put("upstream_circuit", circuit(reports).label());
-    lines.put("upstream_connections_max", up.config().upstream.max_connections);
+    lines.put("upstream_connections_max", node.rt.config().upstream.max_connections);
     let open = |report: &Report| report.kinds.iter().map(|kind| kind.open).sum();
     lines.put("upstream_connections", sum(reports, open));
     for position in 0..reports.first().map_or(0, |report| report.kinds.len()) {
@@ -125,7 +125,7 @@ fn upstreams(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
     }
 }
 
-fn pools(lines: &mut Lines, _: &Upstreams, reports: &[Report]) {
+fn pools(lines: &mut Lines, _: &Node, reports: &[Report]) {
     let pool = |report: &Report| report.kinds.iter().find(|kind| kind.kind == "pool").cloned();
     let pools: Vec<_> = reports.iter().filter_map(pool).collect();
     lines.put("pool_max", pools.iter().map(|pool| pool.max).sum::<usize>());
@@ -139,7 +139,7 @@ fn pools(lines: &mut Lines, _: &Upstreams, reports: &[Report]) {
     lines.put("pool_blocked_in_use", sum(reports, |report| report.blocked_in_use));
 }
 
-fn commands(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
+fn commands(lines: &mut Lines, node: &Node, reports: &[Report]) {
     let totals = Totals::of(reports);
     lines.put("commands", totals.now.requests());
     lines.put("commands_per_second", format_args!("{:.1}", totals.per_second(totals.last.requests())));
@@ -155,14 +155,14 @@ fn commands(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
         );
         lines.put(&format!("class_{class}"), value);
     }
-    lines.put("hotkeys_sample", up.hotkeys.every());
+    lines.put("hotkeys_sample", node.rt.hotkeys.every());
     lines.put("client_in_bytes", totals.now.client_in);
     lines.put("client_out_bytes", totals.now.client_out);
     lines.put("upstream_in_bytes", totals.now.upstream_in);
     lines.put("upstream_out_bytes", totals.now.upstream_out);
 }
 
-fn errors(lines: &mut Lines, _: &Upstreams, reports: &[Report]) {
+fn errors(lines: &mut Lines, _: &Node, reports: &[Report]) {
     let totals = Totals::of(reports);
     lines.put("errors_proxy", totals.now.own_errors);
     lines.put("errors_upstream", totals.now.upstream_errors);
@@ -179,12 +179,12 @@ fn errors(lines: &mut Lines, _: &Upstreams, reports: &[Report]) {
     }
 }
 
-fn memory(lines: &mut Lines, up: &Upstreams, reports: &[Report]) {
+fn memory(lines: &mut Lines, node: &Node, reports: &[Report]) {
     let buffers = summed(reports, |report| &report.buffered);
     lines.put("buffers", buffers.map(|(_, bytes)| bytes).sum::<u64>());
-    lines.put("buffers_max", up.process.memory().limit());
+    lines.put("buffers_max", node.rt.process.memory().limit());
     for (kind, bytes) in summed(reports, |report| &report.buffered) {
         lines.put(&format!("buffers_{kind}"), bytes);
     }
-    lines.put("shed_state", up.process.memory().pressure().number());
+    lines.put("shed_state", node.rt.process.memory().pressure().number());
 }

@@ -202,7 +202,7 @@ impl Client {
     /// PROXY. What shows others needs the right that shows the same of a server: CLIENT LIST, INFO, SLOWLOG.
     pub(super) async fn proxy(&mut self, request: &Request) -> Result<(), Closed> {
         let verb = match Verb::find(request) {
-            _ if !self.up().config().client.proxy_commands => Err(error_reply::PROXY_OFF.to_vec()),
+            _ if !self.rt().config().client.proxy_commands => Err(error_reply::PROXY_OFF.to_vec()),
             verb => verb,
         };
         // A client that has not logged in learns no more than that it has to.
@@ -246,14 +246,14 @@ impl Client {
     async fn proxy_shown(&self, verb: Verb, request: &Request) -> Answered {
         let peers = &Rc::clone(&self.shared).peers;
         match verb {
-            Verb::Clients => clients::lines(peers, &self.up().rules().table, request).await,
-            Verb::Config => config::answer(&self.up().config().shown, request, self.resp().number()),
-            Verb::Hotkeys => slow::hot_keys(peers, self.up().hotkeys.every(), request).await,
+            Verb::Clients => clients::lines(peers, &self.rt().rules().table, request).await,
+            Verb::Config => config::answer(&self.rt().config().shown, request, self.resp().number()),
+            Verb::Hotkeys => slow::hot_keys(peers, self.rt().hotkeys.every(), request).await,
             Verb::HotkeysReset => slow::reset_hot_keys(peers, request).await,
-            Verb::Info => Ok(Answer::Text(info::text(self.up(), &peers.reports().await, request))),
+            Verb::Info => Ok(Answer::Text(info::text(&self.node(), &peers.reports().await, request))),
             Verb::Lanes => Ok(Answer::Lines(servers::lanes(&peers.lanes().await))),
             Verb::Pools => Ok(Answer::Lines(servers::pools(&peers.reports().await))),
-            Verb::Servers => Ok(Answer::Lines(servers::servers(&self.up().process, &peers.reports().await))),
+            Verb::Servers => Ok(Answer::Lines(servers::servers(&self.rt().process, &peers.reports().await))),
             Verb::Slowlog => slow::requests(peers, request, self.resp().number()).await,
             Verb::SlowlogReset => slow::reset_requests(peers, request).await,
             Verb::Stats => Ok(Answer::Lines(counters::lines(&peers.reports().await))),
@@ -296,7 +296,7 @@ impl Client {
     }
 
     fn whoami(&self) -> Vec<String> {
-        let line = self.profile.line(self.up().now());
+        let line = self.profile.line(self.rt().now());
         vec![
             format!("id:{}", line.id),
             format!("user:{}", String::from_utf8_lossy(&line.user)),
@@ -305,7 +305,7 @@ impl Client {
             format!("addr:{}", line.addr),
             format!("resp:{}", line.resp),
             format!("db:{}", line.db),
-            format!("worker:{}", self.up().worker),
+            format!("worker:{}", self.rt().worker),
             format!("state:{}", line.state),
             format!("lane:{}", self.lane.as_ref().map_or("none yet", |lane| lane.phase().label())),
         ]
@@ -314,7 +314,7 @@ impl Client {
     fn explained(&self, request: &Request) -> Vec<String> {
         let command = Tail::new(request, 2);
         let second = (command.count() > 1).then(|| command.nth(1));
-        let table = &self.up().rules().table;
+        let table = &self.rt().rules().table;
         let lookup = table.lookup(command.nth(0), second);
         let route = route(table, lookup, self.facts(Held::None, false), &command);
         let session = self.profile.session.borrow();

@@ -25,8 +25,9 @@ use fold::{Action, Burst, Outcome, SourceId, WaiterId, Way};
 use task::Io;
 pub use waiting::{Turn, Wait, Waiter};
 
-use super::{Answer, Outbox, Upstreams};
+use super::{Answer, Node, Outbox};
 use crate::command::{CommandId, Pop, PopKind, is_nil};
+use crate::link::ServerRef;
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, FoldState, FoldWay};
 
@@ -78,15 +79,15 @@ impl Folds {
 
     /// A client begins to wait; `won` are elements that its own question brought while others were waiting.
     #[must_use]
-    pub fn join(up: &Rc<Upstreams>, key: &RouteKey, pop: Pop, wait: Rc<Wait>, won: Vec<Vec<u8>>) -> Waiter {
-        let folds = &up.folds;
+    pub fn join(node: &Rc<Node>, key: &RouteKey, pop: Pop, wait: Rc<Wait>, won: Vec<Vec<u8>>) -> Waiter {
+        let folds = &node.folds;
         let key = (key.clone(), pop.armed().to_vec());
         let id = folds.next();
         let fold =
-            Rc::clone(folds.by_key.borrow_mut().entry(key.clone()).or_insert_with(|| Fold::new(up, key, pop, id)));
+            Rc::clone(folds.by_key.borrow_mut().entry(key.clone()).or_insert_with(|| Fold::new(node, key, pop, id)));
         fold.waits.borrow_mut().insert(id, Rc::clone(&wait));
-        fold.act(up, |machine| if won.is_empty() { machine.join(id) } else { machine.probed(id, won) });
-        Waiter::new(up, fold, id, wait)
+        fold.act(node, |machine| if won.is_empty() { machine.join(id) } else { machine.probed(id, won) });
+        Waiter::new(node, fold, id, wait)
     }
 
     /// Nobody waits, and nothing is left over from those who did.
@@ -110,27 +111,27 @@ impl Folds {
     }
 
     /// Somebody who cannot be asked in turns stands in line for a connection: one fold goes over to being asked.
-    pub(super) fn give_way(up: &Rc<Upstreams>) {
+    pub(super) fn give_way(node: &Rc<Node>) {
         let armed = |fold: &Rc<Fold>| fold.machine.borrow().is_armed() && !fold.machine.borrow().gives_way();
-        let youngest = up.folds.all().into_iter().filter(armed).max_by_key(|fold| fold.number);
+        let youngest = node.folds.all().into_iter().filter(armed).max_by_key(|fold| fold.number);
         if let Some(fold) = youngest {
-            fold.act(up, fold::Fold::give_way);
+            fold.act(node, fold::Fold::give_way);
         }
     }
 
     /// Connections are to move: those that wait on the old server are unblocked there, and their clients wait on new
     /// ones, without noticing.
-    pub(super) fn move_on(up: &Rc<Upstreams>) {
-        for fold in up.folds.all() {
+    pub(super) fn rotate(node: &Rc<Node>) {
+        for fold in node.folds.all() {
             if fold.machine.borrow().is_armed() {
-                fold.act(up, fold::Fold::give_way);
+                fold.act(node, fold::Fold::give_way);
             }
         }
     }
 
-    /// Whether connections of this number wait on the server.
-    pub(super) fn wait_on(&self, generation: u64) -> bool {
-        let waits = |fold: &Rc<Fold>| fold.links.borrow().values().any(|io| io.generation == generation);
+    /// Whether connections wait on `server`.
+    pub(super) fn wait_on(&self, server: ServerRef) -> bool {
+        let waits = |fold: &Rc<Fold>| fold.links.borrow().values().any(|io| io.server == server);
         self.by_key.borrow().values().any(waits)
     }
 
@@ -153,26 +154,26 @@ impl Folds {
     }
 
     /// Shows who waits how.
-    pub(super) fn observe(&self, up: &Upstreams) {
+    pub(super) fn observe(&self, node: &Node) {
         let (mut armed, mut polled) = (0, self.alone.get());
         for fold in self.by_key.borrow().values() {
             let machine = fold.machine.borrow();
             *if machine.is_armed() { &mut armed } else { &mut polled } += machine.len();
         }
-        up.shard.fold_waiters[FoldState::Armed].set(armed as u64);
-        up.shard.fold_waiters[FoldState::Polling].set(polled as u64);
-        up.shard.folds.set(self.by_key.borrow().len() as u64);
+        node.rt.shard.fold_waiters[FoldState::Armed].set(armed as u64);
+        node.rt.shard.fold_waiters[FoldState::Polling].set(polled as u64);
+        node.rt.shard.folds.set(self.by_key.borrow().len() as u64);
     }
 }
 
 impl Fold {
-    fn new(up: &Upstreams, key: FoldKey, pop: Pop, number: u64) -> Rc<Self> {
+    fn new(node: &Node, key: FoldKey, pop: Pop, number: u64) -> Rc<Self> {
         let burst = match pop.kind() {
             PopKind::List(_) | PopKind::Scores(_) => Burst::Count,
             PopKind::Move => Burst::Copies,
             PopKind::ManyOfList(_) | PopKind::ManyOfScores => Burst::Never,
         };
-        let machine = fold::Fold::new(up.config().blocking.fold_width, burst);
+        let machine = fold::Fold::new(node.rt.config().blocking.fold_width, burst);
         Rc::new(Self {
             key,
             pop,
@@ -185,20 +186,20 @@ impl Fold {
     }
 
     /// Tells the machine what has happened and carries out what follows.
-    fn act<R>(self: &Rc<Self>, up: &Rc<Upstreams>, event: impl FnOnce(&mut fold::Fold<Element>) -> R) -> R {
+    fn act<R>(self: &Rc<Self>, node: &Rc<Node>, event: impl FnOnce(&mut fold::Fold<Element>) -> R) -> R {
         let (result, actions) = {
             let mut machine = self.machine.borrow_mut();
             let result = event(&mut machine);
             (result, machine.take_actions())
         };
         for action in actions {
-            self.carry_out(up, action);
+            self.carry_out(node, action);
         }
         let machine = self.machine.borrow();
         if machine.needs_polls() {
-            poll::keep_running(up);
+            poll::keep_running(node);
         } else if machine.is_over() {
-            let mut all = up.folds.by_key.borrow_mut();
+            let mut all = node.folds.by_key.borrow_mut();
             if all.get(&self.key).is_some_and(|fold| Rc::ptr_eq(fold, self)) {
                 all.remove(&self.key);
             }
@@ -206,36 +207,36 @@ impl Fold {
         result
     }
 
-    fn carry_out(self: &Rc<Self>, up: &Rc<Upstreams>, action: Action<Element>) {
+    fn carry_out(self: &Rc<Self>, node: &Rc<Node>, action: Action<Element>) {
         match action {
             Action::Deliver(waiter, element, way) => {
-                up.shard.fold_elements[label(way)].inc();
-                self.tell(up, waiter, Turn::Element(element));
+                node.rt.shard.fold_elements[label(way)].inc();
+                self.tell(node, waiter, Turn::Element(element));
             }
-            Action::Nil(waiter) => self.tell(up, waiter, Turn::Nil),
-            Action::Error(waiter, error, closes) => self.tell(up, waiter, Turn::Error(error, closes)),
-            Action::Close(waiter) => self.tell(up, waiter, Turn::Close(CloseReason::UpstreamLost)),
-            Action::GiveBack(elements) => self.give_back(up, elements),
+            Action::Nil(waiter) => self.tell(node, waiter, Turn::Nil),
+            Action::Error(waiter, error, closes) => self.tell(node, waiter, Turn::Error(error, closes)),
+            Action::Close(waiter) => self.tell(node, waiter, Turn::Close(CloseReason::UpstreamLost)),
+            Action::GiveBack(elements) => self.give_back(node, elements),
             Action::Arm(source, burst) => self.arm(source, burst),
             Action::Release(source) => {
                 if let Some(io) = self.links.borrow_mut().get_mut(&source) {
                     io.release();
                 }
             }
-            Action::Unblock(source) => self.unblock(up, source),
-            Action::UnblockLater(source) => self.unblock_later(up, source, ASK_AGAIN),
+            Action::Unblock(source) => self.unblock(node, source),
+            Action::UnblockLater(source) => self.unblock_later(node, source, ASK_AGAIN),
             Action::Want => {
-                if up.pool.has_place_for_blocked() {
+                if node.rt.pool.has_place_for_blocked() {
                     self.machine.borrow_mut().opening();
-                    spawn_local(task::run(Rc::clone(up), Rc::clone(self), up.folds.next()));
+                    spawn_local(task::run(Rc::clone(node), Rc::clone(self), node.folds.next()));
                 }
             }
         }
     }
 
-    fn tell(&self, up: &Upstreams, waiter: WaiterId, turn: Turn) {
+    fn tell(&self, node: &Node, waiter: WaiterId, turn: Turn) {
         if let Some(wait) = self.waits.borrow_mut().remove(&waiter) {
-            wait.put(up, turn);
+            wait.put(node, turn);
         }
     }
 
@@ -253,27 +254,27 @@ impl Fold {
         io.send(&bytes);
     }
 
-    fn unblock(self: &Rc<Self>, up: &Rc<Upstreams>, source: SourceId) {
-        let asked = self.links.borrow().get(&source).map(|io| (io.id.to_string(), io.generation));
-        let Some((id, generation)) = asked else { return };
+    fn unblock(self: &Rc<Self>, node: &Rc<Node>, source: SourceId) {
+        let asked = self.links.borrow().get(&source).map(|io| (io.client, io.server));
+        let Some((Some(client), server)) = asked else { return };
         // On another server the number is somebody else's.
-        if generation < up.control.generation() {
+        if server.is_before(node.control.server()) {
             if let Some(io) = self.links.borrow_mut().get_mut(&source) {
                 io.doom();
             }
             return;
         }
-        let (fold, up) = (Rc::clone(self), Rc::clone(up));
+        let (fold, node) = (Rc::clone(self), Rc::clone(node));
         spawn_local(async move {
-            if generation > up.control.generation() {
-                up.control.look(); // it is on its way there
+            if node.control.server().is_before(server) {
+                node.control.look(); // it is on its way there
                 sleep(ASK_LATER).await;
-                return fold.act(&up, |machine| machine.on_unblock(source, Outcome::Failed));
+                return fold.act(&node, |machine| machine.on_unblock(source, Outcome::Failed));
             }
-            let outcome = match up.control.unblock(id.as_bytes(), generation).await {
+            let outcome = match node.control.unblock(client).await {
                 Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
                 Ok(reply) if reply == b":0\r\n" => {
-                    up.shard.fold_unblock_races.inc();
+                    node.rt.shard.fold_unblock_races.inc();
                     Outcome::NotBlocked
                 }
                 Ok(_) | Err(_) => {
@@ -281,36 +282,39 @@ impl Fold {
                     Outcome::Failed
                 }
             };
-            fold.act(&up, |machine| machine.on_unblock(source, outcome));
+            fold.act(&node, |machine| machine.on_unblock(source, outcome));
         });
     }
 
-    fn unblock_later(self: &Rc<Self>, up: &Rc<Upstreams>, source: SourceId, pause: Duration) {
-        let (fold, up) = (Rc::clone(self), Rc::clone(up));
+    fn unblock_later(self: &Rc<Self>, node: &Rc<Node>, source: SourceId, pause: Duration) {
+        let (fold, node) = (Rc::clone(self), Rc::clone(node));
         spawn_local(async move {
             sleep(pause).await;
-            fold.act(&up, |machine| machine.retry(source));
+            fold.act(&node, |machine| machine.retry(source));
         });
     }
 
     /// Nobody is there for `elements`: back to where they were (rule B6), the last one first.
-    fn give_back(self: &Rc<Self>, up: &Rc<Upstreams>, elements: Vec<Element>) {
+    fn give_back(self: &Rc<Self>, node: &Rc<Node>, elements: Vec<Element>) {
         let commands: Vec<BytesMut> = elements.iter().rev().filter_map(|element| self.pop.give_back(element)).collect();
-        if !up.config().blocking.give_back || commands.is_empty() {
+        if !node.rt.config().blocking.give_back || commands.is_empty() {
             return; // a move has lost nothing but its reply
         }
-        let (fold, up) = (Rc::clone(self), Rc::clone(up));
+        let (fold, node) = (Rc::clone(self), Rc::clone(node));
         spawn_local(async move {
             for command in commands {
-                up.shard.fold_given_back.inc();
-                let outcome = put_back(&up, &fold.key.0, &command).await;
+                node.rt.shard.fold_given_back.inc();
+                let outcome = put_back(&node, &fold.key.0, &command).await;
                 match outcome {
                     Ok(()) => {
-                        tracing::info!(worker = up.worker, "an element popped for a client that had left was put back")
+                        tracing::info!(
+                            worker = node.rt.worker,
+                            "an element popped for a client that had left was put back"
+                        )
                     }
                     Err(reason) => {
                         tracing::error!(
-                            worker = up.worker,
+                            worker = node.rt.worker,
                             reason,
                             "an element popped for a client that had left is lost"
                         );
@@ -359,16 +363,16 @@ impl Fold {
     }
 }
 
-async fn put_back(up: &Rc<Upstreams>, key: &RouteKey, command: &[u8]) -> Result<(), String> {
+async fn put_back(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Result<(), String> {
     for _ in 0..GIVE_BACK_TRIES {
-        up.server_takes_writes().await;
-        let reply = match up.lanes.obtain(up, key) {
-            Ok(lane) => match up.inquiries.ask(up, &lane, CommandId::OURS, command).await {
+        node.server_takes_writes().await;
+        let reply = match node.lanes.obtain(node, key) {
+            Ok(lane) => match node.inquiries.ask(node, &lane, CommandId::OURS, command).await {
                 Ok(Answer::Reply(reply)) => reply,
                 Ok(Answer::NotExecuted(_)) => continue,
                 Err(_) => return Err("the connection broke".to_owned()),
             },
-            Err(_) => match up.pool.lend(up, key).await {
+            Err(_) => match node.rt.pool.lend(node, key).await {
                 Ok(mut lease) => {
                     let mut replies = lease.link().call(command, 1).await.map_err(|e| e.to_string())?;
                     lease.give_back(super::Return::Clean);

@@ -8,7 +8,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::fold::Reply;
-use super::{Fold, Upstreams};
+use super::{Fold, Node};
 use crate::command::{CommandId, PopKind, is_nil, popped_key};
 use crate::resp::encode;
 use crate::session::RouteKey;
@@ -32,47 +32,47 @@ pub(super) fn pause_for(questions: usize) -> Duration {
 }
 
 /// Starts the task if it does not run.
-pub(super) fn keep_running(up: &Rc<Upstreams>) {
-    if !up.folds.polling.replace(true) {
-        spawn_local(run(Rc::clone(up)));
+pub(super) fn keep_running(node: &Rc<Node>) {
+    if !node.folds.polling.replace(true) {
+        spawn_local(run(Rc::clone(node)));
     }
 }
 
-async fn run(up: Rc<Upstreams>) {
-    let mut pause = up.config().blocking.poll_min;
+async fn run(node: Rc<Node>) {
+    let mut pause = node.rt.config().blocking.poll_min;
     loop {
-        sleep(pause.max(pause_for(up.folds.alone.get()))).await;
-        if up.holds() {
+        sleep(pause.max(pause_for(node.folds.alone.get()))).await;
+        if node.holds() {
             continue; // nothing is taken for anybody
         }
-        let settings = &up.config().blocking;
-        offer_places(&up);
-        let folds = waiting(&up);
+        let settings = &node.rt.config().blocking;
+        offer_places(&node);
+        let folds = waiting(&node);
         if folds.is_empty() {
-            up.folds.polling.set(false);
+            node.folds.polling.set(false);
             return;
         }
         let questions = questions(folds);
         let cost = questions.iter().map(|folds| 1 + folds.len() / KEYS_A_QUESTION).sum();
-        let hit = ask_all(&up, questions).await;
+        let hit = ask_all(&node, questions).await;
         pause = if hit { settings.poll_min } else { (pause * 3 / 2).clamp(settings.poll_min, settings.poll_max) };
         pause = pause.max(pause_for(cost));
     }
 }
 
 /// Folds without a connection, those that have waited longest first.
-fn waiting(up: &Upstreams) -> Vec<Rc<Fold>> {
-    let mut folds = up.folds.all();
+fn waiting(node: &Node) -> Vec<Rc<Fold>> {
+    let mut folds = node.folds.all();
     folds.retain(|fold| fold.machine.borrow().needs_polls());
     folds.sort_by_key(|fold| fold.number);
     folds
 }
 
-fn offer_places(up: &Rc<Upstreams>) {
-    let free = up.pool.places_for_blocked();
+fn offer_places(node: &Rc<Node>) {
+    let free = node.rt.pool.places_for_blocked();
     if free > 0 {
-        for fold in waiting(up).into_iter().filter(|fold| !fold.difficult.get()).take(free) {
-            fold.act(up, super::fold::Fold::offer);
+        for fold in waiting(node).into_iter().filter(|fold| !fold.difficult.get()).take(free) {
+            fold.act(node, super::fold::Fold::offer);
         }
     }
 }
@@ -95,16 +95,16 @@ fn questions(folds: Vec<Rc<Fold>>) -> Vec<Vec<Rc<Fold>>> {
 }
 
 /// Whether any question brought something.
-async fn ask_all(up: &Rc<Upstreams>, mut questions: Vec<Vec<Rc<Fold>>>) -> bool {
+async fn ask_all(node: &Rc<Node>, mut questions: Vec<Vec<Rc<Fold>>>) -> bool {
     let mut hit = false;
     while !questions.is_empty() {
         let window = questions.split_off(questions.len().saturating_sub(AT_ONCE));
         let tasks: Vec<_> = window
             .into_iter()
             .map(|folds| {
-                let up = Rc::clone(up);
+                let node = Rc::clone(node);
                 spawn_local(async move {
-                    if folds.len() == 1 { ask_one(&up, &folds[0]).await } else { ask_merged(&up, folds).await }
+                    if folds.len() == 1 { ask_one(&node, &folds[0]).await } else { ask_merged(&node, folds).await }
                 })
             })
             .collect();
@@ -124,13 +124,13 @@ enum Said {
     Unknown,
 }
 
-async fn ask(up: &Rc<Upstreams>, key: &RouteKey, command: &[u8]) -> Said {
-    let Ok(lane) = up.lanes.obtain(up, key) else { return Said::Nothing };
-    if up.holds() {
+async fn ask(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Said {
+    let Ok(lane) = node.lanes.obtain(node, key) else { return Said::Nothing };
+    if node.holds() {
         return Said::Nothing;
     }
-    up.shard.fold_polls.inc();
-    match up.inquiries.ask(up, &lane, CommandId::OURS, command).await {
+    node.rt.shard.fold_polls.inc();
+    match node.inquiries.ask(node, &lane, CommandId::OURS, command).await {
         Ok(Answer::Reply(frame)) => Said::Reply(frame),
         Ok(Answer::NotExecuted(_)) => Said::Nothing,
         Err(_) => Said::Unknown,
@@ -138,7 +138,7 @@ async fn ask(up: &Rc<Upstreams>, key: &RouteKey, command: &[u8]) -> Said {
 }
 
 /// One question for many keys, repeated while it brings something.
-async fn ask_merged(up: &Rc<Upstreams>, mut folds: Vec<Rc<Fold>>) -> bool {
+async fn ask_merged(node: &Rc<Node>, mut folds: Vec<Rc<Fold>>) -> bool {
     let mut hit = false;
     loop {
         folds.retain(|fold| fold.machine.borrow().needs_polls());
@@ -148,14 +148,14 @@ async fn ask_merged(up: &Rc<Upstreams>, mut folds: Vec<Rc<Fold>>) -> bool {
         for fold in &folds {
             fold.machine.borrow_mut().poll_began(1);
         }
-        let frame = match ask(up, &first.key.0, &question).await {
+        let frame = match ask(node, &first.key.0, &question).await {
             Said::Reply(frame) => frame,
             Said::Nothing => {
-                end_all(up, &folds, Some(Reply::Nil));
+                end_all(node, &folds, Some(Reply::Nil));
                 return hit;
             }
             Said::Unknown => {
-                end_all(up, &folds, None);
+                end_all(node, &folds, None);
                 return hit;
             }
         };
@@ -165,32 +165,32 @@ async fn ask_merged(up: &Rc<Upstreams>, mut folds: Vec<Rc<Fold>>) -> bool {
         let Some(place) = place else {
             let said = is_nil(&frame) || frame.starts_with(b"-") || frame.starts_with(b"!");
             // A reply that makes no sense is as good as a lost one.
-            end_all(up, &folds, said.then_some(Reply::Nil));
+            end_all(node, &folds, said.then_some(Reply::Nil));
             if said && !is_nil(&frame) && !passes(&frame) {
                 // One of the keys, or a right that is missing for it: each is asked for by itself.
                 for fold in &folds {
-                    hit |= ask_one(up, fold).await;
+                    hit |= ask_one(node, fold).await;
                 }
             }
             return hit;
         };
         hit = true;
-        end_all(up, &folds[..place], Some(Reply::Nil));
-        end_all(up, &folds[place + 1..], Some(Reply::Nil));
-        folds[place].act(up, |machine| machine.poll_ended(1, Some(Reply::Elements(elements))));
-        ask_one(up, &folds[place]).await;
+        end_all(node, &folds[..place], Some(Reply::Nil));
+        end_all(node, &folds[place + 1..], Some(Reply::Nil));
+        folds[place].act(node, |machine| machine.poll_ended(1, Some(Reply::Elements(elements))));
+        ask_one(node, &folds[place]).await;
         folds.drain(..=place);
     }
 }
 
-fn end_all(up: &Rc<Upstreams>, folds: &[Rc<Fold>], reply: Option<Reply<Vec<u8>>>) {
+fn end_all(node: &Rc<Node>, folds: &[Rc<Fold>], reply: Option<Reply<Vec<u8>>>) {
     for fold in folds {
-        fold.act(up, |machine| machine.poll_ended(1, reply.clone()));
+        fold.act(node, |machine| machine.poll_ended(1, reply.clone()));
     }
 }
 
 /// The question of one fold, repeated while it brings something.
-async fn ask_one(up: &Rc<Upstreams>, fold: &Rc<Fold>) -> bool {
+async fn ask_one(node: &Rc<Node>, fold: &Rc<Fold>) -> bool {
     let mut hit = false;
     loop {
         let waiters = fold.machine.borrow().len();
@@ -203,12 +203,12 @@ async fn ask_one(up: &Rc<Upstreams>, fold: &Rc<Fold>) -> bool {
             _ => (fold.pop.twin(), 1),
         };
         fold.machine.borrow_mut().poll_began(most);
-        let reply = match ask(up, &fold.key.0, &question).await {
+        let reply = match ask(node, &fold.key.0, &question).await {
             Said::Nothing => Some(Reply::Nil),
             Said::Unknown => None,
             // A reply that makes no sense is as good as a lost one.
             Said::Reply(frame) => match fold.twin_reply(&frame) {
-                Some(Reply::Error(error, _)) => Some(judge(up, fold, error).await),
+                Some(Reply::Error(error, _)) => Some(judge(node, fold, error).await),
                 other => {
                     fold.difficult.set(false);
                     other
@@ -216,7 +216,7 @@ async fn ask_one(up: &Rc<Upstreams>, fold: &Rc<Fold>) -> bool {
             },
         };
         let more = matches!(reply, Some(Reply::Elements(_)));
-        fold.act(up, |machine| machine.poll_ended(most, reply));
+        fold.act(node, |machine| machine.poll_ended(most, reply));
         hit |= more;
         if !more {
             return hit;
@@ -232,12 +232,12 @@ fn passes(error: &[u8]) -> bool {
 }
 
 /// What an error means to a client that is blocked already.
-async fn judge(up: &Rc<Upstreams>, fold: &Rc<Fold>, error: Vec<u8>) -> Reply<Vec<u8>> {
+async fn judge(node: &Rc<Node>, fold: &Rc<Fold>, error: Vec<u8>) -> Reply<Vec<u8>> {
     if passes(&error) {
         return Reply::Nil;
     }
     if error.starts_with(b"-READONLY") {
-        up.on_refusal(&error);
+        node.on_refusal(&error);
         return Reply::Error(DEMOTED.to_vec(), true);
     }
     if !error.starts_with(b"-WRONGTYPE") {
@@ -250,7 +250,7 @@ async fn judge(up: &Rc<Upstreams>, fold: &Rc<Fold>, error: Vec<u8>) -> Reply<Vec
     }
     let mut question = bytes::BytesMut::new();
     encode::command(&mut question, &[b"LLEN", fold.pop.source()]);
-    match ask(up, &fold.key.0, &question).await {
+    match ask(node, &fold.key.0, &question).await {
         // A list, or by now nothing: it was the destination.
         Said::Reply(length) if length.starts_with(b":") => Reply::Error(error, false),
         _ => Reply::Nil,

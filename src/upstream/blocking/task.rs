@@ -8,26 +8,26 @@ use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
 
 use super::fold::SourceId;
-use super::{Fold, Upstreams};
-use crate::link::Use;
+use super::{Fold, Node};
+use crate::link::{ServerClient, ServerRef, Use};
 use crate::resp::{Advance, ReplyScanner};
 use crate::telemetry::{AnomalyReason, UpstreamCloseReason};
 use crate::upstream::{Lease, Return};
 
 /// A connection id that no server reaches: asks whether we may unblock at all.
-const NOBODY: &[u8] = b"9223372036854775807";
+const NOBODY: i64 = i64::MAX;
 
 /// What the fold and the task of its connection share.
 pub(super) struct Io {
     out: BytesMut,
     waker: Option<Waker>,
     released: bool,
-    /// The upstream's id of the connection.
-    pub(super) id: i64,
+    /// The connection as its server knows it, if it told us.
+    pub(super) client: Option<ServerClient>,
     /// It cannot be unblocked, so it waits for slices of time.
     pub(super) sliced: bool,
-    /// Of the connection.
-    pub(super) generation: u64,
+    /// The server on which it waits.
+    pub(super) server: ServerRef,
     /// It waits on a server that nobody can ask any more.
     pub(super) doomed: bool,
 }
@@ -65,56 +65,56 @@ enum End {
 }
 
 /// Borrows a connection, waits on it for `fold` for as long as that needs it, and gives it back.
-pub(super) async fn run(up: Rc<Upstreams>, fold: Rc<Fold>, source: SourceId) {
-    let lease = up.pool.lend_for_blocked(&up, &fold.key.0).await;
-    let unblocks = lease.is_ok() && may_unblock(&up).await;
+pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
+    let lease = node.rt.pool.lend_for_blocked(&node, &fold.key.0).await;
+    let unblocks = lease.is_ok() && may_unblock(&node).await;
     let Ok(mut lease) = lease else {
-        fold.act(&up, super::fold::Fold::not_lent);
+        fold.act(&node, super::fold::Fold::not_lent);
         return;
     };
-    let (id, generation) = (lease.link().id(), lease.link().generation());
-    let sliced = id == 0 || !unblocks;
-    let io = Io { out: BytesMut::new(), waker: None, released: false, id, sliced, generation, doomed: false };
+    let (client, server) = (lease.link().client(), lease.link().server());
+    let sliced = client.is_none() || !unblocks;
+    let io = Io { out: BytesMut::new(), waker: None, released: false, client, sliced, server, doomed: false };
     fold.links.borrow_mut().insert(source, io);
-    if generation < up.dialer.generation() {
-        fold.act(&up, super::fold::Fold::give_way); // told to move meanwhile
+    if server.is_before(node.dialer.server()) {
+        fold.act(&node, super::fold::Fold::give_way); // told to move meanwhile
     }
-    fold.act(&up, |machine| machine.lent(source, sliced));
+    fold.act(&node, |machine| machine.lent(source, sliced));
     let mut connection = Connection { lease, scanner: ReplyScanner::new(), partial: BytesMut::new() };
-    let end = poll_fn(|cx| connection.poll(&up, &fold, source, cx)).await;
+    let end = poll_fn(|cx| connection.poll(&node, &fold, source, cx)).await;
     fold.links.borrow_mut().remove(&source);
     match end {
         End::Released => connection.lease.give_back(Return::Clean),
         End::Lost(reason) => {
             connection.lease.spoil(reason);
-            tracing::warn!(worker = up.worker, "a connection with blocked clients was lost");
-            up.on_upstream_lost();
-            fold.act(&up, |machine| machine.lost(source));
+            tracing::warn!(worker = node.rt.worker, "a connection with blocked clients was lost");
+            node.on_connection_lost();
+            fold.act(&node, |machine| machine.lost(source));
         }
         End::Anomaly => {
             connection.lease.spoil(UpstreamCloseReason::Anomaly);
-            tracing::error!(worker = up.worker, "a connection with blocked clients was killed: unexpected reply");
-            up.shard.anomaly(Use::Pool, AnomalyReason::UnexpectedReply);
-            up.on_upstream_lost();
-            fold.act(&up, |machine| machine.lost(source));
+            tracing::error!(worker = node.rt.worker, "a connection with blocked clients was killed: unexpected reply");
+            node.rt.shard.anomaly(Use::Pool, AnomalyReason::UnexpectedReply);
+            node.on_connection_lost();
+            fold.act(&node, |machine| machine.lost(source));
         }
     }
 }
 
 /// Whether connections can be unblocked; asked once, and again after an answer that said nothing.
-async fn may_unblock(up: &Upstreams) -> bool {
-    if let Some(known) = up.folds.unblocks.get() {
+async fn may_unblock(node: &Node) -> bool {
+    if let Some(known) = node.folds.unblocks.get() {
         return known;
     }
-    match up.control.unblock(NOBODY, up.control.generation()).await {
-        Ok(reply) if reply.starts_with(b":") => up.folds.unblocks.set(Some(true)),
+    match node.control.unblock(ServerClient { server: node.control.server(), id: NOBODY }).await {
+        Ok(reply) if reply.starts_with(b":") => node.folds.unblocks.set(Some(true)),
         Ok(reply) if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") => {
             tracing::warn!("the upstream user may not run CLIENT UNBLOCK: blocked clients time out up to 0.4 s late");
-            up.folds.unblocks.set(Some(false));
+            node.folds.unblocks.set(Some(false));
         }
         Ok(_) | Err(_) => {}
     }
-    up.folds.unblocks.get() == Some(true)
+    node.folds.unblocks.get() == Some(true)
 }
 
 struct Connection {
@@ -125,12 +125,12 @@ struct Connection {
 }
 
 impl Connection {
-    fn poll(&mut self, up: &Rc<Upstreams>, fold: &Rc<Fold>, source: SourceId, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll(&mut self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            if let Some(end) = self.write(up, fold, source, cx) {
+            if let Some(end) = self.write(node, fold, source, cx) {
                 return Poll::Ready(end);
             }
-            let mut memory = up.read_buffer.borrow_mut();
+            let mut memory = node.rt.read_buffer.borrow_mut();
             let mut buf = ReadBuf::new(&mut memory);
             match self.lease.link().poll_read(cx, &mut buf) {
                 Poll::Pending => return Poll::Pending,
@@ -140,14 +140,14 @@ impl Connection {
                 }
                 Poll::Ready(Ok(())) => {}
             }
-            up.shard.upstream_read(buf.filled().len());
-            if self.on_bytes(up, fold, source, buf.filled()).is_none() {
+            node.rt.shard.upstream_read(buf.filled().len());
+            if self.on_bytes(node, fold, source, buf.filled()).is_none() {
                 return Poll::Ready(End::Anomaly);
             }
         }
     }
 
-    fn write(&mut self, up: &Upstreams, fold: &Fold, source: SourceId, cx: &mut Context<'_>) -> Option<End> {
+    fn write(&mut self, node: &Node, fold: &Fold, source: SourceId, cx: &mut Context<'_>) -> Option<End> {
         let mut links = fold.links.borrow_mut();
         let Some(io) = links.get_mut(&source) else { return Some(End::Anomaly) };
         if io.doomed {
@@ -170,14 +170,14 @@ impl Connection {
                 },
                 Ok(n) => {
                     io.out.advance(n);
-                    up.shard.upstream_written(n);
+                    node.rt.shard.upstream_written(n);
                 }
             }
         }
         None
     }
 
-    fn on_bytes(&mut self, up: &Rc<Upstreams>, fold: &Rc<Fold>, source: SourceId, chunk: &[u8]) -> Option<()> {
+    fn on_bytes(&mut self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, chunk: &[u8]) -> Option<()> {
         let mut rest = chunk;
         while !rest.is_empty() {
             match self.scanner.advance(rest) {
@@ -192,7 +192,7 @@ impl Connection {
                     self.partial.extend_from_slice(piece);
                     let frame = self.partial.split();
                     if !kind.is_push() {
-                        self.on_frame(up, fold, source, &frame)?;
+                        self.on_frame(node, fold, source, &frame)?;
                     }
                 }
             }
@@ -200,9 +200,9 @@ impl Connection {
         Some(())
     }
 
-    fn on_frame(&self, up: &Rc<Upstreams>, fold: &Rc<Fold>, source: SourceId, frame: &[u8]) -> Option<()> {
+    fn on_frame(&self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, frame: &[u8]) -> Option<()> {
         let armed = fold.machine.borrow().awaits_armed(source)?;
         let reply = if armed { fold.own_reply(frame) } else { fold.twin_reply(frame) }?;
-        fold.act(up, |machine| machine.on_reply(source, reply)).ok()
+        fold.act(node, |machine| machine.on_reply(source, reply)).ok()
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::sync::oneshot;
 
 use super::fold::{WaiterId, Way};
-use super::{Fold, Outbox, Upstreams};
+use super::{Fold, Node, Outbox};
 use crate::telemetry::CloseReason;
 
 /// How a wait ends.
@@ -44,9 +44,9 @@ impl Wait {
         Rc::new(Self { outbox: Rc::clone(outbox), direct, turn: RefCell::default(), asked: RefCell::default() })
     }
 
-    pub(super) fn put(&self, up: &Upstreams, turn: Turn) {
+    pub(super) fn put(&self, node: &Node, turn: Turn) {
         let turn = match turn {
-            Turn::Element(frame) if self.serve(up, &frame) => Turn::Served,
+            Turn::Element(frame) if self.serve(node, &frame) => Turn::Served,
             turn => turn,
         };
         *self.turn.borrow_mut() = Some(turn);
@@ -55,12 +55,12 @@ impl Wait {
 
     /// Sends an element at once: a wake-up should not wait for the tasks of other clients. Not to a client that is
     /// gone as far as its socket knows: its task finds out, and the element goes back.
-    fn serve(&self, up: &Upstreams, frame: &[u8]) -> bool {
+    fn serve(&self, node: &Node, frame: &[u8]) -> bool {
         if !self.direct || self.outbox.fate().is_some() || self.outbox.peer_is_gone() {
             return false;
         }
-        self.outbox.push(&up.buffers, frame);
-        self.outbox.flush(&up.buffers);
+        self.outbox.push(&node.rt.buffers, frame);
+        self.outbox.flush(&node.rt.buffers);
         self.outbox.fate().is_none()
     }
 
@@ -97,15 +97,15 @@ impl Wait {
 
 /// A client's place in a fold. Dropping it gives the place up, and an element that was not taken with it.
 pub struct Waiter {
-    up: Rc<Upstreams>,
+    node: Rc<Node>,
     fold: Rc<Fold>,
     id: WaiterId,
     wait: Rc<Wait>,
 }
 
 impl Waiter {
-    pub(super) fn new(up: &Rc<Upstreams>, fold: Rc<Fold>, id: WaiterId, wait: Rc<Wait>) -> Self {
-        Self { up: Rc::clone(up), fold, id, wait }
+    pub(super) fn new(node: &Rc<Node>, fold: Rc<Fold>, id: WaiterId, wait: Rc<Wait>) -> Self {
+        Self { node: Rc::clone(node), fold, id, wait }
     }
 
     /// What others may ask of it.
@@ -122,7 +122,7 @@ impl Waiter {
 
     /// Time is over: the wait ends with nil as soon as no element can be on its way.
     pub fn leave(&self) {
-        self.fold.act(&self.up, |machine| machine.leave(self.id));
+        self.fold.act(&self.node, |machine| machine.leave(self.id));
     }
 }
 
@@ -130,7 +130,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         self.fold.waits.borrow_mut().remove(&self.id);
         let (id, untaken) = (self.id, self.wait.take());
-        self.fold.act(&self.up, |machine| match untaken {
+        self.fold.act(&self.node, |machine| match untaken {
             Some(Turn::Element(element)) => machine.returned(element, Way::Armed),
             Some(_) => {}
             None => machine.gone(id),

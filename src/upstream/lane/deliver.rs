@@ -15,7 +15,7 @@ use crate::link::{decoded, tolerable};
 use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
 use crate::telemetry::{AnomalyReason, CloseReason, Origin, RetryOutcome};
-use crate::upstream::Upstreams;
+use crate::upstream::Node;
 use crate::upstream::outbox::Answer;
 
 /// Why a connection is not to be trusted, and what was being answered, if that is known.
@@ -39,7 +39,7 @@ impl Lane {
     ///
     /// # Errors
     /// What makes the connection untrustworthy. Replies before the anomaly were delivered.
-    pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), Anomaly> {
+    pub(super) fn on_bytes(&self, node: &Node, chunk: &[u8], now: u64) -> Result<(), Anomaly> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.last_progress = now;
@@ -50,10 +50,10 @@ impl Lane {
                 Advance::Complete { len, kind } => {
                     let (frame, after) = rest.split_at(len);
                     rest = after;
-                    self.on_frame(up, state, frame, kind, now)?;
+                    self.on_frame(node, state, frame, kind, now)?;
                 }
                 Advance::Partial => {
-                    on_piece(up, self, state, rest)?;
+                    on_piece(node, self, state, rest)?;
                     rest = &[];
                 }
                 Advance::Invalid(_) => {
@@ -66,24 +66,18 @@ impl Lane {
     }
 
     /// The last piece of a reply; the pieces before it, if any, are in `carry` or already with the client.
-    fn on_frame(
-        &self,
-        up: &Upstreams,
-        state: &mut State,
-        piece: &[u8],
-        kind: FrameKind,
-        now: u64,
-    ) -> Result<(), Anomaly> {
+    fn on_frame(&self, node: &Node, state: &mut State, piece: &[u8], kind: FrameKind, now: u64) -> Result<(), Anomaly> {
         if kind.is_push() {
             // A push is never a reply (rule I1), and nothing on a lane asks for one: it is not the connection we made.
             return Err(AnomalyReason::Push.into());
         }
-        let gone = |slot: &Slot| slot.owner.client().is_some_and(|client| up.roster.with(client, |_| ()).is_none());
+        let gone =
+            |slot: &Slot| slot.owner.client().is_some_and(|client| node.rt.roster.with(client, |_| ()).is_none());
         if state.in_flight.head().is_some_and(gone) && bug("drop_tombstone") {
             state.in_flight.forget_head();
         }
         let (key, refused) = (&self.key, state.unit_refused);
-        let mut slot = match state.in_flight.pop_if(|slot| fits(up, key, refused, slot, kind.byte())) {
+        let mut slot = match state.in_flight.pop_if(|slot| fits(node, key, refused, slot, kind.byte())) {
             Popped::Slot(slot) => slot,
             Popped::Nothing => return Err(AnomalyReason::NoSlot.into()),
             Popped::Unfit(command) => {
@@ -94,7 +88,7 @@ impl Lane {
             state.unit_refused = kind.is_error();
         }
         slot.written = state.in_flight.written_at(&slot);
-        up.replied(slot.command, now.saturating_sub(slot.written));
+        node.rt.replied(slot.command, now.saturating_sub(slot.written));
         let carried;
         let frame: &[u8] = if state.carry.is_empty() {
             piece
@@ -109,8 +103,8 @@ impl Lane {
         }
         if let Owner::Canary(number) = slot.owner {
             let wrong = |reason| Anomaly { reason, command: Some(slot.command) };
-            self.check_canary(up, number, frame, kind).map_err(wrong)?;
-            self.release(up, state, now)?;
+            self.check_canary(node, number, frame, kind).map_err(wrong)?;
+            self.release(node, state, now)?;
             state.kept.on_answered(slot.bytes as usize);
             return Ok(());
         }
@@ -118,14 +112,14 @@ impl Lane {
             state.withheld.push(Withheld { slot, frame: frame.to_vec(), kind });
             return Ok(());
         }
-        self.hand_over(up, state, &slot, frame, kind, streamed, now)
+        self.hand_over(node, state, &slot, frame, kind, streamed, now)
     }
 
     /// The canary behind them is back: what was kept until then is what it seems.
-    fn release(&self, up: &Upstreams, state: &mut State, now: u64) -> Result<(), Anomaly> {
+    fn release(&self, node: &Node, state: &mut State, now: u64) -> Result<(), Anomaly> {
         let mut withheld = std::mem::take(&mut state.withheld);
         for Withheld { slot, frame, kind } in withheld.drain(..) {
-            self.hand_over(up, state, &slot, &frame, kind, false, now)?;
+            self.hand_over(node, state, &slot, &frame, kind, false, now)?;
         }
         state.withheld = withheld; // keeps the list's memory
         Ok(())
@@ -135,7 +129,7 @@ impl Lane {
     #[allow(clippy::too_many_arguments, reason = "the parts of one reply")]
     fn hand_over(
         &self,
-        up: &Upstreams,
+        node: &Node,
         state: &mut State,
         slot: &Slot,
         frame: &[u8],
@@ -143,24 +137,24 @@ impl Lane {
         streamed: bool,
         now: u64,
     ) -> Result<(), Anomaly> {
-        self.remember_key(up, state, slot, now);
+        self.remember_key(node, state, slot, now);
         state.kept.on_answered(slot.bytes as usize);
         if slot.retried {
-            up.shard.retries[RetryOutcome::Answered].inc();
+            node.rt.shard.retries[RetryOutcome::Answered].inc();
         }
         if kind.is_error() && !streamed {
-            up.on_error_reply(frame);
-            if !says_what_it_likes(up, slot.command) {
+            node.on_error_reply(frame);
+            if !says_what_it_likes(node, slot.command) {
                 self.check_identity(frame)?;
             }
         }
         match slot.owner {
-            Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(up, state, slot, frame, streamed, now),
-            Owner::Publish(_, by) => answer(up, state, slot, &recounted(frame, by.into()), false, now),
-            Owner::Orphan => up.shard.lane_tombstones.inc(),
+            Owner::Forward(_) | Owner::Discard(_) | Owner::Call(_) => answer(node, state, slot, frame, streamed, now),
+            Owner::Publish(_, by) => answer(node, state, slot, &recounted(frame, by.into()), false, now),
+            Owner::Orphan => node.rt.shard.lane_tombstones.inc(),
             Owner::Inner(number) => {
-                up.inquiries.answer(number, Answer::Reply(frame.to_vec()));
-                up.answered(slot.command, now.saturating_sub(slot.at));
+                node.inquiries.answer(number, Answer::Reply(frame.to_vec()));
+                node.answered(slot.command, now.saturating_sub(slot.at));
             }
             Owner::Canary(_) => {}
             Owner::Audit => check_audit(&self.key, frame)?,
@@ -174,7 +168,7 @@ impl Lane {
         if proved && frame.starts_with(b"-NOAUTH") { Err(AnomalyReason::Identity) } else { Ok(()) }
     }
 
-    fn check_canary(&self, up: &Upstreams, number: u64, frame: &[u8], kind: FrameKind) -> Result<(), AnomalyReason> {
+    fn check_canary(&self, node: &Node, number: u64, frame: &[u8], kind: FrameKind) -> Result<(), AnomalyReason> {
         let text = canary_text(self.id, number);
         let right = if kind.is_error() {
             tolerable(frame.get(1..).unwrap_or_default())
@@ -185,15 +179,15 @@ impl Lane {
         if right {
             return Ok(());
         }
-        up.shard.lane_canary_failures.inc();
+        node.rt.shard.lane_canary_failures.inc();
         Err(AnomalyReason::Canary)
     }
 
     /// Sends every client that has new replies what its socket takes, one call each.
-    pub(super) fn flush_touched(&self, up: &Upstreams) {
+    pub(super) fn flush_touched(&self, node: &Node) {
         let touched = std::mem::take(&mut self.state.borrow_mut().touched);
         for client in &touched {
-            up.roster.with(*client, |outbox| outbox.flush(&up.buffers));
+            node.rt.roster.with(*client, |outbox| outbox.flush(&node.rt.buffers));
         }
         let mut state = self.state.borrow_mut();
         if state.touched.is_empty() {
@@ -205,7 +199,7 @@ impl Lane {
             && state.in_flight.bytes() <= self.guard.most_bytes() / 2;
         if roomy && !state.crowd.is_empty() {
             for client in std::mem::take(&mut state.crowd) {
-                up.roster.with(client, |outbox| outbox.wake());
+                node.rt.roster.with(client, |outbox| outbox.wake());
             }
         }
     }
@@ -213,7 +207,7 @@ impl Lane {
     /// The connection is gone. Clients with a written request are closed (or told that the outcome is unknown);
     /// requests of which no byte was written stay, for the next connection. An anomaly closes every client that
     /// has a slot. Gives how many clients were closed.
-    pub(super) fn on_lost(&self, up: &Upstreams, anomaly: bool) -> usize {
+    pub(super) fn on_lost(&self, node: &Node, anomaly: bool) -> usize {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let cut = std::mem::take(&mut state.streaming);
@@ -231,18 +225,18 @@ impl Lane {
             () if self.guard.is_solo() => CloseReason::OutputLimit,
             () => CloseReason::UpstreamLost,
         };
-        self.learn_from_loss(up, &sent);
+        self.learn_from_loss(node, &sent);
         let mut closed = HashSet::new();
         let mut close = |slot: &Slot| {
             let Some(client) = slot.owner.client() else { return };
-            if up.roster.with(client, |outbox| outbox.close(reason)).is_some() {
+            if node.rt.roster.with(client, |outbox| outbox.close(reason)).is_some() {
                 closed.insert(client);
             }
         };
         state.unit_refused = false;
         let mut kept = state.kept.take(&old);
         let again = match (self.config.upstream.retry_reads || self.guard.is_on()) && !anomaly {
-            true => candidates(up, &sent, cut, self.guard.is_on()),
+            true => candidates(node, &sent, cut, self.guard.is_on()),
             false => HashSet::new(),
         };
         self.guard.set_solo(self.guard.is_on() && !anomaly);
@@ -254,24 +248,24 @@ impl Lane {
                 continue;
             }
             if let Owner::Inner(number) = slot.owner {
-                up.inquiries.lose(number);
+                node.inquiries.lose(number);
                 continue;
             }
             let torn = position == 0 && cut;
             let tell = self.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
-            if tell { tell_unknown(up, state, slot) } else { close(slot) }
+            if tell { tell_unknown(node, state, slot) } else { close(slot) }
         }
         for slot in unsent {
             let request = waiting.split_to(slot.bytes as usize);
             let alive = match slot.owner {
                 Owner::Inner(number) if anomaly => {
-                    up.inquiries.lose(number);
+                    node.inquiries.lose(number);
                     false
                 }
                 Owner::Inner(_) => true,
-                owner => {
-                    owner.client().is_some_and(|client| up.roster.with(client, |o| o.fate().is_none()) == Some(true))
-                }
+                owner => owner
+                    .client()
+                    .is_some_and(|client| node.rt.roster.with(client, |o| o.fate().is_none()) == Some(true)),
             };
             if anomaly {
                 close(&slot);
@@ -282,70 +276,70 @@ impl Lane {
         }
         if self.config.integrity == Integrity::Strict && !state.in_flight.is_empty() {
             // What is sent again has lost its canaries, and nothing would release its replies.
-            Self::push_canary(self.id, state, up, up.now());
+            Self::push_canary(self.id, state, node, node.rt.now());
         }
         closed.len()
     }
 }
 
 /// Scripts, and commands that nobody knows, choose the text of their errors: it proves nothing about the connection.
-pub(super) fn says_what_it_likes(up: &Upstreams, command: CommandId) -> bool {
-    command != CommandId::OURS && up.table.spec(command).replies == Replies::ANY
+pub(super) fn says_what_it_likes(node: &Node, command: CommandId) -> bool {
+    command != CommandId::OURS && node.rt.table.spec(command).replies == Replies::ANY
 }
 
 /// Whether a reply that begins with `byte` can be the one of `slot`. Where MULTI was refused, what was to be queued has
 /// run by itself.
 #[inline]
-fn fits(up: &Upstreams, key: &RouteKey, unit_refused: bool, slot: &Slot, byte: u8) -> bool {
-    slot.legal.allows(byte) || (slot.joined && unit_refused && by_itself(up, key, slot, byte))
+fn fits(node: &Node, key: &RouteKey, unit_refused: bool, slot: &Slot, byte: u8) -> bool {
+    slot.legal.allows(byte) || (slot.joined && unit_refused && by_itself(node, key, slot, byte))
 }
 
 #[cold]
-fn by_itself(up: &Upstreams, key: &RouteKey, slot: &Slot, byte: u8) -> bool {
-    let replies = up.table.spec(slot.command).replies;
+fn by_itself(node: &Node, key: &RouteKey, slot: &Slot, byte: u8) -> bool {
+    let replies = node.rt.table.spec(slot.command).replies;
     if key.resp == Resp::Three { replies.three.allows(byte) } else { replies.two.allows(byte) }
 }
 
 /// `upstream.on_loss = "error"`: the client stays, and learns that nobody knows.
-fn tell_unknown(up: &Upstreams, state: &mut State, slot: &Slot) {
+fn tell_unknown(node: &Node, state: &mut State, slot: &Slot) {
     let Some(client) = slot.owner.client() else { return };
-    up.roster.with(client, |outbox| {
+    node.rt.roster.with(client, |outbox| {
         match slot.owner {
             // The task that waits for this answer has changed nothing yet; closing is the truthful way out.
             Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
             Owner::Forward(key) | Owner::Publish(key, _) => {
-                up.shard.error(Origin::Proxy, b"ERR");
-                if outbox.push_noted(&up.buffers, UNKNOWN_OUTCOME) {
+                node.rt.shard.error(Origin::Proxy, b"ERR");
+                if outbox.push_noted(&node.rt.buffers, UNKNOWN_OUTCOME) {
                     state.touched.push(key);
                 }
             }
             Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
         if let Owner::Publish(..) = slot.owner {
-            outbox.on_own_publish(&up.buffers, true);
+            outbox.on_own_publish(&node.rt.buffers, true);
         }
         outbox.on_answered(slot.bytes as usize);
     });
 }
 
 /// A whole reply (or the end of a streamed one) for a client, who may have left.
-fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed: bool, now: u64) {
+fn answer(node: &Node, state: &mut State, slot: &Slot, frame: &[u8], streamed: bool, now: u64) {
     let Some(client) = slot.owner.client() else { return };
-    let present = up.roster.with(client, |outbox| {
+    let present = node.rt.roster.with(client, |outbox| {
         match slot.owner {
             Owner::Forward(_) if bug("drop_reply") => {}
             Owner::Forward(key) | Owner::Publish(key, _) => {
-                if outbox.push_noted(&up.buffers, frame) {
+                if outbox.push_noted(&node.rt.buffers, frame) {
                     state.touched.push(key);
                 }
                 if streamed {
-                    outbox.on_reply_part(&up.buffers, true);
+                    outbox.on_reply_part(&node.rt.buffers, true);
                 }
                 if let Owner::Publish(..) = slot.owner {
-                    outbox.on_own_publish(&up.buffers, true);
+                    outbox.on_own_publish(&node.rt.buffers, true);
                 }
                 if bug("duplicate_reply") {
-                    outbox.push(&up.buffers, frame);
+                    outbox.push(&node.rt.buffers, frame);
                 }
             }
             Owner::Call(_) => outbox.deliver(Answer::Reply(frame.to_vec())),
@@ -354,18 +348,18 @@ fn answer(up: &Upstreams, state: &mut State, slot: &Slot, frame: &[u8], streamed
         outbox.on_answered(slot.bytes as usize);
     });
     if present.is_none() {
-        up.shard.lane_tombstones.inc();
+        node.rt.shard.lane_tombstones.inc();
     }
     let took = now.saturating_sub(slot.at);
-    up.answered(slot.command, took);
-    if up.slowlog.is_slow(took) {
-        slow::keep(up, state, slot, client, now);
+    node.answered(slot.command, took);
+    if node.rt.slowlog.is_slow(took) {
+        slow::keep(node, state, slot, client, now);
     }
 }
 
 /// Bytes in the middle of a reply. A long one is passed on at once: it belongs to the oldest request of its client,
 /// so nothing can come before it.
-fn on_piece(up: &Upstreams, lane: &Lane, state: &mut State, piece: &[u8]) -> Result<(), Anomaly> {
+fn on_piece(node: &Node, lane: &Lane, state: &mut State, piece: &[u8]) -> Result<(), Anomaly> {
     let (key, strict) = (&lane.key, lane.config.integrity == Integrity::Strict);
     let Some(slot) = state.in_flight.head() else { return Err(AnomalyReason::NoSlot.into()) };
     let (owner, command) = (slot.owner, slot.command);
@@ -373,7 +367,7 @@ fn on_piece(up: &Upstreams, lane: &Lane, state: &mut State, piece: &[u8]) -> Res
     match kind {
         Some(b'>') => return Err(AnomalyReason::Push.into()),
         // Before any of it is passed on.
-        Some(byte) if !state.streaming && !fits(up, key, state.unit_refused, slot, byte) => {
+        Some(byte) if !state.streaming && !fits(node, key, state.unit_refused, slot, byte) => {
             return Err(Anomaly { reason: AnomalyReason::WrongType, command: Some(command) });
         }
         _ => {}
@@ -390,17 +384,17 @@ fn on_piece(up: &Upstreams, lane: &Lane, state: &mut State, piece: &[u8]) -> Res
     let carried: Bytes = state.carry.split().freeze();
     let before = state.streamed;
     state.streamed += carried.len() + piece.len();
-    if before <= up.big_replies.threshold() && state.streamed > up.big_replies.threshold() {
-        let question = owner.client().and_then(|client| up.roster.with(client, |outbox| outbox.only_question()));
+    if before <= node.big_replies.threshold() && state.streamed > node.big_replies.threshold() {
+        let question = owner.client().and_then(|client| node.rt.roster.with(client, |outbox| outbox.only_question()));
         if let Some(question) = question.flatten() {
-            up.big_replies.learn(question, state.last_progress);
+            node.big_replies.learn(question, state.last_progress);
         }
     }
     if let Owner::Forward(client) = owner {
-        let touched = up.roster.with(client, |outbox| {
-            outbox.on_reply_part(&up.buffers, false);
-            let first = outbox.push_noted(&up.buffers, &carried);
-            outbox.push_noted(&up.buffers, piece) || first
+        let touched = node.rt.roster.with(client, |outbox| {
+            outbox.on_reply_part(&node.rt.buffers, false);
+            let first = outbox.push_noted(&node.rt.buffers, &carried);
+            outbox.push_noted(&node.rt.buffers, piece) || first
         });
         if touched == Some(true) {
             state.touched.push(client);

@@ -42,7 +42,7 @@ use retry::Kept;
 
 use super::outbox::Answer;
 use super::roster::ClientKey;
-use super::{Charge, Upstreams};
+use super::{Charge, Node};
 use crate::base::bug;
 use crate::command::{CommandId, ReplyMask};
 use crate::config::{Config, Integrity};
@@ -164,8 +164,8 @@ struct State {
 impl Lane {
     /// A lane that is not connected yet, or one for long replies; `id` is unique in the worker.
     #[must_use]
-    pub fn new(id: u64, key: RouteKey, up: &Upstreams, big: bool) -> Rc<Self> {
-        let (now, config) = (up.now(), up.config());
+    pub fn new(id: u64, key: RouteKey, node: &Node, big: bool) -> Rc<Self> {
+        let (now, config) = (node.rt.now(), node.rt.config());
         let state = State {
             out: BytesMut::new(),
             in_flight: InFlight::default(),
@@ -187,12 +187,12 @@ impl Lane {
             last_progress: now,
             since: now,
             slow_key: None,
-            charge: Charge::new(&up.memory, BufferKind::Upstream),
+            charge: Charge::new(&node.rt.memory, BufferKind::Upstream),
         };
         Rc::new(Self {
             id,
             key,
-            guard: Guard::new(&config.lane, &up.server_limits(), big, now),
+            guard: Guard::new(&config.lane, &node.server_limits(), big, now),
             config,
             accepting: Cell::new(true),
             leaves: Cell::new(UpstreamCloseReason::Idle),
@@ -236,9 +236,9 @@ impl Lane {
     }
 
     /// Room for `commands` more of `bytes` together.
-    pub fn has_room(&self, up: &Upstreams, commands: usize, bytes: usize) -> bool {
+    pub fn has_room(&self, node: &Node, commands: usize, bytes: usize) -> bool {
         let state = self.state.borrow();
-        if up.memory.pressure() >= Pressure::Refuse && state.out.len() >= TIGHT_OUT {
+        if node.rt.memory.pressure() >= Pressure::Refuse && state.out.len() >= TIGHT_OUT {
             return false;
         }
         state.in_flight.is_empty()
@@ -247,24 +247,24 @@ impl Lane {
     }
 
     /// Appends one whole, canonical request and its slot; the lane's task writes it in its next turn.
-    pub fn submit(&self, up: &Upstreams, owner: Owner, command: CommandId, request: &[u8], now: u64) {
+    pub fn submit(&self, node: &Node, owner: Owner, command: CommandId, request: &[u8], now: u64) {
         let mut state = self.state.borrow_mut();
         state.out.extend_from_slice(request);
-        let legal = self.legal(up, command);
+        let legal = self.legal(node, command);
         state.in_flight.push(owner, command, legal, request.len(), now);
         state.in_flight.note_arguments(slow::arguments(request));
         if let (true, Owner::Forward(key)) = (bug("double_write"), owner) {
             state.out.extend_from_slice(request);
             state.in_flight.push(Owner::Discard(key), command, legal, request.len(), now);
-            up.roster.with(key, |outbox| outbox.on_submitted(request.len()));
+            node.rt.roster.with(key, |outbox| outbox.on_submitted(request.len()));
         }
-        self.on_submitted(&mut state, up, 1, now);
+        self.on_submitted(&mut state, node, 1, now);
         drop(state);
         self.wake();
     }
 
     /// Appends a whole transaction, its parts in `unit` one behind the other: not even a canary may come between them.
-    pub(crate) fn submit_unit(&self, up: &Upstreams, parts: &[Part], unit: &[u8], now: u64) {
+    pub(crate) fn submit_unit(&self, node: &Node, parts: &[Part], unit: &[u8], now: u64) {
         let mut state = self.state.borrow_mut();
         state.out.extend_from_slice(unit);
         let unchecked = self.config.integrity == Integrity::Loose;
@@ -273,45 +273,45 @@ impl Lane {
             let owner = part.owner.expect("the client has said who gets the replies");
             // MULTI itself, EXEC, and +QUEUED for what stands between them.
             let own = position == 0 || position + 1 == parts.len();
-            let legal = if own || unchecked { self.legal(up, part.command) } else { ReplyMask::STATUS };
+            let legal = if own || unchecked { self.legal(node, part.command) } else { ReplyMask::STATUS };
             state.in_flight.append(owner, part.command, legal, part.bytes, now, position > 0);
             state.in_flight.note_arguments(slow::arguments(rest));
             rest = rest.get(part.bytes..).unwrap_or_default();
         }
-        self.on_submitted(&mut state, up, parts.len(), now);
+        self.on_submitted(&mut state, node, parts.len(), now);
         drop(state);
         self.wake();
     }
 
     /// The types that a reply to `command` can have here.
     #[inline]
-    fn legal(&self, up: &Upstreams, command: CommandId) -> ReplyMask {
+    fn legal(&self, node: &Node, command: CommandId) -> ReplyMask {
         if self.config.integrity == Integrity::Loose {
             return ReplyMask::ANY;
         }
         if command == CommandId::OURS {
             return ReplyMask::OURS;
         }
-        let replies = up.table.spec(command).replies;
+        let replies = node.rt.table.spec(command).replies;
         if self.key.resp == Resp::Three { replies.three } else { replies.two }
     }
 
     /// Counts what was appended, and sends a canary behind it when one is due.
-    fn on_submitted(&self, state: &mut State, up: &Upstreams, commands: usize, now: u64) {
+    fn on_submitted(&self, state: &mut State, node: &Node, commands: usize, now: u64) {
         state.last_used = now;
         state.unwritten += commands;
         if self.config.upstream.retry_reads {
-            up.retries.on_requests(commands, now);
+            node.retries.on_requests(commands, now);
         }
         state.since_canary += commands;
         state.audited = false;
         if state.since_canary >= self.config.lane.canary_commands || self.config.integrity == Integrity::Strict {
-            Self::push_canary(self.id, state, up, now);
+            Self::push_canary(self.id, state, node, now);
         }
     }
 
     /// A PING whose echo proves the position of every reply around it.
-    fn push_canary(id: u64, state: &mut State, up: &Upstreams, now: u64) {
+    fn push_canary(id: u64, state: &mut State, node: &Node, now: u64) {
         state.canaries += 1;
         state.since_canary = 0;
         state.last_canary = now;
@@ -319,7 +319,7 @@ impl Lane {
         encode::command(&mut state.out, &["PING", &canary_text(id, state.canaries)]);
         let length = state.out.len() - before;
         state.in_flight.push(Owner::Canary(state.canaries), CommandId::OURS, ReplyMask::ANY, length, now);
-        up.shard.lane_canaries.inc();
+        node.rt.shard.lane_canaries.inc();
     }
 
     /// Takes no more requests; its task closes it when the last reply is in.
@@ -376,15 +376,15 @@ impl Lane {
     }
 
     /// Answers a request that was never written with an error line.
-    fn refuse_slot(&self, up: &Upstreams, slot: Slot, error: &[u8]) {
+    fn refuse_slot(&self, node: &Node, slot: Slot, error: &[u8]) {
         if let Owner::Inner(number) = slot.owner {
-            up.inquiries.answer(number, Answer::NotExecuted(error.to_vec()));
+            node.inquiries.answer(number, Answer::NotExecuted(error.to_vec()));
         }
         let Some(client) = slot.owner.client() else { return };
-        up.roster.with(client, |outbox| {
+        node.rt.roster.with(client, |outbox| {
             if slot.retried {
                 // It was written once: "not executed" would be a lie.
-                up.shard.retries[RetryOutcome::Lost].inc();
+                node.rt.shard.retries[RetryOutcome::Lost].inc();
                 outbox.close(CloseReason::UpstreamLost);
                 return;
             }
@@ -394,36 +394,36 @@ impl Lane {
                 Owner::Forward(key) | Owner::Publish(key, _) => {
                     let mut line = BytesMut::with_capacity(error.len() + 3);
                     encode::error(&mut line, error);
-                    if outbox.push_noted(&up.buffers, &line) {
+                    if outbox.push_noted(&node.rt.buffers, &line) {
                         self.state.borrow_mut().touched.push(key);
                     }
                 }
                 Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
             }
             if let Owner::Publish(..) = slot.owner {
-                outbox.on_own_publish(&up.buffers, true);
+                outbox.on_own_publish(&node.rt.buffers, true);
             }
             outbox.on_answered(slot.bytes as usize);
         });
     }
 
     /// Every request that waits is refused with the server's own words: the lane cannot be opened.
-    pub(super) fn refuse_all(&self, up: &Upstreams, error: &[u8]) {
+    pub(super) fn refuse_all(&self, node: &Node, error: &[u8]) {
         let (sent, unsent) = self.take_slots();
         debug_assert!(sent.is_empty(), "a lane that was never ready has written nothing");
         for slot in unsent {
-            self.refuse_slot(up, slot, error);
+            self.refuse_slot(node, slot, error);
         }
-        self.flush_touched(up);
+        self.flush_touched(node);
     }
 
     /// Every client that waits is closed: its identity does not exist any more.
-    pub(super) fn close_all(&self, up: &Upstreams, reason: CloseReason) {
+    pub(super) fn close_all(&self, node: &Node, reason: CloseReason) {
         let (sent, unsent) = self.take_slots();
         for slot in sent.iter().chain(&unsent) {
             match slot.owner {
-                Owner::Inner(number) => up.inquiries.lose(number),
-                owner => drop(owner.client().map(|client| up.roster.with(client, |outbox| outbox.close(reason)))),
+                Owner::Inner(number) => node.inquiries.lose(number),
+                owner => drop(owner.client().map(|client| node.rt.roster.with(client, |outbox| outbox.close(reason)))),
             }
         }
     }

@@ -9,7 +9,7 @@ use super::deliver::says_what_it_likes;
 use super::in_flight::{Owner, Slot};
 use super::{Lane, State};
 use crate::telemetry::RetryOutcome;
-use crate::upstream::Upstreams;
+use crate::upstream::Node;
 use crate::upstream::roster::ClientKey;
 
 /// Half of the time over which requests and retries are counted, nanoseconds.
@@ -72,31 +72,31 @@ impl Window {
 /// Which clients' written requests may be sent again: those of whom every one is a read of the allow-list, alone, for
 /// the first time, and not in the middle of its reply.
 /// `freely`: whatever the budget says.
-pub(super) fn candidates(up: &Upstreams, sent: &[Slot], cut: bool, freely: bool) -> HashSet<ClientKey> {
+pub(super) fn candidates(node: &Node, sent: &[Slot], cut: bool, freely: bool) -> HashSet<ClientKey> {
     let mut clients: HashMap<ClientKey, Option<u64>> = HashMap::new();
     for (position, slot) in sent.iter().enumerate() {
         let Some(client) = slot.owner.client() else { continue };
         let plain = matches!(slot.owner, Owner::Forward(_)) && !slot.joined && !(position == 0 && cut);
-        let harmless = plain && !slot.retried && up.table.spec(slot.command).retry;
+        let harmless = plain && !slot.retried && node.rt.table.spec(slot.command).retry;
         if slot.retried {
-            up.shard.retries[RetryOutcome::Lost].inc();
+            node.rt.shard.retries[RetryOutcome::Lost].inc();
         }
         let entry = clients.entry(client).or_insert(Some(0));
         *entry = entry.filter(|_| harmless).map(|count| count + 1);
     }
-    let (workers, now) = (up.config().workers, up.now());
+    let (workers, now) = (node.rt.config().workers, node.rt.now());
     let mut chosen = HashSet::new();
     // Who is closed already needs no answer.
-    let stays = |client| up.roster.with(client, |outbox| outbox.fate().is_none()) == Some(true);
+    let stays = |client| node.rt.roster.with(client, |outbox| outbox.fate().is_none()) == Some(true);
     for (client, count) in clients.into_iter().filter_map(|(client, count)| Some((client, count?))) {
         if !stays(client) {
             continue;
         }
-        if freely || up.retries.take(count, workers, now) {
-            up.shard.retries[RetryOutcome::Resent].add(count);
+        if freely || node.retries.take(count, workers, now) {
+            node.rt.shard.retries[RetryOutcome::Resent].add(count);
             chosen.insert(client);
         } else {
-            up.shard.retries[RetryOutcome::OverBudget].add(count);
+            node.rt.shard.retries[RetryOutcome::OverBudget].add(count);
         }
     }
     chosen
@@ -117,14 +117,14 @@ impl Lane {
 
     /// The server may have ended the connection for a reply above its limit. Whose it was is certain where one request
     /// was under way. A script may be the cause wherever it was under way, and cannot be run again to find out.
-    pub(super) fn learn_from_loss(&self, up: &Upstreams, sent: &[Slot]) {
+    pub(super) fn learn_from_loss(&self, node: &Node, sent: &[Slot]) {
         if !self.guard.is_on() {
             return;
         }
-        let suspects = sent.iter().filter(|slot| self.guard.is_solo() || says_what_it_likes(up, slot.command));
+        let suspects = sent.iter().filter(|slot| self.guard.is_solo() || says_what_it_likes(node, slot.command));
         for client in suspects.filter_map(|slot| slot.owner.client()) {
-            if let Some(question) = up.roster.with(client, |outbox| outbox.only_question()).flatten() {
-                up.big_replies.learn(question, up.now());
+            if let Some(question) = node.rt.roster.with(client, |outbox| outbox.only_question()).flatten() {
+                node.big_replies.learn(question, node.rt.now());
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{ClientKey, Lane};
+use crate::link::ServerClient;
 use crate::session::RouteKey;
 
 /// One lane.
@@ -58,8 +59,8 @@ impl Lane {
     }
 
     /// A connection stands, or the lane is without one.
-    pub(super) fn on_connection(&self, upstream_id: i64, now: u64) {
-        self.upstream_id.set(upstream_id);
+    pub(super) fn on_connection(&self, connection: Option<ServerClient>, now: u64) {
+        self.upstream_id.set(connection.map_or(0, |client| client.id));
         let mut state = self.state.borrow_mut();
         state.since = now;
     }

@@ -4,7 +4,7 @@ use super::{Lane, Slot, State};
 use crate::command::{CommandId, first_key};
 use crate::resp::{RequestLimits, RequestScanner, Scan};
 use crate::upstream::roster::ClientKey;
-use crate::upstream::{Slow, Upstreams};
+use crate::upstream::{Node, Slow};
 
 impl Lane {
     /// Written requests are kept until they are answered: somebody may want to see them again.
@@ -15,10 +15,10 @@ impl Lane {
 
     /// The reply to `slot` is there, and the request still kept: remembers its key if it was slow.
     #[inline]
-    pub(super) fn remember_key(&self, up: &Upstreams, state: &mut State, slot: &Slot, now: u64) {
-        if self.config.slowlog.keys && up.slowlog.is_slow(now.saturating_sub(slot.at)) {
+    pub(super) fn remember_key(&self, node: &Node, state: &mut State, slot: &Slot, now: u64) {
+        if self.config.slowlog.keys && node.rt.slowlog.is_slow(now.saturating_sub(slot.at)) {
             let plain = slot.command != CommandId::OURS;
-            state.slow_key = plain.then(|| key_of(up, slot, state.kept.oldest(slot.bytes as usize))).flatten();
+            state.slow_key = plain.then(|| key_of(node, slot, state.kept.oldest(slot.bytes as usize))).flatten();
         }
     }
 }
@@ -29,22 +29,22 @@ pub(super) fn arguments(request: &[u8]) -> u32 {
     digits.fold(0_u32, |count, digit| count.wrapping_mul(10).wrapping_add(u32::from(digit - b'0')))
 }
 
-fn key_of(up: &Upstreams, slot: &Slot, request: &[u8]) -> Option<Vec<u8>> {
+fn key_of(node: &Node, slot: &Slot, request: &[u8]) -> Option<Vec<u8>> {
     let mut scanner = RequestScanner::new();
     let limits = RequestLimits { max_bulk: u64::MAX, max_args: u64::from(u32::MAX), authenticated: true };
     let Scan::Complete { .. } = scanner.scan(request, &mut None, &limits) else { return None };
-    let spec = up.table.spec(slot.command);
+    let spec = node.rt.table.spec(slot.command);
     first_key(spec, scanner.argc(), |at| scanner.arg(request, at)).map(<[u8]>::to_vec)
 }
 
 /// The request of `slot` was slow.
 #[cold]
-pub(super) fn keep(up: &Upstreams, state: &mut State, slot: &Slot, client: ClientKey, now: u64) {
+pub(super) fn keep(node: &Node, state: &mut State, slot: &Slot, client: ClientKey, now: u64) {
     // Of one that is late nobody has looked when it was written.
     let written = slot.written.max(state.since).max(slot.at);
-    up.keep_slow(Slow {
+    node.rt.keep_slow(Slow {
         command: slot.command,
-        client: up.roster.with(client, |outbox| outbox.id()).unwrap_or(0),
+        client: node.rt.roster.with(client, |outbox| outbox.id()).unwrap_or(0),
         asked: slot.at,
         written,
         now,

@@ -14,7 +14,7 @@ use super::{Anomaly, Lane, NOT_EXECUTED, Phase};
 use crate::link::{DialError, Link, Permit, Use};
 use crate::session::Identity;
 use crate::telemetry::{CloseReason, LossVerdict, UpstreamCloseReason};
-use crate::upstream::Upstreams;
+use crate::upstream::Node;
 
 /// Reads of at most 64 KiB after which the lane lets others run.
 const READS_PER_TURN: u32 = 4;
@@ -31,28 +31,28 @@ enum End {
 }
 
 /// Runs a lane to its end: until it is retired, idle and drained, or cannot be opened.
-pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
+pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
     let mut permit = None;
-    while let Some(link) = open(&lane, &up, &mut permit).await {
+    while let Some(link) = open(&lane, &node, &mut permit).await {
         let mut link = link;
         lane.phase.set(Phase::Ready);
-        lane.on_connection(link.id(), up.now());
-        lane.fate.on_connected(up.now());
+        lane.on_connection(link.client(), node.rt.now());
+        lane.fate.on_connected(node.rt.now());
         lane.deferred.set(false);
         lane.full.set(false);
         lane.served.set(false);
         lane.condemned.set(None);
         // The time without a connection was no silence of this one.
-        lane.state.borrow_mut().last_progress = up.now();
+        lane.state.borrow_mut().last_progress = node.rt.now();
         let ready = crate::base::now();
         let alone = lane.guard.is_solo();
-        let end = poll_fn(|cx| lane.poll_turn(&up, &mut link, cx)).await;
+        let end = poll_fn(|cx| lane.poll_turn(&node, &mut link, cx)).await;
         lane.phase.set(Phase::Opening);
-        lane.on_connection(0, up.now());
+        lane.on_connection(None, node.rt.now());
         lane.suspect.set(false);
         // Whose reply is too long ends a connection that was well.
         if !alone && !lane.served.get() && !matches!(end, End::Done | End::Anomaly(_)) {
-            up.dialer.on_unproven_loss(ready, "lost before it had answered anything");
+            node.dialer.on_unproven_loss(ready, "lost before it had answered anything");
         }
         if !matches!(end, End::Done) {
             lane.fate.on_lost();
@@ -61,28 +61,28 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
             End::Done => {}
             End::Lost(_, reason) => {
                 tracing::warn!(lane = lane.id, reason, verdict = %LossVerdict::Dead, "shared connection lost");
-                up.shard.lane_losses[LossVerdict::Dead].inc();
-                up.on_upstream_lost();
-                lane.on_lost(&up, false);
+                node.rt.shard.lane_losses[LossVerdict::Dead].inc();
+                node.on_connection_lost();
+                lane.on_lost(&node, false);
             }
             End::GivenUp(verdict) => {
                 let in_flight = lane.in_flight();
                 tracing::warn!(lane = lane.id, in_flight, %verdict, "shared connection given up: it is connected, owes replies and is silent");
-                up.shard.lane_losses[*verdict].inc();
-                up.on_upstream_lost();
-                let _ = lane.on_lost(&up, false);
+                node.rt.shard.lane_losses[*verdict].inc();
+                node.on_connection_lost();
+                let _ = lane.on_lost(&node, false);
             }
             End::Anomaly(Anomaly { reason, command }) => {
-                up.shard.anomaly(Use::Lane, *reason);
-                up.on_upstream_lost();
-                let clients = lane.on_lost(&up, true);
-                let command = up.command_name(*command);
-                tracing::error!(lane = lane.id, connection = link.id(), %reason, command, clients,
+                node.rt.shard.anomaly(Use::Lane, *reason);
+                node.on_connection_lost();
+                let clients = lane.on_lost(&node, true);
+                let command = node.rt.command_name(*command);
+                tracing::error!(lane = lane.id, connection = link.client().map_or(0, |client| client.id), %reason, command, clients,
                     "shared connection killed: its replies cannot be trusted; its clients are closed");
             }
         }
         let reason = end.reason(&lane);
-        lane.flush_touched(&up);
+        lane.flush_touched(&node);
         permit = Some(link.close(reason).await);
         if lane.state.borrow().in_flight.is_empty() {
             break;
@@ -91,9 +91,9 @@ pub(crate) async fn run(lane: Rc<Lane>, up: Rc<Upstreams>) {
     lane.accepting.set(false);
     lane.phase.set(Phase::Closed);
     drop(permit);
-    up.lanes.on_closed(&lane);
+    node.lanes.on_closed(&lane);
     // Whoever submitted between the last look and the end would wait for ever.
-    lane.refuse_all(&up, NOT_EXECUTED);
+    lane.refuse_all(&node, NOT_EXECUTED);
 }
 
 impl End {
@@ -112,32 +112,32 @@ impl End {
 }
 
 /// Waits for a permit and for the upstream. `None` when the lane has nothing more to do, or never will.
-async fn open(lane: &Rc<Lane>, up: &Rc<Upstreams>, kept: &mut Option<Permit>) -> Option<Link> {
+async fn open(lane: &Rc<Lane>, node: &Rc<Node>, kept: &mut Option<Permit>) -> Option<Link> {
     loop {
         if lane.idle_and_unwanted() {
             return None;
         }
         let permit = match kept.take() {
             Some(permit) => permit,
-            None => up.lanes.permit(&up.budget).await,
+            None => node.lanes.permit(&node.rt.budget).await,
         };
-        if let Some(at) = up.dialer.retry_at() {
+        if let Some(at) = node.dialer.retry_at() {
             *kept = Some(permit);
-            meanwhile(lane, up, tokio::time::sleep_until(Instant::from_std(at))).await;
+            meanwhile(lane, node, tokio::time::sleep_until(Instant::from_std(at))).await;
             continue;
         }
-        match meanwhile(lane, up, up.dialer.dial(permit, &lane.key)).await {
-            Ok(link) if !up.dialer.is_current(&link) => *kept = Some(link.close(UpstreamCloseReason::Moved).await),
+        match meanwhile(lane, node, node.dialer.dial(permit, &lane.key)).await {
+            Ok(link) if !node.dialer.is_current(&link) => *kept = Some(link.close(UpstreamCloseReason::Moved).await),
             Ok(link) => return Some(link),
             Err((DialError::Unavailable { .. }, permit)) => *kept = Some(permit),
             Err((DialError::State(text), _)) => {
                 lane.accepting.set(false);
-                lane.refuse_all(up, &text);
+                lane.refuse_all(node, &text);
                 return None;
             }
             Err((DialError::Identity(text), _)) => {
                 lane.accepting.set(false);
-                on_identity_refused(lane, up, &text);
+                on_identity_refused(lane, node, &text);
                 return None;
             }
         }
@@ -147,13 +147,13 @@ async fn open(lane: &Rc<Lane>, up: &Rc<Upstreams>, kept: &mut Option<Permit>) ->
 }
 
 /// Waits for `what`. While the circuit is open nobody waits for this lane: what is submitted is answered at once.
-async fn meanwhile<F: Future>(lane: &Lane, up: &Upstreams, what: F) -> F::Output {
+async fn meanwhile<F: Future>(lane: &Lane, node: &Node, what: F) -> F::Output {
     let mut what = pin!(what);
     poll_fn(|cx| {
         lane.remember(cx);
         let result = what.as_mut().poll(cx);
-        if result.is_pending() && up.dialer.is_open() {
-            lane.refuse_before(up, u64::MAX);
+        if result.is_pending() && node.dialer.is_open() {
+            lane.refuse_before(node, u64::MAX);
         }
         result
     })
@@ -162,13 +162,13 @@ async fn meanwhile<F: Future>(lane: &Lane, up: &Upstreams, what: F) -> F::Output
 
 /// A verified identity that is refused now is gone: its clients are closed (rule A7). Clients that did not log in
 /// get the server's own words.
-fn on_identity_refused(lane: &Lane, up: &Upstreams, text: &[u8]) {
+fn on_identity_refused(lane: &Lane, node: &Node, text: &[u8]) {
     match lane.key.identity {
-        Identity::User(_) => lane.close_all(up, CloseReason::Auth),
-        Identity::Implicit if text.starts_with(b"NOAUTH") => lane.refuse_all(up, b"NOAUTH Authentication required."),
+        Identity::User(_) => lane.close_all(node, CloseReason::Auth),
+        Identity::Implicit if text.starts_with(b"NOAUTH") => lane.refuse_all(node, b"NOAUTH Authentication required."),
         Identity::Implicit => {
             tracing::error!(reason = %String::from_utf8_lossy(text), "upstream refused the configured identity");
-            lane.refuse_all(up, b"ERR respmux could not log in to the upstream, command was not executed");
+            lane.refuse_all(node, b"ERR respmux could not log in to the upstream, command was not executed");
         }
     }
 }
@@ -183,7 +183,7 @@ impl Lane {
     ///
     /// The write waits for one more poll. A lane that is woken by its socket stands in the middle of the run queue:
     /// clients behind it have requests for the same write. Polled again, it stands behind all of them.
-    fn poll_turn(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
         self.remember(cx);
         if let Some(anomaly) = self.distrusted.take() {
             return Poll::Ready(End::Anomaly(anomaly));
@@ -192,28 +192,28 @@ impl Lane {
             return Poll::Ready(End::GivenUp(verdict));
         }
         if (self.deferred.take() || self.full.get())
-            && let Err(e) = self.write_out(up, link, cx)
+            && let Err(e) = self.write_out(node, link, cx)
         {
             return Poll::Ready(End::failed(&e));
         }
         for reads in 1.. {
-            match self.read_in(up, link, cx) {
+            match self.read_in(node, link, cx) {
                 // Everybody else of the worker has a turn before a long reply goes on.
                 Poll::Ready(Ok(())) if reads == READS_PER_TURN => {
-                    up.relieve();
+                    node.rt.relieve();
                     cx.waker().wake_by_ref();
                     break;
                 }
-                Poll::Ready(Ok(())) => up.relieve(),
+                Poll::Ready(Ok(())) => node.rt.relieve(),
                 Poll::Ready(Err(end)) => {
-                    self.flush_touched(up);
+                    self.flush_touched(node);
                     return Poll::Ready(end);
                 }
                 Poll::Pending => break,
             }
         }
-        self.flush_touched(up);
-        self.count(up);
+        self.flush_touched(node);
+        self.count(node);
         if self.idle_and_unwanted() {
             return Poll::Ready(End::Done);
         }
@@ -224,12 +224,12 @@ impl Lane {
     }
 
     /// What the lane keeps counts against the memory of all.
-    fn count(&self, up: &Upstreams) {
+    fn count(&self, node: &Node) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.charge.set(state.out.len() + state.carry.len() + state.kept.len());
         drop(guard);
-        up.relieve();
+        node.rt.relieve();
     }
 
     fn remember(&self, cx: &Context<'_>) {
@@ -246,15 +246,15 @@ impl Lane {
     }
 
     /// Writes what is there; when the socket is full its readiness wakes the task.
-    fn write_out(&self, up: &Upstreams, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
+    fn write_out(&self, node: &Node, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         self.full.set(false);
         match std::mem::take(&mut state.unwritten) {
             0 => {}
-            commands => up.shard.batch_written(commands),
+            commands => node.rt.shard.batch_written(commands),
         }
-        let now = if state.out.is_empty() { 0 } else { up.now() };
+        let now = if state.out.is_empty() { 0 } else { node.rt.now() };
         loop {
             let ready = self.sendable(state);
             if ready == 0 {
@@ -277,14 +277,14 @@ impl Lane {
             if n > 0 {
                 state.in_flight.on_written(n, now);
             }
-            up.shard.upstream_written(n);
+            node.rt.shard.upstream_written(n);
         }
         Ok(())
     }
 
     /// Reads once into the worker's buffer and delivers.
-    fn read_in(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let mut memory = up.read_buffer.borrow_mut();
+    fn read_in(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut memory = node.rt.read_buffer.borrow_mut();
         let mut buf = ReadBuf::new(&mut memory);
         match link.poll_read(cx, &mut buf) {
             Poll::Pending => return Poll::Pending,
@@ -295,7 +295,7 @@ impl Lane {
         if chunk.is_empty() {
             return Poll::Ready(Err(End::Lost(UpstreamCloseReason::Upstream, "closed by the upstream".into())));
         }
-        up.shard.upstream_read(chunk.len());
-        Poll::Ready(self.on_bytes(up, chunk, up.now()).map_err(End::Anomaly))
+        node.rt.shard.upstream_read(chunk.len());
+        Poll::Ready(self.on_bytes(node, chunk, node.rt.now()).map_err(End::Anomaly))
     }
 }

@@ -7,7 +7,7 @@ use crate::base::nanos;
 use crate::command::{CommandId, Pausing, ReplyMask};
 use crate::resp::encode;
 use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
-use crate::upstream::Upstreams;
+use crate::upstream::Node;
 
 /// The answer to a written request that took longer than `client.request_timeout`.
 pub(crate) const TOO_LATE: &[u8] =
@@ -19,13 +19,13 @@ const MANY: usize = 16;
 impl Lane {
     /// The worker's tick: canary, audit, expiry of what waits in vain. `healthy` says that the control connection
     /// had an answer lately: then a silent lane is slow, not dead.
-    pub fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
+    pub fn on_tick(&self, node: &Node, now: u64, healthy: bool) {
         match self.phase.get() {
-            Phase::Opening => self.expire(up, now),
+            Phase::Opening => self.expire(node, now),
             Phase::Ready => {
-                self.give_up_requests(up, now);
-                self.check_abandoned(up, now);
-                self.check(up, now, healthy);
+                self.give_up_requests(node, now);
+                self.check_abandoned(node, now);
+                self.check(node, now, healthy);
             }
             Phase::Closed => {}
         }
@@ -38,10 +38,10 @@ impl Lane {
     }
 
     /// Owes a reply to something that a pause of writes holds back, and has been silent for `nanos`.
-    pub(in crate::upstream) fn may_be_held(&self, up: &Upstreams, now: u64, least: u64) -> bool {
+    pub(in crate::upstream) fn may_be_held(&self, node: &Node, now: u64, least: u64) -> bool {
         let silent = self.phase.get() == Phase::Ready && nanos(self.silence(now)) >= least;
         let command = self.state.borrow().in_flight.head().map(|slot| slot.command);
-        silent && command.is_some_and(|id| id == CommandId::OURS || up.table.spec(id).pausing != Pausing::Never)
+        silent && command.is_some_and(|id| id == CommandId::OURS || node.rt.table.spec(id).pausing != Pausing::Never)
     }
 
     /// When a reply came last.
@@ -49,20 +49,20 @@ impl Lane {
         self.state.borrow().last_progress
     }
 
-    fn check(&self, up: &Upstreams, now: u64, healthy: bool) {
-        let interval = nanos(up.config().lane.canary_interval);
-        let keepalive = nanos(up.keepalive());
+    fn check(&self, node: &Node, now: u64, healthy: bool) {
+        let interval = nanos(node.rt.config().lane.canary_interval);
+        let keepalive = nanos(node.keepalive());
         self.guard.on_tick(now);
         let silent = nanos(self.silence(now));
         let mut state = self.state.borrow_mut();
         let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));
-        let paused = up.server_pause.is_all(); // what is sent now stands before everybody else at its end
+        let paused = node.server_pause.is_all(); // what is sent now stands before everybody else at its end
         let kept_alive = !paused && state.in_flight.is_empty() && keepalive > 0 && quiet >= keepalive;
         let due = !paused && state.since_canary > 0 && now.saturating_sub(state.last_canary) >= interval;
         let audit =
             !paused && state.in_flight.is_empty() && !state.audited && now.saturating_sub(state.last_used) >= interval;
         if kept_alive || due {
-            Self::push_canary(self.id, &mut state, up, now);
+            Self::push_canary(self.id, &mut state, node, now);
         } else if audit {
             state.audited = true;
             let before = state.out.len();
@@ -74,14 +74,14 @@ impl Lane {
         if kept_alive || due || audit {
             self.wake();
         }
-        self.judge_silence(up, silent, healthy);
+        self.judge_silence(node, silent, healthy);
     }
 
     /// A connection that stands and says nothing is not dead: first it is suspect, then hung.
-    fn judge_silence(&self, up: &Upstreams, silent: u64, healthy: bool) {
+    fn judge_silence(&self, node: &Node, silent: u64, healthy: bool) {
         // What a pause of the server has taken was no silence of the lane.
-        let silent = silent.min(up.server_pause.ended_before());
-        let suspect = silent >= nanos(up.config().upstream.suspect_after) && !up.server_pause.excuses_silence();
+        let silent = silent.min(node.server_pause.ended_before());
+        let suspect = silent >= nanos(node.rt.config().upstream.suspect_after) && !node.server_pause.excuses_silence();
         if suspect && !self.suspect.get() {
             let silent_ms = silent / 1_000_000;
             tracing::warn!(
@@ -92,39 +92,39 @@ impl Lane {
             );
         }
         self.suspect.set(suspect);
-        if silent >= nanos(up.config().upstream.progress_timeout) && !healthy {
-            up.shard.lane_detection.record(silent);
+        if silent >= nanos(node.rt.config().upstream.progress_timeout) && !healthy {
+            node.rt.shard.lane_detection.record(silent);
             self.condemn(LossVerdict::Hung);
         }
     }
 
     /// Not connected: requests that have waited too long are answered with the truth, that nothing was executed.
-    fn expire(&self, up: &Upstreams, now: u64) {
-        let wait = up.config().upstream.connect_wait;
-        let timeout = up.config().client.request_timeout;
+    fn expire(&self, node: &Node, now: u64) {
+        let wait = node.rt.config().upstream.connect_wait;
+        let timeout = node.rt.config().client.request_timeout;
         let wait = if timeout.is_zero() { wait } else { wait.min(timeout) };
-        if up.server_pause.is_all_and_alive() || up.server_pause.ended_before() < nanos(wait) {
+        if node.server_pause.is_all_and_alive() || node.server_pause.ended_before() < nanos(wait) {
             return; // it is there, and answers the handshake at the end of its pause
         }
-        self.refuse_before(up, now.saturating_sub(nanos(wait)));
+        self.refuse_before(node, now.saturating_sub(nanos(wait)));
     }
 
     /// Answers every request that was submitted before `deadline` to a lane that is not connected.
-    pub(super) fn refuse_before(&self, up: &Upstreams, deadline: u64) {
+    pub(super) fn refuse_before(&self, node: &Node, deadline: u64) {
         loop {
             let mut state = self.state.borrow_mut();
             let Some(slot) = state.in_flight.pop_unsent_before(deadline) else { break };
             state.out.advance(slot.bytes as usize);
             drop(state);
-            self.refuse_slot(up, slot, NOT_EXECUTED);
+            self.refuse_slot(node, slot, NOT_EXECUTED);
         }
-        self.flush_touched(up);
+        self.flush_touched(node);
     }
 
     /// `client.request_timeout`: requests that have waited too long are answered with what is true of them. Those that
     /// were written keep their place; the connection lives on. In order: of one client the older ones come first.
-    fn give_up_requests(&self, up: &Upstreams, now: u64) {
-        let timeout = up.config().client.request_timeout;
+    fn give_up_requests(&self, node: &Node, now: u64) {
+        let timeout = node.rt.config().client.request_timeout;
         let deadline = now.saturating_sub(nanos(timeout));
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
@@ -139,35 +139,35 @@ impl Lane {
         late.extend(state.in_flight.orphan_before(deadline, spare));
         let withdrawn = state.in_flight.withdraw_before(deadline, &mut state.out, spare);
         for slot in &late {
-            tell_late(up, state, slot);
+            tell_late(node, state, slot);
         }
         drop(guard);
         for _ in &late {
-            up.shard.request_timeouts[RequestOutcome::Unknown].inc();
+            node.rt.shard.request_timeouts[RequestOutcome::Unknown].inc();
         }
         for slot in withdrawn {
-            up.shard.request_timeouts[RequestOutcome::NotExecuted].inc();
-            self.refuse_slot(up, slot, NOT_EXECUTED);
+            node.rt.shard.request_timeouts[RequestOutcome::NotExecuted].inc();
+            self.refuse_slot(node, slot, NOT_EXECUTED);
         }
-        self.flush_touched(up);
+        self.flush_touched(node);
     }
 
     /// A lane of which most replies are for nobody, for longer than it may be silent, serves nobody: clients behind
     /// them are better off on a new one (rule R4).
-    fn check_abandoned(&self, up: &Upstreams, now: u64) {
-        if up.server_pause.excuses_silence() {
+    fn check_abandoned(&self, node: &Node, now: u64) {
+        if node.server_pause.excuses_silence() {
             return;
         }
-        let settings = &up.config().upstream;
+        let settings = &node.rt.config().upstream;
         let state = self.state.borrow();
         let suspicious = now.saturating_sub(nanos(settings.suspect_after));
         if state.in_flight.oldest().is_none_or(|oldest| oldest >= suspicious) {
             return;
         }
-        let is_gone = |client| up.roster.with(client, |_| ()).is_none();
+        let is_gone = |client| node.rt.roster.with(client, |_| ()).is_none();
         let (abandoned, given_up) = state.in_flight.abandoned_before(suspicious, is_gone);
         let most = state.in_flight.len() >= MANY && abandoned * 2 > state.in_flight.len();
-        let limit = nanos(up.config().client.request_timeout).saturating_add(nanos(settings.progress_timeout));
+        let limit = nanos(node.rt.config().client.request_timeout).saturating_add(nanos(settings.progress_timeout));
         let too_old = given_up.is_some_and(|at| now.saturating_sub(at) >= limit);
         drop(state);
         if most || too_old {
@@ -189,15 +189,15 @@ fn give_up_withheld(state: &mut State, deadline: u64) -> Vec<Slot> {
 }
 
 /// The client stays, and learns that nobody knows.
-fn tell_late(up: &Upstreams, state: &mut State, slot: &Slot) {
+fn tell_late(node: &Node, state: &mut State, slot: &Slot) {
     let Some(client) = slot.owner.client() else { return };
     state.slow_key = None; // of another
-    slow::keep(up, state, slot, client, up.now());
-    up.roster.with(client, |outbox| {
+    slow::keep(node, state, slot, client, node.rt.now());
+    node.rt.roster.with(client, |outbox| {
         match slot.owner {
             Owner::Forward(key) | Owner::Publish(key, _) => {
-                up.shard.error(Origin::Proxy, b"ERR");
-                if outbox.push_noted(&up.buffers, TOO_LATE) {
+                node.rt.shard.error(Origin::Proxy, b"ERR");
+                if outbox.push_noted(&node.rt.buffers, TOO_LATE) {
                     state.touched.push(key);
                 }
             }
@@ -206,7 +206,7 @@ fn tell_late(up: &Upstreams, state: &mut State, slot: &Slot) {
             Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
         }
         if let Owner::Publish(..) = slot.owner {
-            outbox.on_own_publish(&up.buffers, true);
+            outbox.on_own_publish(&node.rt.buffers, true);
         }
         outbox.on_answered(slot.bytes as usize);
     });

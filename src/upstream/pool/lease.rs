@@ -13,7 +13,7 @@ use crate::link::Link;
 use crate::resp::encode;
 use crate::session::RouteKey;
 use crate::telemetry::UpstreamCloseReason;
-use crate::upstream::Upstreams;
+use crate::upstream::Node;
 
 /// How long making a connection clean may take before it is closed instead.
 const CLEAN_WAIT: Duration = Duration::from_secs(3);
@@ -35,14 +35,14 @@ pub enum Return {
 pub struct Lease {
     link: Option<Link>,
     place: Option<Place>,
-    up: Rc<Upstreams>,
+    node: Rc<Node>,
     /// Why the connection is closed when the lease is dropped.
     end: UpstreamCloseReason,
 }
 
 impl Lease {
-    pub(super) fn new(link: Link, place: Place, up: &Rc<Upstreams>) -> Self {
-        Self { link: Some(link), place: Some(place), up: Rc::clone(up), end: UpstreamCloseReason::Client }
+    pub(super) fn new(link: Link, place: Place, node: &Rc<Node>) -> Self {
+        Self { link: Some(link), place: Some(place), node: Rc::clone(node), end: UpstreamCloseReason::Client }
     }
 
     /// The connection is of no use to anybody: it is closed, for this reason, when the lease is dropped.
@@ -65,17 +65,18 @@ impl Lease {
     /// keep it. Closing instead would churn connections (rule B15).
     pub fn cancel(mut self) {
         let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
-        let up = Rc::clone(&self.up);
+        let node = Rc::clone(&self.node);
         spawn_local(async move {
             let mut link = link;
-            let id = link.id().to_string();
-            let unblocked = link.id() != 0
-                && matches!(up.control.unblock(id.as_bytes(), link.generation()).await, Ok(reply) if reply.starts_with(b":"));
+            let unblocked = match link.client() {
+                Some(client) => matches!(node.control.unblock(client).await, Ok(reply) if reply.starts_with(b":")),
+                None => false,
+            };
             let silenced = unblocked && matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
             if silenced {
-                up.pool.put(&up, link, true).await;
+                node.idle.put(&node, link, true).await;
             } else {
-                discard(&up, link, UpstreamCloseReason::Client).await
+                discard(&node, link, UpstreamCloseReason::Client).await
             }
             drop(place);
         });
@@ -85,24 +86,24 @@ impl Lease {
     /// free only afterwards.
     pub fn give_back(mut self, state: Return) {
         let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
-        let up = Rc::clone(&self.up);
+        let node = Rc::clone(&self.node);
         match state {
-            _ if !up.dialer.is_current(&link) => {
+            _ if !node.dialer.is_current(&link) => {
                 spawn_local(async move {
                     drop(link.close(UpstreamCloseReason::Moved).await);
                     drop(place);
                 });
             }
-            _ if state != Return::Clean && bug("skip_hygiene") => up.pool.keep(link, false),
-            Return::Clean => up.pool.keep(link, false),
+            _ if state != Return::Clean && bug("skip_hygiene") => node.idle.keep(link, false),
+            Return::Clean => node.idle.keep(link, false),
             Return::Unknown => {
                 spawn_local(async move {
                     let mut link = link;
                     let silenced = matches!(timeout(CLEAN_WAIT, link.silence()).await, Ok(Ok(())));
                     if silenced {
-                        up.pool.put(&up, link, true).await;
+                        node.idle.put(&node, link, true).await;
                     } else {
-                        discard(&up, link, UpstreamCloseReason::Dirty).await
+                        discard(&node, link, UpstreamCloseReason::Dirty).await
                     }
                     drop(place);
                 });
@@ -113,9 +114,9 @@ impl Lease {
                     let mut link = link;
                     let proved = prove_clean(&mut link, word).await;
                     if proved {
-                        up.pool.put(&up, link, false).await;
+                        node.idle.put(&node, link, false).await;
                     } else {
-                        discard(&up, link, UpstreamCloseReason::Dirty).await
+                        discard(&node, link, UpstreamCloseReason::Dirty).await
                     }
                     drop(place);
                 });
@@ -131,17 +132,17 @@ async fn prove_clean(link: &mut Link, word: &str) -> bool {
 }
 
 /// Closes a connection that cannot go back to the others, for this reason if it was not to move anyway.
-async fn discard(up: &Upstreams, link: Link, reason: UpstreamCloseReason) {
-    let reason = if up.dialer.is_current(&link) { reason } else { UpstreamCloseReason::Moved };
+async fn discard(node: &Node, link: Link, reason: UpstreamCloseReason) {
+    let reason = if node.dialer.is_current(&link) { reason } else { UpstreamCloseReason::Moved };
     drop(link.close(reason).await);
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };
-        let (up, reason) = (Rc::clone(&self.up), self.end);
+        let (node, reason) = (Rc::clone(&self.node), self.end);
         spawn_local(async move {
-            discard(&up, link, reason).await;
+            discard(&node, link, reason).await;
             drop(place);
         });
     }

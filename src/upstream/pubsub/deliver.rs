@@ -9,14 +9,14 @@ use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Family, Resp, Subscribed};
 use crate::telemetry::{AnomalyReason, Origin};
 use crate::upstream::outbox::Answer;
-use crate::upstream::{ClientKey, Upstreams};
+use crate::upstream::{ClientKey, Node};
 
 /// The copy for RESP2 clients keeps no more memory than this, bytes.
 const KEPT_BYTES: usize = 1 << 20;
 
 impl Hub {
     /// Delivers `chunk`, just read.
-    pub(super) fn on_bytes(&self, up: &Upstreams, chunk: &[u8], now: u64) -> Result<(), AnomalyReason> {
+    pub(super) fn on_bytes(&self, node: &Node, chunk: &[u8], now: u64) -> Result<(), AnomalyReason> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.last_progress = now;
@@ -27,11 +27,11 @@ impl Hub {
                     let (frame, after) = rest.split_at(len);
                     rest = after;
                     if state.carry.is_empty() {
-                        self.on_frame(up, state, frame, kind, now)?;
+                        self.on_frame(node, state, frame, kind, now)?;
                     } else {
                         state.carry.extend_from_slice(frame);
                         let whole = state.carry.split();
-                        self.on_frame(up, state, &whole, kind, now)?;
+                        self.on_frame(node, state, &whole, kind, now)?;
                     }
                 }
                 Advance::Partial => {
@@ -46,7 +46,7 @@ impl Hub {
 
     fn on_frame(
         &self,
-        up: &Upstreams,
+        node: &Node,
         state: &mut State,
         frame: &[u8],
         kind: FrameKind,
@@ -55,34 +55,34 @@ impl Hub {
         let outcome = if kind.is_push() {
             match push(frame).ok_or(AnomalyReason::UnexpectedReply)? {
                 Push::Message { family, name } => {
-                    fan_out(up, state, family, name, frame);
+                    fan_out(node, state, family, name, frame);
                     return Ok(());
                 }
                 Push::Confirmation { joined, family, name } => state.core.on_confirmation(joined, family, name),
             }
         } else {
             if kind.is_error() {
-                up.shard.error(Origin::Upstream, frame);
+                node.rt.shard.error(Origin::Upstream, frame);
             }
             state.core.on_reply(kind.is_error(), echo(frame), now)
         };
-        self.carry_out(up, state, frame);
+        self.carry_out(node, state, frame);
         outcome.map_err(|_| AnomalyReason::UnexpectedReply)
     }
 
     /// Does what the core has decided; `frame` is what it decided about.
-    pub(super) fn carry_out(&self, up: &Upstreams, state: &mut State, frame: &[u8]) {
+    pub(super) fn carry_out(&self, node: &Node, state: &mut State, frame: &[u8]) {
         let mut actions = std::mem::take(&mut state.core.actions);
         for action in actions.drain(..) {
             match action {
-                Action::Count { family, name, by } => up.interest.change(family, &name, by),
+                Action::Count { family, name, by } => node.interest.change(family, &name, by),
                 Action::Confirm { client, resp, joined, family, name, counts } => {
-                    up.roster.with(client, |outbox| outbox.count_subscriptions(counts));
-                    tell(up, state, client, &confirmation(resp, joined, family, name.as_deref(), counts));
+                    node.rt.roster.with(client, |outbox| outbox.count_subscriptions(counts));
+                    tell(node, state, client, &confirmation(resp, joined, family, name.as_deref(), counts));
                 }
-                Action::Refuse { client } => tell(up, state, client, frame),
+                Action::Refuse { client } => tell(node, state, client, frame),
                 Action::Done { client } => {
-                    up.roster.with(client, |outbox| outbox.deliver(Answer::Reply(Vec::new())));
+                    node.rt.roster.with(client, |outbox| outbox.deliver(Answer::Reply(Vec::new())));
                 }
             }
         }
@@ -90,17 +90,17 @@ impl Hub {
     }
 
     /// Sends every client that has new messages what its socket takes, one call each.
-    pub(super) fn flush_touched(&self, up: &Upstreams) {
+    pub(super) fn flush_touched(&self, node: &Node) {
         let mut touched = std::mem::take(&mut self.state.borrow_mut().touched);
         for client in touched.drain(..) {
-            up.roster.with(client, |outbox| outbox.flush(&up.buffers));
+            node.rt.roster.with(client, |outbox| outbox.flush(&node.rt.buffers));
         }
         self.state.borrow_mut().touched = touched;
     }
 }
 
 /// A message, to everybody who hears its channel. The protocols differ in the first byte only.
-fn fan_out(up: &Upstreams, state: &mut State, family: Family, name: &[u8], frame: &[u8]) {
+fn fan_out(node: &Node, state: &mut State, family: Family, name: &[u8], frame: &[u8]) {
     let State { core, touched, two, .. } = state;
     let listeners = core.registry.listeners(family, name);
     two.clear();
@@ -115,19 +115,19 @@ fn fan_out(up: &Upstreams, state: &mut State, family: Family, name: &[u8], frame
                 &*two
             }
         };
-        if up.roster.with(listener.key, |outbox| outbox.push_message(&up.buffers, bytes)) == Some(true) {
+        if node.rt.roster.with(listener.key, |outbox| outbox.push_message(&node.rt.buffers, bytes)) == Some(true) {
             touched.push(listener.key);
         }
-        up.relieve(); // one message, many copies
+        node.rt.relieve(); // one message, many copies
     }
-    up.shard.pubsub_messages.add(listeners.len() as u64);
+    node.rt.shard.pubsub_messages.add(listeners.len() as u64);
     if two.capacity() > KEPT_BYTES {
         *two = Vec::new();
     }
 }
 
-fn tell(up: &Upstreams, state: &mut State, client: ClientKey, frame: &[u8]) {
-    if up.roster.with(client, |outbox| outbox.push_message(&up.buffers, frame)) == Some(true) {
+fn tell(node: &Node, state: &mut State, client: ClientKey, frame: &[u8]) {
+    if node.rt.roster.with(client, |outbox| outbox.push_message(&node.rt.buffers, frame)) == Some(true) {
         state.touched.push(client);
     }
 }

@@ -19,7 +19,7 @@ use crate::link::Link;
 use crate::resp::ReplyScanner;
 use crate::session::{Family, Identity, Resp};
 use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, UpstreamCloseReason};
-use crate::upstream::{Charge, ClientKey, Memory, Outbox, Upstreams};
+use crate::upstream::{Charge, ClientKey, Memory, Node, Outbox};
 
 /// Where a hub is in its life; `run` moves it, once through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,11 +140,11 @@ impl Hub {
     /// Sends a (P|S)(UN)SUBSCRIBE of a client that has nothing else unanswered. When it is answered the client's task
     /// finds an empty [`Answer`](crate::upstream::Answer) in its outbox; what it is told is in the outbox before. False
     /// when the connection is not there any more; nothing was done then.
-    pub fn submit(&self, up: &Upstreams, outbox: &Outbox, order: &Subscribe<'_>) -> bool {
+    pub fn submit(&self, node: &Node, outbox: &Outbox, order: &Subscribe<'_>) -> bool {
         if self.phase.get() != Phase::Ready || self.retired.get().is_some() {
             return false;
         }
-        let now = up.now();
+        let now = node.rt.now();
         let mut state = self.state.borrow_mut();
         state.last_used = now;
         let Subscribe { resp, family, suppressed, raw, .. } = *order;
@@ -165,11 +165,11 @@ impl Hub {
     }
 
     /// The client is gone or has no subscriptions any more.
-    pub fn leave(&self, up: &Upstreams, client: ClientKey) {
+    pub fn leave(&self, node: &Node, client: ClientKey) {
         let mut state = self.state.borrow_mut();
-        state.last_used = up.now();
-        state.core.leave(client, up.now());
-        self.carry_out(up, &mut state, &[]);
+        state.last_used = node.rt.now();
+        state.core.leave(client, node.rt.now());
+        self.carry_out(node, &mut state, &[]);
         drop(state);
         self.wake();
     }
@@ -189,7 +189,7 @@ impl Hub {
     /// Goes on with another connection as soon as nothing is owed on this one: then it is closed, and the subscriptions
     /// are made again on the new one. Messages that others publish in between are lost, as they are to a client that
     /// connects again; nothing is heard twice.
-    pub(super) fn move_on(&self) {
+    pub(super) fn rotate(&self) {
         if self.phase.get() == Phase::Ready {
             self.moving.set(true);
             self.wake();
@@ -197,11 +197,11 @@ impl Hub {
     }
 
     /// The connection is another one.
-    fn begin_again(&self, up: &Upstreams) {
+    fn begin_again(&self, node: &Node) {
         let mut state = self.state.borrow_mut();
-        (state.scanner, state.last_progress) = (ReplyScanner::new(), up.now());
-        state.core.begin_again(up.now());
-        self.carry_out(up, &mut state, &[]);
+        (state.scanner, state.last_progress) = (ReplyScanner::new(), node.rt.now());
+        state.core.begin_again(node.rt.now());
+        self.carry_out(node, &mut state, &[]);
         self.moving.set(false);
         self.deferred.set(false);
         self.full.set(false);
@@ -213,23 +213,23 @@ impl Hub {
     }
 
     /// Closes clients that were slow for too long; how many subscribers there are.
-    pub(super) fn survey(&self, up: &Upstreams, now: u64) -> u64 {
+    pub(super) fn survey(&self, node: &Node, now: u64) -> u64 {
         let members: Vec<_> = self.state.borrow().core.registry.members().collect();
-        let limits = &up.config().pubsub;
+        let limits = &node.rt.config().pubsub;
         for client in &members {
-            up.roster.with(*client, |outbox| outbox.check_pace(limits.output_soft, limits.output_soft_time, now));
+            node.rt.roster.with(*client, |outbox| outbox.check_pace(limits.output_soft, limits.output_soft_time, now));
         }
         members.len() as u64
     }
 
     /// Keepalive, expiry, and the end of a connection that hangs.
-    pub(super) fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
+    pub(super) fn on_tick(&self, node: &Node, now: u64, healthy: bool) {
         if self.phase.get() != Phase::Ready {
             return;
         }
         let mut state = self.state.borrow_mut();
         state.core.on_tick(now);
-        let settings = &up.config().upstream;
+        let settings = &node.rt.config().upstream;
         let quiet = now.saturating_sub(state.last_progress);
         if let Some(oldest) = state.core.oldest() {
             let silent = now.saturating_sub(oldest.max(state.last_progress));
@@ -238,7 +238,7 @@ impl Hub {
             }
         } else if state.core.is_idle() && now.saturating_sub(state.last_used) >= nanos(settings.idle_timeout) {
             self.retired.set(Some(UpstreamCloseReason::Idle));
-        } else if !up.keepalive().is_zero() && quiet >= nanos(up.keepalive()) {
+        } else if !node.keepalive().is_zero() && quiet >= nanos(node.keepalive()) {
             state.core.ping(now);
         }
         drop(state);
@@ -256,27 +256,27 @@ impl Hub {
         self.changed.notify_waiters();
     }
 
-    fn poll_turn(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
         self.remember(cx);
         if let Some(reason) = self.condemned.take() {
             return Poll::Ready(End::Lost(UpstreamCloseReason::Timeout, reason.to_owned()));
         }
         if (self.deferred.take() || self.full.get())
-            && let Err(e) = self.write_out(up, link, cx)
+            && let Err(e) = self.write_out(node, link, cx)
         {
             return Poll::Ready(End::failed(&e));
         }
         loop {
-            match self.read_in(up, link, cx) {
+            match self.read_in(node, link, cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => {
-                    self.flush_touched(up);
+                    self.flush_touched(node);
                     return Poll::Ready(end);
                 }
                 Poll::Pending => break,
             }
             // Before the next read: a burst must not pile up in the outboxes of clients that do read.
-            self.flush_touched(up);
+            self.flush_touched(node);
         }
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
@@ -305,7 +305,7 @@ impl Hub {
         }
     }
 
-    fn write_out(&self, up: &Upstreams, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
+    fn write_out(&self, node: &Node, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
         let mut state = self.state.borrow_mut();
         self.full.set(false);
         while !state.core.out.is_empty() {
@@ -320,13 +320,13 @@ impl Hub {
                 }
             }
             state.core.out.advance(n);
-            up.shard.upstream_written(n);
+            node.rt.shard.upstream_written(n);
         }
         Ok(())
     }
 
-    fn read_in(&self, up: &Upstreams, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let mut memory = up.read_buffer.borrow_mut();
+    fn read_in(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut memory = node.rt.read_buffer.borrow_mut();
         let mut buf = ReadBuf::new(&mut memory);
         match link.poll_read(cx, &mut buf) {
             Poll::Pending => return Poll::Pending,
@@ -336,18 +336,18 @@ impl Hub {
         if buf.filled().is_empty() {
             return Poll::Ready(Err(End::Lost(UpstreamCloseReason::Upstream, "closed by the upstream".into())));
         }
-        up.shard.upstream_read(buf.filled().len());
-        Poll::Ready(self.on_bytes(up, buf.filled(), up.now()).map_err(End::Anomaly))
+        node.rt.shard.upstream_read(buf.filled().len());
+        Poll::Ready(self.on_bytes(node, buf.filled(), node.rt.now()).map_err(End::Anomaly))
     }
 
     /// The connection is gone: messages may be lost, so everybody with a subscription is closed (rule P4).
-    fn on_lost(&self, up: &Upstreams, reason: CloseReason) {
+    fn on_lost(&self, node: &Node, reason: CloseReason) {
         let (clients, differences) = self.state.borrow_mut().core.take_all();
         for (family, name, by) in differences {
-            up.interest.change(family, &name, -by);
+            node.interest.change(family, &name, -by);
         }
         for client in clients {
-            up.roster.with(client, |outbox| outbox.close(reason));
+            node.rt.roster.with(client, |outbox| outbox.close(reason));
         }
     }
 }

@@ -35,7 +35,7 @@ pub use hidden_subscribers::HiddenSubscribers;
 pub use hub::{Hub, Subscribe};
 pub(super) use subscriber::Subscriber;
 
-use super::Upstreams;
+use super::Node;
 use crate::link::Use;
 use crate::session::Identity;
 use crate::telemetry::UpstreamCloseReason;
@@ -69,11 +69,11 @@ impl Hubs {
     ///
     /// # Errors
     /// See [`NoHub`].
-    pub async fn obtain(&self, up: &Rc<Upstreams>, identity: &Identity) -> Result<Rc<Hub>, NoHub> {
+    pub async fn obtain(&self, node: &Rc<Node>, identity: &Identity) -> Result<Rc<Hub>, NoHub> {
         loop {
             let hub = match self.existing(identity) {
                 Some(hub) => hub,
-                None => self.open(up, identity).await?,
+                None => self.open(node, identity).await?,
             };
             let changed = hub.changed();
             match hub.phase() {
@@ -93,21 +93,21 @@ impl Hubs {
         self.by_identity.borrow().get(identity).filter(|hub| hub.accepting()).cloned()
     }
 
-    async fn open(&self, up: &Rc<Upstreams>, identity: &Identity) -> Result<Rc<Hub>, NoHub> {
+    async fn open(&self, node: &Rc<Node>, identity: &Identity) -> Result<Rc<Hub>, NoHub> {
         let refused = self.refused.borrow().get(identity).copied();
-        if refused.is_some_and(|at| u128::from(up.now().saturating_sub(at)) < REFUSED_FOR.as_nanos()) {
+        if refused.is_some_and(|at| u128::from(node.rt.now().saturating_sub(at)) < REFUSED_FOR.as_nanos()) {
             return Err(NoHub::Lend);
         }
         loop {
             let freed = self.freed.notified();
-            if let Some(permit) = up.budget.permit(Use::Hub) {
+            if let Some(permit) = node.rt.budget.permit(Use::Hub) {
                 self.serial.set(self.serial.get() + 1);
-                let hub = Hub::new(self.serial.get(), identity.clone(), up.now(), &up.memory);
+                let hub = Hub::new(self.serial.get(), identity.clone(), node.rt.now(), &node.rt.memory);
                 self.by_identity.borrow_mut().insert(identity.clone(), Rc::clone(&hub));
-                spawn_local(hub::run(Rc::clone(&hub), Rc::clone(up), permit));
+                spawn_local(hub::run(Rc::clone(&hub), Rc::clone(node), permit));
                 return Ok(hub);
             }
-            if !self.make_place() || timeout(up.config().upstream.connect_wait, freed).await.is_err() {
+            if !self.make_place() || timeout(node.rt.config().upstream.connect_wait, freed).await.is_err() {
                 return Err(NoHub::Lend);
             }
             if let Some(hub) = self.existing(identity) {
@@ -149,27 +149,27 @@ impl Hubs {
     }
 
     /// Connections are to move.
-    pub(super) fn move_on(&self) {
+    pub(super) fn rotate(&self) {
         for hub in self.all() {
-            hub.move_on();
+            hub.rotate();
         }
     }
 
     /// The worker's tick.
-    pub(super) fn on_tick(&self, up: &Upstreams, now: u64, healthy: bool) {
+    pub(super) fn on_tick(&self, node: &Node, now: u64, healthy: bool) {
         for hub in self.all() {
-            hub.on_tick(up, now, healthy);
+            hub.on_tick(node, now, healthy);
         }
     }
 
     /// Rarer than the tick: a walk over all subscribers. Closes those that were slow for too long.
-    pub(super) fn survey(&self, up: &Upstreams, now: u64) {
+    pub(super) fn survey(&self, node: &Node, now: u64) {
         let (mut channels, mut subscribers) = (0, 0);
         for hub in self.all() {
             channels += hub.wanted() as u64;
-            subscribers += hub.survey(up, now);
+            subscribers += hub.survey(node, now);
         }
-        up.shard.pubsub_channels.set(channels);
-        up.shard.pubsub_subscribers.set(subscribers);
+        node.rt.shard.pubsub_channels.set(channels);
+        node.rt.shard.pubsub_subscribers.set(subscribers);
     }
 }

@@ -42,8 +42,8 @@ use crate::link::memory::{MemorySocket, listen, pair};
 use crate::link::{Budget, Owned, Socket, Use};
 use crate::telemetry::cells::Level;
 use crate::telemetry::{AnomalyReason, ProcessFacts, Telemetry, UpstreamKind};
-use crate::upstream::HiddenSubscribers;
-use crate::upstream::{Parts, Upstreams};
+use crate::topology::Target;
+use crate::upstream::{HiddenSubscribers, Node, Parts, Upstream};
 
 /// What happened, as one number that two runs of a seed must share.
 #[derive(Default)]
@@ -115,7 +115,8 @@ struct Outcome {
 
 struct World {
     config: Arc<Config>,
-    up: Rc<Upstreams>,
+    upstream: Rc<Upstream>,
+    node: Rc<Node>,
     shared: Rc<Shared>,
     server: Rc<Server>,
     ledger: Rc<Ledger>,
@@ -142,7 +143,7 @@ impl World {
         let accepting = Rc::clone(&server);
         listen(Rc::new(move || accepting.accept()));
         let (table, telemetry, process) = TABLE.with(Clone::clone);
-        let up = Upstreams::new(Parts {
+        let upstream = Upstream::new(Parts {
             worker: 0,
             shard: Arc::clone(&telemetry.shards[0]),
             process,
@@ -154,14 +155,15 @@ impl World {
             throttle: crate::auth::Throttle::new(config.auth.failures),
             config: Arc::clone(&config),
         });
-        up.start();
+        upstream.start();
+        let node = upstream.pick(Target::Any);
         let (sender, questions) = mpsc::channel(MAX_QUESTIONS);
-        let shared = Shared::new(Rc::clone(&up), Peers::new(vec![sender], Wishes::new().0), Ids::new(1));
+        let shared = Shared::new(Rc::clone(&upstream), Peers::new(vec![sender], Wishes::new().0), Ids::new(1));
         spawn_local(answer_questions(Rc::clone(&shared), questions));
         spawn_local(tick(Rc::clone(&shared)));
         let (polls, cancelled) = (Rc::default(), Rc::default());
-        let distrusted = distrusted(&up);
-        Self { config, up, shared, server, ledger: Rc::default(), log, polls, cancelled, distrusted }
+        let distrusted = distrusted(&node);
+        Self { config, upstream, node, shared, server, ledger: Rc::default(), log, polls, cancelled, distrusted }
     }
 
     /// One client after the other in this place, until it has had its lives.
@@ -252,11 +254,11 @@ impl World {
                 while world.ledger.violations.borrow().is_empty() {
                     sleep(Duration::from_micros(2_000 + fastrand::u64(..20_000))).await;
                     if fastrand::u8(..3) > 0 {
-                        world.up.move_on();
+                        world.upstream.reconnect();
                     } else {
-                        world.up.pause(true);
+                        world.upstream.pause(true);
                         pause(20_000).await;
-                        world.up.pause(false);
+                        world.upstream.pause(false);
                     }
                 }
             })
@@ -275,7 +277,7 @@ impl World {
         }
         if let Some(mover) = mover {
             mover.abort();
-            self.up.pause(false);
+            self.upstream.pause(false);
         }
         self.check_the_end().await;
     }
@@ -284,12 +286,12 @@ impl World {
     async fn check_the_end(&self) {
         sleep(self.config.upstream.idle_timeout + Duration::from_secs(10)).await;
         let held: Vec<usize> =
-            [Use::Lane, Use::Pool, Use::Hub].into_iter().map(|purpose| self.up.budget.used(purpose)).collect();
+            [Use::Lane, Use::Pool, Use::Hub].into_iter().map(|purpose| self.node.rt.budget.used(purpose)).collect();
         if held.iter().any(|held| *held > 0) {
             self.ledger.wrong(format!("lanes, pool and hubs still hold {held:?} permits"));
         }
         let permits: usize = [Use::Lane, Use::Pool, Use::Hub, Use::Scratch, Use::Control]
-            .map(|purpose| self.up.budget.used(purpose))
+            .map(|purpose| self.node.rt.budget.used(purpose))
             .iter()
             .sum();
         if permits != self.server.connected() {
@@ -306,7 +308,7 @@ impl World {
             self.ledger.wrong(format!("{tasks} tasks are left, {expected} expected"));
         }
         // The server says nothing wrong.
-        let distrusted = distrusted(&self.up) - self.distrusted;
+        let distrusted = distrusted(&self.node) - self.distrusted;
         if distrusted > 0 {
             self.ledger.wrong(format!("{distrusted} connections were not trusted"));
         }
@@ -316,14 +318,14 @@ impl World {
     /// What is shown is what is: of this run and, because all runs share their figures, of those before it.
     fn check_figures(&self) {
         for purpose in [Use::Lane, Use::Pool, Use::Hub, Use::Scratch, Use::Control] {
-            let levels = &self.up.shard.upstream_connections[UpstreamKind::from(purpose)];
+            let levels = &self.node.rt.shard.upstream_connections[UpstreamKind::from(purpose)];
             let shown = levels.as_slice().iter().map(Level::value).sum::<u64>();
-            let used = self.up.budget.used(purpose) as u64;
+            let used = self.node.rt.budget.used(purpose) as u64;
             if shown != used {
                 self.ledger.wrong(format!("the gauge shows {shown} connections for {purpose:?}, the budget {used}"));
             }
         }
-        let pinned = self.up.shard.pinned.as_slice().iter().map(Level::value).sum::<u64>();
+        let pinned = self.node.rt.shard.pinned.as_slice().iter().map(Level::value).sum::<u64>();
         if pinned > 0 {
             self.ledger.wrong(format!("{pinned} clients are shown that hold a connection, and nobody is there"));
         }
@@ -353,9 +355,9 @@ impl World {
 }
 
 /// Connections that were killed because of what they said.
-fn distrusted(up: &Upstreams) -> u64 {
+fn distrusted(node: &Node) -> u64 {
     let of_kind = |kind: &UpstreamKind| -> u64 {
-        AnomalyReason::ALL.iter().map(|reason| up.shard.integrity_violations[*kind][*reason].value()).sum()
+        AnomalyReason::ALL.iter().map(|reason| node.rt.shard.integrity_violations[*kind][*reason].value()).sum()
     };
     UpstreamKind::ALL.iter().map(of_kind).sum()
 }

@@ -140,7 +140,7 @@ fn a_demoted_upstream_is_left_when_its_name_leads_elsewhere() {
             assert!(refused(wire.ask(set).await));
             sleep(long).await;
         }
-        let looked = |found| world.up.shard.readonly_lookups[found].value();
+        let looked = |found| world.node.rt.shard.readonly_lookups[found].value();
         assert!(looked(NameLookup::Same) >= 3 && looked(NameLookup::Moved) == 0);
         assert_eq!(world.server.accepted(), accepted, "nothing has moved");
         let successor = Server::new(Rc::clone(&world.log));

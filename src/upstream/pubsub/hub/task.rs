@@ -10,53 +10,53 @@ use super::{End, Failure, Hub, Phase};
 use crate::link::{DialError, Link, Permit, Use};
 use crate::session::{Resp, RouteKey};
 use crate::telemetry::{CloseReason, UpstreamCloseReason};
-use crate::upstream::Upstreams;
+use crate::upstream::Node;
 
 /// Runs a hub to its end.
-pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, up: Rc<Upstreams>, permit: Permit) {
-    let Some(link) = open(&hub, &up, permit).await else {
+pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permit: Permit) {
+    let Some(link) = open(&hub, &node, permit).await else {
         hub.enter(Phase::Closed);
-        up.hubs.on_closed(&hub);
+        node.hubs.on_closed(&hub);
         return;
     };
     hub.enter(Phase::Ready);
-    let (end, link) = serve(&hub, &up, link).await;
+    let (end, link) = serve(&hub, &node, link).await;
     hub.enter(Phase::Closed);
     let reason = match end {
         End::Moved => UpstreamCloseReason::Moved, // gone on with already
         End::Done(reason) => {
-            hub.on_lost(&up, CloseReason::UpstreamLost); // nobody; the counts go
+            hub.on_lost(&node, CloseReason::UpstreamLost); // nobody; the counts go
             reason
         }
         End::Lost(verdict, reason) => {
             tracing::warn!(hub = hub.id, reason, "subscriber connection lost");
-            hub.on_lost(&up, CloseReason::UpstreamLost);
+            hub.on_lost(&node, CloseReason::UpstreamLost);
             verdict
         }
         End::Anomaly(reason) => {
             tracing::error!(hub = hub.id, %reason, "subscriber connection killed: it cannot be trusted");
-            up.shard.anomaly(Use::Hub, reason);
-            hub.on_lost(&up, CloseReason::UpstreamAnomaly);
+            node.rt.shard.anomaly(Use::Hub, reason);
+            hub.on_lost(&node, CloseReason::UpstreamAnomaly);
             UpstreamCloseReason::Anomaly
         }
     };
     if let Some(link) = link {
         drop(link.close(reason).await);
     }
-    up.hubs.on_closed(&hub);
+    node.hubs.on_closed(&hub);
 }
 
 /// Runs a hub for as long as it has a connection, which may be one after the other.
-async fn serve(hub: &Hub, up: &Rc<Upstreams>, first: Link) -> (End, Option<Link>) {
+async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> (End, Option<Link>) {
     let mut link = first;
     loop {
-        match poll_fn(|cx| hub.poll_turn(up, &mut link, cx)).await {
+        match poll_fn(|cx| hub.poll_turn(node, &mut link, cx)).await {
             End::Moved => {}
             end => return (end, Some(link)),
         }
-        hub.begin_again(up);
+        hub.begin_again(node);
         let permit = link.close(UpstreamCloseReason::Moved).await;
-        match open(hub, up, permit).await {
+        match open(hub, node, permit).await {
             Some(new) => link = new,
             None => {
                 let away = "the new upstream is not available".to_owned();
@@ -68,21 +68,21 @@ async fn serve(hub: &Hub, up: &Rc<Upstreams>, first: Link) -> (End, Option<Link>
 }
 
 /// Waits for the upstream, for at most `upstream.connect_wait`.
-async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
-    let deadline = Instant::now() + up.config().upstream.connect_wait;
+async fn open(hub: &Hub, node: &Rc<Node>, permit: Permit) -> Option<Link> {
+    let deadline = Instant::now() + node.rt.config().upstream.connect_wait;
     let key = RouteKey { resp: Resp::Three, ..RouteKey::fresh(hub.identity.clone(), 0) };
     let mut permit = permit;
     loop {
-        if let Some(at) = up.dialer.retry_at() {
+        if let Some(at) = node.dialer.retry_at() {
             let at = Instant::from_std(at);
-            if at >= deadline || up.dialer.is_open() {
+            if at >= deadline || node.dialer.is_open() {
                 hub.failure.set(Some(Failure::Unavailable));
                 return None;
             }
             tokio::time::sleep_until(at).await;
         }
-        match up.dialer.dial(permit, &key).await {
-            Ok(link) if !up.dialer.is_current(&link) => permit = link.close(UpstreamCloseReason::Moved).await,
+        match node.dialer.dial(permit, &key).await {
+            Ok(link) if !node.dialer.is_current(&link) => permit = link.close(UpstreamCloseReason::Moved).await,
             Ok(link) => return Some(link),
             Err((DialError::Unavailable { .. }, back)) if Instant::now() < deadline => permit = back,
             Err((DialError::Unavailable { .. }, _)) => {
@@ -90,7 +90,7 @@ async fn open(hub: &Hub, up: &Rc<Upstreams>, permit: Permit) -> Option<Link> {
                 return None;
             }
             Err((DialError::Identity(_) | DialError::State(_), _)) => {
-                up.hubs.on_refused(&hub.identity, up.now());
+                node.hubs.on_refused(&hub.identity, node.rt.now());
                 hub.failure.set(Some(Failure::Refused));
                 return None;
             }

@@ -1,0 +1,128 @@
+//! What a worker has whatever servers it talks to: its rules, its clients' outboxes, its buffers and its counters. No
+//! field of it names a server.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::history::History;
+use super::{Buffers, Memory, Parts, Pool, Roster, Rules, hotkeys, slowlog};
+use crate::auth::Throttle;
+use crate::command::{CommandId, CommandTable};
+use crate::link::{Budget, Keyring, Owned, Use};
+use crate::telemetry::{ProcessFacts, Shard};
+
+/// Size of the one buffer into which a worker reads all its sockets, bytes.
+pub const READ_BUFFER: usize = 64 << 10;
+
+/// What a worker has. Every task of the worker may borrow it; nobody keeps a borrow over an await.
+pub struct Runtime {
+    pub worker: usize,
+    /// What a reload replaces; see [`Runtime::rules`].
+    pub(super) rules: RefCell<Rc<Rules>>,
+    pub shard: Arc<Shard>,
+    pub process: Arc<ProcessFacts>,
+    /// What commands are. What is forbidden of them is in the [`Rules`].
+    pub table: Arc<CommandTable>,
+    pub budget: Arc<Budget>,
+    pub owned: Owned,
+    /// Failed logins, over all workers.
+    pub throttle: Throttle,
+    /// PROXY PAUSE: nothing is begun for clients. Moved by [`Runtime::pause`].
+    paused: Cell<bool>,
+    /// What users have proved: whoever dials asks it, only a login that a server accepted writes to it.
+    pub keyring: Rc<Keyring>,
+    pub roster: Roster,
+    pub memory: Rc<Memory>,
+    pub buffers: Buffers,
+    /// The places for lent connections, and the line of clients that wait for one.
+    pub pool: Pool,
+    pub(crate) slowlog: slowlog::Slowlog,
+    pub(crate) hotkeys: hotkeys::Hotkeys,
+    pub(super) history: History,
+    /// Every socket of the worker is read into this one, one after the other.
+    pub read_buffer: RefCell<Box<[u8]>>,
+    started: Instant,
+}
+
+impl Runtime {
+    /// The runtime of a worker that has no client yet.
+    #[must_use]
+    pub(super) fn new(parts: &Parts) -> Self {
+        let Parts { worker, config, shard, process, table, budget, owned, throttle, .. } = parts;
+        let memory = Rc::new(Memory::new(Arc::clone(process), *worker));
+        Self {
+            worker: *worker,
+            rules: RefCell::new(Rules::new(config, Arc::clone(table))),
+            shard: Arc::clone(shard),
+            process: Arc::clone(process),
+            table: Arc::clone(table),
+            budget: Arc::clone(budget),
+            owned: owned.clone(),
+            throttle: throttle.clone(),
+            paused: Cell::new(false),
+            keyring: Rc::default(),
+            roster: Roster::default(),
+            buffers: Buffers::new(Rc::clone(&memory)),
+            memory,
+            pool: Pool::new(budget.limit(Use::Pool), config.blocking_share(*worker)),
+            slowlog: slowlog::Slowlog::new(&config.slowlog, *worker, config.workers),
+            hotkeys: hotkeys::Hotkeys::new(config.hotkeys.sample),
+            history: History::default(),
+            read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
+            started: crate::base::now(),
+        }
+    }
+
+    /// Nanoseconds since the worker started.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        crate::base::nanos(crate::base::since(self.started))
+    }
+
+    /// For the log: the name of the command that was being answered.
+    pub(crate) fn command_name(&self, id: Option<CommandId>) -> &str {
+        match id {
+            None => "none",
+            Some(CommandId::OURS) => "respmux's own",
+            Some(id) => &self.table.spec(id).name,
+        }
+    }
+
+    /// A server's reply to a command was read, `nanos` after it was written.
+    #[inline]
+    pub fn replied(&self, id: CommandId, nanos: u64) {
+        if id != CommandId::OURS {
+            self.shard.upstream_latency(self.table.spec(id).kind.into(), nanos);
+        }
+    }
+
+    /// Whether PROXY PAUSE holds: nothing is begun for clients.
+    #[inline]
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// Begins or ends PROXY PAUSE; at the end every client goes on.
+    pub(super) fn pause(&self, paused: bool) {
+        self.paused.set(paused);
+        if !paused {
+            self.wake_all();
+        }
+    }
+
+    /// Every client looks again whether it can go on.
+    pub(super) fn wake_all(&self) {
+        for client in self.roster.all() {
+            client.wake();
+        }
+    }
+
+    /// What time alone makes happen, servers aside.
+    pub(super) fn on_tick(&self) {
+        self.memory_tick();
+        self.history.on_tick(&self.shard, self.now());
+    }
+}
