@@ -41,13 +41,13 @@ demo: build
 
 test:
 	tests/setup.sh
-	$(CARGO) test --locked
+	$(CARGO) test --locked --workspace
 	tests/status-page/if-there.sh
 
 lint:
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	deploy/validate.sh
 
 bench:

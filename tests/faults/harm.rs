@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use crate::network::{Harm, Network, PAYLOAD, Way};
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
 use crate::tally::{Tally, Verdict};
 use crate::victim::{Fate, Next, Rules, Script, Victim, command};
+use kit::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
 
 /// Bytes of a marked reply on the wire, and of a marked request.
 const REPLY: usize = PAYLOAD + 9;

@@ -8,16 +8,10 @@
 mod harm;
 mod network;
 mod restarts;
-#[path = "../it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the integration tests")]
-mod support;
 mod tally;
 mod victim;
 
-/// A number from the environment.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
+use kit::setting;
 
 fn assert_green(tally: &tally::Tally) {
     assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));

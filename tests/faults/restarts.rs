@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harm::check_ledger;
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
 use crate::tally::{Tally, Verdict};
 use crate::victim::{Fate, NOT_EXECUTED, Next, Victim, command};
+use kit::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
 
 /// What `upstream.connects_per_second` is set to.
 const CONNECTS: i64 = 20;

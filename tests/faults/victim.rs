@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::network::{MARK, PAYLOAD};
-use crate::support::Frame;
 use crate::tally::{Tally, Verdict};
+use kit::Frame;
 
 /// How long an outcome may take before it counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -171,5 +171,5 @@ fn payload(mark: u32) -> Vec<u8> {
 }
 
 pub(crate) fn command(arguments: &[&[u8]]) -> Vec<u8> {
-    crate::support::client::encode(arguments)
+    kit::encode(arguments)
 }

@@ -18,21 +18,13 @@ mod mutate;
 mod replies;
 mod requests;
 mod served;
-#[path = "../it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the integration tests")]
-mod support;
 
 use engine::{Report, Target};
+use kit::{Flavour, setting};
 use peak_alloc::PeakAlloc;
-use support::Flavour;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
-
-/// A number from the environment.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// Every target, with its share of the executions in percent.
 fn targets() -> Vec<(u64, Box<dyn Target>)> {

@@ -13,7 +13,7 @@ use crate::engine::Report;
 use crate::model::Seen;
 use crate::mutate::mutate;
 use crate::requests::feed;
-use crate::support::{Address, Flavour, RealRedis};
+use kit::{Address, Flavour, RealRedis};
 
 const SCRIPT: &[u8] = b"return ARGV";
 const WORDS: [&[u8]; 22] = [

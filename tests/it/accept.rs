@@ -5,8 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::client::PATIENCE;
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Address, Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 

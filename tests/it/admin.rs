@@ -5,8 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, eventually};
 
 /// Status and body of a request that was sent as `head` and the usual rest.
 fn request(proxy: &Proxy, head: &str) -> (u16, String) {

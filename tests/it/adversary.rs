@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Shown, encode};
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, pause};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, Shown, TestClient, encode, pause};
 
 /// ECHOs of the neighbour before and again after the attack.
 const ECHOES: usize = 40;

@@ -4,8 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 /// How late a deadline may fire here: 10 ms of the product's own, and what a busy machine adds.
 const LATE: Duration = Duration::from_millis(60);

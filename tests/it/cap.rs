@@ -3,9 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{ReadEnd, encode};
-use crate::support::redis::info_field;
-use crate::support::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, pause, ports};
+use kit::{Flavour, Pki, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, encode, free_port, info_field, pause};
 
 const THREADS: u64 = 12;
 /// Clients that one thread keeps connected at a time.
@@ -290,7 +288,7 @@ fn the_default_everything() {
 #[test]
 fn six_connections_with_tls_on_both_sides_everything() {
     let pki = Pki::new();
-    let port = ports::free_port();
+    let port = free_port();
     let redis = RealRedis::start_tls(Flavour::Redis70, &pki, port, &["--tls-auth-clients", "no"]);
     let upstream = Some(format!("rediss://127.0.0.1:{port}"));
     let options = ProxyOptions { tls: Some(pki.clone()), upstream, ..ProxyOptions::tight() };

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
 
 /// The value of a field in a line of CLIENT LIST.
 fn field<'a>(line: &'a str, name: &str) -> &'a str {
@@ -131,7 +130,7 @@ fn proxy_pools_shows_limits_and_waiters() {
     let proxy = Proxy::start(&redis, &ProxyOptions::sized(1, 8));
     let mut client = proxy.connect();
     let lines = |client: &mut TestClient| -> Vec<String> {
-        client.ask("PROXY POOLS").items.iter().map(super::support::Frame::as_str).collect()
+        client.ask("PROXY POOLS").items.iter().map(kit::Frame::as_str).collect()
     };
     let first = lines(&mut client);
     let total: usize =

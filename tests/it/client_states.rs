@@ -1,8 +1,7 @@
 //! What CLIENT LIST and INFO say of a client in each state is what a server says, and CLIENT KILL in all its forms
 //! hits whom it names (docs/design/semantics.md 5.2).
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
 
 /// A state: its name, and what brings a client there. A last line that begins with `>` is sent and not answered.
 const STATES: &[(&str, &[&str])] = &[

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient};
 
 /// So many clients take turns, and so many of them wait for an answer at a time.
 const CLIENTS: usize = 300;

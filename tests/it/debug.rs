@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{PATIENCE, ReadEnd};
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, eventually};
 
 const ALLOWED: &[&str] = &["--enable-debug-command", "yes"];
 

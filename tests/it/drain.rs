@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::client::{PATIENCE, encode};
-use crate::support::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, PATIENCE, Pki, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually, pause};
 
 #[test]
 fn requests_finish_and_idle_clients_are_let_go() {

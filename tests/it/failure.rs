@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 const NOT_EXECUTED: &str = "LOADING upstream is not available, command was not executed";
 const TOO_LATE: &str = "ERR upstream did not answer in time, outcome unknown: the command may have been executed";

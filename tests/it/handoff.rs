@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::client::{PATIENCE, encode};
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually};
 
 const ENDPOINT: &str = "respmux.test:6379";
 

@@ -1,6 +1,5 @@
 //! Restarts on one host: the listening sockets go from process to process, and nobody is refused.
 
-#[path = "handover/load.rs"]
 mod load;
 
 use std::fs::File;
@@ -13,9 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::support::client::PATIENCE;
-use crate::support::redis::signal;
-use crate::support::{Address, Flavour, Pki, RealRedis, TestClient, eventually, pause, ports};
+use kit::{Address, Flavour, PATIENCE, Pki, RealRedis, TestClient, eventually, free_port, pause, signal};
 use load::Load;
 
 /// Addresses that outlive processes.
@@ -35,7 +32,7 @@ struct Process {
 }
 
 fn local_port() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], ports::free_port()))
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
 impl Site {
@@ -86,7 +83,7 @@ impl Site {
     }
 
     fn command(&self, wrapper: &[&str], arguments: &[String]) -> (Command, PathBuf) {
-        let binary = std::env::var("RESPMUX_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_respmux").to_owned());
+        let binary = kit::program();
         let words: Vec<&str> = wrapper.iter().copied().chain([&binary[..]]).collect();
         let log = self.file(&format!("log.{}", fastrand::u64(..)));
         let mut command = Command::new(words[0]);
@@ -264,9 +261,8 @@ fn a_plain_restart_refuses_somebody() {
 #[test]
 #[ignore = "half a minute: make prove WHAT=handover"]
 fn handover_full() {
-    let times = |name: &str, usual| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
-    hand_over(times("HANDOVERS", 20), 8);
-    activate(times("ACTIVATIONS", 5), 16);
+    hand_over(kit::setting("HANDOVERS", 20), 8);
+    activate(kit::setting("ACTIVATIONS", 5), 16);
 }
 
 /// The running process goes on when the new one fails, and hands over to the next that does not.

@@ -13,9 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::support::client::{Shown, encode};
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis, TestClient};
 use inputs::Input;
+use kit::{Address, Flavour, Proxy, ProxyOptions, RealRedis, Shown, TestClient, encode, setting};
 use relay::Relay;
 
 /// Inputs of the short form.
@@ -27,10 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the process may grow by, however many bad inputs it has seen, KiB. Debug builds and the buffers that are kept
 /// for reuse included.
 const MOST_GROWTH: u64 = 16 << 10;
-
-fn setting(name: &str, usual: u64) -> u64 {
-    std::env::var(name).ok().map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
 
 /// Runs `act` on every item, some at a time.
 fn in_parallel<T: Sync>(items: &[T], act: impl Fn(&T) + Sync) {
@@ -99,7 +94,7 @@ fn arms() -> [Arm; 2] {
 #[test]
 fn bad_inputs_are_answered_as_the_server_answers_them() {
     let seed = setting("HOSTILE_SEED", 1);
-    let count = usize::try_from(setting("HOSTILE_INPUTS", SHORT as u64)).expect("a number of inputs");
+    let count = setting("HOSTILE_INPUTS", SHORT);
     let mut arms = arms();
     let (compared, mut growth) = (AtomicUsize::new(0), 0);
     let (differences, cut) = (Mutex::new(Vec::new()), AtomicUsize::new(0));

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use crate::support::client::{PATIENCE, ReadEnd, encode};
-use crate::support::{Address, Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, pause};
+use kit::{Address, Flavour, Frame, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, encode, pause};
 
 /// Each may touch keys and channels that begin with its name, and nothing else. The first needs no login.
 const USERS: [&str; 4] = ["default", "ann", "bob", "cat"];
@@ -306,8 +305,7 @@ fn disturb(redis: &RealRedis, stop: &AtomicBool, every: Duration, seed: u64) -> 
 
 #[allow(clippy::print_stdout, reason = "the line is what the run is for")]
 fn run(operations: u64, every: Duration) {
-    let setting = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().expect("a number"));
-    let (most, seed) = (setting("IDENTITY_OPERATIONS", operations), setting("IDENTITY_SEED", 1));
+    let (most, seed): (u64, u64) = (kit::setting("IDENTITY_OPERATIONS", operations), kit::setting("IDENTITY_SEED", 1));
     let redis = server();
     let options = ProxyOptions::sized(2, 12).set("auth.max_failures=0").set("auth.failure_delay=0s");
     let proxy = Proxy::start(&redis, &options);

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 /// The reply that is tampered with.
 const MARK: &[u8] = b"$7\r\nswap-me\r\n";
@@ -285,7 +284,7 @@ fn inside_a_transaction() {
     scene.plan.go.store(true, SeqCst);
     let unit: Vec<u8> = [vec!["GET", "marked"], vec!["MULTI"], vec!["GET", "a"], vec!["EXEC"]]
         .iter()
-        .flat_map(|words| crate::support::client::encode(words))
+        .flat_map(|words| kit::encode(words))
         .collect();
     scene.victim.send(&unit);
     scene.victim.expect(MARK);
@@ -321,10 +320,8 @@ fn strict_changes_nothing_else() {
     for n in 0..200 {
         assert_eq!(client.ask("INCR n").as_int(), n + 1);
     }
-    let unit: Vec<u8> = ["MULTI", "INCR n", "EXEC"]
-        .iter()
-        .flat_map(|l| crate::support::client::encode(&l.split(' ').collect::<Vec<_>>()))
-        .collect();
+    let unit: Vec<u8> =
+        ["MULTI", "INCR n", "EXEC"].iter().flat_map(|l| kit::encode(&l.split(' ').collect::<Vec<_>>())).collect();
     client.send(&unit);
     client.expect(b"+OK\r\n+QUEUED\r\n*1\r\n:201\r\n");
     assert_eq!(client.ask("GET large").as_str(), large);

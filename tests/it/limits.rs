@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::client::{PATIENCE, encode};
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually, pause};
 
 const REFUSED: &[u8] = b"-ERR max number of clients reached\r\n";
 const MIB: usize = 1 << 20;

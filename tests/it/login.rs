@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{PATIENCE, encode};
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually};
 
 const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 const NOAUTH: &[u8] = b"-NOAUTH Authentication required.\r\n";

@@ -47,7 +47,6 @@ mod secrets;
 mod server_limits;
 mod server_pause;
 mod strays;
-mod support;
 mod telemetry;
 mod terminate;
 mod tls;

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::encode;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, pause};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, encode, pause};
 
 /// Rounds of a race: enough that a wrong order shows in every run of a proxy that has none.
 const ROUNDS: usize = 2000;

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::spawn;
 use std::time::{Duration, Instant};
 
-use crate::support::client::PATIENCE;
-use crate::support::{Address, Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Address, Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 /// What may be asked without a right, by whom ever.
 const OPEN: [&str; 3] = ["HELP", "WHOAMI", "EXPLAIN GET k"];
@@ -323,7 +322,7 @@ fn own_address() -> Option<SocketAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?; // sends nothing
     let address = socket.local_addr().ok()?.ip();
-    let port = crate::support::ports::free_port();
+    let port = kit::free_port();
     (!address.is_loopback() && !address.is_unspecified()).then(|| SocketAddr::new(address, port))
 }
 

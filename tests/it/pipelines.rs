@@ -6,8 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::client::{PATIENCE, encode};
-use crate::support::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, pause};
+use kit::{Flavour, PATIENCE, Pki, Proxy, ProxyOptions, RealRedis, TestClient, encode, pause};
 
 const MIB: usize = 1 << 20;
 /// More than the kernel keeps of one connection.

@@ -1,7 +1,7 @@
 //! Commands that the operator forbids: refused in the server's words, poisoning transactions as the server does, and
 //! never sent.
 
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient};
+use kit::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient};
 
 /// What is forbidden here, through the proxy by `commands.deny` and on the server itself by an ACL rule.
 const DENIED: &[&str] = &["config", "client|list", "keys", "flushall", "getdel"];

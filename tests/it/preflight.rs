@@ -7,8 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::ports::free_port;
-use crate::support::{Flavour, Pki, RealRedis, eventually};
+use kit::{Flavour, Pki, RealRedis, eventually, free_port};
 
 struct Said {
     code: Option<i32>,
@@ -243,7 +242,7 @@ fn the_usual_mistakes_are_told_in_a_sentence() {
         assert!(code != Some(0) && text.contains(wanted), "{arguments:?}: {wanted:?} is not in {code:?} {text}");
     };
     let ca = set("upstream.tls_ca_file", &pki.ca());
-    let start = |pair: &crate::support::tls::Pair, more: &[&str]| {
+    let start = |pair: &kit::Pair, more: &[&str]| {
         let port = free_port();
         (RealRedis::start_tls_with(Flavour::Redis70, &pki, pair, port, more), format!("rediss://127.0.0.1:{port}"))
     };
@@ -267,7 +266,7 @@ fn the_usual_mistakes_are_told_in_a_sentence() {
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let own = crate::support::tls::Pair { cert: dir.path().join("own.pem"), key: dir.path().join("own.key") };
+    let own = kit::Pair { cert: dir.path().join("own.pem"), key: dir.path().join("own.key") };
     std::fs::write(&own.cert, parameters.self_signed(&key).unwrap().pem()).unwrap();
     std::fs::write(&own.key, key.serialize_pem()).unwrap();
     let (_own, url) = start(&own, &["--tls-auth-clients", "no"]);

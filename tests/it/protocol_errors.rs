@@ -6,8 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{PATIENCE, ReadEnd, Shown};
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis, TestClient, pause};
+use kit::{Address, Flavour, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, Shown, TestClient, pause};
 
 /// How long the server may be silent before it is taken to have said all.
 const SILENCE: Duration = Duration::from_millis(60);

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::client::PATIENCE;
-use crate::support::{Address, Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Address, Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 /// Everything may be asked and changed.
 fn open(redis: &RealRedis, settings: &[&str]) -> Proxy {
@@ -346,7 +345,7 @@ fn keys_of_slow_requests_are_kept_where_that_is_wanted() {
     let mut client = proxy.connect();
     let script = slow_script(30);
     // Fast ones before and behind it, in one write: the key must be the right one.
-    let request = |words: &[&str]| crate::support::client::encode(words);
+    let request = |words: &[&str]| kit::encode(words);
     let batch =
         [request(&["SET", "fast", "v"]), request(&["EVAL", &script, "1", "slow\r\nkey", "value"]), request(&["PING"])];
     client.send(&batch.concat());
@@ -508,7 +507,7 @@ fn top_needs_somebody_who_answers() {
         code == Some(1) && err.contains("unknown command") && !err.contains("sesame"),
         "a server is no proxy: {err}"
     );
-    let (code, err) = run(&format!("redis://127.0.0.1:{}", crate::support::ports::free_port()));
+    let (code, err) = run(&format!("redis://127.0.0.1:{}", kit::free_port()));
     assert!(code == Some(1) && err.contains("refused"), "{code:?} {err}");
     let usage = Command::new(env!("CARGO_BIN_EXE_respmux")).args(["top", "--sideways"]).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));

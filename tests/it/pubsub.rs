@@ -4,8 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{PATIENCE, ReadEnd, encode};
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, encode, eventually};
 
 fn one_worker() -> ProxyOptions {
     ProxyOptions::sized(1, 16)
@@ -117,7 +116,7 @@ fn no_message_inside_a_long_reply() {
             direct.call(&["PUBLISH", "m", &n.to_string()]);
         }
     });
-    client.ask_later("GET big", ROUNDS);
+    client.send(&encode(&["GET", "big"]).repeat(ROUNDS));
     let (mut replies, mut messages) = (0, 0);
     while replies < ROUNDS || messages < 2000 {
         let frame = client.read_frame();
@@ -130,14 +129,6 @@ fn no_message_inside_a_long_reply() {
         }
     }
     publisher.join().expect("every PUBLISH was answered");
-}
-
-impl TestClient {
-    /// Sends the command `times` times, reads nothing.
-    fn ask_later(&mut self, line: &str, times: usize) {
-        let command = encode(&line.split(' ').collect::<Vec<_>>());
-        self.send(&command.repeat(times));
-    }
 }
 
 /// What a client saw of one channel.

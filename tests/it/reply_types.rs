@@ -1,8 +1,7 @@
 //! `src/command/replies.tsv` against the real servers: no reply of theirs may be taken for a fault. Each command of
 //! `tests/fixtures/replies.txt` runs by itself, in a transaction that rides a lane, and in one on a lent connection.
 
-use crate::support::client::encode;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, encode};
 
 const COMMANDS: &str = include_str!("../fixtures/replies.txt");
 /// A reply of a transaction, or of a command that waits for 10 ms, is there long before.

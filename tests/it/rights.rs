@@ -1,7 +1,6 @@
 //! What users may do through the proxy is what they may do on the server (rule C1), whoever answers.
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
 
 /// The rules of each user, behind `on >p`.
 const USERS: &[&str] = &[
@@ -109,7 +108,7 @@ const COMMANDS: &[&str] = &[
 ];
 
 /// A reply without what differs from one connection to the next: errors whole, of anything else the kind.
-fn essence(command: &str, reply: &crate::support::Frame) -> String {
+fn essence(command: &str, reply: &kit::Frame) -> String {
     let whole = ["PING", "ECHO", "GET", "WAIT", "CLIENT GETNAME", "CLIENT REPLY", "CLIENT GETREDIR", "ACL WHOAMI"];
     match reply.is_error() || whole.iter().any(|name| command.starts_with(name)) {
         true => reply.as_str(),

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis};
+use kit::{Flavour, Frame, Proxy, ProxyOptions, RealRedis};
 
 /// Each is somewhere; none may be seen.
 const SECRETS: [&str; 6] =

@@ -4,8 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{PATIENCE, encode};
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually, pause};
 
 const SERVERS: [Flavour; 3] = [Flavour::Redis70, Flavour::Redis82, Flavour::Valkey9];
 const MIB: usize = 1 << 20;

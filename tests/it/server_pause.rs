@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 /// Writes, and what servers count as such.
 const HELD: [&str; 12] = [

@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::{PATIENCE, ReadEnd, Shown, encode};
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis, TestClient};
+use kit::{Address, Flavour, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, Shown, TestClient, encode};
 
 /// After which silence of a server nothing more is to come: the server is on this machine and does nothing else.
 const SILENCE: Duration = Duration::from_millis(250);

@@ -1,7 +1,6 @@
 //! What the metrics say is what is.
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, eventually};
 
 #[test]
 fn connections_are_counted_as_they_are() {

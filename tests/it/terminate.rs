@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient};
+use kit::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient};
 
 /// What `respmux hash-password` prints for `password`.
 fn hash(password: &str) -> String {

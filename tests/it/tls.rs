@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{PATIENCE, encode};
-use crate::support::setup;
-use crate::support::tls::Pair;
-use crate::support::{Address, Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause, ports};
+use kit::{
+    Address, Flavour, PATIENCE, Pair, Pki, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually, free_port,
+    path_of, pause,
+};
 
 fn tls_options(pki: &Arc<Pki>) -> ProxyOptions {
     ProxyOptions { tls: Some(Arc::clone(pki)), ..ProxyOptions::tight() }
@@ -149,7 +149,7 @@ fn certificates_are_taken_up_without_a_failed_request() {
     for name in ["tls.crt", "tls.key"] {
         std::os::unix::fs::symlink(format!("..data/{name}"), secret.path().join(name)).unwrap();
     }
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], ports::free_port()));
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
     let at = |name: &str| secret.path().join(name).display().to_string();
     let mut options = ProxyOptions::tight().set("tls.reload_interval=100ms");
     options.arguments = vec!["--listen".to_owned(), format!("tls:{address}")];
@@ -211,7 +211,7 @@ fn certificates_are_taken_up_without_a_failed_request() {
 #[test]
 fn the_upstream_speaks_tls() {
     let pki = Pki::new();
-    let port = ports::free_port();
+    let port = free_port();
     let redis = RealRedis::start_tls(Flavour::Redis70, &pki, port, &["--requirepass", "s", "--port", "0"]);
     let own = pki.issue("own", &["respmux"], 2099);
     let upstream = Some(format!("rediss://:s@127.0.0.1:{port}/1"));
@@ -252,7 +252,7 @@ fn an_upstream_that_is_not_who_it_should_be_is_not_used() {
         (&elsewhere, vec![ca(&foreign), name, anybody], true),
         (&expired, vec![ca(&pki)], false),
     ] {
-        let port = ports::free_port();
+        let port = free_port();
         let redis = RealRedis::start_tls_with(Flavour::Redis70, &pki, pair, port, &["--tls-auth-clients", "no"]);
         let upstream = Some(format!("rediss://127.0.0.1:{port}"));
         let options = ProxyOptions { upstream, settings: settings.clone(), ..ProxyOptions::tight() };
@@ -275,7 +275,7 @@ fn redis_py_over_tls() {
     let (redis, pki) = (RealRedis::start(Flavour::Redis70, &[]), Pki::new());
     let proxy = Proxy::start(&redis, &ProxyOptions { tls: Some(pki.clone()), ..ProxyOptions::sized(2, 64) });
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/redis_py.py");
-    let mut command = std::process::Command::new(setup::path_of("PYTHON"));
+    let mut command = std::process::Command::new(path_of("PYTHON"));
     command.arg(&script).args(["--protocol", "3", "--level", "short", "--tls-ca"]).arg(pki.ca());
     command.args(["--port", &proxy.tcp_address().port().to_string()]);
     command.args(["--direct-port", &redis.port().to_string()]).env("PYTHONDONTWRITEBYTECODE", "1");

@@ -3,8 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::client::PATIENCE;
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually, ports::free_port};
+use kit::{Address, Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, free_port};
 
 fn tool(arguments: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } =

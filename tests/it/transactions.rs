@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::client::{PATIENCE, encode};
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually};
 
 /// Scenario T-8g, rule M6: a WATCH that could not be had must not let its transaction run unguarded.
 #[test]
@@ -161,7 +160,7 @@ fn an_element_is_delivered_or_kept() {
     let mut client = proxy.connect();
     for round in 0..60 {
         client.send_command(&["BLPOP", "q", "0.02"]);
-        crate::support::pause(Duration::from_millis(18 + round % 8));
+        kit::pause(Duration::from_millis(18 + round % 8));
         direct.send_command(&["RPUSH", "q", "x"]);
         direct.read_frame();
         let got = client.read_frame();
@@ -268,7 +267,7 @@ fn the_rest_of_a_broken_transaction_does_not_run() {
     for filler in &mut fillers {
         filler.send(&unit);
     }
-    crate::support::pause(Duration::from_millis(300));
+    kit::pause(Duration::from_millis(300));
     redis.kill();
     redis.start_again();
     let told: usize = fillers

@@ -1,11 +1,11 @@
 //! Unix sockets on both sides.
 
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient};
 
 #[test]
 fn clients_and_upstream_on_unix_sockets() {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
-    let crate::support::Address::Unix(path) = redis.unix_address() else { unreachable!("it has one") };
+    let kit::Address::Unix(path) = redis.unix_address() else { unreachable!("it has one") };
     let upstream = Some(format!("unix://{}", path.display()));
     let proxy = Proxy::start(&redis, &ProxyOptions { unix: true, upstream, ..ProxyOptions::tight() });
     let mut local = TestClient::connect(&proxy.unix_address());

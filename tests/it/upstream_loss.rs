@@ -4,8 +4,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::support::client::{PATIENCE, ReadEnd};
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, eventually, pause};
 
 const NOT_EXECUTED: &str = "LOADING upstream is not available, command was not executed";
 const UNKNOWN_OUTCOME: &str = "ERR upstream connection lost, the command may have been executed";

@@ -7,9 +7,7 @@ use std::process::Command;
 use serde_json::{Map, Value};
 
 use crate::admin::json;
-use crate::support::client::PATIENCE;
-use crate::support::setup::path_of;
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, path_of};
 
 const SECRETS: [&str; 2] = ["upstream-s3cret", "t0ken-s3cret"];
 

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
 
 /// A server with a replica that is in step.
 fn pair(flavour: Flavour) -> (RealRedis, RealRedis) {

@@ -11,9 +11,6 @@
 )]
 
 mod balancer;
-#[path = "../it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the integration tests")]
-mod support;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -23,9 +20,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use balancer::{Door, Pool};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, eventually, path_of, setting};
 use serde_json::{Value, json};
-use support::setup::path_of;
-use support::{Flavour, Proxy, ProxyOptions, RealRedis, eventually};
 
 const REPLICAS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -219,10 +215,6 @@ fn report(rounds: usize, callers: usize, seen: &[(Arm, usize, Value)], ends: &En
         "rounds": rounds, "restarts": rounds * REPLICAS, "callers": callers, "arms": by_arm, "replicas": ends.0
     });
     (line, complaints)
-}
-
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 #[test]

@@ -11,10 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::delivery::{Deliveries, Element};
 use crate::figures::{Latencies, print};
-use crate::resp::Value;
 use crate::settings;
 use crate::stage::{self, Stage, Watch, connect, due};
-use crate::wire::Wire;
+use kit::resp::Value;
+use kit::wire::Wire;
 
 /// The size of a run.
 #[derive(Clone, Copy)]

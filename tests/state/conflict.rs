@@ -9,10 +9,10 @@ use serde_json::json;
 use tokio::task::spawn_local;
 
 use crate::figures::{Findings, print};
-use crate::resp::Value;
 use crate::settings;
 use crate::stage::{self, Stage, Watch, connect, version};
-use crate::wire::{NoFrame, Wire, request};
+use kit::resp::Value;
+use kit::wire::{NoFrame, Wire, request};
 
 /// Clients behind the target; one more goes straight to the server.
 const CLIENTS: u64 = 8;

@@ -4,10 +4,10 @@ use serde_json::json;
 use tokio::task::spawn_local;
 
 use crate::figures::{Findings, print, rounded};
-use crate::resp::Value;
 use crate::settings;
 use crate::stage::{self, Stage, connect};
-use crate::wire::request;
+use kit::resp::Value;
+use kit::wire::request;
 
 /// CPU of server and proxy over that of the server alone, at most.
 const BAR: f64 = 1.0;

@@ -8,10 +8,10 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::figures::{Findings, Latencies, print, rounded};
-use crate::resp::Value;
 use crate::settings;
 use crate::stage::{self, Stage, Watch, connect, info};
-use crate::wire::Wire;
+use kit::resp::Value;
+use kit::wire::Wire;
 
 /// How long all of them may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -80,7 +80,7 @@ fn element(who: usize) -> String {
 /// One BLPOP: its reply and when it came. The connection stays open until then.
 async fn wait(mut wire: Wire, who: usize) -> Result<(Value, Instant), String> {
     let mut bytes = Vec::new();
-    crate::wire::request(&mut bytes, &[b"BLPOP", key(who).as_bytes(), b"0"]);
+    kit::wire::request(&mut bytes, &[b"BLPOP", key(who).as_bytes(), b"0"]);
     tokio::io::AsyncWriteExt::write_all(&mut wire.writer, &bytes).await.map_err(|error| error.to_string())?;
     let reply = timeout(PATIENCE, wire.reader.frame()).await.map_err(|_| "no reply in time".to_owned())?;
     reply.map(|reply| (reply, Instant::now())).map_err(|error| format!("{error:?}"))

@@ -14,24 +14,14 @@ mod fanout;
 mod figures;
 mod keys;
 mod races;
-#[path = "../storm/resp.rs"]
-#[allow(dead_code, reason = "shared with the storm")]
-mod resp;
 mod settings;
 mod stage;
 mod subscribers;
-#[path = "../it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "shared with the integration tests")]
-mod support;
 mod transactions;
 mod wakeup;
-#[path = "../storm/wire.rs"]
-#[allow(dead_code, reason = "shared with the storm")]
-mod wire;
 
-use settings::setting;
+use kit::{Flavour, setting};
 use stage::Stage;
-use support::Flavour;
 
 #[test]
 fn blocked_short() {

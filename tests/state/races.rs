@@ -12,10 +12,10 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::figures::{Findings, print};
-use crate::resp::Value;
 use crate::settings;
 use crate::stage::{self, Stage, connect, version};
-use crate::wire::{Wire, request};
+use kit::resp::Value;
+use kit::wire::{Wire, request};
 
 /// What races against the push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,6 @@
 //! What a run can be told by its environment.
 
-use std::str::FromStr;
-
-/// A number from the environment.
-pub(crate) fn setting<T: FromStr>(name: &str, default: T) -> T {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
+use kit::setting;
 
 /// The seed of everything that is drawn.
 pub(crate) fn seed() -> u64 {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::sleep;
 
-use crate::resp::Value;
 use crate::settings;
-use crate::support::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
-use crate::wire::Wire;
+use kit::resp::Value;
+use kit::wire::Wire;
+use kit::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
 
 /// Workers of the proxy.
 pub(crate) const WORKERS: u32 = 2;
@@ -135,7 +135,7 @@ pub(crate) async fn info(direct: &mut Wire, field: &str) -> i64 {
         Ok(Value::Bulk(text)) => String::from_utf8_lossy(&text).into_owned(),
         other => panic!("INFO: {other:?}"),
     };
-    crate::support::redis::info_field(&text, field)
+    kit::info_field(&text, field)
 }
 
 /// Version of the server, as its own INFO gives it.

@@ -11,10 +11,10 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use crate::figures::{Findings, Latencies, print};
-use crate::resp::Value;
 use crate::settings;
 use crate::stage::{self, Stage, WORKERS, Watch, connect, due};
-use crate::wire::Wire;
+use kit::resp::Value;
+use kit::wire::Wire;
 
 /// Nobody may get a message later than this because of the one that does not read.
 const LATEST: Duration = Duration::from_secs(5);

@@ -8,10 +8,10 @@ use serde_json::{Value as Json, json};
 use tokio::task::spawn_local;
 
 use crate::figures::{Findings, Latencies, print, rounded};
-use crate::resp::Value;
 use crate::settings;
 use crate::stage::{self, Stage, Watch, connect, due};
-use crate::wire::{Wire, request};
+use kit::resp::Value;
+use kit::wire::{Wire, request};
 
 /// CPU of a command in a transaction over that of the same command outside, at most.
 const BAR: f64 = 1.1;
@@ -133,7 +133,7 @@ async fn one(wire: &mut Wire, form: Form, who: usize, number: u64) -> Result<(),
     Ok(())
 }
 
-fn same(reply: Result<Value, crate::wire::NoFrame>, wanted: &Value) -> Result<(), String> {
+fn same(reply: Result<Value, kit::wire::NoFrame>, wanted: &Value) -> Result<(), String> {
     match reply {
         Ok(reply) if reply == *wanted => Ok(()),
         other => Err(format!("{other:?} instead of {wanted:?}")),

@@ -7,10 +7,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
 use crate::figures::{Findings, Latencies, print, rounded};
-use crate::resp::Value;
 use crate::settings;
 use crate::stage::{self, Stage, connect, info};
-use crate::wire::{Wire, request};
+use kit::resp::Value;
+use kit::wire::{Wire, request};
 
 /// p50 through respmux over p50 without it, at most.
 const BAR: f64 = 2.5;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::sleep;
 
-use crate::resp::Value;
 use crate::storm::Shared;
-use crate::wire::Wire;
+use kit::resp::Value;
+use kit::wire::Wire;
 
 /// The ids of all connections to the address that the proxy uses.
 async fn upstream_ids(direct: &mut Wire, shared: &Shared) -> Vec<String> {

@@ -12,10 +12,10 @@ use crate::judge::{End, Judge};
 use crate::mate::{Ears, mate_call};
 use crate::op::{Names, Op, User};
 use crate::plan::{Batch, Mate, Planner, Style};
-use crate::resp::Value;
 use crate::storm::{Retired, Shared};
 use crate::verdict::Verdict;
-use crate::wire::{Wire, write_pieces};
+use kit::resp::Value;
+use kit::wire::{Wire, write_pieces};
 
 /// Batches in one life, at most.
 const BATCHES: u32 = 300;

@@ -8,11 +8,11 @@ use tokio::time::timeout;
 
 use crate::judge::is_refusal;
 use crate::op::{Key, Names};
-use crate::resp::Value;
 use crate::storm::Shared;
 use crate::token::Token;
 use crate::verdict::Verdict;
-use crate::wire::{NoFrame, Wire, request};
+use kit::resp::Value;
+use kit::wire::{NoFrame, Wire, request};
 
 /// Once connections may have been killed, a waiter may wait for an element that another took to its grave.
 const UNCERTAIN: Duration = Duration::from_millis(300);

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use crate::ledger::{Fate, Ledger};
 use crate::model::{Effects, Expected, Model};
 use crate::op::{Names, Op};
-use crate::resp::Value;
 use crate::storm::Shared;
 use crate::token::{COUNTER_STRIDE, Token};
 use crate::verdict::Verdict;
-use crate::wire::{NoFrame, Reader};
+use kit::resp::Value;
+use kit::wire::{NoFrame, Reader};
 
 /// Why a connection is over.
 #[derive(Debug, PartialEq, Eq)]

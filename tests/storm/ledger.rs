@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use crate::op::{EntryRef, Key, Names};
-use crate::resp::Value;
 use crate::token::Token;
 use crate::verdict::{Tally, Verdict};
+use kit::resp::Value;
 
 /// What the client knows of one write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,46 +16,38 @@ mod middle;
 mod model;
 mod op;
 mod plan;
-mod resp;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
 mod shim;
 mod storm;
-mod support;
 mod token;
 mod verdict;
-mod wire;
 
 use std::time::Duration;
 
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, setting};
 use middle::{Fault, Middle};
 use plan::Mix;
 use shim::Shim;
 use storm::Config;
-use support::{Flavour, Proxy, ProxyOptions, Server};
 use verdict::{Tally, Verdict};
 
-/// A number from the environment.
-fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn config(server: &Server, target: std::net::SocketAddr, seconds: u64) -> Config {
+fn config(server: &RealRedis, target: std::net::SocketAddr, seconds: u64) -> Config {
     let config = Config {
         seed: setting("STORM_SEED", 20_240_611),
         clients: setting("STORM_CLIENTS", 300),
         target,
-        direct: server.direct(),
-        upstream: server.address(),
+        direct: server.direct_address(),
+        upstream: server.tcp_address(),
         calm: Duration::ZERO,
         chaos: Duration::ZERO,
         replies: replies(),
         admin: None,
         stop_on_alarm: false,
         mix: Mix::Everything,
-        patience: wire::PATIENCE,
+        patience: kit::wire::PATIENCE,
         stop_on_red: false,
-        direct_arm: target == server.address(),
+        direct_arm: target == server.tcp_address(),
     };
     lasting(config, setting("STORM_SECONDS", seconds))
 }
@@ -94,18 +86,18 @@ fn assert_green(tally: &Tally) {
 /// The control arm: what is red here is a fault of the checker (or of the server).
 #[test]
 fn straight_to_the_server() {
-    let server = Server::start(Flavour::Redis70);
-    let config = config(&server, server.address(), 6);
+    let server = RealRedis::start_with_direct_address(Flavour::Redis70);
+    let config = config(&server, server.tcp_address(), 6);
     assert_green(&report("direct", config));
 }
 
 /// Through the proxy, first in peace, then with upstream connections killed at random.
 #[test]
 fn through_the_proxy() {
-    let server = Server::start(Flavour::Redis70);
+    let server = RealRedis::start_with_direct_address(Flavour::Redis70);
     let most = setting("STORM_CONNECTIONS", 64);
     let mut proxy = Proxy::start(&server, &ProxyOptions::sized(setting("STORM_WORKERS", 2), most));
-    let tally = report("respmux", Config { admin: Some(proxy.admin()), ..config(&server, proxy.address(), 20) });
+    let tally = report("respmux", Config { admin: Some(proxy.admin()), ..config(&server, proxy.tcp_address(), 20) });
     // Each road was taken.
     let counted = tally.counted;
     assert!(counted.units > 100 && counted.fold_elements > 20 && counted.hub_messages > 100, "{counted:?}");
@@ -118,9 +110,9 @@ fn through_the_proxy() {
 /// everything changes hands all the time.
 #[test]
 fn through_six_connections() {
-    let server = Server::start(Flavour::Valkey9);
+    let server = RealRedis::start_with_direct_address(Flavour::Valkey9);
     let mut proxy = Proxy::start(&server, &ProxyOptions::sized(1, 6));
-    let mut config = config(&server, proxy.address(), 10);
+    let mut config = config(&server, proxy.tcp_address(), 10);
     config.clients = config.clients.min(40);
     config.admin = Some(proxy.admin());
     let tally = report("respmux, 6 connections", config);
@@ -132,12 +124,12 @@ fn through_six_connections() {
 /// Upstream connections come in pieces and end at any byte, also in the middle of a reply or a request.
 #[test]
 fn through_a_bad_network() {
-    let server = Server::start(Flavour::Redis82);
-    let shim = Shim::start(server.address(), setting("STORM_SEED", 7));
+    let server = RealRedis::start_with_direct_address(Flavour::Redis82);
+    let shim = Shim::start(server.tcp_address(), setting("STORM_SEED", 7));
     let mut options = ProxyOptions::sized(2, 40);
-    options.upstream = Some(shim.address);
+    options.upstream = Some(format!("redis://{}", shim.address));
     let mut proxy = Proxy::start(&server, &options);
-    let mut config = config(&server, proxy.address(), 12);
+    let mut config = config(&server, proxy.tcp_address(), 12);
     config.clients = config.clients.min(100);
     config.admin = Some(proxy.admin());
     config.chaos += std::mem::take(&mut config.calm);
@@ -159,10 +151,10 @@ fn long() {
     let sizes = [(Flavour::Redis70, 2, 24), (Flavour::Redis82, 4, 64), (Flavour::Valkey9, 1, 16)];
     for (flavour, workers, most) in sizes {
         let (workers, most) = (setting("STORM_WORKERS", workers), setting("STORM_CONNECTIONS", most));
-        let server = Server::start(flavour);
+        let server = RealRedis::start_with_direct_address(flavour);
         let mut proxy = Proxy::start(&server, &ProxyOptions::sized(workers, most));
         let arm = format!("{flavour:?}, {workers} workers, {most} connections");
-        let mut config = lasting(config(&server, proxy.address(), 100), time);
+        let mut config = lasting(config(&server, proxy.tcp_address(), 100), time);
         config.replies = config.replies.div_ceil(3);
         config.admin = Some(proxy.admin());
         let (seed, clients, started) = (config.seed, config.clients, std::time::Instant::now());
@@ -178,8 +170,8 @@ fn long() {
 }
 
 /// A storm of small, separate commands, over at the first finding.
-fn self_test(server: &Server, fault: Fault) -> (Tally, bool) {
-    let middle = Middle::start(server.address(), fault);
+fn self_test(server: &RealRedis, fault: Fault) -> (Tally, bool) {
+    let middle = Middle::start(server.tcp_address(), fault);
     let mut config = config(server, middle.address, 6);
     config.clients = 20;
     config.calm = Duration::from_secs(6);
@@ -196,7 +188,7 @@ fn self_test(server: &Server, fault: Fault) -> (Tally, bool) {
 /// found where there is none.
 #[test]
 fn the_checker_sees_each_fault() {
-    let server = Server::start(Flavour::Redis70);
+    let server = RealRedis::start_with_direct_address(Flavour::Redis70);
     let (tally, _) = self_test(&server, Fault::None);
     assert_eq!(tally.wrong(), 0, "without a fault:\n{}", tally.told.join("\n"));
     assert!(tally.replies >= 4000, "only {} replies", tally.replies);

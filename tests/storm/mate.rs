@@ -7,11 +7,11 @@ use tokio::time::timeout;
 
 use crate::judge::is_refusal;
 use crate::op::{Names, Op};
-use crate::resp::Value;
 use crate::storm::Shared;
 use crate::token::Token;
 use crate::verdict::Verdict;
-use crate::wire::{NoFrame, Wire, request};
+use kit::resp::Value;
+use kit::wire::{NoFrame, Wire, request};
 
 /// One command over a new connection of the same client.
 pub(crate) async fn mate_call(shared: &Shared, names: &Names, op: &Op) -> Option<Value> {

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::op::{EntryRef, Key, Names, Op, ReplyMode, Shape, User};
-use crate::resp::Value;
 use crate::token::Token;
+use kit::resp::Value;
 
 /// What a reply must be.
 #[derive(Clone, Debug, PartialEq)]

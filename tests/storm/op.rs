@@ -1,7 +1,7 @@
 //! What a storm client can send, and its bytes.
 
 use crate::token::Token;
-use crate::wire::request;
+use kit::wire::request;
 
 /// A key of one client's private space. The database is part of the name, so that a command which ran in the wrong
 /// database is seen.

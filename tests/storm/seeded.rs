@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::storm::Config;
-use crate::support::{Flavour, Proxy, ProxyOptions, Server};
 use crate::verdict::{Tally, git, seeds};
-use crate::{config, report, setting};
+use crate::{config, report};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, setting};
 
 /// What the build with `--features seeded-bugs` can be told to do wrong, by `SEEDED_BUG`; it does so once in
 /// `SEEDED_EVERY` chances. The six that count; `skip_select` (a lane of another database without its SELECT) is a
@@ -29,7 +29,7 @@ const SEEDED: [&str; 6] = [
 
 /// One run of a build with `bug`, with this `integrity`, up to the first finding or alarm.
 fn run(bug: &str, seed: u64, integrity: &str) -> Tally {
-    let server = Server::start(Flavour::Redis70);
+    let server = RealRedis::start_with_direct_address(Flavour::Redis70);
     let mut options = ProxyOptions::sized(2, setting("STORM_CONNECTIONS", 24));
     options.environment.push(("SEEDED_BUG".into(), bug.into()));
     // Tombstones, losses and returns are rare; replies are not.
@@ -39,7 +39,7 @@ fn run(bug: &str, seed: u64, integrity: &str) -> Tally {
     options.settings.push(format!("integrity={integrity}"));
     let proxy = Proxy::start(&server, &options);
     let checks = integrity == "loose";
-    let base = config(&server, proxy.address(), if bug == "none" { 6 } else { 40 });
+    let base = config(&server, proxy.tcp_address(), if bug == "none" { 6 } else { 40 });
     let mut config = Config { seed, clients: 100, patience: Duration::from_secs(10), stop_on_red: true, ..base };
     if !checks {
         // A client that is closed by an alarm has lost its connection, and that is no finding.

@@ -15,9 +15,9 @@ use crate::ledger::{Ledger, List};
 use crate::metrics;
 use crate::op::Names;
 use crate::plan::Mix;
-use crate::resp::Value;
 use crate::verdict::{Tally, Verdict};
-use crate::wire::Wire;
+use kit::resp::Value;
+use kit::wire::Wire;
 
 /// What is stormed, how hard and how long.
 #[derive(Clone, Debug)]

@@ -1,12 +1,10 @@
 //! The seeds.
 
+use kit::setting;
+
 use super::*;
 use crate::link::memory::move_to;
 use crate::telemetry::{CloseReason, NameLookup};
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// So many violations end a run: the rest would say the same.
 const ENOUGH: usize = 10;

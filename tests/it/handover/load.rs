@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::support::client::PATIENCE;
-use crate::support::{Address, TestClient, pause};
+use kit::{Address, PATIENCE, TestClient, pause};
 
 /// Time between two connects of one thread.
 const PACE: Duration = Duration::from_millis(12);

@@ -12,8 +12,7 @@ use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 
 use super::relay::Relay;
 use super::*;
-use crate::support::client::PATIENCE;
-use crate::support::{Pki, eventually, pause};
+use kit::{PATIENCE, Pki, eventually, pause, setting};
 
 fn session(config: Arc<ClientConfig>) -> ClientConnection {
     ClientConnection::new(config, IpAddr::from([127, 0, 0, 1]).into()).expect("a good name")
@@ -161,7 +160,7 @@ fn options(relay: &Relay, pki: &Arc<Pki>) -> ProxyOptions {
 #[test]
 fn nothing_reaches_the_upstream_before_a_tls_handshake_is_done() {
     let seed = setting("HOSTILE_SEED", 1);
-    let most = usize::try_from(setting("HOSTILE_INPUTS", SHORT as u64)).expect("a number of inputs");
+    let most = setting("HOSTILE_INPUTS", SHORT);
     // It wants no login: nothing but the handshake stands between a client and its data.
     let (redis, pki) = (RealRedis::start(Flavour::Redis70, &[]), Pki::new());
     let relay = Relay::start(&redis);

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use crate::support::client::encode;
+use kit::encode;
 
 pub(super) struct Input {
     pub(super) about: &'static str,

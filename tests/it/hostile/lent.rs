@@ -10,8 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::*;
-use crate::support::client::{PATIENCE, ReadEnd};
-use crate::support::{Frame, eventually, pause};
+use kit::{Frame, PATIENCE, ReadEnd, eventually, pause};
 
 /// How long a form may take that may wait for ever, if it says nothing.
 const WAIT: Duration = Duration::from_millis(60);

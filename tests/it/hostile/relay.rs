@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::support::RealRedis;
+use kit::RealRedis;
 
 /// What each connection has said.
 type Said = Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>;

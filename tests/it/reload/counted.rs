@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::{Configured, lines, reload, two_servers};
-use crate::support::client::ReadEnd;
-use crate::support::{Flavour, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, ReadEnd, RealRedis, TestClient, eventually, pause};
 
 /// Hung lanes are given up soon, connects follow one another closely.
 const HASTY: &str = "upstream.progress_timeout = '600ms'\nupstream.suspect_after = '300ms'\nupstream.handshake_timeout = '500ms'\n\

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::support::setup::path_of;
-use crate::support::{Address, Proxy, RealRedis, TestClient, eventually};
+use kit::{Address, Proxy, RealRedis, TestClient, eventually, path_of};
 
 /// What a client does.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ mod settings;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually};
+use kit::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient, eventually, setting};
 
 /// A proxy with a configuration file that the test rewrites.
 pub(crate) struct Configured {
@@ -92,11 +92,6 @@ fn has_caught_up(replica: &RealRedis, primary: &RealRedis) {
         let (here, there) = (replica.info("slave_repl_offset"), primary.info("master_repl_offset"));
         if here == there { Ok(()) } else { Err(format!("{here} of {there}")) }
     });
-}
-
-/// `setting` from the environment, for the long forms.
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn two_servers() -> (RealRedis, RealRedis) {

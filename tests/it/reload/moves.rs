@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::{Configured, reload, two_servers};
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, ProxyOptions, RealRedis, eventually, pause};
+use kit::{Flavour, PATIENCE, ProxyOptions, RealRedis, eventually, pause};
 
 /// Reads `redis`' own count of clients.
 fn connections(redis: &RealRedis) -> i64 {
@@ -47,7 +46,7 @@ pub(super) fn reconnect_under_load(times: usize, each: usize, python: usize) -> 
     let it = Configured::start(&redis, "");
     let load = Load::start(&it.proxy, each, python);
     let (mut admin, mut direct) = (it.proxy.connect(), redis.connect());
-    let ids = |direct: &mut crate::support::TestClient| -> Vec<u64> {
+    let ids = |direct: &mut kit::TestClient| -> Vec<u64> {
         let list = direct.ask("CLIENT LIST").as_str();
         let ours = list.lines().filter(|line| line.contains("name=respmux:"));
         ours.map(|line| line[3..].split(' ').next().unwrap().parse().unwrap()).collect()
@@ -127,8 +126,7 @@ fn subscriptions_and_blocked_pops_are_made_again_on_the_new_upstream() {
     });
     // PUBLISH through respmux counts both, as before.
     assert_eq!(admin.ask("PUBLISH news hello").as_int(), 2);
-    let items =
-        |frame: crate::support::Frame| frame.items.iter().map(crate::support::Frame::as_str).collect::<Vec<_>>();
+    let items = |frame: kit::Frame| frame.items.iter().map(kit::Frame::as_str).collect::<Vec<_>>();
     assert_eq!(items(channel.read_frame()), ["message", "news", "hello"]);
     assert_eq!(items(pattern.read_frame()), ["pmessage", "n*", "news", "hello"]);
     channel.expect_nothing(Duration::from_millis(100));

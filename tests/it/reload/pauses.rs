@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::{Configured, follow, has_caught_up, lines, two_servers};
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, RealRedis, eventually};
+use kit::{Flavour, PATIENCE, RealRedis, eventually};
 
 #[test]
 fn a_pause_holds_every_command_in_its_place_and_resume_goes_on() {
@@ -102,7 +101,7 @@ fn held_input_is_bounded() {
         client.send(batch.as_bytes());
         client
     });
-    crate::support::pause(Duration::from_millis(300));
+    kit::pause(Duration::from_millis(300));
     let held = it.proxy.metric("respmux_buffered_bytes", &[("kind", "input")]).unwrap();
     assert!(held <= 200_000.0, "{held} bytes of input are kept");
     assert!(!admin.ask("PROXY RESUME").is_error());

@@ -4,8 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::{Configured, lines, reload};
-use crate::support::client::PATIENCE;
-use crate::support::{Flavour, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, PATIENCE, RealRedis, TestClient, eventually, pause};
 
 #[test]
 fn a_reload_puts_limits_rights_and_lists_in_force_for_clients_that_are_connected() {
@@ -161,7 +160,7 @@ fn what_needs_a_restart_is_named_and_kept() {
 #[test]
 fn only_users_with_the_right_may() {
     let redis = RealRedis::start(Flavour::Redis82, &[]);
-    let proxy = crate::support::Proxy::start(&redis, &crate::support::ProxyOptions::tight());
+    let proxy = kit::Proxy::start(&redis, &kit::ProxyOptions::tight());
     let mut client = proxy.connect();
     for line in ["PROXY RELOAD", "PROXY PAUSE", "PROXY RESUME", "PROXY RECONNECT"] {
         assert!(client.ask(line).as_str().starts_with("NOPERM"), "{line}");
@@ -185,8 +184,8 @@ fn the_swap_of_a_config_map_is_seen() {
     version("one", "reload.poll = '50ms'\n");
     let file = directory.path().join("respmux.toml");
     std::os::unix::fs::symlink("..data/respmux.toml", &file).unwrap();
-    let options = crate::support::ProxyOptions { config: Some(file), ..Default::default() };
-    let proxy = crate::support::Proxy::start(&redis, &options);
+    let options = kit::ProxyOptions { config: Some(file), ..Default::default() };
+    let proxy = kit::Proxy::start(&redis, &options);
     version("two", "client.max_connections = 55\n");
     eventually(PATIENCE, || match proxy.metric("respmux_client_connections_max", &[]) {
         Some(55.0) => Ok(()),

@@ -43,7 +43,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::support::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, Pki, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 use parse::{Action, Arm, SendPiece, Transcript};
 use play::{Play, Split};

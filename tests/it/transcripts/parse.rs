@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Flavour, ProxyOptions};
+use kit::{Flavour, ProxyOptions};
 
 use super::pattern::{self, Pattern};
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::support::{Frame, glob};
+use kit::{Frame, glob};
 
 /// Values that a transcript has captured, by name.
 pub(super) type Captured = HashMap<String, Vec<u8>>;

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::support::client::{ReadEnd, Shown, encode};
-use crate::support::{Address, Flavour, TestClient, eventually, pause};
+use kit::{Address, Flavour, ReadEnd, Shown, TestClient, encode, eventually, pause};
 
 use super::parse::{Action, Arm, SendPiece, Step, Transcript};
 use super::pattern::{self, Captured, Outcome, Pattern};

@@ -12,30 +12,30 @@ use tokio::time::timeout;
 use crate::resp::{Broken, Value, parse};
 
 /// How long anything may take before it counts as missing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no frame.
 #[derive(Debug)]
-pub(crate) enum NoFrame {
+pub enum NoFrame {
     /// The other side closed (or reset); these bytes of a frame had arrived.
     End(Vec<u8>),
     Broken(Broken),
 }
 
 /// The reading half, with what has arrived and is not taken yet.
-pub(crate) struct Reader {
+pub struct Reader {
     half: OwnedReadHalf,
     received: Vec<u8>,
     at: usize,
 }
 
-pub(crate) struct Wire {
-    pub(crate) reader: Reader,
-    pub(crate) writer: OwnedWriteHalf,
+pub struct Wire {
+    pub reader: Reader,
+    pub writer: OwnedWriteHalf,
 }
 
 impl Wire {
-    pub(crate) async fn connect(address: SocketAddr) -> std::io::Result<Self> {
+    pub async fn connect(address: SocketAddr) -> std::io::Result<Self> {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
         stream.set_nodelay(true)?;
         let (half, writer) = stream.into_split();
@@ -43,26 +43,25 @@ impl Wire {
     }
 
     /// The connection ends with a reset.
-    pub(crate) fn reset(self) {
+    pub fn reset(self) {
         let _ = socket2::SockRef::from(self.writer.as_ref()).set_linger(Some(Duration::ZERO));
         self.writer.forget();
     }
 
     /// One command, one reply. For the run's own connections.
-    pub(crate) async fn call(&mut self, arguments: &[&str]) -> Result<Value, NoFrame> {
+    pub async fn call(&mut self, arguments: &[&str]) -> Result<Value, NoFrame> {
         let mut bytes = Vec::new();
         request(&mut bytes, &arguments.iter().map(|argument| argument.as_bytes()).collect::<Vec<_>>());
         self.exchange(&bytes).await
     }
 
     /// The reply must be `wanted`, byte by byte.
-    #[allow(dead_code, reason = "not of every suite")]
-    pub(crate) async fn exchange_exactly(&mut self, bytes: &[u8], wanted: &[u8]) -> Result<(), String> {
+    pub async fn exchange_exactly(&mut self, bytes: &[u8], wanted: &[u8]) -> Result<(), String> {
         self.writer.write_all(bytes).await.map_err(|error| error.to_string())?;
         self.reader.expect_stream(wanted).await
     }
 
-    pub(crate) async fn exchange(&mut self, bytes: &[u8]) -> Result<Value, NoFrame> {
+    pub async fn exchange(&mut self, bytes: &[u8]) -> Result<Value, NoFrame> {
         let gone = |_| NoFrame::End(Vec::new());
         self.writer.write_all(bytes).await.map_err(gone)?;
         timeout(PATIENCE, self.reader.frame()).await.map_err(|_| NoFrame::End(b"no reply in time".to_vec()))?
@@ -71,7 +70,7 @@ impl Wire {
 
 impl Reader {
     /// The next frame.
-    pub(crate) async fn frame(&mut self) -> Result<Value, NoFrame> {
+    pub async fn frame(&mut self) -> Result<Value, NoFrame> {
         loop {
             match parse(&self.received[self.at..]) {
                 Ok(Some((value, used))) => {
@@ -90,8 +89,7 @@ impl Reader {
     }
 
     /// The next bytes must be `wanted`: compared as they come, nothing is built.
-    #[allow(dead_code, reason = "not of every suite")]
-    pub(crate) async fn expect_stream(&mut self, wanted: &[u8]) -> Result<(), String> {
+    pub async fn expect_stream(&mut self, wanted: &[u8]) -> Result<(), String> {
         let mut matched = 0;
         while matched < wanted.len() {
             if self.received.len() == self.at {
@@ -114,7 +112,7 @@ impl Reader {
     }
 
     /// What has arrived and belongs to no frame that was taken, without waiting.
-    pub(crate) fn left_over(&mut self) -> Vec<u8> {
+    pub fn left_over(&mut self) -> Vec<u8> {
         let mut more = [0; 4096];
         if let Ok(count @ 1..) = self.half.try_read(&mut more) {
             self.received.extend_from_slice(&more[..count]);
@@ -126,7 +124,7 @@ impl Reader {
     }
 
     /// Everything up to the end of the connection.
-    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+    pub async fn rest(&mut self) -> Vec<u8> {
         let _ = self.half.read_to_end(&mut self.received).await;
         self.received.split_off(self.at)
     }
@@ -141,7 +139,7 @@ impl Reader {
 }
 
 /// Writes `pieces` one after the other and lets others run in between.
-pub(crate) async fn write_pieces(writer: &mut OwnedWriteHalf, mut pieces: VecDeque<&[u8]>) {
+pub async fn write_pieces(writer: &mut OwnedWriteHalf, mut pieces: VecDeque<&[u8]>) {
     while let Some(piece) = pieces.pop_front() {
         // A peer that has closed shows in what is read.
         if writer.write_all(piece).await.is_err() {
@@ -154,7 +152,7 @@ pub(crate) async fn write_pieces(writer: &mut OwnedWriteHalf, mut pieces: VecDeq
 }
 
 /// One command as multibulk.
-pub(crate) fn request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+pub fn request(out: &mut Vec<u8>, arguments: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
     for argument in arguments {
         out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());

@@ -6,16 +6,16 @@ use std::fmt;
 /// One reply or push. `text` is the payload of a line or a bulk; `items` the children of an aggregate (a map of n
 /// pairs has 2n).
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Frame {
-    pub(crate) kind: u8,
-    pub(crate) text: Vec<u8>,
-    pub(crate) items: Vec<Self>,
-    pub(crate) null: bool,
+pub struct Frame {
+    pub kind: u8,
+    pub text: Vec<u8>,
+    pub items: Vec<Self>,
+    pub null: bool,
 }
 
 impl Frame {
     /// The first frame of `bytes` with its length, `None` while it is incomplete, `Err` if this cannot be RESP.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, String> {
         let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
             return Ok(None);
         };
@@ -66,7 +66,7 @@ impl Frame {
     }
 
     /// The frame as it was received.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let kind = char::from(self.kind);
         match self.kind {
             b'_' => b"_\r\n".to_vec(),
@@ -85,17 +85,17 @@ impl Frame {
     }
 
     /// The payload as text, for messages and for replies that are known to be text.
-    pub(crate) fn as_str(&self) -> String {
+    pub fn as_str(&self) -> String {
         String::from_utf8_lossy(&self.text).into_owned()
     }
 
     /// The value of an integer reply (or of a bulk that holds one).
     #[track_caller]
-    pub(crate) fn as_int(&self) -> i64 {
+    pub fn as_int(&self) -> i64 {
         self.as_str().parse().unwrap_or_else(|_| panic!("{self:?} is no integer"))
     }
 
-    pub(crate) fn is_error(&self) -> bool {
+    pub fn is_error(&self) -> bool {
         matches!(self.kind, b'-' | b'!')
     }
 }

@@ -1,27 +1,26 @@
 //! A real Redis or Valkey of the test's own.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::client::{Address, TestClient};
-use super::tls::Pair;
-use super::{Pki, eventually, ports, setup};
+use crate::{Address, Pair, Pki, TestClient, eventually, free_port, path_of};
 
 /// The servers the tests know. What they answer differs; an expectation says for which of them it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Flavour {
+pub enum Flavour {
     Redis70,
     Redis82,
     Valkey9,
 }
 
 impl Flavour {
-    pub(crate) const ALL: [Self; 3] = [Self::Redis70, Self::Redis82, Self::Valkey9];
+    pub const ALL: [Self; 3] = [Self::Redis70, Self::Redis82, Self::Valkey9];
 
     /// The name in transcripts and messages.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Redis70 => "7.0",
             Self::Redis82 => "8.2",
@@ -30,7 +29,7 @@ impl Flavour {
     }
 
     fn binary(self) -> PathBuf {
-        setup::path_of(match self {
+        path_of(match self {
             Self::Redis70 => "REDIS70",
             Self::Redis82 => "REDIS82",
             Self::Valkey9 => "VALKEY9",
@@ -40,7 +39,7 @@ impl Flavour {
 
 /// A server process on a loopback port and a unix socket, with its own directory, without persistence unless asked
 /// for. Killed and removed on drop.
-pub(crate) struct RealRedis {
+pub struct RealRedis {
     flavour: Flavour,
     port: u16,
     arguments: Vec<String>,
@@ -51,24 +50,30 @@ pub(crate) struct RealRedis {
 impl RealRedis {
     /// Starts a server with `arguments` after the defaults (`--appendonly yes`, `--maxclients 10`, …) and waits until
     /// it answers PING.
-    pub(crate) fn start(flavour: Flavour, arguments: &[&str]) -> Self {
+    pub fn start(flavour: Flavour, arguments: &[&str]) -> Self {
         let mut redis = Self::prepare(flavour, arguments);
         for _ in 0..5 {
             if redis.spawn() {
                 return redis;
             }
-            redis.port = ports::free_port();
+            redis.port = free_port();
         }
         panic!("{} did not start:\n{}", flavour.name(), redis.log());
     }
 
+    /// The same, listening on a second address too, for the test itself ([`Self::direct_address`]): CLIENT LIST then tells
+    /// by `laddr` whose connection is whose.
+    pub fn start_with_direct_address(flavour: Flavour) -> Self {
+        Self::start(flavour, &["--bind", "127.0.0.1", "127.0.0.2", "--maxclients", "5000"])
+    }
+
     /// The same, with TLS on `port` beside its plain one, and a certificate for 127.0.0.1.
-    pub(crate) fn start_tls(flavour: Flavour, pki: &Pki, port: u16, arguments: &[&str]) -> Self {
+    pub fn start_tls(flavour: Flavour, pki: &Pki, port: u16, arguments: &[&str]) -> Self {
         let pair = pki.issue("redis", &["127.0.0.1"], 2099);
         Self::start_tls_with(flavour, pki, &pair, port, arguments)
     }
 
-    pub(crate) fn start_tls_with(flavour: Flavour, pki: &Pki, pair: &Pair, port: u16, arguments: &[&str]) -> Self {
+    pub fn start_tls_with(flavour: Flavour, pki: &Pki, pair: &Pair, port: u16, arguments: &[&str]) -> Self {
         let (port, ca) = (port.to_string(), pki.ca());
         let path = |path: &PathBuf| path.display().to_string();
         let (cert, key, ca) = (path(&pair.cert), path(&pair.key), path(&ca));
@@ -77,15 +82,15 @@ impl RealRedis {
     }
 
     /// A server that is configured and has its port, but was never started.
-    pub(crate) fn prepare(flavour: Flavour, arguments: &[&str]) -> Self {
+    pub fn prepare(flavour: Flavour, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        Self { flavour, port: ports::free_port(), arguments, directory, child: None }
+        Self { flavour, port: free_port(), arguments, directory, child: None }
     }
 
     /// Starts the process on its port, again if it was stopped.
     #[track_caller]
-    pub(crate) fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         assert!(self.spawn(), "{} did not start:\n{}", self.flavour.name(), self.log());
     }
 
@@ -120,35 +125,45 @@ impl RealRedis {
         })
     }
 
-    pub(crate) fn flavour(&self) -> Flavour {
+    pub fn flavour(&self) -> Flavour {
         self.flavour
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// The TCP address.
-    pub(crate) fn address(&self) -> Address {
-        Address::Tcp(([127, 0, 0, 1], self.port).into())
+    pub fn address(&self) -> Address {
+        Address::Tcp(self.tcp_address())
     }
 
-    pub(crate) fn unix_address(&self) -> Address {
+    /// The same, without the type that also covers other kinds.
+    pub fn tcp_address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Where the test itself connects, past the proxy ([`Self::start_with_direct_address`]).
+    pub fn direct_address(&self) -> SocketAddr {
+        ([127, 0, 0, 2], self.port).into()
+    }
+
+    pub fn unix_address(&self) -> Address {
         Address::Unix(self.socket_path())
     }
 
     /// What `--upstream` takes.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// A connection to the server itself.
-    pub(crate) fn connect(&self) -> TestClient {
+    pub fn connect(&self) -> TestClient {
         TestClient::connect(&self.address())
     }
 
     /// Kills the process (SIGKILL) and waits until it is gone.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -156,7 +171,7 @@ impl RealRedis {
     }
 
     /// Sends a signal by name (`STOP`, `CONT`, `TERM`).
-    pub(crate) fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let child = self.child.as_ref().expect("the server runs");
         signal(child.id(), name);
     }
@@ -164,7 +179,7 @@ impl RealRedis {
     /// Back to an empty server with the default user, whatever a test did to it. `direct` was connected before, so
     /// that a password set meanwhile does not matter. Kills nobody's connections but those of users that it deletes;
     /// true if there were any.
-    pub(crate) fn reset(direct: &mut TestClient) -> bool {
+    pub fn reset(direct: &mut TestClient) -> bool {
         let commands = [
             "CONFIG SET requirepass |",
             "ACL SETUSER default reset on nopass ~* &* +@all",
@@ -188,7 +203,7 @@ impl RealRedis {
 
     /// No keys and no users but the default one; the configuration stays. True if users were deleted, and with them
     /// their connections.
-    pub(crate) fn empty(direct: &mut TestClient) -> bool {
+    pub fn empty(direct: &mut TestClient) -> bool {
         let flushed = direct.ask("FLUSHALL");
         assert!(!flushed.is_error(), "FLUSHALL: {flushed:?}");
         let users = direct.ask("ACL USERS").items;
@@ -199,13 +214,13 @@ impl RealRedis {
     }
 
     /// One number of INFO, by its field name.
-    pub(crate) fn info(&self, field: &str) -> i64 {
+    pub fn info(&self, field: &str) -> i64 {
         let text = TestClient::connect(&self.unix_address()).ask("INFO").as_str();
         info_field(&text, field)
     }
 
     /// What the server wrote to its log.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
@@ -240,14 +255,14 @@ fn reason(log: &str) -> String {
 
 /// One number of an INFO text.
 #[track_caller]
-pub(crate) fn info_field(text: &str, field: &str) -> i64 {
+pub fn info_field(text: &str, field: &str) -> i64 {
     let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let value = value.unwrap_or_else(|| panic!("INFO has no {field}"));
     value.trim().parse().unwrap_or_else(|_| panic!("INFO {field} is {value:?}"))
 }
 
 /// Sends a signal to a process of ours. By the `kill` program: the library calls for it are unsafe.
-pub(crate) fn signal(process: u32, name: &str) {
+pub fn signal(process: u32, name: &str) {
     let done = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status().expect("kill runs");
     assert!(done.success(), "kill -{name} {process}");
 }

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use super::Frame;
+use crate::Frame;
 
 /// How long a reply may take before the test fails. Generous: the machine may be busy with other tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a server or the proxy listens.
 #[derive(Clone, Debug)]
-pub(crate) enum Address {
+pub enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
     Tls(SocketAddr, Arc<ClientConfig>),
@@ -63,7 +63,7 @@ impl Stream {
 }
 
 /// One connection. What was received and not yet expected stays in `received`.
-pub(crate) struct TestClient {
+pub struct TestClient {
     stream: Stream,
     received: Vec<u8>,
     eof: bool,
@@ -71,18 +71,18 @@ pub(crate) struct TestClient {
 
 /// Why a read ended without what was wanted.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum ReadEnd {
+pub enum ReadEnd {
     TimedOut,
     Eof,
 }
 
 impl TestClient {
-    pub(crate) fn connect(address: &Address) -> Self {
+    pub fn connect(address: &Address) -> Self {
         Self::try_connect(address).unwrap_or_else(|error| panic!("connect to {address:?}: {error}"))
     }
 
     /// Errors as the operating system gives them: refused, too many files, …
-    pub(crate) fn try_connect(address: &Address) -> std::io::Result<Self> {
+    pub fn try_connect(address: &Address) -> std::io::Result<Self> {
         let stream = match address {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, PATIENCE)?;
@@ -107,7 +107,7 @@ impl TestClient {
     }
 
     /// Writes all of `bytes`. A peer that closed already is no failure here: what matters is what it answered.
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         match self.stream.write_all(bytes) {
             Ok(()) => {}
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
@@ -116,25 +116,25 @@ impl TestClient {
     }
 
     /// Sends one command as multibulk.
-    pub(crate) fn send_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) {
+    pub fn send_command<A: AsRef<[u8]>>(&mut self, arguments: &[A]) {
         self.send(&encode(arguments));
     }
 
     /// Sends one command and reads its reply.
     #[track_caller]
-    pub(crate) fn call<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> Frame {
+    pub fn call<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> Frame {
         self.send_command(arguments);
         self.read_frame()
     }
 
     /// As [`Self::call`], with the words of `line` as arguments.
     #[track_caller]
-    pub(crate) fn ask(&mut self, line: &str) -> Frame {
+    pub fn ask(&mut self, line: &str) -> Frame {
         self.call(&line.split_whitespace().collect::<Vec<_>>())
     }
 
     /// Half close: no more requests, replies still wanted.
-    pub(crate) fn shut_write(&mut self) {
+    pub fn shut_write(&mut self) {
         let _ = match &mut self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
@@ -146,7 +146,7 @@ impl TestClient {
     }
 
     /// The handshake of a TLS client, which otherwise comes with its first command.
-    pub(crate) fn handshake(&mut self) -> std::io::Result<()> {
+    pub fn handshake(&mut self) -> std::io::Result<()> {
         let Stream::Tls(stream) = &mut self.stream else { return Ok(()) };
         stream.sock.set_read_timeout(Some(PATIENCE))?;
         while stream.conn.is_handshaking() {
@@ -156,13 +156,13 @@ impl TestClient {
     }
 
     /// The certificate of the other side, after the handshake.
-    pub(crate) fn peer_certificate(&self) -> Option<Vec<u8>> {
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         let Stream::Tls(stream) = &self.stream else { return None };
         stream.conn.peer_certificates().map(|chain| chain[0].to_vec())
     }
 
     /// Closes with a reset instead of an orderly end (TCP only).
-    pub(crate) fn reset(self) {
+    pub fn reset(self) {
         let stream = match &self.stream {
             Stream::Tcp(stream) => stream,
             Stream::Tls(stream) => &stream.sock,
@@ -172,7 +172,7 @@ impl TestClient {
     }
 
     /// This end's address as a server would show it (`127.0.0.1:port`).
-    pub(crate) fn local_address(&self) -> String {
+    pub fn local_address(&self) -> String {
         match &self.stream {
             Stream::Tcp(stream) => stream.local_addr().expect("a connected socket has an address").to_string(),
             Stream::Tls(stream) => stream.sock.local_addr().expect("a connected socket has an address").to_string(),
@@ -181,24 +181,24 @@ impl TestClient {
     }
 
     /// What has arrived and was not yet taken.
-    pub(crate) fn received(&self) -> &[u8] {
+    pub fn received(&self) -> &[u8] {
         &self.received
     }
 
     /// Takes the first `count` bytes of what has arrived.
-    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
         let rest = self.received.split_off(count);
         std::mem::replace(&mut self.received, rest)
     }
 
     /// Whether the peer has not closed, as far as has arrived here.
-    pub(crate) fn is_open(&mut self) -> bool {
+    pub fn is_open(&mut self) -> bool {
         self.read_some(Instant::now()) != Err(ReadEnd::Eof)
     }
 
     /// Reads once; `Ok` when bytes were added. A reset counts as the end: a server that closes with input unread
     /// resets, and what it wrote before is delivered first.
-    pub(crate) fn read_some(&mut self, deadline: Instant) -> Result<(), ReadEnd> {
+    pub fn read_some(&mut self, deadline: Instant) -> Result<(), ReadEnd> {
         if self.eof {
             return Err(ReadEnd::Eof);
         }
@@ -232,7 +232,7 @@ impl TestClient {
 
     /// The next frame, within [`PATIENCE`].
     #[track_caller]
-    pub(crate) fn read_frame(&mut self) -> Frame {
+    pub fn read_frame(&mut self) -> Frame {
         match self.try_read_frame(PATIENCE) {
             Ok(frame) => frame,
             Err(end) => panic!("{end:?} instead of a reply, after {:?}", Shown(&self.received)),
@@ -241,7 +241,7 @@ impl TestClient {
 
     /// The next frame, or why there is none.
     #[track_caller]
-    pub(crate) fn try_read_frame(&mut self, patience: Duration) -> Result<Frame, ReadEnd> {
+    pub fn try_read_frame(&mut self, patience: Duration) -> Result<Frame, ReadEnd> {
         let deadline = Instant::now() + patience;
         loop {
             match Frame::parse(&self.received) {
@@ -257,7 +257,7 @@ impl TestClient {
 
     /// Exactly these bytes come next.
     #[track_caller]
-    pub(crate) fn expect(&mut self, wanted: &[u8]) {
+    pub fn expect(&mut self, wanted: &[u8]) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let common = self.received.len().min(wanted.len());
@@ -274,14 +274,14 @@ impl TestClient {
 
     /// The peer closes, and says nothing more before it does.
     #[track_caller]
-    pub(crate) fn expect_eof(&mut self) {
+    pub fn expect_eof(&mut self) {
         let rest = self.read_to_end(PATIENCE);
         assert!(rest.is_empty(), "wanted the connection closed, got {:?}", Shown(&rest));
     }
 
     /// Everything up to the close.
     #[track_caller]
-    pub(crate) fn read_to_end(&mut self, patience: Duration) -> Vec<u8> {
+    pub fn read_to_end(&mut self, patience: Duration) -> Vec<u8> {
         let deadline = Instant::now() + patience;
         while !self.eof {
             let read = self.read_some(deadline);
@@ -292,7 +292,7 @@ impl TestClient {
 
     /// Nothing arrives, and the connection stays open, for `time`.
     #[track_caller]
-    pub(crate) fn expect_nothing(&mut self, time: Duration) {
+    pub fn expect_nothing(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         loop {
             assert!(self.received.is_empty(), "wanted nothing, got {:?}", Shown(&self.received));
@@ -306,7 +306,7 @@ impl TestClient {
 }
 
 /// One command as multibulk.
-pub(crate) fn encode<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
+pub fn encode<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
     for argument in arguments {
         let argument = argument.as_ref();
@@ -318,7 +318,7 @@ pub(crate) fn encode<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
 }
 
 /// Bytes as one readable line, CRLF as `/`, long ones cut in the middle.
-pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
+pub struct Shown<'a>(pub &'a [u8]);
 
 impl fmt::Debug for Shown<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

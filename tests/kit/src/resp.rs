@@ -1,10 +1,10 @@
-//! The storm's own strict RESP reader: whole frames or nothing, no leniency. Independent of the product on purpose.
+//! A strict RESP reader: whole frames or nothing, no leniency. Independent of the product on purpose.
 
 use std::fmt;
 
 /// One reply, with everything that distinguishes replies on the wire.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Value {
+pub enum Value {
     Simple(Vec<u8>),
     Error(Vec<u8>),
     Int(i64),
@@ -28,13 +28,13 @@ pub(crate) enum Value {
 
 /// The bytes cannot be RESP.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Broken(pub(crate) String);
+pub struct Broken(pub String);
 
 /// A line or an aggregate header longer than this is not something a server sends.
 const LONGEST_LINE: usize = 64 * 1024;
 
 /// The first frame of `bytes` and its length; `None` while it is incomplete.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Value, usize)>, Broken> {
+pub fn parse(bytes: &[u8]) -> Result<Option<(Value, usize)>, Broken> {
     // Lengths first: a frame of many megabytes arrives in many reads and must not be copied at each.
     let Some(end) = frame_end(bytes, 0, 0)? else { return Ok(None) };
     let mut at = 0;
@@ -44,7 +44,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Value, usize)>, Broken> {
 }
 
 /// Where the frame that starts at `at` ends.
-pub(crate) fn frame_end(bytes: &[u8], at: usize, depth: usize) -> Result<Option<usize>, Broken> {
+pub fn frame_end(bytes: &[u8], at: usize, depth: usize) -> Result<Option<usize>, Broken> {
     if depth > 16 {
         return Err(Broken("nested too deeply".into()));
     }
@@ -141,16 +141,16 @@ fn build(bytes: &[u8], at: &mut usize) -> Result<Value, Broken> {
 }
 
 impl Value {
-    pub(crate) fn ok() -> Self {
+    pub fn ok() -> Self {
         Self::Simple(b"OK".to_vec())
     }
 
-    pub(crate) fn text(text: &str) -> Self {
+    pub fn text(text: &str) -> Self {
         Self::Bulk(text.as_bytes().to_vec())
     }
 
     /// The frame's bytes.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Simple(line) => put_line(out, b'+', line),
             Self::Error(line) => put_line(out, b'-', line),
@@ -175,7 +175,7 @@ impl Value {
     }
 
     /// Calls `visit` with every run of payload bytes in the reply.
-    pub(crate) fn each_text(&self, visit: &mut dyn FnMut(&[u8])) {
+    pub fn each_text(&self, visit: &mut dyn FnMut(&[u8])) {
         match self {
             Self::Simple(text) | Self::Error(text) | Self::Bulk(text) | Self::Verbatim(text) => visit(text),
             Self::Array(items) | Self::Map(items) | Self::Set(items) | Self::Push(items) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Polls `attempt` until it gives a value, and panics with its last complaint when `deadline` has passed.
 #[track_caller]
-pub(crate) fn eventually<T, E: Display>(deadline: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> T {
+pub fn eventually<T, E: Display>(deadline: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> T {
     let end = Instant::now() + deadline;
     let mut step = Duration::from_micros(500);
     loop {
@@ -23,6 +23,6 @@ pub(crate) fn eventually<T, E: Display>(deadline: Duration, mut attempt: impl Fn
 /// Lets `time` pass. For pacing (bytes of a split packet, rounds of a storm) and for showing that something does
 /// *not* happen; never as a stand-in for waiting until something has.
 #[allow(clippy::disallowed_methods, reason = "the ban is for the data path; the tests pace themselves here only")]
-pub(crate) fn pause(time: Duration) {
+pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }

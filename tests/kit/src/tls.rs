@@ -10,20 +10,20 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 /// An authority, its file `ca.pem`, and what it issued.
 #[derive(Debug)]
-pub(crate) struct Pki {
+pub struct Pki {
     directory: tempfile::TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A certificate and its key.
 #[derive(Clone, Debug)]
-pub(crate) struct Pair {
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
+pub struct Pair {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Pki {
-    pub(crate) fn new() -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut parameters = CertificateParams::new(vec![]).expect("no names are good names");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -34,16 +34,16 @@ impl Pki {
         Arc::new(Self { directory, authority })
     }
 
-    pub(crate) fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    pub(crate) fn ca(&self) -> PathBuf {
+    pub fn ca(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
     /// Files `file.pem` and `file.key` for these names and addresses, good until the end of `year`.
-    pub(crate) fn issue(&self, file: &str, names: &[&str], year: i32) -> Pair {
+    pub fn issue(&self, file: &str, names: &[&str], year: i32) -> Pair {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let mut parameters = CertificateParams::new(names).expect("names");
         parameters.not_before = date_time_ymd(2020, 1, 1);
@@ -58,16 +58,12 @@ impl Pki {
     }
 
     /// A client that trusts this authority, with a certificate of its own if there is one.
-    pub(crate) fn client(&self, own: Option<&Pair>) -> Arc<ClientConfig> {
+    pub fn client(&self, own: Option<&Pair>) -> Arc<ClientConfig> {
         self.client_of(own, rustls::ALL_VERSIONS)
     }
 
     /// The same, for some versions of the protocol.
-    pub(crate) fn client_of(
-        &self,
-        own: Option<&Pair>,
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Arc<ClientConfig> {
+    pub fn client_of(&self, own: Option<&Pair>, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.as_ref().der().clone()).expect("an authority of our own making");
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -8,14 +8,22 @@ use std::sync::OnceLock;
 /// The path that `tests/setup.sh` wrote under `key` (`REDIS70`, `PYTHON`, `NODE_PATH`, …).
 ///
 /// Runs the script once per test binary; it returns at once when its work is done already.
-pub(crate) fn path_of(key: &str) -> PathBuf {
+pub fn path_of(key: &str) -> PathBuf {
     static PATHS: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
     let paths = PATHS.get_or_init(provision);
     paths.get(key).unwrap_or_else(|| panic!("target/test-env has no {key}; does tests/setup.sh write it?")).clone()
 }
 
+/// The root of the repository.
+pub fn root() -> &'static Path {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("tests/kit lies in it")
+    })
+}
+
 fn provision() -> HashMap<String, PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let script = root.join("tests/setup.sh");
     let done = Command::new("bash").arg(&script).output().expect("bash runs");
     assert!(done.status.success(), "tests/setup.sh failed:\n{}", String::from_utf8_lossy(&done.stderr));

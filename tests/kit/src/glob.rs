@@ -1,7 +1,7 @@
 //! `*` and `?` wildcards over bytes, for the parts of a reply that vary.
 
 /// Whether `pattern` covers all of `text`; `*` stands for any bytes, `?` for one, `\` takes the next byte literally.
-pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     match pattern.split_first() {
         None => text.is_empty(),
         Some((b'*', rest)) => (0..=text.len()).any(|skip| matches(rest, &text[skip..])),

@@ -4,11 +4,7 @@
 //! proxy's fault) and then through the proxy. Meanwhile the proxy's connections are counted at the server.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests report and pace themselves")]
 
-#[path = "clients/redis_rs.rs"]
 mod redis_rs;
-#[allow(dead_code, unused_imports, reason = "shared with the token storm, which uses all of it")]
-#[path = "storm/support/mod.rs"]
-mod support;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use support::{Flavour, Proxy, ProxyOptions, Server, path_of};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, path_of};
 
 /// Upstream connections the proxy may have. Until subscriptions and blocking commands are folded, each subscriber
 /// and each blocked client of a script needs one.
@@ -55,12 +51,12 @@ const SCRIPTS: [Script; 12] = [
 ];
 
 /// Runs `script` against `target` and gives its line of JSON; the reason, if it failed.
-fn run(script: Script, target: SocketAddr, server: &Server, level: &str) -> Result<String, String> {
+fn run(script: Script, target: SocketAddr, server: &RealRedis, level: &str) -> Result<String, String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let mut command = Command::new(path_of(script.interpreter));
     command.arg(folder.join(script.file));
     command.args(["--host", &target.ip().to_string(), "--port", &target.port().to_string()]);
-    let direct = server.direct();
+    let direct = server.direct_address();
     command.args(["--direct-host", &direct.ip().to_string(), "--direct-port", &direct.port().to_string()]);
     command.args(["--protocol", &script.protocol.to_string(), "--level", level]);
     if let Ok(only) = std::env::var("CLIENTS_ONLY") {
@@ -96,11 +92,11 @@ fn run(script: Script, target: SocketAddr, server: &Server, level: &str) -> Resu
 /// Counts the proxy's connections at the server until told to stop; gives the highest count.
 fn count_upstream<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
-    server: &Server,
+    server: &RealRedis,
     stop: &'scope AtomicBool,
 ) -> ScopedJoinHandle<'scope, usize> {
-    let client = redis::Client::open(format!("redis://{}", server.direct())).expect("a URL");
-    let address = format!(" laddr={} ", server.address());
+    let client = redis::Client::open(format!("redis://{}", server.direct_address())).expect("a URL");
+    let address = format!(" laddr={} ", server.tcp_address());
     scope.spawn(move || {
         let mut direct = client.get_connection().expect("the server is there");
         let mut most = 0;
@@ -115,14 +111,14 @@ fn count_upstream<'scope>(
 
 /// Both arms of one server of the matrix. `level`: how much the proxied arm does; the control is always short.
 fn matrix(flavour: Flavour, level: &str, wanted: impl Fn(&Script) -> bool) {
-    let server = Server::start(flavour);
+    let server = RealRedis::start_with_direct_address(flavour);
     let mut proxy = Proxy::start(&server, &ProxyOptions::sized(2, CAP));
     let chosen = std::env::var("CLIENTS_NAME").unwrap_or_default();
     let scripts: Vec<_> =
         SCRIPTS.into_iter().filter(|script| wanted(script) && script.name.contains(&chosen)).collect();
     let mut failures = Vec::new();
     for script in &scripts {
-        match run(*script, server.direct(), &server, "short") {
+        match run(*script, server.direct_address(), &server, "short") {
             Ok(line) => println!("{flavour:?} direct  {line}"),
             Err(failure) => panic!("the control arm fails, so nothing can be said: {flavour:?}, {failure}"),
         }
@@ -131,7 +127,7 @@ fn matrix(flavour: Flavour, level: &str, wanted: impl Fn(&Script) -> bool) {
     let most = std::thread::scope(|scope| {
         let counting = count_upstream(scope, &server, &stop);
         for script in &scripts {
-            match run(*script, proxy.address(), &server, level) {
+            match run(*script, proxy.tcp_address(), &server, level) {
                 Ok(line) => println!("{flavour:?} respmux {line}"),
                 Err(failure) => failures.push(failure),
             }
@@ -164,11 +160,11 @@ fn libraries_on_valkey_9() {
 #[test]
 fn redis_rs_on_all_servers() {
     for flavour in [Flavour::Redis70, Flavour::Redis82, Flavour::Valkey9] {
-        let server = Server::start(flavour);
+        let server = RealRedis::start_with_direct_address(flavour);
         let mut proxy = Proxy::start(&server, &ProxyOptions::sized(2, CAP));
         for protocol in [2, 3] {
-            redis_rs::run(server.direct(), server.direct(), protocol);
-            redis_rs::run(proxy.address(), server.direct(), protocol);
+            redis_rs::run(server.direct_address(), server.direct_address(), protocol);
+            redis_rs::run(proxy.tcp_address(), server.direct_address(), protocol);
         }
         assert!(proxy.runs(), "respmux ended");
     }
@@ -179,16 +175,14 @@ const LOADING: &str = "LOADING no transaction connection available, command was 
 /// A client of respmux that has a lent connection until it is dropped.
 fn holder(proxy: &Proxy) -> redis::Connection {
     let mut holder =
-        redis::Client::open(format!("redis://{}", proxy.address())).and_then(|client| client.get_connection());
+        redis::Client::open(format!("redis://{}", proxy.tcp_address())).and_then(|client| client.get_connection());
     let held = holder.as_mut().map(|holder| redis::cmd("WATCH").arg("held").query::<String>(holder));
     assert!(matches!(held, Ok(Ok(ref ok)) if ok == "OK"), "{:?}", held.map(|held| held.is_ok()));
     holder.expect("asked")
 }
 
 fn timeouts(proxy: &Proxy) -> u64 {
-    let text = proxy.http("/metrics").expect("the admin address answers");
-    let line = text.lines().find_map(|line| line.strip_prefix("respmux_pool_timeouts_total"));
-    line.and_then(|rest| rest.rsplit(' ').next()?.trim().parse().ok()).unwrap_or_default()
+    proxy.metric("respmux_pool_timeouts_total", &[]).unwrap_or_default() as u64
 }
 
 /// What a script says that wants a connection of its own while others have them all; `freed` after it was told so.
@@ -197,11 +191,11 @@ fn outcome(proxy: &Proxy, interpreter: &str, file: &str, words: &[&str], freed: 
     let before = timeouts(proxy);
     let mut command = Command::new(path_of(interpreter));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file));
-    command.arg(proxy.address().port().to_string()).args(words);
+    command.arg(proxy.tcp_address().port().to_string()).args(words);
     command.env("NODE_PATH", path_of("NODE_PATH")).env("PYTHONDONTWRITEBYTECODE", "1");
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the interpreter starts");
     if freed {
-        support::eventually(DEADLINE, || if timeouts(proxy) > before { Ok(()) } else { Err("not turned away") });
+        kit::eventually(DEADLINE, || if timeouts(proxy) > before { Ok(()) } else { Err("not turned away") });
         held.clear();
     }
     let output = child.wait_with_output().expect("it ends");
@@ -213,7 +207,7 @@ fn outcome(proxy: &Proxy, interpreter: &str, file: &str, words: &[&str], freed: 
 /// (deploy/clients.md).
 #[test]
 fn what_could_not_be_lent_is_tried_again() {
-    let server = Server::start(Flavour::Redis70);
+    let server = RealRedis::start_with_direct_address(Flavour::Redis70);
     let mut options = ProxyOptions::sized(1, 6);
     options.settings.push("pool.wait_timeout=100ms".to_owned());
     let proxy = Proxy::start(&server, &options);
@@ -232,7 +226,7 @@ fn what_could_not_be_lent_is_tried_again() {
         assert!(got.ends_with(wanted), "{interpreter} {words:?}: {got}, wanted {wanted}");
     }
     let _held: Vec<_> = (0..2).map(|_| holder(&proxy)).collect();
-    let client = redis::Client::open(format!("redis://{}", proxy.address())).expect("a URL");
+    let client = redis::Client::open(format!("redis://{}", proxy.tcp_address())).expect("a URL");
     let mut connection = client.get_connection().expect("a connection");
     let error = redis::cmd("WATCH").arg("k").query::<()>(&mut connection).expect_err("nothing is free");
     assert!(matches!(error.retry_method(), redis::RetryMethod::WaitAndRetry), "{error:?}");

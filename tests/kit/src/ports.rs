@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 
 /// A port that nobody listens on and that this process has not handed out before. Another process may still take it
 /// first: whoever starts a server on it must be ready to try again.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static TAKEN: OnceLock<Mutex<HashSet<u16>>> = OnceLock::new();
     let taken = TAKEN.get_or_init(Mutex::default);
     loop {

@@ -9,52 +9,69 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Address, PATIENCE, TestClient};
-use super::redis::{RealRedis, signal};
-use super::{Pki, eventually, ports};
+use crate::{Address, PATIENCE, Pki, RealRedis, TestClient, eventually, free_port, signal};
+
+/// The respmux that is tested. `RESPMUX_UNDER_TEST` names another build (a release, one with a seeded bug) in place of the
+/// one that cargo built with the tests.
+pub fn program() -> String {
+    // Cargo says where it put the program when it starts the tests, from 1.94 on. Where nobody says it, it lies one folder
+    // above the test: `target/debug/deps/it-…`, `target/debug/respmux`.
+    let said = ["RESPMUX_UNDER_TEST", "CARGO_BIN_EXE_respmux"].into_iter().find_map(|name| std::env::var(name).ok());
+    said.unwrap_or_else(|| {
+        let test = std::env::current_exe().expect("a test knows its own path");
+        let beside = test.parent().and_then(|folder| folder.parent()).map(|folder| folder.join("respmux"));
+        let found = beside.filter(|program| program.exists());
+        found
+            .unwrap_or_else(|| panic!("no respmux beside {}: name one in RESPMUX_UNDER_TEST", test.display()))
+            .display()
+            .to_string()
+    })
+}
 
 /// How the proxy is started. `Default` is what a person gets who says nothing but the upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ProxyOptions {
-    pub(crate) workers: Option<u32>,
-    pub(crate) max_upstream_connections: Option<u32>,
+pub struct ProxyOptions {
+    pub workers: Option<u32>,
+    pub max_upstream_connections: Option<u32>,
     /// `--set key=value`
-    pub(crate) settings: Vec<String>,
+    pub settings: Vec<String>,
     /// Further arguments, as they are.
-    pub(crate) arguments: Vec<String>,
+    pub arguments: Vec<String>,
+    /// Variables of the process: how a seeded bug is chosen.
+    pub environment: Vec<(String, String)>,
     /// Listen on a unix socket as well (its path: [`Proxy::unix_address`]).
-    pub(crate) unix: bool,
+    pub unix: bool,
     /// Clients speak TLS; the certificate is of this authority.
-    pub(crate) tls: Option<Arc<Pki>>,
+    pub tls: Option<Arc<Pki>>,
     /// In place of the server's own TCP address.
-    pub(crate) upstream: Option<String>,
+    pub upstream: Option<String>,
     /// A configuration file, which names the upstream too.
-    pub(crate) config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     /// A program and its arguments that starts respmux: one that sets limits.
-    pub(crate) wrapper: Vec<String>,
+    pub wrapper: Vec<String>,
     /// Do not wait for `/readyz`: for an upstream that is not there.
-    pub(crate) start_unready: bool,
+    pub start_unready: bool,
 }
 
 impl ProxyOptions {
     /// The smallest configuration that must work: one worker, six upstream connections in all.
-    pub(crate) fn tight() -> Self {
+    pub fn tight() -> Self {
         Self { workers: Some(1), max_upstream_connections: Some(6), ..Self::default() }
     }
 
-    pub(crate) fn sized(workers: u32, max_upstream_connections: u32) -> Self {
+    pub fn sized(workers: u32, max_upstream_connections: u32) -> Self {
         let max_upstream_connections = Some(max_upstream_connections);
         Self { workers: Some(workers), max_upstream_connections, ..Self::default() }
     }
 
-    pub(crate) fn set(mut self, setting: &str) -> Self {
+    pub fn set(mut self, setting: &str) -> Self {
         self.settings.push(setting.to_owned());
         self
     }
 }
 
 /// A running proxy. Killed on drop; its log is printed when the test panics.
-pub(crate) struct Proxy {
+pub struct Proxy {
     child: Child,
     address: SocketAddr,
     admin: SocketAddr,
@@ -64,7 +81,7 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Starts respmux in front of `redis` and waits until it accepts clients and says that it is ready.
-    pub(crate) fn start(redis: &RealRedis, options: &ProxyOptions) -> Self {
+    pub fn start(redis: &RealRedis, options: &ProxyOptions) -> Self {
         let upstream = options.upstream.clone().unwrap_or_else(|| redis.url());
         let mut last = String::new();
         // Another process may have taken a port between the look and the bind.
@@ -80,11 +97,10 @@ impl Proxy {
 
     fn spawn(upstream: &str, options: &ProxyOptions) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let address = SocketAddr::from(([127, 0, 0, 1], ports::free_port()));
-        let admin = SocketAddr::from(([127, 0, 0, 1], ports::free_port()));
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let log = File::create(directory.path().join("stderr")).expect("the log file opens");
-        // RESPMUX_UNDER_TEST: another build (a release, one with a seeded bug) instead of the one beside the tests.
-        let binary = std::env::var("RESPMUX_UNDER_TEST").unwrap_or_else(|_| env!("CARGO_BIN_EXE_respmux").to_owned());
+        let binary = program();
         let mut command = Command::new(options.wrapper.first().unwrap_or(&binary));
         if let [_, arguments @ ..] = &options.wrapper[..] {
             command.args(arguments).arg(binary);
@@ -115,6 +131,7 @@ impl Proxy {
         }
         command
             .args(&options.arguments)
+            .envs(options.environment.iter().map(|(name, value)| (name, value)))
             .env_remove("RUST_LOG")
             .env_remove("RESPMUX_UNDER_TEST")
             .current_dir(directory.path());
@@ -138,7 +155,7 @@ impl Proxy {
     }
 
     /// Where clients connect.
-    pub(crate) fn address(&self) -> Address {
+    pub fn address(&self) -> Address {
         match &self.tls {
             Some(config) => Address::Tls(self.address, Arc::clone(config)),
             None => Address::Tcp(self.address),
@@ -146,40 +163,47 @@ impl Proxy {
     }
 
     /// The same, below TLS.
-    pub(crate) fn tcp_address(&self) -> SocketAddr {
+    pub fn tcp_address(&self) -> SocketAddr {
         self.address
     }
 
     /// Where clients connect without TCP, if [`ProxyOptions::unix`] was set.
-    pub(crate) fn unix_address(&self) -> Address {
+    pub fn unix_address(&self) -> Address {
         Address::Unix(self.directory.path().join("respmux.sock"))
     }
 
     /// Where `/metrics` is.
-    pub(crate) fn admin(&self) -> SocketAddr {
+    pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    pub(crate) fn connect(&self) -> TestClient {
+    pub fn connect(&self) -> TestClient {
         TestClient::connect(&self.address())
     }
 
-    pub(crate) fn process_id(&self) -> u32 {
+    pub fn process_id(&self) -> u32 {
         self.child.id()
     }
 
+    /// The highest resident size so far, in KiB.
+    pub fn peak_rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    }
+
     /// Sends a signal by name (`TERM`, `STOP`, …).
-    pub(crate) fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         signal(self.process_id(), name);
     }
 
     /// Whether the process still runs.
-    pub(crate) fn runs(&mut self) -> bool {
+    pub fn runs(&mut self) -> bool {
         self.child.try_wait().expect("the child can be asked").is_none()
     }
 
     /// Waits for the end of the process.
-    pub(crate) fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+    pub fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
         eventually(deadline, || match self.child.try_wait().expect("the child can be asked") {
             Some(status) => Ok(status),
             None => Err("respmux still runs"),
@@ -187,7 +211,7 @@ impl Proxy {
     }
 
     /// GET on the admin listener: status and body.
-    pub(crate) fn http(&self, path: &str) -> std::io::Result<(u16, String)> {
+    pub fn http(&self, path: &str) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.admin, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: respmux\r\nConnection: close\r\n\r\n").as_bytes())?;
@@ -199,20 +223,20 @@ impl Proxy {
     }
 
     /// The text of `/metrics`.
-    pub(crate) fn metrics(&self) -> String {
+    pub fn metrics(&self) -> String {
         let (status, body) = self.http("/metrics").expect("the admin listener answers");
         assert_eq!(status, 200, "/metrics: {body}");
         body
     }
 
     /// The sum of all series of `name` that have all of `labels`; `None` if there is no such series.
-    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         metric_of(&self.metrics(), name, labels)
     }
 
     /// Waits until the metric is as wanted. A figure that another task or thread publishes is never read only once.
     #[track_caller]
-    pub(crate) fn becomes(&self, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) -> f64 {
+    pub fn becomes(&self, name: &str, labels: &[(&str, &str)], wanted: impl Fn(f64) -> bool) -> f64 {
         eventually(PATIENCE, || match self.metric(name, labels) {
             Some(value) if wanted(value) => Ok(value),
             other => Err(format!("{name} {labels:?} is {other:?}")),
@@ -220,7 +244,7 @@ impl Proxy {
     }
 
     /// What the process wrote to its standard output and standard error.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
