@@ -216,7 +216,7 @@
     put(get("hash"), s.config.sha256.slice(0, 12));
     const config = s.config, waits = config.pending_restart || [];
     get("reload-row").hidden = !known(config.last_load_good) || (config.last_load_good && waits.length === 0);
-    put(get("reload"), config.last_load_good ? "waits for a restart: " + waits.join(", ") : "failed: the old one is in effect");
+    put(get("reload"), config.last_load_good ? "restart needed for: " + waits.join(", ") : "failed: the old one is in effect");
     get("reload").className = config.last_load_good ? "warn-text" : "bad-text";
     put(get("listen"), s.listen.join(", "));
     get("certificates").hidden = s.certificates.length === 0;
