@@ -3,12 +3,13 @@
 //!
 //! # Words
 //!
-//! `docs/glossary.md` has every word, what users read beside what the code says. Nothing below can be read without these: a
-//! *link* is one authenticated upstream connection, before anyone decides what it is for. A *lane* is a link shared by many
-//! clients (users read: shared connection), pipelined, first in first out, fixed to one [`RouteKey`](session::RouteKey). A
-//! *slot* is a lane's record of one request: who gets the reply. A *route* is the decision for one command. A client is
-//! *pinned* while a link from the pool is lent to it alone (a *lease*). A *hub* is the link that carries the subscriptions of
-//! all clients of one user. The *outbox* is where a client's answers go.
+//! `docs/glossary.md` has every word, what users read beside what the code says. Nothing below can be read without
+//! these: a *link* is one authenticated upstream connection, before anyone decides what it is for. A *lane* is a link
+//! shared by many clients (users read: shared connection), pipelined, first in first out, fixed to one
+//! [`RouteKey`](session::RouteKey). A *slot* is a lane's record of one request: who gets the reply. A *route* is the
+//! decision for one command. A client is *pinned* while a link from the pool is lent to it alone (a *lease*). A *hub*
+//! is the link that carries the subscriptions of all clients of one user. The *outbox* is where a client's answers
+//! go.
 //!
 //! What respmux promises, and why, is in `docs/design`; rules (rule I2, rule M3) are defined there.
 //!
@@ -25,17 +26,17 @@
 //!             └────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`resp`] finds boundaries in bytes. [`command`] says what a name means. [`session`] is what respmux remembers about a
-//! client. [`router`] decides, in one pure function. [`auth`] says which logins are looked at and which commands are denied.
-//! [`topology`] says which servers there are. [`link`] makes connections and holds the cap. [`upstream`] has a runtime for the
-//! worker and a node for each server, with one folder or file for each way of using a link. [`client`]
-//! is the loop of one client and carries its routes out. [`worker`] is the thread. [`lifecycle`] starts, hands over, drains and
-//! stops the process; [`admin`] and [`telemetry`] show it. [`config`] and [`cli`] say what the operator wants, and [`tools`]
-//! asks a running proxy from outside.
+//! [`resp`] finds boundaries in bytes. [`command`] says what a name means. [`session`] is what respmux remembers
+//! about a client. [`router`] decides, in one pure function. [`auth`] says which logins are looked at and which
+//! commands are denied. [`topology`] says which servers there are. [`link`] makes connections and holds the cap.
+//! [`upstream`] has a runtime for the worker and a node for each server, with one folder or file for each way of
+//! using a link. [`client`] is the loop of one client and carries its routes out. [`worker`] is the thread.
+//! [`lifecycle`] starts, hands over, drains and stops the process; [`admin`] and [`telemetry`] show it. [`config`]
+//! and [`cli`] say what the operator wants, and [`tools`] asks a running proxy from outside.
 //!
-//! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `topology`, `auth` } < `link` < `upstream` < `client` <
-//! `worker` < { `admin`, `lifecycle` } < `main`; `config`, `telemetry` and `base` (clock, maps, rates) are open to all but
-//! the pure rooms. `tests/it/architecture.rs` checks that.
+//! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `topology`, `auth` } < `link` <
+//! `upstream` < `client` < `worker` < { `admin`, `lifecycle` } < `main`; `config`, `telemetry` and `base` (clock,
+//! maps, rates) are open to all but the pure rooms. `tests/it/architecture.rs` checks that.
 //!
 //! # The life of `GET k`
 //!
@@ -49,8 +50,8 @@
 //! Clients are accepted by the *gate* (`lifecycle::gate`), on the first worker's thread: where there is one worker, no
 //! client is handed from thread to thread, and a connection for one request costs no more than it must.
 //!
-//! With many clients the worker waits for a moment before it looks at its sockets again (the option `coalesce`), so that the
-//! next turn carries more.
+//! With many clients the worker waits for a moment before it looks at its sockets again (the option `coalesce`), so
+//! that the next turn carries more.
 //!
 //! No channel, no allocation and no task switch per request lies on that way.
 //!

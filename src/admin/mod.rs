@@ -1,9 +1,10 @@
 //! The admin port: metrics, health and the status page over HTTP.
 //!
-//! Served by the main thread: nothing here touches the data path. [`pages`] says what there is, [`access`] who may
-//! do more than look; this file is the I/O with its limits. The port may be open to a whole cluster,
-//! so a peer gets little: one request a connection, few headers, little time, and a browser's
-//! script from another site gets nothing at all.
+//! Owns the HTTP server and what its pages look like; the figures are `telemetry`'s, and what changes something is
+//! passed on to `lifecycle`, which starts this room. Served by the main thread: nothing here touches the data path.
+//! [`pages`] says what there is, [`access`] who may do more than look; this file is the I/O with its limits. The port
+//! may be open to a whole cluster, so a peer gets little: one request per connection, few headers, little time, and a
+//! script from another site in somebody's browser gets nothing at all.
 
 mod access;
 mod html;

@@ -1,5 +1,9 @@
-//! Who may try to log in and how often, and who may run what. Off the data path: touched by logins only, so it may be shared between the
-//! workers behind a lock.
+//! Who may try to log in and how often, who may run what, and who may use PROXY.
+//!
+//! Owns the users of the configuration ([`users`]), failed logins of all addresses ([`throttle`]), and what
+//! `commands.deny` and `auth.proxy_*` say ([`policies`], [`rights`]). `client` asks it at logins, `worker` builds it
+//! from the configuration. It is off the data path: only logins touch what is shared between workers, so that may be
+//! behind a lock.
 
 mod policies;
 mod rights;

@@ -1,4 +1,6 @@
-//! The command line: what is asked for, and the answers that need no running proxy.
+//! The command line: which task it asks for, and the tasks that need no running proxy (`check`, `config`, `hash-password`).
+//!
+//! Owns the subcommands, their help and their exit codes. [`main`] is the program's entry; it starts `lifecycle` or `tools`.
 //!
 //! The flags are built from the table of keys in `config`, so that help, names and meaning are the
 //! table's. Values are checked here rather than by clap, whose errors quote them: a URL may hold a

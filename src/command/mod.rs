@@ -1,5 +1,9 @@
 //! What a command is: one static table, looked up once per request.
 //!
+//! Owns `commands.tsv` (a row for each command and subcommand, with its class), `replies.tsv` (the types its reply
+//! can have), and what follows from a row: arity, the kind of work ([`Op`]), rights by name ([`Policy`]), the form of
+//! a blocking pop that does not wait. The rooms above may call it; it knows `resp` only. Pure.
+//!
 //! Names are compared the way servers do: the command name with its full length, the subcommand of a container
 //! and option tokens as C strings, that is cut at the first NUL byte (docs/design/semantics.md 3.3).
 

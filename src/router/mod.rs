@@ -1,7 +1,10 @@
-//! The decision: one pure function from a command and what is known of its client to a [`Route`].
+//! The decision: one pure function, [`route()`], from a command and what is known of its client to a [`Route`].
 //!
-//! Precedence, first match wins: an unanswered login question, the marks of a lost transaction, a connection that
-//! the client holds (its transaction first), then the command's own class.
+//! Owns the precedence between all ways that a command can take. `client` calls it once for each request and carries
+//! the answer out; nobody decides again. It knows neither sockets nor where servers are.
+//!
+//! Precedence, first match wins: a login that is still open, the marks of a lost transaction, a connection that the
+//! client is pinned to (its transaction first), then the command's own class.
 
 mod pause;
 mod route;

@@ -1,4 +1,8 @@
-//! What respmux remembers about a client: pure data, no I/O, no clock.
+//! What respmux remembers about a client: who it is, its database and protocol, which replies it wants, its name, the
+//! state of its transaction and its subscriptions.
+//!
+//! Owns these values and how commands and replies change them; the client's task holds one [`Session`] and moves it.
+//! Pure data: no I/O, no clock. `router` reads it, `upstream` uses [`RouteKey`], `client` changes it.
 
 mod identity;
 mod names;

@@ -1,4 +1,7 @@
-//! What the proxy tells about itself.
+//! What the proxy tells about itself: metrics, log, events.
+//!
+//! Owns the counters, the list of metrics, and the reasons and states that label them. Every room but the pure ones counts here and
+//! none asks it anything for a decision; `admin` and PROXY read it.
 //!
 //! A worker counts into its own [`Shard`] ([`cells`] says how); facts of the whole process are in
 //! [`ProcessFacts`]; [`catalogue`] is the list of metrics; [`Telemetry::render`] makes the text of

@@ -1,6 +1,8 @@
-//! What the program does when it is not the proxy: it asks a running one, or writes documents about itself.
+//! What the program does when it is not the proxy: it asks a running one (`ping`, `healthcheck`, `stat`, `top`), or
+//! writes documents about itself (`config reference`, `man`).
 //!
-//! All of it is blocking and from outside: over RESP as a client would, over HTTP as Prometheus would.
+//! Owns the views in a terminal. `cli` calls it. All of it is blocking and works from outside: over RESP as a client
+//! would, over HTTP as Prometheus would.
 
 mod document;
 mod http;

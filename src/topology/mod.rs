@@ -7,7 +7,7 @@
 //!
 //! The router says *what* a command needs ([`Target`]), the topology says *where* that is ([`NodeId`]), and
 //! `upstream::Node` has the connections. This room is pure: no sockets, no clock, no metrics. Every source of a topology
-//! is a file of its own; today that is [`standalone`], one server behind one name. `link` and the rooms above may use it.
+//! is a file of its own; there is one, [`standalone`]: one server behind one name. `link` and the rooms above may use it.
 
 mod standalone;
 #[cfg(test)]

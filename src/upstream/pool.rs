@@ -1,8 +1,11 @@
-//! Connections that are lent to one client at a time: a bounded pool with a first-in first-out queue and a deadline.
+//! Upstream connections that are lent to one client at a time: a bounded pool with a first-in first-out line and a
+//! deadline.
 //!
-//! A lent connection comes back clean or is made clean (rule M4); it is never closed and reopened between users,
-//! because connects are what drives an upstream's CPU. A [`Lease`] that is dropped without being given back closes
-//! its connection: nobody may inherit a state that was not proved.
+//! [`Pool`] owns the places and the line, whichever servers the connections lead to; [`IdleLinks`] owns those to one server
+//! that nobody is lent now; whoever gets a [`Lease`] owns its connection until it gives it back. A connection comes back
+//! clean or is made clean (rule M4); it is never closed and reopened between users, because connects are what drives an
+//! upstream's CPU. A [`Lease`] that is dropped without being given back closes its connection: nobody may inherit a state
+//! that was not proved.
 
 mod lease;
 

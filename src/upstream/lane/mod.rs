@@ -6,10 +6,15 @@
 //!                        in flight (FIFO) ◀─ replies ─────┴─▶ outbox of client 2 ─▶ socket
 //! ```
 //!
-//! Clients append to `out` and to the FIFO in one step; the lane's task runs after them and writes everything with
-//! one call. It reads replies into the worker's one read buffer, gives each to the owner of the oldest slot, and
-//! sends every touched client its replies with one call. Any surprise kills the connection (rule I5); nothing is ever
+//! Owns the connection, the bytes that wait for it, and the list of requests whose replies are outstanding. Clients
+//! append to `out` and to that list in one step; the lane's task runs after them and writes everything with one call.
+//! It reads replies into the worker's one read buffer, gives each to the owner of the oldest slot, and sends every
+//! touched client its replies with one call. Any surprise kills the connection (rule I5); nothing is ever
 //! resynchronised.
+//!
+//! [`in_flight`] is the list (pure), [`task`] the I/O, [`deliver`] the way of a reply, [`watch`] what time alone
+//! makes happen, [`retry`] and [`guard`] what may be sent again and what the server's limits allow, [`slow`] and
+//! [`show`] what people may see.
 
 mod deliver;
 mod fate;

@@ -1,5 +1,5 @@
-//! Subscriptions of many clients through one upstream connection, a *hub*: one for each identity in a worker
-//! (docs/design/semantics.md 9).
+//! Subscriptions of many clients through one upstream connection, a *hub* (users read: subscription connection): one for each user
+//! on a worker (docs/design/semantics.md 9).
 //!
 //! ```text
 //!  client ──SUBSCRIBE──▶ core ──▶ out ──▶ upstream           registry: who wants, who hears
