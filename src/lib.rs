@@ -18,7 +18,7 @@
 //! ```text
 //!             ┌──────────────────────────── worker (one thread, nothing shared) ───────────────────────────┐
 //!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ──▶ link ──▶ upstream      │
-//!  (gate)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::held ─▶ link    │
+//!  (gate)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::pinned ▶ link    │
 //!             │   │                                   ├─ Hub ───▶ upstream::pubsub ───────────────▶ link    │
 //!             │   │                                   ├─ Fold ──▶ upstream::blocking ─▶ pool, or lane       │
 //!             │   │                                   ├─ Login ─▶ upstream::scratch ──────────────▶ link    │
@@ -40,7 +40,7 @@
 //!
 //! # The life of `GET k`
 //!
-//! 1. `client::connection` reads into the worker's one buffer; `resp::request` finds the request's end and arguments.
+//! 1. `client::run` reads into the worker's one buffer; `resp::request` finds the request's end and arguments.
 //! 2. `command` looks the name up; `router` answers `Lane`.
 //! 3. `upstream::lane` gets the bytes and, in the same step, a slot. Its task is woken and runs after every client
 //!    that was ready, so one write carries them all.

@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::client::{Peers, Wishes};
+use crate::client::{AdminHandle, Peers};
 use crate::command::CommandTable;
 use crate::config::Config;
 use crate::telemetry::{Telemetry, unix_millis};
@@ -42,7 +42,7 @@ pub(crate) struct AdminState {
     /// The workers, for what only they know.
     pub peers: Peers,
     /// The main thread, for what somebody wants changed.
-    pub wishes: Wishes,
+    pub wishes: AdminHandle,
     /// For the names of commands.
     pub commands: CommandTable,
 }

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::access::{self, Denial};
 use super::{AdminState, html, status};
-use crate::client::{Line, Wish};
+use crate::client::{AdminCommand, ClientLine};
 use crate::command::CommandTable;
 use crate::telemetry::Telemetry;
 
@@ -63,7 +63,7 @@ enum What {
     Certificates,
     Config,
     Clients,
-    Wish(Wish),
+    AdminCommand(AdminCommand),
 }
 
 const fn page(path: &'static str, rule: Rule, what: What, about: &'static str) -> Page {
@@ -82,11 +82,31 @@ static PAGES: &[Page] = &[
     page("/certs", Rule::Look, What::Certificates, "when the certificates in use expire"),
     page("/config", Rule::Know, What::Config, "the settings: value, value in effect, origin; without secrets"),
     page("/clients.json", Rule::Know, What::Clients, "who is connected"),
-    page("/reload", Rule::Change, What::Wish(Wish::Reload), "POST: read the configuration again, as SIGHUP does"),
-    page("/pause", Rule::Change, What::Wish(Wish::Pause(None)), "POST: hold all commands of clients until /resume"),
-    page("/resume", Rule::Change, What::Wish(Wish::Resume), "POST: end the pause"),
-    page("/reconnect", Rule::Change, What::Wish(Wish::Reconnect), "POST: replace every upstream connection"),
-    page("/drain", Rule::Change, What::Wish(Wish::Drain), "POST: let clients finish, then exit, as SIGTERM does"),
+    page(
+        "/reload",
+        Rule::Change,
+        What::AdminCommand(AdminCommand::Reload),
+        "POST: read the configuration again, as SIGHUP does",
+    ),
+    page(
+        "/pause",
+        Rule::Change,
+        What::AdminCommand(AdminCommand::Pause(None)),
+        "POST: hold all commands of clients until /resume",
+    ),
+    page("/resume", Rule::Change, What::AdminCommand(AdminCommand::Resume), "POST: end the pause"),
+    page(
+        "/reconnect",
+        Rule::Change,
+        What::AdminCommand(AdminCommand::Reconnect),
+        "POST: replace every upstream connection",
+    ),
+    page(
+        "/drain",
+        Rule::Change,
+        What::AdminCommand(AdminCommand::Drain),
+        "POST: let clients finish, then exit, as SIGTERM does",
+    ),
 ];
 
 /// What is sent, without the headers that every response has.
@@ -207,7 +227,7 @@ impl What {
                 Ok(lines) => Reply::json(&lines.iter().map(|line| client(&state.commands, line)).collect()),
                 Err(_) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
             },
-            Self::Wish(wish) => match state.wishes.ask(wish.clone()).await {
+            Self::AdminCommand(wish) => match state.wishes.ask(wish.clone()).await {
                 Ok(lines) => Reply::text(StatusCode::OK, lines.join("\n") + "\n"),
                 Err(reason) => Reply::text(StatusCode::CONFLICT, reason + "\n"),
             },
@@ -243,7 +263,7 @@ fn settings(state: &AdminState) -> Value {
 }
 
 /// What PROXY CLIENTS says of one.
-fn client(commands: &CommandTable, line: &Line) -> Value {
+fn client(commands: &CommandTable, line: &ClientLine) -> Value {
     line.fields(commands).into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
 }
 

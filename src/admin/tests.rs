@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet};
 
 use super::*;
-use crate::client::{Asked, Wish};
+use crate::client::{AdminCommand, AdminRequest};
 use crate::config::{Secret, SecretSource};
 use crate::telemetry::ProcessFacts;
 
@@ -22,18 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Admin {
     address: SocketAddr,
     telemetry: Arc<Telemetry>,
-    wishes: mpsc::Receiver<Asked>,
+    wishes: mpsc::Receiver<AdminRequest>,
     shutdown: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
 /// A state with `workers` workers whose facts are `facts`; nobody answers questions.
-fn state(workers: usize, token: Option<&str>) -> (Rc<AdminState>, mpsc::Receiver<Asked>) {
+fn state(workers: usize, token: Option<&str>) -> (Rc<AdminState>, mpsc::Receiver<AdminRequest>) {
     let facts = Arc::new(ProcessFacts::new("redis://u:hunter2@db:6379", "c0ffee"));
     let telemetry = Arc::new(Telemetry::new(workers, &["GET".to_owned()], facts));
     let mut config = Config::from_toml("[upstream]\nurl = 'redis://u:hunter2@db:6379'").unwrap();
     config.admin_token = token.map(|token| SecretSource::Inline(Secret::new(token.as_bytes())));
-    let (ways, wishes) = Wishes::new();
+    let (ways, wishes) = AdminHandle::new();
     let peers = Peers::new(Vec::new(), ways.clone());
     let config = Arc::new(config);
     let config = Box::new(move || Arc::clone(&config));
@@ -307,7 +307,7 @@ fn a_drain_is_asked_for_by_post_and_passed_on() {
         ] {
             let mut stream = admin.sent(post).await;
             let asked = timeout(PATIENCE, admin.wishes.recv()).await.unwrap().unwrap();
-            assert_eq!(asked.wish, Wish::Drain);
+            assert_eq!(asked.wish, AdminCommand::Drain);
             asked.answer(answer);
             let response = rest(&mut stream).await;
             assert_eq!((status(&response), body(&response)), (wanted, text));

@@ -12,13 +12,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::connection::{Client, Closed};
 use super::request::Request;
-use super::seat::Hold;
+use super::ride::CannotRide;
 use crate::command::{CommandId, Op, Pop, StreamWait, is_nil};
 use crate::resp::encode;
 use crate::router::{Args, PinReason};
 use crate::session::ReplyMode;
 use crate::telemetry::{AnomalyReason, CloseReason};
-use crate::upstream::{Answer, Folds, Lane, Turn, Wait, Waiter, Wants};
+use crate::upstream::{Answer, Folds, Lane, Turn, Wait, Waiter};
 
 /// What a client is told that CLIENT UNBLOCK … ERROR has freed.
 pub(super) const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBLOCK";
@@ -62,7 +62,7 @@ impl Client {
             return self.pin(request, PinReason::Blocking).await;
         };
         let node = self.node();
-        let key = self.profile.session.borrow().key.clone();
+        let key = self.record.session.borrow().key.clone();
         let won = match self.call(&lane, CommandId::OURS, &pop.twin()).await? {
             Answer::NotExecuted(line) => {
                 self.reply_error(&line);
@@ -92,7 +92,7 @@ impl Client {
             }
         };
         command.begin_to_wait(self);
-        let wants_reply = self.profile.session.borrow().reply == ReplyMode::On;
+        let wants_reply = self.record.session.borrow().reply == ReplyMode::On;
         let waiter = Folds::join(&node, &key, pop, Wait::new(self.outbox(), wants_reply), won);
         let turn = self.wait_in_fold(&waiter, command.deadline).await?;
         let with_error = waiter.wait().left(matches!(turn, Turn::Nil));
@@ -122,10 +122,10 @@ impl Client {
     /// The end of a client's place in a fold. Its input is read meanwhile, so that a close is noticed: then the
     /// command ends, and everything behind it is dropped (rule F7).
     async fn wait_in_fold(&mut self, waiter: &Waiter, deadline: Option<Instant>) -> Result<Turn, Closed> {
-        *self.profile.waiting.borrow_mut() = Some(Rc::clone(waiter.wait()));
+        *self.record.waiting.borrow_mut() = Some(Rc::clone(waiter.wait()));
         let mut timer = timer(deadline);
         let mut leaving = false;
-        self.profile.busy.set(false); // it may be for ever
+        self.record.busy.set(false); // it may be for ever
         let end = poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
@@ -139,33 +139,12 @@ impl Client {
             waiter.take().map_or(Poll::Pending, |turn| Poll::Ready(Ok(turn)))
         })
         .await;
-        self.profile.waiting.borrow_mut().take();
-        self.profile.busy.set(true);
+        self.record.waiting.borrow_mut().take();
+        self.record.busy.set(true);
         if end.is_err() {
             waiter.wait().left(false);
         }
         end
-    }
-
-    /// Ready when the client is closed or has closed; reads and sends meanwhile.
-    pub(super) fn poll_presence(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Closed> {
-        self.exhausted = false;
-        loop {
-            if let Some(reason) = self.outbox().fate() {
-                return Poll::Ready(Closed(reason));
-            }
-            if let Poll::Ready(Err(_)) = self.outbox().poll_flush(cx, &self.rt().buffers) {
-                return Poll::Ready(Closed(CloseReason::IoError));
-            }
-            self.outbox().await_with(cx, Wants::Nothing);
-            match self.poll_while_it_waits(cx) {
-                Poll::Ready(Ok(())) if self.has_ended() => return Poll::Ready(Closed(CloseReason::Client)),
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(closed)) => return Poll::Ready(closed),
-                Poll::Pending if self.has_ended() => return Poll::Ready(Closed(CloseReason::Client)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
     }
 
     /// The client's lane, when it has room; nothing when no lane is to be had.
@@ -175,8 +154,8 @@ impl Client {
         }
         loop {
             match self.main_lane() {
-                Err(Hold::NoLane) => return Ok(None),
-                Err(Hold::Wait(_)) => self.drained().await?,
+                Err(CannotRide::NoLane) => return Ok(None),
+                Err(CannotRide::Wait(_)) => self.drained().await?,
                 Ok(lane) if lane.has_room(&self.node(), 1, bytes) => return Ok(Some(lane)),
                 Ok(lane) => self.wait_for_room(&lane, bytes).await?,
             }
@@ -216,7 +195,7 @@ impl Client {
         let wait = Wait::new(self.outbox(), false);
         let result = self.ask_in_turns(&mut command, &read, &wait).await;
         node.folds.count_alone(false);
-        self.profile.waiting.borrow_mut().take();
+        self.record.waiting.borrow_mut().take();
         wait.left(false); // whoever asked for it meanwhile
         result
     }
@@ -270,8 +249,8 @@ impl Client {
     async fn pause(&mut self, wait: &Rc<Wait>, pause: Duration, deadline: Option<Instant>) -> Result<bool, Closed> {
         let until = Instant::now() + pause;
         let mut timer = timer(Some(deadline.map_or(until, |deadline| deadline.min(until))));
-        *self.profile.waiting.borrow_mut() = Some(Rc::clone(wait));
-        self.profile.busy.set(false);
+        *self.record.waiting.borrow_mut() = Some(Rc::clone(wait));
+        self.record.busy.set(false);
         let over = poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
@@ -287,7 +266,7 @@ impl Client {
             }
         })
         .await;
-        self.profile.busy.set(true);
+        self.record.busy.set(true);
         over
     }
 

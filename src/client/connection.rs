@@ -1,33 +1,24 @@
-//! The loop of one client: read, scan, route; ride the lane at once or hand the request to `dispatch`.
+//! One client: what its task has, and why it ends. The files beside this one are what it does.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::time::timeout;
+use bytes::BytesMut;
 
-use super::Shared;
-use super::admission::Admission;
-use super::directory::Profile;
-use super::first_bytes::begins_with;
-use super::inlet::Inlet;
-use super::parting::Pause;
-use super::request::{Request, Scanned};
-use super::seat::Hold;
-use super::wrote::Wrote;
-use crate::command::{CommandId, Lookup};
+use super::directory::record::ClientRecord;
+use super::drain::departure::DrainTimer;
+use super::identity::admission::Admission;
+use super::input::Input;
+use super::last_write::LastWrite;
+use super::request::Request;
+use super::shared::Shared;
+use crate::command::CommandId;
 use crate::link::ReadHalf;
-use crate::resp::{ProtocolError, RequestLimits, Resume, Scan, encode};
-use crate::router::{Args, Held, PinReason, Route, route};
-use crate::session::{Guard, Resp};
-use crate::telemetry::{CloseReason, StallReason};
-use crate::upstream::{Lane, Node, Outbox, Question, Runtime, Wants};
-
-/// How long a client that is closed may take to read its last replies.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+use crate::resp::{ProtocolError, Resume};
+use crate::router::Route;
+use crate::session::Resp;
+use crate::telemetry::CloseReason;
+use crate::upstream::{Lane, Node, Outbox, Runtime, Wants};
 
 /// The client is to be closed; unwinds the way to [`Client::run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +41,7 @@ pub(super) enum Flow {
 }
 
 /// Why a request did not ride.
-enum Halt {
+pub(super) enum Halt {
     Stalled(Wants),
     Step(Step),
     /// MULTI: what follows may ride with it.
@@ -69,8 +60,8 @@ pub(super) struct Multi {
 /// One client's task.
 pub(crate) struct Client {
     pub(super) shared: Rc<Shared>,
-    pub(super) profile: Rc<Profile>,
-    pub(super) read: Inlet,
+    pub(super) record: Rc<ClientRecord>,
+    pub(super) read: Input,
     /// Input that is not processed yet; starts at the beginning of a request.
     pub(super) carry: BytesMut,
     pub(super) resume: Option<Box<Resume>>,
@@ -83,7 +74,8 @@ pub(crate) struct Client {
     pub(super) eof: bool,
     /// Commands without a login.
     pub(super) strikes: u32,
-    pub(super) wrote: Option<Wrote>,
+    /// Moved by whatever sends a command that may write.
+    pub(super) wrote: LastWrite,
     /// A WAIT that needs a connection gets one of respmux' own user.
     pub(super) wait_as_respmux: bool,
     /// Bytes of the request that is being carried out aside from the lane.
@@ -96,18 +88,18 @@ pub(crate) struct Client {
     /// a read.
     pub(super) now: u64,
     /// Only while it is sent away.
-    pub(super) pause: Option<Box<Pause>>,
+    pub(super) drain_timer: Option<Box<DrainTimer>>,
     /// What had been received when the client was last looked at for another protocol's.
     pub(super) looked: Cell<u64>,
 }
 
 impl Client {
-    pub(super) fn new(shared: Rc<Shared>, profile: Rc<Profile>, read: ReadHalf) -> Self {
+    pub(super) fn new(shared: Rc<Shared>, record: Rc<ClientRecord>, read: ReadHalf) -> Self {
         Self {
             node: shared.node(),
             shared,
-            profile,
-            read: Inlet::new(read),
+            record,
+            read: Input::new(read),
             carry: BytesMut::new(),
             resume: None,
             lane: None,
@@ -115,13 +107,13 @@ impl Client {
             admission: Admission::Unasked,
             eof: false,
             strikes: 0,
-            wrote: None,
+            wrote: LastWrite::default(),
             wait_as_respmux: false,
             kept: 0,
             exhausted: true,
             behind: false,
             now: 0,
-            pause: None,
+            drain_timer: None,
             looked: Cell::new(0),
         }
     }
@@ -137,274 +129,17 @@ impl Client {
     }
 
     pub(super) fn outbox(&self) -> &Rc<Outbox> {
-        &self.profile.outbox
+        &self.record.outbox
     }
 
     pub(super) fn resp(&self) -> Resp {
-        self.profile.session.borrow().key.resp
+        self.record.session.borrow().key.resp
     }
 
-    /// Serves the client to its end; the reason is also the metric's label.
-    pub(super) async fn run(mut self) -> CloseReason {
-        loop {
-            let step = poll_fn(|cx| self.poll_step(cx)).await;
-            // Everything but the lane is rare or slow: boxed, so that an idle client's task stays small.
-            let result = match step {
-                Step::Close(reason) => Err(Closed(reason)),
-                Step::Admit => Box::pin(self.admit()).await,
-                Step::Command(request, route) => {
-                    self.kept = request.raw().len();
-                    self.profile.busy.set(route.waits_for_resume());
-                    self.profile.arguments.set(request.arguments());
-                    let done = Box::pin(self.dispatch(request, route)).await;
-                    self.profile.busy.set(false);
-                    self.profile.arguments.set(0);
-                    self.kept = 0;
-                    done.and_then(|()| self.on_command_done())
-                }
-                Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
-            };
-            if let Err(Closed(reason)) = result {
-                Box::pin(self.last_words(reason)).await;
-                return reason;
-            }
-        }
-    }
-
-    /// Sends what was answered before the close, except to clients that cannot or need not read it.
-    async fn last_words(&mut self, reason: CloseReason) {
-        if matches!(reason, CloseReason::OutputLimit | CloseReason::Memory | CloseReason::IoError | CloseReason::Killed)
-        {
-            return;
-        }
-        let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.rt().buffers));
-        // A client that does not read its last replies loses them; nobody waits for it.
-        let _ = timeout(LAST_WORDS, flush).await;
-        if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
-            self.take_leave(reason).await;
-        }
-    }
-
-    /// One turn of the loop: send, process, read, until something else must act.
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        loop {
-            if let Some(reason) = self.outbox().fate() {
-                return Poll::Ready(Step::Close(reason));
-            }
-            self.count_input();
-            let must_wait = self.tell();
-            let flushed = match self.outbox().poll_flush(cx, &self.rt().buffers) {
-                Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::IoError)),
-                Poll::Ready(Ok(())) => true,
-                Poll::Pending => false,
-            };
-            // Rule I8: a slow reader's requests wait for it; the lane does not. But a subscriber must be able to
-            // unsubscribe.
-            if !flushed && self.is_behind() && self.outbox().hub().is_none() {
-                match self.wait_until_read(cx) {
-                    Err(Closed(reason)) => return Poll::Ready(Step::Close(reason)),
-                    Ok(true) => continue,
-                    Ok(false) => {}
-                }
-                self.outbox().await_with(cx, Wants::Nothing);
-                return Poll::Pending;
-            }
-            self.behind &= !flushed;
-            if must_wait {
-                self.outbox().await_with(cx, Wants::Pending(0));
-                return Poll::Pending;
-            }
-            if !self.exhausted {
-                match self.process_carry() {
-                    Flow::Step(step) => return Poll::Ready(step),
-                    Flow::Stalled(wants) => {
-                        self.outbox().on_whole(); // it waits for us
-                        self.outbox().await_with(cx, wants);
-                        return Poll::Pending;
-                    }
-                    Flow::NeedMore => {}
-                }
-            }
-            if let Some(poll) = self.poll_end(cx, flushed) {
-                return poll;
-            }
-            // What was read ahead takes memory already.
-            let pauses = !self.read.is_ahead() && self.rt().pauses(self.outbox());
-            let read = if pauses { Poll::Pending } else { self.poll_input(cx) };
-            match read {
-                Poll::Ready(Some(step)) => return Poll::Ready(step),
-                Poll::Ready(None) => {}
-                Poll::Pending => {
-                    if let Poll::Ready(reason) = self.poll_parting(cx, true) {
-                        return Poll::Ready(Step::Close(reason));
-                    }
-                    let parts = self.profile.parting.get().is_some();
-                    let wants = if parts { Wants::Pending(0) } else { Wants::Nothing };
-                    self.outbox().await_with(cx, wants);
-                    if !self.carry.is_empty() {
-                        self.outbox().await_rest();
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-    }
-
-    /// The client has sent its last byte: closed when every request is answered and sent (rule F7).
-    fn poll_end(&self, cx: &Context<'_>, flushed: bool) -> Option<Poll<Step>> {
-        if !self.eof {
-            return None;
-        }
-        if self.outbox().pending() == 0 && flushed {
-            return Some(Poll::Ready(Step::Close(self.left())));
-        }
-        self.outbox().await_with(cx, Wants::Pending(0));
-        Some(Poll::Pending)
-    }
-
-    fn process_carry(&mut self) -> Flow {
-        let carry = self.carry.split();
-        let (used, flow) = self.process(&carry);
-        let mut rest = carry;
-        rest.advance(used);
-        // An empty buffer gives its memory back: idle clients own none.
-        self.carry = match rest.len() {
-            0 => BytesMut::new(),
-            // A short rest would keep all the memory of what was before it.
-            len if len < used => BytesMut::from(&rest[..]),
-            _ => rest,
-        };
-        if used > 0 {
-            self.outbox().on_whole();
-        }
-        self.exhausted = matches!(flow, Flow::NeedMore);
-        self.count_input();
-        flow
-    }
-
-    /// Processes whole requests from the start of `data`; returns how many bytes are done with.
-    pub(super) fn process(&mut self, data: &[u8]) -> (usize, Flow) {
-        let shared = Rc::clone(&self.shared);
-        let mut scanner = shared.scanner.borrow_mut();
-        let mut at = 0;
-        while at < data.len() {
-            if self.admission != Admission::Admitted && self.is_to_be_asked() && !self.admit_if_known() {
-                match begins_with(&data[at..], b"PROXY") {
-                    // PROXY asks itself, and not for long: it is for the time when nobody answers.
-                    Some(true) => {}
-                    Some(false) => return (at, Flow::Step(Step::Admit)),
-                    None => break,
-                }
-            }
-            if let Some(stall) = self.stalled() {
-                return (at, stall);
-            }
-            let buf = &data[at..];
-            let limits = self.limits();
-            match scanner.scan(buf, &mut self.resume, &limits) {
-                Scan::Incomplete => break,
-                Scan::Empty { len } => at += len,
-                Scan::Invalid(error) => return (at, Flow::Step(Step::Invalid(error))),
-                Scan::Complete { len, canonical } => {
-                    let scanned = Scanned { scanner: &scanner, buf };
-                    match self.on_request(&scanned, len, canonical) {
-                        Ok(()) => at += len,
-                        Err(Halt::Step(step)) => return (at + len, Flow::Step(step)),
-                        Err(Halt::Stalled(wants)) => return (at, Flow::Stalled(wants)),
-                        Err(Halt::Multi(multi)) => match self.on_multi(&mut scanner, buf, multi) {
-                            Ok(len) => at += len,
-                            Err((len, flow)) => return (at + len, flow),
-                        },
-                    }
-                }
-            }
-        }
-        if self.admission == Admission::Unreachable {
-            self.admission = Admission::Unasked; // everything that was there is answered; ask again for what follows
-        }
-        (at, Flow::NeedMore)
-    }
-
-    /// Routes one request; rides the lane if that is the route.
-    fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Halt> {
-        if !canonical {
-            self.look_for_stray(scanned.buf);
-        }
-        let second = (scanned.count() > 1).then(|| scanned.nth(1));
-        let rt = Rc::clone(self.rt());
-        let rules = rt.look();
-        let lookup = rules.table.lookup(scanned.nth(0), second);
-        let route = route(&rules.table, lookup, self.facts(Held::None, false), scanned);
-        let held = self.node.holds();
-        if held && rt.is_paused() && route.waits_for_resume() {
-            return Err(Halt::Stalled(Wants::Nothing));
-        }
-        let aside = held && self.steps_aside(route, lookup, scanned);
-        if let (true, Lookup::Known(id)) = (route.rides() && !aside, lookup)
-            && len <= rules.config.lane.max_command_bytes
-            && self.admission == Admission::Admitted
-        {
-            match self.ride(id, scanned, len, canonical) {
-                Ok(()) => return Ok(()),
-                Err(Hold::Wait(wants)) => return Err(Halt::Stalled(wants)),
-                Err(Hold::NoLane) => {}
-            }
-        }
-        if let (Route::Pin(PinReason::Transaction), Lookup::Known(id), false) = (route, lookup, aside)
-            && self.admission == Admission::Admitted
-            && self.profile.session.borrow().guard == Guard::Intact
-        {
-            return Err(Halt::Multi(Multi { id, len, canonical }));
-        }
-        self.profile.command.set(if let Lookup::Known(id) = lookup { id } else { CommandId::OTHER });
-        Err(Halt::Step(Step::Command(Request::take(scanned, len, canonical, lookup), route)))
-    }
-
-    /// Puts one request on the client's lane.
-    fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Hold> {
-        let question = Question::new(id, if scanned.count() > 1 { scanned.nth(1) } else { &[] });
-        let lane = self.lane_for(id, question)?;
-        if !lane.has_room(&self.node, 1, len) {
-            self.rt().shard.client_stalls[StallReason::LaneFull].inc();
-            lane.wait_for_room(self.outbox().key());
-            return Err(Hold::Wait(Wants::Nothing));
-        }
-        self.profile.command.set(id);
-        self.outbox().asks(question);
-        if canonical {
-            self.put_on_lane(&lane, id, &scanned.buf[..len], scanned, self.now);
-        } else {
-            let mut encoded = BytesMut::new();
-            encode::request(&mut encoded, scanned.scanner, scanned.buf);
-            self.put_on_lane(&lane, id, &encoded, scanned, self.now);
-        }
+    /// `id` runs on a connection that is no lane.
+    pub(super) fn note_write(&mut self, id: CommandId) {
         if self.rt().table.spec(id).write {
-            self.note_write_on(&lane);
-        }
-        Ok(())
-    }
-
-    /// Too much is unanswered: read no more requests until half of it is.
-    fn stalled(&self) -> Option<Flow> {
-        let rules = self.rt().look();
-        let limits = &rules.config.client;
-        let most = u32::try_from(limits.inflight_commands).unwrap_or(u32::MAX);
-        let pending = self.outbox().pending();
-        if pending < most && self.outbox().pending_bytes() < limits.inflight_bytes {
-            return None;
-        }
-        if pending == 0 {
-            return None; // one request larger than the limit
-        }
-        self.rt().shard.client_stalls[StallReason::Inflight].inc();
-        Some(Flow::Stalled(Wants::Pending(pending / 2)))
-    }
-
-    pub(super) fn limits(&self) -> RequestLimits {
-        RequestLimits {
-            max_bulk: self.rt().process.upstream_max_bulk(),
-            max_args: 2_147_483_647,
-            authenticated: !matches!(self.admission, Admission::Unauthenticated | Admission::Unasked),
+            self.wrote.aside(&self.shared.node());
         }
     }
 }

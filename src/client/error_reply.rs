@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use crate::command::CommandTable;
 use crate::router::{PinReason, Refusal};
-use crate::session::{Flavour, Guard};
+use crate::session::Flavour;
 
 use super::request::Request;
 use crate::command::{Lookup, cut_at_nul};
+use crate::link::DialError;
 use crate::router::Args;
+use crate::upstream::LendError;
 
 pub(super) use crate::upstream::NOT_EXECUTED;
 
@@ -148,18 +150,24 @@ pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
     }
 }
 
+/// What a client is told whose command found no connection.
+pub(super) fn no_lease(reason: PinReason, error: LendError) -> Vec<u8> {
+    match error {
+        LendError::Exhausted => pool_exhausted(reason).to_vec(),
+        LendError::Dial(DialError::Unavailable { .. }) => NOT_EXECUTED.to_vec(),
+        LendError::Dial(DialError::State(text)) => text,
+        LendError::Dial(DialError::Identity(text)) if text.starts_with(b"NOAUTH") => {
+            b"NOAUTH Authentication required.".to_vec()
+        }
+        LendError::Dial(DialError::Identity(_)) => {
+            b"ERR respmux could not log in to the upstream, command was not executed".to_vec()
+        }
+    }
+}
+
 /// Whether a command was refused with `line` because no connection was there for it: the server has said nothing.
 pub(super) fn is_for_want_of_a_connection(line: &[u8]) -> bool {
     line == NOT_EXECUTED || line == pool_exhausted(PinReason::Overflow)
-}
-
-/// The mark that a failed pin leaves (rule M6).
-pub(super) fn mark_after_failure(reason: PinReason, guard: Guard) -> Guard {
-    match reason {
-        PinReason::Transaction => Guard::Poisoned,
-        PinReason::Watch if guard == Guard::Intact => Guard::WatchBroken,
-        _ => guard,
-    }
 }
 
 /// A client that has not logged in gets what the server would say: Redis looks at name and arity first, Valkey 9

@@ -6,10 +6,14 @@ use std::task::Poll;
 use bytes::BytesMut;
 
 use super::connection::{Client, Closed};
+use super::error_reply;
+use super::request::Request;
 use crate::command::CommandId;
-use crate::resp::{ProtocolError, encode};
+use crate::resp::{ProtocolError, decode, encode};
+use crate::router::PinReason;
+use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, Origin};
-use crate::upstream::{Answer, Lane, Outbox, Owner, Wants};
+use crate::upstream::{Answer, Lane, Outbox, Owner, Return, Wants};
 
 impl Client {
     /// The client's last reply; its input is ignored from here on (rule F2).
@@ -58,7 +62,7 @@ impl Client {
 
     /// Puts one reply of respmux's own behind everything before it; dropped if the client wants no replies.
     pub(super) fn reply(&self, frame: &[u8]) {
-        if !self.profile.session.borrow_mut().take_suppressed() {
+        if !self.record.session.borrow_mut().take_suppressed() {
             self.outbox().push(&self.rt().buffers, frame);
         }
     }
@@ -75,4 +79,56 @@ impl Client {
     pub(super) fn reply_ok(&self) {
         self.reply(b"+OK\r\n");
     }
+
+    /// Runs `request` where the state is `key` already, so that it changes nothing there.
+    pub(super) async fn twin(&mut self, key: &RouteKey, request: &Request) -> Result<Answer, Closed> {
+        self.twin_bytes(key, request.id(), request.raw()).await
+    }
+
+    /// As [`Client::twin`], for bytes of our own.
+    pub(super) async fn twin_bytes(&mut self, key: &RouteKey, id: CommandId, bytes: &[u8]) -> Result<Answer, Closed> {
+        let node = self.node();
+        if let Ok(lane) = node.lanes.obtain(&node, key) {
+            return self.call(&lane, id, bytes).await;
+        }
+        match node.rt.pool.lend(&node, key).await {
+            Ok(mut lease) => match lease.link().call(bytes, 1).await {
+                Ok(mut replies) => {
+                    lease.give_back(Return::Clean);
+                    Ok(Answer::Reply(replies.swap_remove(0)))
+                }
+                Err(_) => Err(Closed(CloseReason::UpstreamLost)),
+            },
+            Err(error) => Ok(Answer::NotExecuted(error_reply::no_lease(PinReason::Overflow, error))),
+        }
+    }
+
+    /// Gives an answer to the client; whether it was a success.
+    pub(super) fn pass_on(&self, answer: Answer) -> bool {
+        match answer {
+            Answer::Reply(frame) => {
+                self.reply(&frame);
+                !frame.starts_with(b"-")
+            }
+            Answer::NotExecuted(line) => {
+                self.reply_error(&line);
+                false
+            }
+        }
+    }
+
+    /// Gives the client the answer to a command that switches its state; whether it was a success.
+    pub(super) fn pass_on_switch(&self, answer: Answer) -> Result<bool, Closed> {
+        match answer {
+            Answer::NotExecuted(line) if error_reply::is_for_want_of_a_connection(&line) => {
+                Err(self.refuse_switch(&line))
+            }
+            answer => Ok(self.pass_on(answer)),
+        }
+    }
+}
+
+/// A reply decoded, if it is no error.
+pub(super) fn success(frame: &[u8]) -> Option<crate::resp::Value> {
+    if frame.starts_with(b"-") { None } else { decode(frame) }
 }

@@ -1,6 +1,6 @@
 //! What another configuration means for clients that are connected already.
 
-use super::Shared;
+use super::shared::Shared;
 use crate::session::Identity;
 use crate::telemetry::CloseReason;
 use crate::upstream::Change;
@@ -14,8 +14,8 @@ impl Shared {
             node.on_output_limits();
         }
         let (rules, now) = (self.rt.rules(), self.rt.config());
-        self.directory.each(|profile| {
-            let mut session = profile.session.borrow_mut();
+        self.clients.each(|record| {
+            let mut session = record.session.borrow_mut();
             let policy = rules.policies.of(&session.key.identity);
             session.policy = policy;
             if let Identity::User(name) = &session.key.identity
@@ -23,10 +23,10 @@ impl Shared {
                 && now.auth.user(name).is_none()
             {
                 // As a server closes the clients of a user that is deleted.
-                profile.outbox.close(CloseReason::Auth);
+                record.outbox.close(CloseReason::Auth);
             }
             // A larger limit may be what it waits for.
-            profile.outbox.wake();
+            record.outbox.wake();
         });
     }
 }

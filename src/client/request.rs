@@ -1,5 +1,7 @@
 //! One request, taken out of its client's input: what every road but the lane works with.
 
+use std::str::FromStr;
+
 use bytes::BytesMut;
 
 use crate::command::{CommandId, Lookup};
@@ -98,4 +100,35 @@ fn offsets(scanned: &Scanned<'_>) -> Vec<(usize, usize)> {
         (start, start + argument.len())
     };
     (0..scanned.count()).map(place).collect()
+}
+
+/// An integer as servers read it: no sign but a minus, no leading zero, no blank (rule L3).
+pub(super) fn strict_integer(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let plain = digits.iter().all(u8::is_ascii_digit) && !digits.is_empty();
+    if !plain || (digits.starts_with(b"0") && text != b"0") {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// As the servers read ids: digits only.
+pub(super) fn number<T: FromStr>(text: &[u8]) -> Option<T> {
+    let digits = text.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::strict_integer;
+
+    #[test]
+    fn integers_are_read_as_servers_read_them() {
+        assert_eq!(strict_integer(b"0"), Some(0));
+        assert_eq!(strict_integer(b"15"), Some(15));
+        assert_eq!(strict_integer(b"-1"), Some(-1));
+        for bad in [" 1", "1 ", "+1", "01", "", "-", "1.0", "-0", "99999999999999999999", "1\0"] {
+            assert_eq!(strict_integer(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
 }

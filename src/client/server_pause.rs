@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-use super::Shared;
 use super::connection::{Client, Closed};
-use super::held::Held;
-use super::peers::Question;
+use super::directory::peers::PeerQuery;
+use super::pinned::Pinned;
 use super::request::Request;
+use super::shared::Shared;
 use crate::command::{CommandId, Lookup};
 use crate::resp::encode;
 use crate::router::{Args, Extent, Passage, PauseChange, PinReason, Relay, Route, passage, pause_change};
@@ -58,7 +58,7 @@ impl Client {
     async fn pause_changed(&mut self) -> Result<(), Closed> {
         let node = self.node();
         let seen = node.server_pause.changes();
-        self.profile.busy.set(false);
+        self.record.busy.set(false);
         let result = poll_fn(|cx| {
             if node.server_pause.changes() != seen {
                 return std::task::Poll::Ready(Ok(()));
@@ -66,7 +66,7 @@ impl Client {
             self.poll_presence(cx).map(Err)
         })
         .await;
-        self.profile.busy.set(true);
+        self.record.busy.set(true);
         result
     }
 
@@ -75,7 +75,7 @@ impl Client {
         while self.node().server_pause.is_all() {
             self.pause_changed().await?;
         }
-        self.profile.busy.set(false);
+        self.record.busy.set(false);
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl Client {
             }
             peers.brace(Some(extent)).await;
         }
-        let key = self.profile.session.borrow().key.clone();
+        let key = self.record.session.borrow().key.clone();
         let answer = self.twin(&key, request).await?; // closed meanwhile: nobody is braced for long
         match change {
             Some(change) if is_ok(&answer) => peers.on_server_pause(change).await,
@@ -106,7 +106,7 @@ impl Client {
     async fn may_pause(&mut self) -> Result<bool, Closed> {
         let mut twin = BytesMut::new();
         encode::command(&mut twin, &["CLIENT", "PAUSE", "x"]);
-        let key = self.profile.session.borrow().key.clone();
+        let key = self.record.session.borrow().key.clone();
         let answer = self.twin_bytes(&key, CommandId::OTHER, &twin).await?;
         let may = matches!(&answer, Answer::Reply(frame) if frame.starts_with(b"-ERR timeout is not an integer"));
         if !may {
@@ -116,15 +116,15 @@ impl Client {
     }
 
     /// A pause on the connection that the client holds, by itself or at the end of a transaction.
-    pub(super) async fn pause_on_held(
+    pub(super) async fn pause_while_pinned(
         &mut self,
-        held: &mut Held,
+        pinned: &mut Pinned,
         request: Request,
         relay: Relay,
     ) -> Result<(), Closed> {
         let extent = match pause_change(&request.args_from(1).collect::<Vec<_>>()) {
             Some(PauseChange::Begun(extent, _)) if relay == Relay::Pause => Some(extent),
-            _ => held.queued_pause(),
+            _ => pinned.queued_pause(),
         };
         // In a transaction the server has judged it already.
         if extent.is_some() && (relay == Relay::Exec || self.may_pause().await?) {
@@ -132,7 +132,7 @@ impl Client {
         } else if relay == Relay::Pause {
             return Ok(()); // answered
         }
-        held.send_pause(self, request, relay);
+        pinned.send_pause(self, request, relay);
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl Client {
         if self.rt().pool.has_place() {
             return self.pin(request, PinReason::OutOfBand).await;
         }
-        let key = self.profile.session.borrow().key.clone();
+        let key = self.record.session.borrow().key.clone();
         let answer = self.twin(&key, &request).await?;
         if is_ok(&answer) {
             self.shared.peers.on_server_pause(PauseChange::Ended).await;
@@ -181,11 +181,11 @@ impl Shared {
 
 impl super::Peers {
     async fn brace(&self, extent: Option<Extent>) {
-        self.ask(|ready| Question::Brace(extent, ready)).await;
+        self.ask(|ready| PeerQuery::Brace(extent, ready)).await;
     }
 
     async fn on_server_pause(&self, change: PauseChange) {
-        self.ask(|done| Question::ServerPause(change, done)).await;
+        self.ask(|done| PeerQuery::ServerPause(change, done)).await;
     }
 }
 

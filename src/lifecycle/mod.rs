@@ -28,7 +28,7 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admin::{self, AdminState};
-use crate::client::Wishes;
+use crate::client::AdminHandle;
 use crate::command::CommandTable;
 use crate::config::{Config, Source};
 use crate::telemetry::{Telemetry, lately};
@@ -91,7 +91,7 @@ async fn serve(
     let certificates = Certificates::load(config, &facts)?;
     let (mut open, gate) = Open::bind(config, certificates.for_clients(), inherited).await?;
     let config = &Arc::new(open.settled(config));
-    let (ways, mut wishes) = Wishes::new();
+    let (ways, mut wishes) = AdminHandle::new();
     let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways, gate)?;
     open.begin(&facts, config.upstream.connect_wait).await?;
     let certificates = Rc::new(RefCell::new(certificates));

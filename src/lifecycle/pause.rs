@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 use super::start::Orders;
-use crate::client::{Asked, Granted};
+use crate::client::{AdminReply, AdminRequest};
 use crate::telemetry::ProcessFacts;
 use crate::worker::Order;
 
@@ -31,7 +31,7 @@ impl Pauses {
     }
 
     /// Begins a pause of at most `most`. It is granted when nothing is under way, or called off after `wait`.
-    pub(super) async fn begin(&self, asked: Asked, wait: Option<Duration>, most: Duration) {
+    pub(super) async fn begin(&self, asked: AdminRequest, wait: Option<Duration>, most: Duration) {
         if self.facts.paused() {
             return asked.answer(Err("already paused; PROXY RESUME ends it".to_owned()));
         }
@@ -89,7 +89,7 @@ impl Pauses {
     }
 
     /// PROXY RESUME.
-    pub(super) async fn resume(&self) -> Granted {
+    pub(super) async fn resume(&self) -> AdminReply {
         if !self.facts.paused() {
             return Ok(vec!["not paused".to_owned()]);
         }

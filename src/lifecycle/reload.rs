@@ -12,7 +12,7 @@ use super::certificates::Certificates;
 use super::notify;
 use super::start::{self, Workers};
 use crate::auth;
-use crate::client::Granted;
+use crate::client::AdminReply;
 use crate::config::{Config, Problems, Reread, Source};
 use crate::telemetry::{self, ProcessFacts};
 use crate::upstream::Change;
@@ -56,7 +56,7 @@ impl Reloader {
     }
 
     /// Reads everything again and puts it in force.
-    pub(super) async fn reload(&self, why: &str, acceptor: &Acceptor, workers: &Workers) -> Granted {
+    pub(super) async fn reload(&self, why: &str, acceptor: &Acceptor, workers: &Workers) -> AdminReply {
         notify::reloading();
         // Before it is read: a change in between is seen at the next look.
         self.seen.set(self.source.borrow().digest());

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::gate::Gate;
 use crate::auth::Throttle;
-use crate::client::{Ids, MAX_QUESTIONS, Peers, Wishes};
+use crate::client::{AdminHandle, Ids, MAX_PEER_QUERIES, Peers};
 use crate::config::{Config, Endpoint, SPARE_DESCRIPTORS};
 use crate::link::{Budget, ClientTls, Owned};
 use crate::telemetry::{ProcessFacts, Telemetry, UpstreamKind};
@@ -123,12 +123,13 @@ impl Workers {
         config: &Arc<Config>,
         facts: &Arc<ProcessFacts>,
         tls: Option<&ClientTls>,
-        wishes: &Wishes,
+        wishes: &AdminHandle,
         gate: Gate,
     ) -> anyhow::Result<Self> {
         let table = Arc::new(crate::auth::table(config)?);
         let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(facts)));
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::channel(MAX_QUESTIONS)).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..config.workers).map(|_| mpsc::channel(MAX_PEER_QUERIES)).unzip();
         let peers = Peers::new(senders, wishes.clone());
         let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
         let interest = HiddenSubscribers::default();

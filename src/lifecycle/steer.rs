@@ -12,12 +12,12 @@ use super::accept::Acceptor;
 use super::pause::Pauses;
 use super::reload::Reloader;
 use super::start::Workers;
-use crate::client::{Asked, Granted, Wish};
+use crate::client::{AdminCommand, AdminReply, AdminRequest};
 use crate::worker::Order;
 
 /// Grants what is asked for, until that is a drain.
 pub(super) async fn until_drain(
-    wishes: &mut mpsc::Receiver<Asked>,
+    wishes: &mut mpsc::Receiver<AdminRequest>,
     reloader: &Reloader,
     pauses: &Pauses,
     acceptor: &Acceptor,
@@ -36,14 +36,14 @@ pub(super) async fn until_drain(
     loop {
         tokio::select! {
             Some(asked) = wishes.recv() => match asked.wish.clone() {
-                Wish::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
-                Wish::Reload => {
+                AdminCommand::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
+                AdminCommand::Reload => {
                     asked.answer(reloader.reload("PROXY RELOAD", acceptor, workers).await);
                     look.set(changed(reloader));
                 }
-                Wish::Pause(time) => pauses.begin(asked, time, reloader.running().pause_max).await,
-                Wish::Resume => asked.answer(pauses.resume().await),
-                Wish::Reconnect => asked.answer(reconnect(workers).await),
+                AdminCommand::Pause(time) => pauses.begin(asked, time, reloader.running().pause_max).await,
+                AdminCommand::Resume => asked.answer(pauses.resume().await),
+                AdminCommand::Reconnect => asked.answer(reconnect(workers).await),
             },
             Some(()) = async { hangup.as_mut()?.recv().await } => {
                 if on_terminal {
@@ -75,7 +75,7 @@ async fn changed(reloader: &Reloader) {
     }
 }
 
-async fn reconnect(workers: &Workers) -> Granted {
+async fn reconnect(workers: &Workers) -> AdminReply {
     let kept: usize = workers.orders().ask(Order::Reconnect).await.into_iter().sum();
     tracing::info!(kept, "upstream connections are replaced");
     Ok(vec![

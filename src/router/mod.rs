@@ -339,7 +339,7 @@ fn local(op: Op, args: &impl Args) -> Route {
         Op::ClientList => Local::List,
         Op::ClientKill => Local::Kill,
         Op::ClientUnblock => Local::Unblock,
-        Op::ClientNotices => Local::Notices,
+        Op::ClientNotices => Local::MaintNotifications,
         Op::Numsub => Local::Numsub,
         Op::Reset => Local::Reset,
         Op::Proxy => Local::Proxy,

@@ -164,7 +164,7 @@ pub enum Local {
     Pause,
     Unpause,
     /// CLIENT MAINT_NOTIFICATIONS.
-    Notices,
+    MaintNotifications,
     /// PUBSUB NUMSUB and SHARDNUMSUB.
     Numsub,
     /// PING of a RESP2 client with subscriptions.

@@ -80,7 +80,7 @@ pub enum Guard {
 
 /// CLIENT MAINT_NOTIFICATIONS: what the client wants to hear before it is sent away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Notices {
+pub enum MaintNotifications {
     #[default]
     Off,
     /// That it is to go, and where.
@@ -95,7 +95,7 @@ pub struct Session {
     pub key: RouteKey,
     pub reply: ReplyMode,
     pub guard: Guard,
-    pub notices: Notices,
+    pub notices: MaintNotifications,
     /// Which commands are forbidden to it.
     pub policy: Policy,
     /// Name and library facts are rare enough to cost one pointer when absent.
@@ -118,7 +118,7 @@ impl Session {
             key: RouteKey::fresh(Identity::Implicit, db),
             reply: ReplyMode::On,
             guard: Guard::Intact,
-            notices: Notices::Off,
+            notices: MaintNotifications::Off,
             policy,
             labels: None,
         }
@@ -153,7 +153,7 @@ impl Session {
             self.reply = ReplyMode::On;
         }
         self.guard = Guard::Intact;
-        self.notices = Notices::Off;
+        self.notices = MaintNotifications::Off;
         if let Some(labels) = &mut self.labels {
             labels.name.clear();
         }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::client::{Accepted, Address, Ids, Peers, Question, Shared, Transport, answer};
+use crate::client::{Accepted, Address, Ids, PeerQuery, Peers, Shared, Transport, answer};
 use crate::link::Socket;
 use crate::telemetry::{RejectReason, unix_millis};
 use crate::upstream::{Change, Parts, Upstream};
@@ -72,7 +72,7 @@ pub(crate) struct Blueprint {
     pub ids: Arc<Ids>,
     pub peers: Peers,
     pub orders: mpsc::Receiver<Order>,
-    pub questions: mpsc::Receiver<Question>,
+    pub questions: mpsc::Receiver<PeerQuery>,
     /// Clients of this worker, those on their way to it included.
     pub load: Arc<AtomicUsize>,
     /// What else runs on this thread.
@@ -200,7 +200,7 @@ impl Drop for Leave {
     }
 }
 
-async fn answer_questions(shared: Rc<Shared>, mut questions: mpsc::Receiver<Question>) {
+async fn answer_questions(shared: Rc<Shared>, mut questions: mpsc::Receiver<PeerQuery>) {
     while let Some(question) = questions.recv().await {
         answer(&shared, question);
     }

@@ -257,7 +257,7 @@ fn files_stay_readable() {
     assert!(long.is_empty(), "over {FILE_LINES} lines without tests:\n{}", long.join("\n"));
 }
 
-/// One place carries out a route.
+/// One place carries out a route of a client that holds no connection, one that of a client that does.
 #[test]
 fn one_match_on_the_route() {
     let matching: Vec<_> = sources()
@@ -266,7 +266,7 @@ fn one_match_on_the_route() {
         .filter(|source| source.code.matches("Route::").filter(|_| true).count() >= 4)
         .map(|source| source.path.display().to_string())
         .collect();
-    assert!(matching.len() <= 1, "routes are told apart in {matching:?}");
+    assert!(matching.len() <= 2, "routes are told apart in {matching:?}");
 }
 
 /// Whoever is excused has a lock and a reason: a line that is not needed any more goes.

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::Verb;
-use crate::client::admission::Admission;
 use crate::client::connection::Client;
 use crate::client::error_reply;
+use crate::client::identity::admission::Admission;
 use crate::client::request::Request;
 use crate::config::ProxyRight;
 use crate::router::Refusal;
@@ -97,7 +97,7 @@ impl Client {
     }
 
     async fn consent(&self, twin: Twin) -> Consent {
-        let (node, key) = (self.node(), self.profile.session.borrow().key.clone());
+        let (node, key) = (self.node(), self.record.session.borrow().key.clone());
         match node.permission(&key, twin, PATIENCE).await {
             Permission::Granted => Consent::Yes,
             Permission::Refused(line) => {
@@ -110,7 +110,7 @@ impl Client {
 
     /// Nobody can be asked for the client's rights: it may read if it is of this machine, as over HTTP.
     fn without_upstream(&self, verb: Verb) -> Access {
-        if verb.right() == ProxyRight::Read && self.profile.address.is_of_this_machine() {
+        if verb.right() == ProxyRight::Read && self.record.address.is_of_this_machine() {
             return Access::Granted;
         }
         self.rt().shard.commands_rejected[RefuseReason::UpstreamDown].inc();
@@ -133,7 +133,7 @@ impl Client {
             _ => "",
         };
         let mut line = self.denied(request);
-        let session = self.profile.session.borrow();
+        let session = self.record.session.borrow();
         let user = String::from_utf8_lossy(session.key.identity.name()).into_owned();
         line.extend_from_slice(format!(" (respmux: set {setting} = [{user:?}]{over_http})").as_bytes());
         drop(session);
@@ -142,7 +142,7 @@ impl Client {
 
     /// What the client may do with PROXY, as far as that is respmux' own matter.
     fn proxy_right(&self) -> ProxyRight {
-        let session = self.profile.session.borrow();
+        let session = self.record.session.borrow();
         self.rt().rules().rights.of(self.rt().rules().policies.name_of(&session.key.identity))
     }
 }

@@ -5,12 +5,12 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use serde_json::{Value, json};
 
-use super::selection::Selection;
 use super::{Answer, Answered};
 use crate::client::connection::{Client, Closed};
-use crate::client::directory::{Line, Transport};
+use crate::client::directory::line::{ClientLine, Transport};
+use crate::client::directory::peers::Peers;
+use crate::client::directory::selection::Selection;
 use crate::client::error_reply;
-use crate::client::peers::Peers;
 use crate::client::request::Request;
 use crate::command::CommandTable;
 use crate::resp::encode;
@@ -46,7 +46,7 @@ impl Client {
     }
 }
 
-fn client_line(table: &CommandTable, line: &Line) -> String {
+fn client_line(table: &CommandTable, line: &ClientLine) -> String {
     let pair = |(name, value): (&str, Value)| match value {
         Value::String(text) => format!("{name}={text}"),
         other => format!("{name}={other}"),
@@ -54,7 +54,7 @@ fn client_line(table: &CommandTable, line: &Line) -> String {
     line.fields(table).into_iter().map(pair).collect::<Vec<_>>().join(" ")
 }
 
-impl Line {
+impl ClientLine {
     /// What is told of a client, as a line and as JSON, in the names of CLIENT LIST where it has one for the same.
     pub(crate) fn fields(&self, table: &CommandTable) -> Vec<(&'static str, Value)> {
         let mut fields = vec![("id", json!(self.id)), ("addr", json!(self.addr)), ("laddr", json!(self.laddr))];

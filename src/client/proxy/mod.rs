@@ -6,26 +6,23 @@ mod access;
 mod clients;
 mod config;
 mod counters;
+mod explain;
 mod info;
-mod selection;
 mod servers;
 mod slow;
 
 use std::rc::Rc;
-use std::str::FromStr;
-
-pub(super) use selection::Selection;
 
 use bytes::BytesMut;
 
 use access::Access;
+use explain::{Tail, explain};
 
-use super::admission::Admission;
+use super::admin_command::AdminCommand;
 use super::connection::{Client, Closed};
 use super::error_reply;
-use super::explain::{Tail, explain};
+use super::identity::admission::Admission;
 use super::request::Request;
-use super::wish::Wish;
 use crate::command::token_is;
 use crate::config::ProxyRight;
 use crate::resp::encode;
@@ -227,11 +224,11 @@ impl Client {
             Verb::Help => Ok(Answer::Lines(HELP.iter().map(|line| (*line).to_owned()).collect())),
             Verb::Whoami => Ok(Answer::Lines(self.whoami())),
             Verb::Explain => Ok(Answer::Lines(self.explained(request))),
-            Verb::Drain => return self.wish(Wish::Drain).await,
-            Verb::Reload => return self.wish(Wish::Reload).await,
+            Verb::Drain => return self.wish(AdminCommand::Drain).await,
+            Verb::Reload => return self.wish(AdminCommand::Reload).await,
             Verb::Pause => return self.pause_all(request).await,
-            Verb::Resume => return self.wish(Wish::Resume).await,
-            Verb::Reconnect => return self.wish(Wish::Reconnect).await,
+            Verb::Resume => return self.wish(AdminCommand::Resume).await,
+            Verb::Reconnect => return self.wish(AdminCommand::Reconnect).await,
             Verb::Kill => return self.proxy_kill(request).await,
             _ => self.proxy_shown(verb, request).await,
         };
@@ -265,7 +262,7 @@ impl Client {
     }
 
     /// Asks the main thread; its lines, or its error.
-    pub(super) async fn wish(&self, wish: Wish) -> Result<(), Closed> {
+    pub(super) async fn wish(&self, wish: AdminCommand) -> Result<(), Closed> {
         match self.shared.peers.main().ask(wish).await {
             Ok(lines) => self.reply_lines(&lines),
             // An error is one line.
@@ -296,7 +293,7 @@ impl Client {
     }
 
     fn whoami(&self) -> Vec<String> {
-        let line = self.profile.line(self.rt().now());
+        let line = self.record.line(self.rt().now());
         vec![
             format!("id:{}", line.id),
             format!("user:{}", String::from_utf8_lossy(&line.user)),
@@ -317,7 +314,7 @@ impl Client {
         let table = &self.rt().rules().table;
         let lookup = table.lookup(command.nth(0), second);
         let route = route(table, lookup, self.facts(Held::None, false), &command);
-        let session = self.profile.session.borrow();
+        let session = self.record.session.borrow();
         let key = &session.key;
         let mut lines = explain(table, lookup, route, &command);
         lines.push(format!(
@@ -328,10 +325,4 @@ impl Client {
         ));
         lines
     }
-}
-
-/// As the servers read ids: digits only.
-fn number<T: FromStr>(text: &[u8]) -> Option<T> {
-    let digits = text.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()
 }

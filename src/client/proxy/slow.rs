@@ -2,10 +2,10 @@
 
 use bytes::BytesMut;
 
-use super::{Answer, Answered, number};
+use super::{Answer, Answered};
+use crate::client::directory::peers::Peers;
 use crate::client::error_reply;
-use crate::client::peers::Peers;
-use crate::client::request::Request;
+use crate::client::request::{Request, number};
 use crate::command::token_is;
 use crate::resp::encode;
 use crate::router::Args;

@@ -1,0 +1,118 @@
+//! The departure of one client, carried out by its task: told, waited for, closed.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+use tokio::time::timeout;
+
+use super::departure::{DrainTimer, sequence};
+use crate::client::connection::Client;
+use crate::session::{Guard, MaintNotifications, Resp};
+use crate::telemetry::CloseReason;
+
+/// How long a client may take to notice that its connection was closed.
+const LINGER: Duration = Duration::from_secs(1);
+
+impl Client {
+    /// Tells a client whose turn it is to go elsewhere; whether it must not send more before, because something is
+    /// unanswered. Only here, where no connection is held: what a lent connection has of a client's state (a
+    /// transaction, tracking, subscriptions) stock clients do not take along when they move.
+    pub(in crate::client) fn announce(&self) -> bool {
+        let Some(departure) = self.record.departure.get() else { return false };
+        let now = self.rt().now();
+        if !departure.is_to_be_told(now) || !self.wants_announcement() {
+            return false;
+        }
+        if self.record.session.borrow().guard != Guard::Intact {
+            return false;
+        }
+        // A push between two replies of a pipeline would be read in the middle of it.
+        if self.outbox().pending() > 0 {
+            return true;
+        }
+        let seq = self.shared.schedule.get().map_or_else(|| sequence(&self.rt().config()), |schedule| schedule.seq());
+        self.push_moving(seq, departure.seconds_left(now));
+        self.record.departure.set(Some(departure.announced()));
+        false
+    }
+
+    fn wants_announcement(&self) -> bool {
+        let session = self.record.session.borrow();
+        session.notices != MaintNotifications::Off && session.key.resp == Resp::Three && !self.record.subscribes()
+    }
+
+    /// Ready when this is the moment to close the client; called when there is nothing to read from it. `tells`: it
+    /// could be told instead.
+    pub(in crate::client) fn poll_departure(&mut self, cx: &mut Context<'_>, tells: bool) -> Poll<CloseReason> {
+        let Some(departure) = self.record.departure.get() else { return Poll::Pending };
+        if departure.is_for_age() && self.record.subscribes() {
+            self.record.departure.set(None); // it would miss messages
+            return Poll::Pending;
+        }
+        let tells = tells && self.wants_announcement();
+        loop {
+            if !self.at_boundary() {
+                return Poll::Pending;
+            }
+            let now = self.rt().now();
+            let departure = departure.at(now, tells);
+            self.record.departure.set(Some(departure));
+            let active = self.record.active.get();
+            let Some(moment) = departure.moment(now, active, self.drain_timer.as_deref()) else {
+                // The loop announces it, before it reads again.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            };
+            let (until, waits) = moment;
+            if now >= until {
+                // Unread input is answered before the close; its reader wakes this task.
+                return if self.outbox().is_silent() { Poll::Ready(departure.reason()) } else { Poll::Pending };
+            }
+            if !self.drain_timer.as_ref().is_some_and(|timer| timer.is_set_for(moment)) {
+                self.drain_timer = Some(DrainTimer::new(until, waits, now));
+            }
+            if self.drain_timer.as_mut().is_some_and(|timer| timer.poll(cx).is_pending()) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Nothing is asked, owed or begun. A connection that the client holds has its own say in that.
+    fn at_boundary(&self) -> bool {
+        self.carry.is_empty()
+            && !self.read.is_ahead()
+            && self.outbox().pending() == 0
+            && self.outbox().unsent() == 0
+            && self.record.session.borrow().guard == Guard::Intact
+    }
+
+    /// Closes our side and waits until the client has closed its own: were the socket closed while something unread
+    /// comes in, the kernel would reset the connection, and the reset would overtake the last reply.
+    pub(in crate::client) async fn close_gracefully(&mut self, reason: CloseReason) {
+        self.outbox().close(reason);
+        self.leave_hub();
+        let node = self.node();
+        let mut late = false;
+        let parted = async {
+            poll_fn(|cx| self.outbox().poll_end(cx)).await?;
+            loop {
+                let read = poll_fn(|cx| {
+                    let mut memory = node.rt.read_buffer.borrow_mut();
+                    let mut buf = ReadBuf::new(&mut memory);
+                    self.read.poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
+                });
+                match read.await? {
+                    0 => return std::io::Result::Ok(()),
+                    _ => late = true,
+                }
+            }
+        };
+        // A client that does not notice, or has gone already, is closed all the same.
+        let _ = timeout(LINGER, parted).await;
+        if late {
+            node.rt.shard.close_races.inc();
+        }
+    }
+}

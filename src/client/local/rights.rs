@@ -1,0 +1,60 @@
+//! What respmux answers itself, the upstream must allow (rule C1): a server would ask its rules before it answers, too.
+
+use bytes::BytesMut;
+
+use crate::client::connection::{Client, Closed};
+use crate::client::request::Request;
+use crate::command::CommandId;
+use crate::resp::encode;
+use crate::router::Local;
+use crate::upstream::{Answer, Known};
+
+/// No client name and no fact of a library: refused behind the question whether the user may.
+const NO_NAME: &str = "a b";
+
+impl Client {
+    /// Whether the client may have its own answer to `request`; if not, it has the upstream's. The upstream is asked once
+    /// for each identity and command, and again when rights may have changed.
+    pub(in crate::client) async fn may_have_answer(&mut self, request: &Request, local: Local) -> Result<bool, Closed> {
+        // The same command in a form that changes nothing, and can be sent on a lane.
+        let mut twin = BytesMut::new();
+        match local {
+            Local::Id | Local::GetName | Local::GetRedir | Local::TrackingInfo | Local::Caching => {
+                twin.extend_from_slice(request.raw());
+            }
+            Local::SetName => encode::command(&mut twin, &["CLIENT", "SETNAME", NO_NAME]),
+            Local::SetInfo => encode::command(&mut twin, &["CLIENT", "SETINFO", "LIB-NAME", NO_NAME]),
+            Local::Reply => encode::command(&mut twin, &["CLIENT", "REPLY", NO_NAME]),
+            // SCRIPT DEBUG NO
+            Local::Ok => encode::command(&mut twin, &["SCRIPT", "DEBUG", NO_NAME]),
+            _ => return Ok(true),
+        }
+        self.has_right(request.id(), &twin).await
+    }
+
+    async fn has_right(&mut self, id: CommandId, twin: &[u8]) -> Result<bool, Closed> {
+        let key = self.record.session.borrow().key.clone();
+        let rules = self.rt().process.rights_changes();
+        let known = self.node().granted.knows(&key.identity, id, rules, self.rt().now());
+        if known == Known::Now {
+            return Ok(true);
+        }
+        match self.twin_bytes(&key, CommandId::OURS, twin).await? {
+            Answer::Reply(frame) if frame.starts_with(b"-NOPERM") || frame.starts_with(b"-NOAUTH") => {
+                self.pass_on(Answer::Reply(frame));
+                Ok(false)
+            }
+            // Any other error is about the twin.
+            Answer::Reply(_) => {
+                let node = self.node();
+                node.granted.on_granted(key.identity, id, rules, node.rt.now());
+                Ok(true)
+            }
+            Answer::NotExecuted(_) if known == Known::Once => Ok(true),
+            answer @ Answer::NotExecuted(_) => {
+                self.pass_on(answer);
+                Ok(false)
+            }
+        }
+    }
+}

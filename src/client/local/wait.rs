@@ -1,0 +1,215 @@
+//! WAIT, answered from how far the replicas are (rule W6); and what still needs a connection for it: WAITAOF, and WAIT
+//! where respmux' own user may not ask ROLE.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use crate::client::blocking::{Command, UNBLOCKED, timer};
+use crate::client::connection::{Client, Closed};
+use crate::client::error_reply;
+use crate::client::request::{Request, strict_integer};
+use crate::command::CommandId;
+use crate::resp::encode;
+use crate::router::{Args, PinReason};
+use crate::telemetry::{CloseReason, unix_millis};
+use crate::upstream::{Acks, Answer, Look, Wait, Wants, Watcher};
+
+/// What the server says to a WAIT that has nothing wrong but our timeout.
+const ALLOWED: &[u8] = b"-ERR timeout is negative\r\n";
+
+/// What wakes a client that waits for replicas.
+enum News {
+    Look(Rc<Look>),
+    Unblocked,
+    Over,
+}
+
+impl Client {
+    /// WAIT and WAITAOF. Nothing is unanswered, so all that the client wrote is executed.
+    pub(in crate::client) async fn wait(&mut self, request: &Request) -> Result<(), Closed> {
+        if self.wrote.is_lost(&self.node()) {
+            return Err(Closed(CloseReason::UpstreamLost)); // rule W4
+        }
+        // Rights, role and arguments are the server's to judge; a negative timeout is refused behind all of them.
+        let mut words: Vec<&[u8]> = (0..request.count() - 1).map(|at| request.nth(at)).collect();
+        words.push(b"-1");
+        if !self.would_wait(&words).await? {
+            return Ok(());
+        }
+        let Some(timeout) = self.wait_timeout(request.nth(request.count() - 1)) else { return Ok(()) };
+        let Some(wanted) = strict_integer(request.nth(1)).filter(|_| request.count() == 3) else {
+            return self.wait_on_a_connection(request).await;
+        };
+        let command = Command::begin(self, request, (!timeout.is_zero()).then_some(timeout));
+        let node = self.node();
+        let watcher = Acks::watch(&node, self.outbox().key());
+        let first = self.wait_for(Wants::Nothing, |_| watcher.take()).await?;
+        let offset = match &*first {
+            Look::Primary { offset, .. } => *offset,
+            // It was a primary a moment ago, and says now what it says.
+            Look::Replica => return self.would_wait(&words).await.map(drop),
+            Look::Refused(line) if line.starts_with(b"-NOPERM") => return self.wait_on_a_connection(request).await,
+            Look::Refused(line) => {
+                self.reply_error(&line[1..]);
+                return Ok(());
+            }
+            Look::Away => {
+                self.reply_error(error_reply::NOT_EXECUTED);
+                return Ok(());
+            }
+        };
+        let count = first.count(offset);
+        if count >= wanted {
+            self.finish_count(&command, count);
+            return Ok(());
+        }
+        watcher.is_behind();
+        let wait = Wait::new(self.outbox(), false);
+        *self.record.waiting.borrow_mut() = Some(Rc::clone(&wait));
+        self.record.busy.set(false); // it may be for ever
+        let end = self.await_replicas(&command, &watcher, &wait, offset, wanted, count).await;
+        self.record.busy.set(true);
+        self.record.waiting.borrow_mut().take();
+        wait.left(false); // whoever asked for it meanwhile
+        end
+    }
+
+    /// Whether the server would carry out this WAIT, but for its timeout; if not, the client has its answer.
+    async fn would_wait(&mut self, words: &[&[u8]]) -> Result<bool, Closed> {
+        let mut twin = BytesMut::new();
+        encode::command(&mut twin, words);
+        let key = self.record.session.borrow().key.clone();
+        match self.twin_bytes(&key, CommandId::OURS, &twin).await? {
+            Answer::Reply(frame) if frame == ALLOWED => Ok(true),
+            answer => {
+                self.pass_on(answer);
+                Ok(false)
+            }
+        }
+    }
+
+    /// The time in milliseconds as servers read it; `None` when the client has the error.
+    fn wait_timeout(&self, text: &[u8]) -> Option<Duration> {
+        let line: &[u8] = match strict_integer(text) {
+            None => error_reply::TIMEOUT_NO_INTEGER,
+            Some(millis) => match u64::try_from(millis) {
+                Err(_) => error_reply::TIMEOUT_NEGATIVE,
+                Ok(millis) if self.overflows(millis) => error_reply::TIMEOUT_OUT_OF_RANGE,
+                Ok(millis) => return Some(Duration::from_millis(millis)),
+            },
+        };
+        self.reply_error(line);
+        None
+    }
+
+    /// Since Redis 7.2 and in Valkey, an end of the wait that is no date is an error.
+    fn overflows(&self, millis: u64) -> bool {
+        let flavour = self.node().control.flavour();
+        let checks = flavour.valkey || flavour.at_least(7, 2);
+        checks && millis > i64::MAX as u64 - unix_millis()
+    }
+
+    async fn await_replicas(
+        &mut self,
+        command: &Command,
+        watcher: &Watcher,
+        wait: &Rc<Wait>,
+        offset: i64,
+        wanted: i64,
+        mut count: i64,
+    ) -> Result<(), Closed> {
+        let began = self.rt().now();
+        loop {
+            let news = self.news(watcher, wait, command.deadline()).await?;
+            // The server that the offset is of may be gone; then its count is about nothing.
+            if self.wrote.is_lost(&self.node()) || !self.node().is_of_this_server(began) {
+                return Err(Closed(CloseReason::UpstreamLost));
+            }
+            match news {
+                News::Look(look) => {
+                    if *look == Look::Replica {
+                        self.reply_error(error_reply::FORCED_UNBLOCK);
+                        return Err(Closed(CloseReason::UpstreamLost));
+                    }
+                    count = count.max(look.count(offset));
+                    if count >= wanted {
+                        self.finish_count(command, count);
+                        return Ok(());
+                    }
+                }
+                News::Unblocked => {
+                    if wait.left(true) {
+                        let mut frame = BytesMut::new();
+                        encode::error(&mut frame, UNBLOCKED);
+                        self.finish(command, &frame);
+                    } else {
+                        self.finish_count(command, count);
+                    }
+                    return Ok(());
+                }
+                News::Over => {
+                    self.finish_count(command, count);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The next thing that happens to a client that waits. Its input is read meanwhile, so that a close is noticed.
+    async fn news(&mut self, watcher: &Watcher, wait: &Rc<Wait>, deadline: Option<Instant>) -> Result<News, Closed> {
+        let mut timer = timer(deadline);
+        poll_fn(|cx| {
+            if let Poll::Ready(closed) = self.poll_presence(cx) {
+                return Poll::Ready(Err(closed));
+            }
+            if let Some(look) = watcher.take() {
+                return Poll::Ready(Ok(News::Look(look)));
+            }
+            if wait.is_asked_to_leave() {
+                return Poll::Ready(Ok(News::Unblocked));
+            }
+            match timer.as_mut().map(|timer| timer.as_mut().poll(cx)) {
+                Some(Poll::Ready(())) => Poll::Ready(Ok(News::Over)),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn finish_count(&self, command: &Command, count: i64) {
+        let mut frame = BytesMut::new();
+        encode::integer(&mut frame, count);
+        self.finish(command, &frame);
+    }
+
+    /// Behind a write of our own on a connection that is lent for it (rule W1). That the user may wait is known; one
+    /// that may not write there waits on a connection of respmux' own user.
+    async fn wait_on_a_connection(&mut self, request: &Request) -> Result<(), Closed> {
+        let mut write = BytesMut::new();
+        bump(&mut write);
+        let key = self.record.session.borrow().key.clone();
+        let as_itself = match self.twin_bytes(&key, CommandId::OURS, &write).await? {
+            Answer::Reply(frame) => !frame.starts_with(b"-NOPERM"),
+            answer @ Answer::NotExecuted(_) => {
+                self.pass_on(answer);
+                return Ok(());
+            }
+        };
+        self.wait_as_respmux = !as_itself;
+        let result = Box::pin(self.pin(request.clone(), PinReason::Wait)).await;
+        self.wait_as_respmux = false;
+        result
+    }
+}
+
+/// A write that every replica sees and no key notices: WAIT behind it covers everything that the client wrote
+/// before (rule W1).
+pub(in crate::client) fn bump(out: &mut BytesMut) {
+    let channel = format!("respmux:wait:{:016x}", fastrand::u64(..));
+    encode::command(out, &["SPUBLISH", &channel, ""]);
+}

@@ -1,0 +1,184 @@
+//! Lends a client a connection of its own and gives it back (rules M2 to M6).
+
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use crate::client::connection::{Client, Closed};
+use crate::client::directory::record::PinnedFacts;
+use crate::client::error_reply;
+use crate::client::pinned::{Pinned, PinnedEvent};
+use crate::client::request::Request;
+use crate::command::{CommandId, Lookup};
+use crate::router::{Local, PinReason};
+use crate::session::{Guard, Identity, RouteKey};
+use crate::telemetry::{self, CloseReason, RefuseReason};
+use crate::upstream::{Lease, LendError, Node, OutputClass, Return};
+
+impl Client {
+    /// Borrows a connection, runs `first` on it, and everything after it for as long as the connection's state is
+    /// the client's.
+    pub(in crate::client) async fn pin(&mut self, first: Request, reason: PinReason) -> Result<(), Closed> {
+        let node = self.node();
+        if reason == PinReason::Transaction {
+            let mut session = self.record.session.borrow_mut();
+            if session.guard == Guard::Poisoned {
+                session.guard = Guard::Intact; // a new MULTI is a new attempt
+            }
+        }
+        let asked = node.rt.now();
+        let lease = match self.lend_unless_paused(reason).await? {
+            Ok(lease) => lease,
+            Err(error) => return self.refuse_lease(reason, error),
+        };
+        if reason == PinReason::Wait && self.wrote.is_lost(&self.node()) {
+            // Rule W4: another history would answer for the writes of the old one.
+            lease.give_back(Return::Clean);
+            return Err(Closed(CloseReason::UpstreamLost));
+        }
+        let pinned = PinCount::new(&node, reason);
+        let result = self.hold(lease, first, reason, asked).await;
+        drop(pinned);
+        self.record.holding.set(PinnedFacts { multi: -1, ..PinnedFacts::default() });
+        if self.outbox().hub().is_none() {
+            node.limit_output(self.outbox(), OutputClass::Normal);
+        }
+        self.lane = None;
+        result
+    }
+
+    /// Waits in line; whose turn comes during PROXY PAUSE lets others go first.
+    async fn lend_unless_paused(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
+        loop {
+            // In line nothing is begun, and it may take as long as others are blocked.
+            self.record.busy.set(false);
+            let lent = self.lend(reason).await?;
+            self.record.busy.set(true);
+            match lent {
+                Ok(lease) if self.rt().is_paused() => {
+                    lease.give_back(Return::Clean);
+                    self.record.busy.set(false);
+                    self.resumed().await?;
+                }
+                lent => return Ok(lent),
+            }
+        }
+    }
+
+    /// Waits in line. A client that leaves meanwhile gives its turn up, unless it only half-closed and its
+    /// commands do not block (rule F7).
+    async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
+        let node = self.node();
+        let mut key = self.record.session.borrow().key.clone();
+        if reason == PinReason::OutOfBand {
+            key.db = 0;
+        }
+        if self.wait_as_respmux {
+            key = RouteKey { resp: key.resp, ..RouteKey::fresh(Identity::Implicit, 0) };
+        }
+        let dies_with_eof = matches!(
+            reason,
+            PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor | PinReason::Paused
+        );
+        let lend = async {
+            match reason {
+                PinReason::Blocking | PinReason::Wait => node.rt.pool.lend_for_blocked_in_line(&node, &key).await,
+                PinReason::Paused => node.rt.pool.lend_for_blocked(&node, &key).await,
+                _ => node.rt.pool.lend(&node, &key).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            lease = lend => Ok(lease),
+            closed = self.watch(dies_with_eof) => Err(closed),
+        }
+    }
+
+    /// Relays on the lent connection until nothing of its state is the client's any more.
+    async fn hold(&mut self, lease: Lease, first: Request, reason: PinReason, asked: u64) -> Result<(), Closed> {
+        let mut pinned = Pinned::new(lease, &self.node(), reason, asked);
+        pinned.begin(self, first);
+        loop {
+            match poll_fn(|cx| pinned.poll(self, cx)).await {
+                PinnedEvent::Done => {
+                    pinned.give_back();
+                    return Ok(());
+                }
+                PinnedEvent::Closed(closed) => {
+                    pinned.abandon(self);
+                    return Err(closed);
+                }
+                PinnedEvent::Idle => {
+                    self.rt().shard.pool_limits.idle_transactions.inc();
+                    let guard = pinned.guard_when_idle();
+                    self.record.session.borrow_mut().guard = guard;
+                    pinned.give_back();
+                    return Ok(());
+                }
+                PinnedEvent::Late => return pinned.give_up(self),
+                PinnedEvent::Reset(request) => {
+                    pinned.give_back();
+                    return self.answer(&request, Local::Reset).await;
+                }
+                PinnedEvent::Command(request, route) => {
+                    let known = matches!(request.lookup(), Lookup::Known(_));
+                    self.record.command.set(if known { request.id() } else { CommandId::OTHER });
+                    if let Err(closed) = self.aside(&mut pinned, request, route).await {
+                        pinned.abandon(self);
+                        return Err(closed);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Client {
+    /// No connection could be lent. The marks keep a client safe that ignores errors (rule M6).
+    pub(in crate::client) fn refuse_lease(&self, reason: PinReason, error: LendError) -> Result<(), Closed> {
+        let rejected = match error {
+            LendError::Exhausted => RefuseReason::Pool,
+            LendError::Dial(_) => RefuseReason::UpstreamDown,
+        };
+        self.rt().shard.commands_rejected[rejected].inc();
+        let line = error_reply::no_lease(reason, error);
+        self.reply_error(&line);
+        self.mark_after_failure(reason);
+        Ok(())
+    }
+
+    pub(in crate::client) fn mark_after_failure(&self, reason: PinReason) {
+        let mut session = self.record.session.borrow_mut();
+        session.guard = mark_after_failure(reason, session.guard);
+    }
+}
+
+/// A client that holds a connection, counted for as long as it does, however that ends.
+struct PinCount {
+    node: Rc<Node>,
+    reason: telemetry::PinReason,
+    /// Nanoseconds of the worker's clock.
+    since: u64,
+}
+
+impl PinCount {
+    fn new(node: &Rc<Node>, reason: PinReason) -> Self {
+        let reason = reason.into();
+        node.rt.shard.pin_began(reason);
+        Self { node: Rc::clone(node), reason, since: node.rt.now() }
+    }
+}
+
+impl Drop for PinCount {
+    fn drop(&mut self) {
+        self.node.rt.shard.pin_ended(self.reason, self.node.rt.now().saturating_sub(self.since));
+    }
+}
+
+/// The mark that a failed pin leaves (rule M6).
+fn mark_after_failure(reason: PinReason, guard: Guard) -> Guard {
+    match reason {
+        PinReason::Transaction => Guard::Poisoned,
+        PinReason::Watch if guard == Guard::Intact => Guard::WatchBroken,
+        _ => guard,
+    }
+}

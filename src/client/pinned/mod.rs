@@ -1,0 +1,426 @@
+//! A connection that a client holds: its requests go there one to one, its replies come back from there, and the
+//! replies say when nothing of the connection's state is the client's any more (rule M3).
+//!
+//! ```text
+//!   client input ──▶ route ──▶ out ──▶ upstream          expect: one entry per request, oldest first
+//!   outbox ◀── replies, messages ◀────────┘              barrier: what follows depends on the answer
+//! ```
+
+mod aside;
+mod expect;
+mod lend;
+mod redirect;
+mod relay;
+mod replies;
+mod request_timeout;
+mod subscriptions;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
+use tokio::time::{Sleep, sleep};
+
+use expect::{Expect, Queued};
+use subscriptions::Subscriptions;
+
+use super::connection::{Client, Closed};
+use super::directory::record::PinnedFacts;
+use super::read::WAITING_INPUT;
+use super::request::Request;
+use crate::resp::{ProtocolError, ReplyScanner};
+use crate::router::{self, PinReason, Relay, Route};
+use crate::session::{Guard, Resp, Transaction};
+use crate::telemetry::{BufferKind, CloseReason, UpstreamCloseReason};
+use crate::upstream::{Charge, Lease, Node, Return, Wants};
+
+/// What the holder of the connection must decide.
+pub(super) enum PinnedEvent {
+    /// The connection's state is nobody's: it may go back.
+    Done,
+    Closed(Closed),
+    /// A transaction was left open for too long (rule M5).
+    Idle,
+    /// The oldest command has no answer for `client.request_timeout`.
+    Late,
+    /// A command that does not run on this connection; everything before it is answered.
+    Command(Request, Route),
+    /// RESET: the connection goes back, the client stays.
+    Reset(Request),
+}
+
+/// One lent connection and what its client has done to it.
+pub(super) struct Pinned {
+    lease: Option<Lease>,
+    node: Rc<Node>,
+    reason: PinReason,
+    out: BytesMut,
+    expect: VecDeque<Expect>,
+    scanner: ReplyScanner,
+    /// The beginning of a reply that must be seen whole.
+    partial: BytesMut,
+    /// The reply in progress is passed on piece by piece.
+    streaming: bool,
+    transaction: Transaction,
+    queued: Vec<Queued>,
+    /// respmux refused a command of the body: EXEC must not execute (rule M7).
+    refused: bool,
+    /// The client had written something before its MULTI.
+    wrote_before: bool,
+    subscriptions: Subscriptions,
+    /// Confirmations that the subscribe command under way still brings.
+    confirmations: u64,
+    monitor: bool,
+    tracking: bool,
+    session: bool,
+    /// Something ran whose traces only RESET removes.
+    unproved: bool,
+    /// DEBUG ran here, and what it leaves RESET need not remove.
+    spent: bool,
+    /// A reply could not be trusted: the connection is of no use to anybody.
+    broken: bool,
+    /// Subscriptions are made here, not on a hub.
+    subscribes: bool,
+    relayed: u32,
+    /// When the first request was asked for, until it is sent.
+    asked: Option<u64>,
+    incomplete: bool,
+    idle: Option<Pin<Box<Sleep>>>,
+    /// When the oldest command may be late.
+    late: Option<Pin<Box<Sleep>>>,
+    /// What `out` and `partial` take.
+    charge: Charge,
+}
+
+impl Pinned {
+    /// Borrowed for a request that was asked for at `asked`, nanoseconds of the worker's clock.
+    pub(super) fn new(lease: Lease, node: &Rc<Node>, reason: PinReason, asked: u64) -> Self {
+        Self {
+            lease: Some(lease),
+            node: Rc::clone(node),
+            reason,
+            out: BytesMut::new(),
+            expect: VecDeque::new(),
+            scanner: ReplyScanner::new(),
+            partial: BytesMut::new(),
+            streaming: false,
+            transaction: Transaction::default(),
+            queued: Vec::new(),
+            refused: false,
+            wrote_before: false,
+            subscriptions: Subscriptions::default(),
+            confirmations: 0,
+            monitor: false,
+            tracking: false,
+            session: false,
+            unproved: matches!(reason, PinReason::Isolated | PinReason::OutOfBand),
+            spent: false,
+            broken: false,
+            subscribes: reason == PinReason::Subscribe,
+            relayed: 0,
+            asked: Some(asked),
+            incomplete: false,
+            idle: None,
+            late: None,
+            charge: Charge::new(&node.rt.memory, BufferKind::Upstream),
+        }
+    }
+
+    /// One turn: send, read what the upstream says, relay what the client says, until something else must act.
+    pub(super) fn poll(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Poll<PinnedEvent> {
+        loop {
+            if let Some(reason) = client.outbox().fate() {
+                return Poll::Ready(PinnedEvent::Closed(Closed(reason)));
+            }
+            let flushed = match client.outbox().poll_flush(cx, &self.node.rt.buffers) {
+                Poll::Ready(Err(_)) => return Poll::Ready(PinnedEvent::Closed(Closed(CloseReason::IoError))),
+                other => other.is_ready(),
+            };
+            if let Err(error) = self.write_out(cx) {
+                return Poll::Ready(PinnedEvent::Closed(self.lost((&error).into())));
+            }
+            let mut progress = false;
+            // The upstream waits for a client that does not read. Subscribers are read on: their limit closes them.
+            client.behind &= !flushed;
+            if flushed || self.unstoppable() || !client.is_behind() {
+                match self.read_in(client, cx) {
+                    Poll::Ready(Ok(())) => progress = true,
+                    Poll::Ready(Err(closed)) => return Poll::Ready(PinnedEvent::Closed(closed)),
+                    Poll::Pending => {}
+                }
+            }
+            match self.relay_input(client) {
+                Ok(relayed) => progress |= relayed,
+                Err(event) => {
+                    self.show(client); // what runs aside may be CLIENT INFO
+                    return Poll::Ready(event);
+                }
+            }
+            self.show(client);
+            self.charge.set(self.out.len() + self.partial.len());
+            client.count_input();
+            self.node.rt.relieve();
+            if let Some(event) = self.settled(client) {
+                return Poll::Ready(event);
+            }
+            match self.read_on(client, cx) {
+                Ok(read) => progress |= read,
+                Err(closed) => return Poll::Ready(PinnedEvent::Closed(closed)),
+            }
+            if !progress {
+                if self.at_boundary()
+                    && let Poll::Ready(reason) = client.poll_departure(cx, false)
+                {
+                    return Poll::Ready(PinnedEvent::Closed(Closed(reason)));
+                }
+                if self.awaits_rest(client) && !client.carry.is_empty() {
+                    if client.carry.len() >= self.node.rt.largest_request() {
+                        return Poll::Ready(PinnedEvent::Closed(Closed(CloseReason::QueryBuffer)));
+                    }
+                    client.outbox().await_rest();
+                }
+                client.outbox().await_with(cx, Wants::Nothing);
+                if self.poll_late(cx).is_ready() {
+                    return Poll::Ready(PinnedEvent::Late);
+                }
+                return self.poll_idle(cx);
+            }
+            self.idle = None;
+        }
+    }
+
+    /// Whether this is over, one way or the other.
+    fn settled(&self, client: &Client) -> Option<PinnedEvent> {
+        let quiet = self.expect.is_empty() && self.out.is_empty();
+        if quiet && !self.sticky() {
+            return Some(PinnedEvent::Done);
+        }
+        if (client.eof && quiet) || (client.has_ended() && (self.blocked() || self.held_back())) {
+            // Rule F7: a blocked command ends with its client; whatever is pipelined behind it is dropped.
+            return Some(PinnedEvent::Closed(Closed(CloseReason::Client)));
+        }
+        None
+    }
+
+    /// What was lent for is held back by the server, which forgets it when the connection ends.
+    fn held_back(&self) -> bool {
+        self.reason == PinReason::Paused && self.node.server_pause.extent().is_some() && !self.expect.is_empty()
+    }
+
+    /// Nothing is asked, owed or begun on this connection.
+    fn at_boundary(&self) -> bool {
+        let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
+        quiet && !self.scanner.mid_frame() && self.partial.is_empty()
+    }
+
+    /// The connection's state is this client's.
+    fn sticky(&self) -> bool {
+        !self.transaction.clean() || self.subscriptions.any() || self.monitor || self.tracking || self.session
+    }
+
+    /// Replies come whether the client reads them or not.
+    fn unstoppable(&self) -> bool {
+        self.subscriptions.any() || self.monitor
+    }
+
+    /// The newest request waits on the server; nothing may be sent behind it.
+    fn blocked(&self) -> bool {
+        self.expect.back().is_some_and(Expect::blocks)
+    }
+
+    /// In MULTI, by the replies so far.
+    pub(super) fn queueing(&self) -> bool {
+        self.transaction.queueing()
+    }
+
+    /// A command of the body was refused by respmux.
+    pub(super) fn on_refused(&mut self) {
+        if self.transaction.queueing() {
+            self.refused = true;
+            self.transaction.on_refused();
+        }
+    }
+
+    /// The mark that an abandoned transaction leaves (rule M6).
+    pub(super) fn guard_when_idle(&self) -> Guard {
+        if self.transaction.queueing() { Guard::Poisoned } else { Guard::WatchBroken }
+    }
+
+    /// No hub can be had: what the client subscribes to from here on is on this connection.
+    pub(super) fn take_subscriptions(&mut self) {
+        self.subscribes = true;
+    }
+
+    /// The client's subscriptions are on this connection, or are to be.
+    fn has_subscriptions(&self) -> bool {
+        self.subscribes || self.session || self.tracking || self.monitor || self.subscriptions.any()
+    }
+
+    /// How routing sees this connection.
+    fn view(&self) -> router::Held {
+        let resp2 = self.key_resp() == Resp::Two;
+        if self.transaction.queueing() {
+            router::Held::Queueing
+        } else if resp2 && self.subscriptions.any() {
+            router::Held::Subscribed
+        } else {
+            router::Held::Open
+        }
+    }
+
+    fn key_resp(&self) -> Resp {
+        self.lease.as_ref().map_or(Resp::Two, |lease| lease.key().resp)
+    }
+
+    /// The client has begun a request, and nothing but its end is missing.
+    fn awaits_rest(&self, client: &Client) -> bool {
+        self.incomplete && self.may_send(client)
+    }
+
+    /// Reads what the client says; whether it did.
+    fn read_on(&self, client: &mut Client, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        let most = if self.awaits_rest(client) { self.node.rt.largest_request() } else { WAITING_INPUT };
+        match client.poll_more(cx, most) {
+            Poll::Ready(result) => result.map(|()| true),
+            // Only the client itself, or another one, can end these waits.
+            Poll::Pending if client.carry.len() < most => Ok(false),
+            Poll::Pending if client.is_behind() => client.wait_until_read(cx),
+            Poll::Pending if self.blocked() => client.read_ahead(cx),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    fn lost(&mut self, reason: UpstreamCloseReason) -> Closed {
+        self.spoil(reason);
+        self.node.on_connection_lost();
+        Closed(CloseReason::UpstreamLost)
+    }
+
+    /// The connection is of no use to anybody.
+    fn spoil(&mut self, reason: UpstreamCloseReason) {
+        if let Some(lease) = self.lease.as_mut() {
+            lease.spoil(reason);
+        }
+    }
+
+    fn write_out(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        let Some(lease) = self.lease.as_mut() else { return Ok(()) };
+        while !self.out.is_empty() {
+            let n = lease.link().try_write(&self.out)?;
+            if n == 0 && lease.link().poll_writable(cx)?.is_pending() {
+                break;
+            }
+            self.out.advance(n);
+            self.node.rt.shard.upstream_written(n);
+        }
+        Ok(())
+    }
+
+    fn read_in(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let node = Rc::clone(&self.node);
+        let mut memory = node.rt.read_buffer.borrow_mut();
+        let mut buf = ReadBuf::new(&mut memory);
+        let Some(lease) = self.lease.as_mut() else { return Poll::Pending };
+        match lease.link().poll_read(cx, &mut buf) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost((&error).into()))),
+            Poll::Ready(Ok(())) => {}
+        }
+        if buf.filled().is_empty() {
+            return Poll::Ready(Err(self.lost(UpstreamCloseReason::Upstream)));
+        }
+        node.rt.shard.upstream_read(buf.filled().len());
+        Poll::Ready(self.on_bytes(client, buf.filled()))
+    }
+
+    /// A transaction that nobody goes on with does not keep a connection for ever.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<PinnedEvent> {
+        let open = !self.transaction.clean() && self.expect.is_empty();
+        if !open || self.subscriptions.any() || self.tracking || self.session {
+            return Poll::Pending;
+        }
+        let patience = self.node.rt.config().pool.idle_transaction_timeout;
+        if patience.is_zero() {
+            return Poll::Pending; // never
+        }
+        let timer = self.idle.get_or_insert_with(|| Box::pin(sleep(patience)));
+        timer.as_mut().poll(cx).map(|()| PinnedEvent::Idle)
+    }
+
+    /// What CLIENT LIST and UNBLOCK show of this.
+    fn show(&mut self, client: &Client) {
+        let (blocked, there) = (self.blocked(), self.node.control.server());
+        let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
+        client.record.busy.set(!quiet && !blocked);
+        let link = self.lease.as_mut().and_then(|lease| lease.link().client());
+        // Only a connection to the server that can be asked to unblock it.
+        let blocked_on = link.filter(|link| blocked && link.server == there);
+        let multi = if self.queueing() { i32::try_from(self.transaction.queued()).unwrap_or(i32::MAX) } else { -1 };
+        client.record.holding.set(PinnedFacts {
+            channels: small(self.subscriptions.channels),
+            patterns: small(self.subscriptions.patterns),
+            shards: small(self.subscriptions.shards),
+            multi,
+            monitor: self.monitor,
+            pin: Some(self.reason),
+            blocked_on,
+            link,
+        });
+    }
+
+    /// The client needs the connection no more and everything is answered.
+    pub(super) fn give_back(mut self) {
+        let Some(mut lease) = self.lease.take() else { return };
+        let subscribed = self.subscriptions.any();
+        if self.spent {
+            lease.spoil(UpstreamCloseReason::Dirty); // closed
+        } else if self.unproved || self.monitor || self.tracking || self.session || subscribed {
+            lease.give_back(Return::Unknown);
+        } else {
+            lease.give_back(return_for(self.transaction.queueing(), self.transaction.watching()));
+        }
+    }
+
+    /// The client is gone. What it left unfinished on the connection is ended there, never handed on.
+    pub(super) fn abandon(mut self, client: &Client) {
+        let lost = matches!(client.outbox().fate(), Some(CloseReason::UpstreamLost | CloseReason::UpstreamAnomaly));
+        let torn = self.broken || !self.out.is_empty() || self.scanner.mid_frame() || !self.partial.is_empty() || lost;
+        if torn || self.held_back() {
+            return; // dropping the lease closes the connection
+        }
+        if self.blocked() && !self.spent {
+            if let Some(lease) = self.lease.take() {
+                lease.cancel();
+            }
+            return;
+        }
+        self.unproved |= !self.expect.is_empty();
+        self.give_back();
+    }
+}
+
+/// How a connection comes back from this transaction state.
+fn return_for(queueing: bool, watching: bool) -> Return {
+    match (queueing, watching) {
+        (true, _) => Return::Queueing,
+        (false, true) => Return::Watching,
+        (false, false) => Return::Clean,
+    }
+}
+
+/// Nobody subscribes to 2^32 channels.
+fn small(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// What a scan of the client's input found.
+enum NextInput {
+    Nothing,
+    Relay(Request, Relay),
+    /// Does not run on this connection.
+    Aside(Request, Route),
+    Invalid(ProtocolError),
+}

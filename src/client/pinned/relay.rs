@@ -1,0 +1,246 @@
+//! Requests, from the client's input to the held connection.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::expect::{Expect, Payload, Queued};
+use super::redirect::to_nobody;
+use super::{NextInput, Pinned, PinnedEvent};
+use crate::client::connection::{Client, Closed};
+use crate::client::identity::hello::Hello;
+use crate::client::identity::login::auth_credentials;
+use crate::client::local::wait::bump;
+use crate::client::request::{Request, Scanned, strict_integer};
+use crate::command::{CommandId, Lookup, Op, token_is};
+use crate::resp::{Scan, encode};
+use crate::router::{
+    Args, Effect, Extent, Local, Login, PauseChange, PinReason, Relay, Route, is_sharded, pause_change, route,
+};
+use crate::session::Guard;
+use crate::telemetry::CloseReason;
+
+/// Commands that one overflow lease carries before the connection goes back in line.
+const OVERFLOW_RUN: u32 = 64;
+/// Request bytes kept for the upstream before the client is not read any more.
+const OUT_AHEAD: usize = 1 << 20;
+
+impl Pinned {
+    /// Sends the request for which the connection was borrowed.
+    pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
+        client.kept = 0;
+        let facts = client.facts(self.view(), self.has_subscriptions());
+        let route = route(&self.node.rt.rules().table, request.lookup(), facts, &request);
+        // In doubt, the connection is reset afterwards.
+        let relay = match route {
+            Route::Relay(relay) => relay,
+            _ if self.reason == PinReason::Wait => Relay::Wait,
+            _ => Relay::Isolated,
+        };
+        self.send(client, request, relay);
+    }
+
+    /// Sends what the client has, as far as it may; whether anything was done.
+    pub(super) fn relay_input(&mut self, client: &mut Client) -> Result<bool, PinnedEvent> {
+        let mut relayed = false;
+        while self.may_send(client) {
+            match self.next(client) {
+                NextInput::Nothing => break,
+                NextInput::Invalid(error) => {
+                    client.reply_error(&error.text());
+                    return Err(PinnedEvent::Closed(Closed(CloseReason::ProtocolError)));
+                }
+                NextInput::Relay(request, relay) => {
+                    relayed = true;
+                    self.send(client, request, relay);
+                }
+                NextInput::Aside(request, Route::Local(Local::Reset)) => return Err(PinnedEvent::Reset(request)),
+                NextInput::Aside(request, route) => return Err(PinnedEvent::Command(request, route)),
+            }
+        }
+        Ok(relayed)
+    }
+
+    pub(super) fn may_send(&self, client: &Client) -> bool {
+        let more = self.sticky() || self.reason == PinReason::Overflow && self.relayed < OVERFLOW_RUN;
+        let limit = self.node.rt.config().client.inflight_commands;
+        more && !client.carry.is_empty()
+            && self.expect.len() < limit
+            && self.out.len() < OUT_AHEAD
+            && !self.expect.back().is_some_and(Expect::is_barrier)
+    }
+
+    /// The next whole request and its route; nothing while it must wait for the answers before it.
+    fn next(&mut self, client: &mut Client) -> NextInput {
+        let shared = Rc::clone(&client.shared);
+        let mut scanner = shared.scanner.borrow_mut();
+        let limits = client.limits();
+        loop {
+            match scanner.scan(&client.carry, &mut client.resume, &limits) {
+                Scan::Incomplete => {
+                    self.incomplete = true;
+                    return NextInput::Nothing;
+                }
+                Scan::Empty { len } => drop(client.carry.split_to(len)),
+                Scan::Invalid(error) => {
+                    self.incomplete = false;
+                    return if self.expect.is_empty() { NextInput::Invalid(error) } else { NextInput::Nothing };
+                }
+                Scan::Complete { len, canonical } => {
+                    self.incomplete = false;
+                    client.outbox().on_whole();
+                    if !canonical {
+                        client.look_for_stray(&client.carry);
+                    }
+                    let scanned = Scanned { scanner: &scanner, buf: &client.carry };
+                    let second = (scanned.count() > 1).then(|| scanned.nth(1));
+                    let rules = self.node.rt.rules();
+                    let lookup = rules.table.lookup(scanned.nth(0), second);
+                    let facts = client.facts(self.view(), self.has_subscriptions());
+                    let route = route(&rules.table, lookup, facts, &scanned);
+                    // A transaction that has begun is carried to its end.
+                    if self.node.rt.is_paused() && self.transaction.clean() && route.waits_for_resume() {
+                        return NextInput::Nothing;
+                    }
+                    let relay = if let Route::Relay(relay) = route { Some(relay) } else { None };
+                    let pauses = relay.is_some_and(|relay| self.pauses(relay, &scanned));
+                    if !self.expect.is_empty() && (pauses || relay.is_none_or(waits_for_answers)) {
+                        return NextInput::Nothing;
+                    }
+                    let request = Request::take(&scanned, len, canonical, lookup);
+                    drop(client.carry.split_to(len));
+                    if client.carry.is_empty() {
+                        client.carry = BytesMut::new();
+                    }
+                    return match relay {
+                        // May have to wait, or be refused.
+                        Some(Relay::Login(_)) => NextInput::Aside(request, route),
+                        Some(_) if pauses => NextInput::Aside(request, route),
+                        Some(relay) => NextInput::Relay(request, relay),
+                        None => NextInput::Aside(request, route),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Whether the server begins to pause when it gets this: everybody must be ready for that first.
+    fn pauses(&self, relay: Relay, args: &impl Args) -> bool {
+        match relay {
+            Relay::Pause => {
+                let words: Vec<_> = (1..args.count()).map(|at| args.nth(at)).collect();
+                matches!(pause_change(&words), Some(PauseChange::Begun(..)))
+            }
+            Relay::Exec => self.queued_pause().is_some(),
+            _ => false,
+        }
+    }
+
+    /// The strictest pause that EXEC begins.
+    pub(in crate::client) fn queued_pause(&self) -> Option<Extent> {
+        let extent = |queued: &Queued| match pause_change(&queued.text.split(|byte| *byte == b' ').collect::<Vec<_>>())
+        {
+            Some(PauseChange::Begun(extent, _)) if queued.effect == Effect::Pause => Some(extent),
+            _ => None,
+        };
+        self.queued.iter().filter_map(extent).max()
+    }
+
+    /// Sends what begins a pause. Nothing else is unanswered.
+    pub(in crate::client) fn send_pause(&mut self, client: &mut Client, request: Request, relay: Relay) {
+        self.send(client, request, relay);
+    }
+
+    /// Sends a login that may be looked at. Nothing else is unanswered.
+    pub(in crate::client) fn send_login(&mut self, client: &mut Client, request: Request, login: Login) {
+        self.send(client, request, Relay::Login(login));
+    }
+
+    /// Appends one request and what its answer will mean.
+    fn send(&mut self, client: &mut Client, request: Request, relay: Relay) {
+        self.relayed += 1;
+        self.idle = None;
+        let id = request.id();
+        let known = matches!(request.lookup(), Lookup::Known(_));
+        client.record.command.set(if known { id } else { CommandId::OTHER });
+        if relay == Relay::Multi {
+            self.wrote_before = client.wrote.any();
+        }
+        client.note_write(id);
+        let suppressed = client.record.session.borrow_mut().take_suppressed();
+        self.unproved |= matches!(relay, Relay::Isolated | Relay::Monitor | Relay::Tracking | Relay::Session);
+        self.spent |= relay == Relay::Debug;
+        if matches!(relay, Relay::Subscribe | Relay::Unsubscribe) {
+            let arguments = request.count() as u64 - 1;
+            let name = &self.node.rt.table.spec(id).name;
+            self.confirmations = if arguments > 0 { arguments } else { self.subscriptions.of_family(name) };
+        }
+        let payload = self.payload(client, &request, relay);
+        let (arguments, bytes) = (u32::try_from(request.count()).unwrap_or(u32::MAX), request.raw().len() as u64);
+        let publishes = relay == Relay::Exec || self.node.rt.table.spec(id).op == Op::Publish;
+        let own = publishes && client.outbox().hub().is_some();
+        if own {
+            client.outbox().on_own_publish(&self.node.rt.buffers, false);
+        }
+        match &payload {
+            Payload::Nil | Payload::Abort => encode::command(&mut self.out, &["DISCARD"]),
+            Payload::Wait(_) => bump(&mut self.out),
+            _ if self.node.rt.table.spec(id).op == Op::Tracking => self.out.extend_from_slice(&to_nobody(&request)),
+            _ if self.out.is_empty() => self.out = request.into_raw(),
+            _ => self.out.extend_from_slice(request.raw()),
+        }
+        let at = self.node.rt.now();
+        let asked = self.asked.take().unwrap_or(at);
+        self.expect.push_back(Expect { relay, payload, suppressed, own, id, at, asked, arguments, bytes });
+    }
+
+    fn payload(&self, client: &Client, request: &Request, relay: Relay) -> Payload {
+        match relay {
+            Relay::Exec if self.queueing() => self.exec_payload(client),
+            Relay::Wait => Payload::Wait(BytesMut::from(request.raw())),
+            Relay::Queued(effect @ (Effect::Publish | Effect::ShardPublish)) => {
+                Payload::Effect(effect, request.nth(1).to_vec())
+            }
+            Relay::Queued(Effect::Pause) => {
+                Payload::Effect(Effect::Pause, request.args_from(1).collect::<Vec<_>>().join(&b' '))
+            }
+            Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
+            Relay::Plain if request.count() == 3 && client.must_recount(request.id()) => {
+                let sharded = is_sharded(&self.node.rt.table.spec(request.id()).name);
+                Payload::Publish(self.node.interest.of_message(request.nth(1), sharded))
+            }
+            Relay::Select => strict_integer(request.nth(1))
+                .and_then(|db| u32::try_from(db).ok())
+                .map_or(Payload::None, Payload::Select),
+            Relay::Pause => {
+                pause_change(&request.args_from(1).collect::<Vec<_>>()).map_or(Payload::None, Payload::Pause)
+            }
+            Relay::Tracking => Payload::Tracking(token_is(request.nth(2), "ON")),
+            Relay::Login(Login::Auth) => Payload::Auth(auth_credentials(request)),
+            Relay::Login(Login::Hello) => Hello::parse(request).map_or(Payload::None, Payload::Hello),
+            _ => Payload::None,
+        }
+    }
+
+    /// EXEC must not run what respmux has refused a part of, nor what a lost WATCH should have guarded (rules M6 and
+    /// M7).
+    fn exec_payload(&self, client: &Client) -> Payload {
+        let broken = client.record.session.borrow().guard == Guard::WatchBroken;
+        if self.refused || (broken && self.transaction.aborted()) {
+            Payload::Abort
+        } else if broken {
+            Payload::Nil
+        } else {
+            Payload::None
+        }
+    }
+}
+
+/// These are sent, or answered, only when everything before them is answered: their confirmations or local effects
+/// must not overtake.
+fn waits_for_answers(relay: Relay) -> bool {
+    matches!(
+        relay,
+        Relay::Subscribe | Relay::Unsubscribe | Relay::Monitor | Relay::Login(_) | Relay::Wait | Relay::Tracking
+    )
+}

@@ -1,0 +1,214 @@
+//! How a client is read: by its loop, while it waits, and ahead of what can be carried out.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+
+use super::connection::{Client, Closed, Flow, Step};
+use super::identity::admission::Admission;
+use crate::base::nanos;
+use crate::telemetry::{CloseReason, StallReason};
+use crate::upstream::Wants;
+
+/// Reads ahead of at most 64 KiB after which others have a turn.
+const READS_PER_TURN: u32 = 4;
+
+/// A client that is read again sooner than this does nothing but wait for us.
+const HASTE: Duration = Duration::from_millis(1);
+
+/// Input that is kept while a client waits for a connection or is blocked, bytes (rule F9).
+pub(super) const WAITING_INPUT: usize = 64 << 10;
+
+impl Client {
+    /// Reads once. Whole requests are processed straight from the worker's buffer; only what is left is copied.
+    pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        let node = self.node();
+        let mut memory = node.rt.read_buffer.borrow_mut();
+        let mut buf = ReadBuf::new(&mut memory);
+        let ahead = self.read.is_ahead();
+        match self.read.poll_read(cx, &mut buf) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(_)) => return Poll::Ready(Some(Step::Close(self.left()))),
+            Poll::Ready(Ok(())) => {}
+        }
+        let chunk = buf.filled();
+        if chunk.is_empty() {
+            self.eof = true;
+            self.outbox().on_end();
+            return Poll::Ready(None);
+        }
+        self.now = node.rt.now();
+        if !ahead {
+            let before = self.on_received(chunk.len(), self.now);
+            let reads = &node.rt.shard.client_reads;
+            reads.all.inc();
+            if self.now.saturating_sub(before) < nanos(HASTE) {
+                reads.hasty.inc();
+            }
+        }
+        if !self.carry.is_empty() {
+            self.carry.extend_from_slice(chunk);
+            self.exhausted = false;
+            self.count_input();
+            node.rt.relieve();
+            if self.input_over_budget() {
+                return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
+            }
+            if self.request_too_large() {
+                return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
+            }
+            return Poll::Ready(None);
+        }
+        let (used, flow) = self.process(chunk);
+        self.carry.extend_from_slice(&chunk[used..]);
+        self.exhausted = matches!(flow, Flow::NeedMore);
+        match flow {
+            // The stall is found again at once, from `carry`, where the wait is arranged.
+            Flow::NeedMore | Flow::Stalled(_) => Poll::Ready(None),
+            Flow::Step(step) => Poll::Ready(Some(step)),
+        }
+    }
+
+    /// The client has so much unread that its requests wait for it.
+    #[cold]
+    pub(super) fn is_behind(&self) -> bool {
+        let requests = self.carry.len() + self.read.held();
+        self.outbox().unsent() > self.rt().look().config.client.output_soft.max(requests)
+    }
+
+    /// Nothing of the client's is carried out until it reads; whether that is over.
+    pub(super) fn wait_until_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        if !self.behind {
+            self.behind = true;
+            self.rt().shard.client_stalls[StallReason::Output].inc();
+        }
+        self.outbox().on_whole(); // it waits for us
+        Ok(self.read_ahead(cx)? && !self.is_behind())
+    }
+
+    /// Reads what is there although it cannot be carried out now, as far as the client's limit and everybody's memory
+    /// allow; whether anything came.
+    #[cold]
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        let node = self.node();
+        for reads in 0..READS_PER_TURN {
+            // Who has not logged in has limits that are smaller than the first piece.
+            let may = self.admission == Admission::Admitted && !self.read.has_ended() && !self.eof;
+            if !may || self.outbox().is_full() || node.rt.pauses(self.outbox()) {
+                return Ok(reads > 0);
+            }
+            let read = self.read.poll_ahead(cx, &mut node.rt.read_buffer.borrow_mut());
+            let Poll::Ready(read) = read else { return Ok(reads > 0) };
+            let bytes = read.map_err(|_| Closed(self.left()))?;
+            self.on_received(bytes, node.rt.now());
+            self.outbox().on_read_ahead(bytes);
+            self.count_input();
+            node.rt.relieve();
+        }
+        cx.waker().wake_by_ref();
+        Ok(true)
+    }
+
+    /// As [`Client::poll_more`], for a client that may wait for ever: what `carry` has no room for is read ahead. The end
+    /// shows at once.
+    pub(super) fn poll_while_it_waits(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        let more = self.poll_more(cx, WAITING_INPUT);
+        if more.is_pending() && self.carry.len() >= WAITING_INPUT && self.read_ahead(cx)? && self.has_ended() {
+            return Poll::Ready(Ok(()));
+        }
+        more
+    }
+
+    /// The client has closed its side, whatever it sent before.
+    pub(super) fn has_ended(&self) -> bool {
+        self.eof || self.read.has_ended()
+    }
+
+    /// What the client's input takes counts against the memory of all.
+    #[inline]
+    pub(super) fn count_input(&self) {
+        self.outbox().keep_input(&self.rt().memory, self.carry.len() + self.kept, self.read.held());
+    }
+
+    /// This many bytes came from the client's socket.
+    #[inline]
+    pub(super) fn on_received(&mut self, bytes: usize, now: u64) -> u64 {
+        self.rt().shard.client_received_bytes.add(bytes as u64);
+        self.record.on_read(bytes);
+        self.drain_timer = None;
+        self.record.active.replace(now)
+    }
+
+    /// Ends when the client is closed, or has closed if that ends its command.
+    pub(super) async fn watch(&mut self, dies_with_eof: bool) -> Closed {
+        poll_fn(|cx| {
+            loop {
+                if let Some(reason) = self.outbox().fate() {
+                    return Poll::Ready(Closed(reason));
+                }
+                if self.has_ended() && dies_with_eof {
+                    return Poll::Ready(Closed(CloseReason::Client));
+                }
+                // An error of the socket shows at the next read.
+                let _ = self.outbox().poll_flush(cx, &self.rt().buffers);
+                self.outbox().await_with(cx, Wants::Nothing);
+                match self.poll_while_it_waits(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(closed)) => return Poll::Ready(closed),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads into `carry` up to `most` bytes, so that a close is noticed; pending when full or at the end.
+    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<(), Closed>> {
+        let ahead = self.read.is_ahead();
+        if self.eof || self.carry.len() >= most || (!ahead && self.rt().pauses(self.outbox())) {
+            return Poll::Pending;
+        }
+        let node = self.node();
+        let mut memory = node.rt.read_buffer.borrow_mut();
+        let room = (most - self.carry.len()).min(memory.len());
+        let mut buf = ReadBuf::new(&mut memory[..room]);
+        match self.read.poll_read(cx, &mut buf) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Closed(CloseReason::Client))),
+            Poll::Ready(Ok(())) => {
+                let chunk = buf.filled();
+                self.eof = chunk.is_empty();
+                if !ahead {
+                    self.on_received(chunk.len(), node.rt.now());
+                }
+                self.carry.extend_from_slice(chunk);
+                self.count_input();
+                node.rt.relieve();
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Ready when the client is closed or has closed; reads and sends meanwhile.
+    pub(super) fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
+        self.exhausted = false;
+        loop {
+            if let Some(reason) = self.outbox().fate() {
+                return Poll::Ready(Closed(reason));
+            }
+            if let Poll::Ready(Err(_)) = self.outbox().poll_flush(cx, &self.rt().buffers) {
+                return Poll::Ready(Closed(CloseReason::IoError));
+            }
+            self.outbox().await_with(cx, Wants::Nothing);
+            match self.poll_while_it_waits(cx) {
+                Poll::Ready(Ok(())) if self.has_ended() => return Poll::Ready(Closed(CloseReason::Client)),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(closed)) => return Poll::Ready(closed),
+                Poll::Pending if self.has_ended() => return Poll::Ready(Closed(CloseReason::Client)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

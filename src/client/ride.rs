@@ -1,0 +1,202 @@
+//! The path of a command that rides a lane: what routing may know, the decision, the lane, the place on it.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::connection::{Client, Halt, Multi, Step};
+use super::identity::admission::Admission;
+use super::request::{Request, Scanned};
+use crate::command::{CommandId, Lookup, Op, first_key};
+use crate::resp::encode;
+use crate::router::{self, Args, Held, PinReason, Route, is_sharded, route};
+use crate::session::{Guard, Resp};
+use crate::telemetry::StallReason;
+use crate::upstream::{Lane, Owner, Question, Wants, Way};
+
+/// Why a request cannot ride now.
+pub(super) enum CannotRide {
+    Wait(Wants),
+    /// The budget has no lane for this key: the pool carries the command.
+    NoLane,
+}
+
+impl Client {
+    /// The lane of the client's key. It may be another one than before only when nothing is unanswered (rule I2).
+    pub(super) fn current_lane(&mut self) -> Result<Rc<Lane>, CannotRide> {
+        if let Some(lane) = &self.lane
+            && lane.accepting()
+        {
+            return Ok(Rc::clone(lane));
+        }
+        if self.outbox().pending() > 0 {
+            return Err(CannotRide::Wait(Wants::Pending(0)));
+        }
+        (self.lane, self.on_big_lane) = (None, false);
+        let key = self.record.session.borrow().key.clone();
+        self.node = self.node();
+        let lane = self.node.lanes.obtain(&self.node, &key).map_err(|_| CannotRide::NoLane)?;
+        self.lane = Some(Rc::clone(&lane));
+        Ok(lane)
+    }
+
+    /// As [`Client::current_lane`], for what is no read that may be asked again: not over the lane for long replies
+    /// while the server may end that one.
+    pub(super) fn main_lane(&mut self) -> Result<Rc<Lane>, CannotRide> {
+        if self.on_big_lane && self.node.big_replies.is_guarded() {
+            return self.change_lane(false);
+        }
+        self.current_lane()
+    }
+
+    /// As [`Client::current_lane`], but a question that had a long reply lately goes over the lane for those, or over
+    /// none.
+    #[inline]
+    pub(super) fn lane_for(&mut self, id: CommandId, question: Question) -> Result<Rc<Lane>, CannotRide> {
+        let big = match self.way(id, question) {
+            Way::Lane => false,
+            Way::BigLane => true,
+            Way::Lent => return Err(CannotRide::NoLane),
+        };
+        if big == self.on_big_lane {
+            return self.current_lane();
+        }
+        self.change_lane(big)
+    }
+
+    /// How a request of this command travels.
+    #[inline]
+    pub(super) fn way(&self, id: CommandId, question: Question) -> Way {
+        self.node.big_replies.way(question, || self.rt().table.spec(id).reads_at_length())
+    }
+
+    fn change_lane(&mut self, big: bool) -> Result<Rc<Lane>, CannotRide> {
+        if self.outbox().pending() > 0 {
+            // Behind its own long replies a short one may stay; a long one must not hold up the other lane. While the
+            // server limits replies, what cannot be asked again must not stay.
+            let stays = !big && !self.node.big_replies.is_guarded();
+            return if stays { self.current_lane() } else { Err(CannotRide::Wait(Wants::Pending(0))) };
+        }
+        (self.lane, self.on_big_lane) = (None, false);
+        if big {
+            let key = self.record.session.borrow().key.clone();
+            self.node = self.node();
+            self.lane = self.node.lanes.obtain_big(&self.node, &key);
+            self.on_big_lane = self.lane.is_some();
+        }
+        self.current_lane()
+    }
+
+    /// Routes one request; rides the lane if that is the route.
+    pub(super) fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Halt> {
+        if !canonical {
+            self.look_for_stray(scanned.buf);
+        }
+        let second = (scanned.count() > 1).then(|| scanned.nth(1));
+        let rt = Rc::clone(self.rt());
+        let rules = rt.look();
+        let lookup = rules.table.lookup(scanned.nth(0), second);
+        let route = route(&rules.table, lookup, self.facts(Held::None, false), scanned);
+        let held = self.node.holds();
+        if held && rt.is_paused() && route.waits_for_resume() {
+            return Err(Halt::Stalled(Wants::Nothing));
+        }
+        let aside = held && self.steps_aside(route, lookup, scanned);
+        if let (true, Lookup::Known(id)) = (route.rides() && !aside, lookup)
+            && len <= rules.config.lane.max_command_bytes
+            && self.admission == Admission::Admitted
+        {
+            match self.ride(id, scanned, len, canonical) {
+                Ok(()) => return Ok(()),
+                Err(CannotRide::Wait(wants)) => return Err(Halt::Stalled(wants)),
+                Err(CannotRide::NoLane) => {}
+            }
+        }
+        if let (Route::Pin(PinReason::Transaction), Lookup::Known(id), false) = (route, lookup, aside)
+            && self.admission == Admission::Admitted
+            && self.record.session.borrow().guard == Guard::Intact
+        {
+            return Err(Halt::Multi(Multi { id, len, canonical }));
+        }
+        self.record.command.set(if let Lookup::Known(id) = lookup { id } else { CommandId::OTHER });
+        Err(Halt::Step(Step::Command(Request::take(scanned, len, canonical, lookup), route)))
+    }
+
+    /// Puts one request on the client's lane.
+    fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), CannotRide> {
+        let question = Question::new(id, if scanned.count() > 1 { scanned.nth(1) } else { &[] });
+        let lane = self.lane_for(id, question)?;
+        if !lane.has_room(&self.node, 1, len) {
+            self.rt().shard.client_stalls[StallReason::LaneFull].inc();
+            lane.wait_for_room(self.outbox().key());
+            return Err(CannotRide::Wait(Wants::Nothing));
+        }
+        self.record.command.set(id);
+        self.outbox().asks(question);
+        if canonical {
+            self.put_on_lane(&lane, id, &scanned.buf[..len], scanned, self.now);
+        } else {
+            let mut encoded = BytesMut::new();
+            encode::request(&mut encoded, scanned.scanner, scanned.buf);
+            self.put_on_lane(&lane, id, &encoded, scanned, self.now);
+        }
+        if self.rt().table.spec(id).write {
+            self.wrote.on_lane(&self.node, &lane);
+        }
+        Ok(())
+    }
+
+    /// Appends one request to the lane; says there who gets the reply, and what is to be done with it.
+    pub(super) fn put_on_lane(&self, lane: &Lane, id: CommandId, bytes: &[u8], args: &impl Args, now: u64) {
+        let (node, key) = (&self.node, self.outbox().key());
+        if node.rt.hotkeys.is_due() {
+            self.sample_key(id, args);
+        }
+        self.outbox().on_submitted(bytes.len());
+        if self.record.session.borrow_mut().take_suppressed() {
+            lane.submit(node, Owner::Discard(key), id, bytes, now);
+        } else if self.must_recount(id) && args.count() == 3 {
+            let sharded = is_sharded(&node.rt.table.spec(id).name);
+            let by = i32::try_from(node.interest.of_message(args.nth(1), sharded)).unwrap_or(i32::MAX);
+            self.outbox().on_own_publish(&node.rt.buffers, false);
+            lane.submit(node, Owner::Publish(key, by), id, bytes, now);
+        } else {
+            lane.submit(node, Owner::Forward(key), id, bytes, now);
+        }
+    }
+
+    /// Counts the key of a command for PROXY HOTKEYS.
+    #[cold]
+    fn sample_key(&self, id: CommandId, args: &impl Args) {
+        let node = self.node();
+        let key = first_key(node.rt.table.spec(id), args.count(), |at| args.nth(at));
+        node.rt.hotkeys.sample(self.record.session.borrow().key.db, key);
+    }
+
+    /// What routing may know; `lent` says that the client's subscriptions are on the connection that it holds.
+    pub(super) fn facts(&self, held: Held, lent: bool) -> router::Facts {
+        let authenticated = !matches!(self.admission, Admission::Unauthenticated);
+        let session = self.record.session.borrow();
+        let hub = self.hub_view(session.key.resp, lent);
+        let debug = !self.node().control.debug_is_local() || self.record.address.is_of_this_machine();
+        router::Facts { authenticated, guard: session.guard, held, hub, policy: session.policy, debug }
+    }
+
+    /// How routing sees the client's subscriptions; `lent` says that a connection which it holds has them, or is to.
+    fn hub_view(&self, resp: Resp, lent: bool) -> router::Hub {
+        let rules = self.rt().look();
+        let settings = &rules.config.pubsub;
+        match resp {
+            Resp::Two if !self.outbox().subscribed().is_empty() => router::Hub::Two,
+            Resp::Three if !self.outbox().subscribed().is_empty() => router::Hub::Three,
+            _ if lent || !settings.shared || (settings.exact_resp3 && resp == Resp::Three) => router::Hub::Off,
+            _ => router::Hub::Open,
+        }
+    }
+
+    /// This command's reply has counts that the upstream gets wrong, or its message must come behind its reply.
+    pub(super) fn must_recount(&self, id: CommandId) -> bool {
+        matches!(self.rt().table.spec(id).op, Op::Publish | Op::Numsub)
+            && (self.node().interest.differs() || !self.outbox().subscribed().is_empty())
+    }
+}

@@ -1,0 +1,227 @@
+//! The loop of one client: send, scan, route, read; what cannot be done at once is handed to `dispatch`.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::time::timeout;
+
+use super::connection::{Client, Closed, Flow, Halt, Step};
+use super::first_bytes::begins_with;
+use super::identity::admission::Admission;
+use super::request::Scanned;
+use crate::resp::{RequestLimits, Scan};
+use crate::telemetry::{CloseReason, StallReason};
+use crate::upstream::Wants;
+
+/// How long a client that is closed may take to read its last replies.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+impl Client {
+    /// Serves the client to its end; the reason is also the metric's label.
+    pub(super) async fn run(mut self) -> CloseReason {
+        loop {
+            let step = poll_fn(|cx| self.poll_step(cx)).await;
+            // Everything but the lane is rare or slow: boxed, so that an idle client's task stays small.
+            let result = match step {
+                Step::Close(reason) => Err(Closed(reason)),
+                Step::Admit => Box::pin(self.admit()).await,
+                Step::Command(request, route) => {
+                    self.kept = request.raw().len();
+                    self.record.busy.set(route.waits_for_resume());
+                    self.record.arguments.set(request.arguments());
+                    let done = Box::pin(self.dispatch(request, route)).await;
+                    self.record.busy.set(false);
+                    self.record.arguments.set(0);
+                    self.kept = 0;
+                    done.and_then(|()| self.on_command_done())
+                }
+                Step::Invalid(error) => Box::pin(self.refuse_protocol(error)).await,
+            };
+            if let Err(Closed(reason)) = result {
+                Box::pin(self.last_words(reason)).await;
+                return reason;
+            }
+        }
+    }
+
+    /// Sends what was answered before the close, except to clients that cannot or need not read it.
+    async fn last_words(&mut self, reason: CloseReason) {
+        if matches!(reason, CloseReason::OutputLimit | CloseReason::Memory | CloseReason::IoError | CloseReason::Killed)
+        {
+            return;
+        }
+        let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.rt().buffers));
+        // A client that does not read its last replies loses them; nobody waits for it.
+        let _ = timeout(LAST_WORDS, flush).await;
+        if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
+            self.close_gracefully(reason).await;
+        }
+    }
+
+    /// One turn of the loop: send, process, read, until something else must act.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            if let Some(reason) = self.outbox().fate() {
+                return Poll::Ready(Step::Close(reason));
+            }
+            self.count_input();
+            let must_wait = self.announce();
+            let flushed = match self.outbox().poll_flush(cx, &self.rt().buffers) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::IoError)),
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => false,
+            };
+            // Rule I8: a slow reader's requests wait for it; the lane does not. But a subscriber must be able to
+            // unsubscribe.
+            if !flushed && self.is_behind() && self.outbox().hub().is_none() {
+                match self.wait_until_read(cx) {
+                    Err(Closed(reason)) => return Poll::Ready(Step::Close(reason)),
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                }
+                self.outbox().await_with(cx, Wants::Nothing);
+                return Poll::Pending;
+            }
+            self.behind &= !flushed;
+            if must_wait {
+                self.outbox().await_with(cx, Wants::Pending(0));
+                return Poll::Pending;
+            }
+            if !self.exhausted {
+                match self.process_carry() {
+                    Flow::Step(step) => return Poll::Ready(step),
+                    Flow::Stalled(wants) => {
+                        self.outbox().on_whole(); // it waits for us
+                        self.outbox().await_with(cx, wants);
+                        return Poll::Pending;
+                    }
+                    Flow::NeedMore => {}
+                }
+            }
+            if let Some(poll) = self.poll_end(cx, flushed) {
+                return poll;
+            }
+            // What was read ahead takes memory already.
+            let pauses = !self.read.is_ahead() && self.rt().pauses(self.outbox());
+            let read = if pauses { Poll::Pending } else { self.poll_input(cx) };
+            match read {
+                Poll::Ready(Some(step)) => return Poll::Ready(step),
+                Poll::Ready(None) => {}
+                Poll::Pending => {
+                    if let Poll::Ready(reason) = self.poll_departure(cx, true) {
+                        return Poll::Ready(Step::Close(reason));
+                    }
+                    let parts = self.record.departure.get().is_some();
+                    let wants = if parts { Wants::Pending(0) } else { Wants::Nothing };
+                    self.outbox().await_with(cx, wants);
+                    if !self.carry.is_empty() {
+                        self.outbox().await_rest();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// The client has sent its last byte: closed when every request is answered and sent (rule F7).
+    fn poll_end(&self, cx: &Context<'_>, flushed: bool) -> Option<Poll<Step>> {
+        if !self.eof {
+            return None;
+        }
+        if self.outbox().pending() == 0 && flushed {
+            return Some(Poll::Ready(Step::Close(self.left())));
+        }
+        self.outbox().await_with(cx, Wants::Pending(0));
+        Some(Poll::Pending)
+    }
+
+    fn process_carry(&mut self) -> Flow {
+        let carry = self.carry.split();
+        let (used, flow) = self.process(&carry);
+        let mut rest = carry;
+        rest.advance(used);
+        // An empty buffer gives its memory back: idle clients own none.
+        self.carry = match rest.len() {
+            0 => BytesMut::new(),
+            // A short rest would keep all the memory of what was before it.
+            len if len < used => BytesMut::from(&rest[..]),
+            _ => rest,
+        };
+        if used > 0 {
+            self.outbox().on_whole();
+        }
+        self.exhausted = matches!(flow, Flow::NeedMore);
+        self.count_input();
+        flow
+    }
+
+    /// Processes whole requests from the start of `data`; returns how many bytes are done with.
+    pub(super) fn process(&mut self, data: &[u8]) -> (usize, Flow) {
+        let shared = Rc::clone(&self.shared);
+        let mut scanner = shared.scanner.borrow_mut();
+        let mut at = 0;
+        while at < data.len() {
+            if self.admission != Admission::Admitted && self.is_to_be_asked() && !self.admit_if_known() {
+                match begins_with(&data[at..], b"PROXY") {
+                    // PROXY asks itself, and not for long: it is for the time when nobody answers.
+                    Some(true) => {}
+                    Some(false) => return (at, Flow::Step(Step::Admit)),
+                    None => break,
+                }
+            }
+            if let Some(stall) = self.stalled() {
+                return (at, stall);
+            }
+            let buf = &data[at..];
+            let limits = self.limits();
+            match scanner.scan(buf, &mut self.resume, &limits) {
+                Scan::Incomplete => break,
+                Scan::Empty { len } => at += len,
+                Scan::Invalid(error) => return (at, Flow::Step(Step::Invalid(error))),
+                Scan::Complete { len, canonical } => {
+                    let scanned = Scanned { scanner: &scanner, buf };
+                    match self.on_request(&scanned, len, canonical) {
+                        Ok(()) => at += len,
+                        Err(Halt::Step(step)) => return (at + len, Flow::Step(step)),
+                        Err(Halt::Stalled(wants)) => return (at, Flow::Stalled(wants)),
+                        Err(Halt::Multi(multi)) => match self.on_multi(&mut scanner, buf, multi) {
+                            Ok(len) => at += len,
+                            Err((len, flow)) => return (at + len, flow),
+                        },
+                    }
+                }
+            }
+        }
+        if self.admission == Admission::Unreachable {
+            self.admission = Admission::Unasked; // everything that was there is answered; ask again for what follows
+        }
+        (at, Flow::NeedMore)
+    }
+
+    /// Too much is unanswered: read no more requests until half of it is.
+    fn stalled(&self) -> Option<Flow> {
+        let rules = self.rt().look();
+        let limits = &rules.config.client;
+        let most = u32::try_from(limits.inflight_commands).unwrap_or(u32::MAX);
+        let pending = self.outbox().pending();
+        if pending < most && self.outbox().pending_bytes() < limits.inflight_bytes {
+            return None;
+        }
+        if pending == 0 {
+            return None; // one request larger than the limit
+        }
+        self.rt().shard.client_stalls[StallReason::Inflight].inc();
+        Some(Flow::Stalled(Wants::Pending(pending / 2)))
+    }
+
+    pub(super) fn limits(&self) -> RequestLimits {
+        RequestLimits {
+            max_bulk: self.rt().process.upstream_max_bulk(),
+            max_args: 2_147_483_647,
+            authenticated: !matches!(self.admission, Admission::Unauthenticated | Admission::Unasked),
+        }
+    }
+}

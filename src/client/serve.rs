@@ -1,0 +1,87 @@
+//! One client, from the moment its socket was accepted to its end.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::connection::Client;
+use super::directory::address::Address;
+use super::directory::line::Transport;
+use super::directory::record::{ClientRecord, PinnedFacts};
+use super::shared::Shared;
+use crate::command::CommandId;
+use crate::link::Socket;
+use crate::session::{Identity, Session};
+use crate::telemetry::CloseReason;
+use crate::upstream::{Outbox, OutputClass};
+
+/// A socket that was accepted, and what is known about it.
+pub(crate) struct Accepted {
+    pub socket: Socket,
+    pub transport: Transport,
+    pub address: Address,
+}
+
+impl Shared {
+    /// Serves one client until it leaves.
+    pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
+        let Accepted { socket, transport, address } = *accepted;
+        let (read, write) = socket.into_split();
+        let limit = self.node().output_limit(OutputClass::Normal);
+        let id = self.ids.next();
+        let outbox = self.rt.roster.admit(|key| Outbox::new(key, id, write, limit));
+        let now = crate::base::now();
+        let record = Rc::new(ClientRecord {
+            outbox,
+            address,
+            transport,
+            session: RefCell::new(Session::new(
+                self.rt.config().upstream.db,
+                self.rt.rules().policies.of(&Identity::Implicit),
+            )),
+            holding: Cell::new(PinnedFacts { multi: -1, ..Default::default() }),
+            waiting: RefCell::default(),
+            command: Cell::new(CommandId::OTHER),
+            arguments: Cell::new(0),
+            locked_at: Cell::new(self.rt.now().max(1)),
+            connected: now,
+            active: Cell::new(self.rt.now()),
+            busy: Cell::new(false),
+            departure: Cell::new(self.departure_of_newcomer()),
+            received: Cell::new(0),
+        });
+        self.clients.enter(&record);
+        self.rt.shard.client_began();
+        let mut stay = Stay { shared: Rc::clone(&self), record: Rc::clone(&record), end: CloseReason::Internal };
+        stay.end = Client::new(Rc::clone(&self), record, read).run().await;
+    }
+}
+
+/// What a client has of others for as long as it is served. It goes however that ends, with a panic, too.
+struct Stay {
+    shared: Rc<Shared>,
+    record: Rc<ClientRecord>,
+    end: CloseReason,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let Self { shared, record, end } = self;
+        let (node, outbox) = (&shared.node(), &record.outbox);
+        if let Some(outcome) = record.departure.get().and_then(|departure| departure.outcome(*end)) {
+            node.rt.shard.handoffs[outcome].inc();
+        }
+        if let Some(wait) = record.waiting.take() {
+            wait.left(false); // somebody may have asked it to
+        }
+        node.rt.slowlog.on_client_left(outbox.id(), || record.who());
+        outbox.keep_input(&node.rt.memory, 0, 0);
+        outbox.release(&node.rt.buffers);
+        if let Some(hub) = outbox.take_hub(&node.rt.buffers) {
+            hub.leave(node, outbox.key());
+        }
+        shared.clients.leave(outbox.id());
+        node.rt.roster.leave(outbox.key());
+        node.rt.shard.client_ended(*end);
+        tracing::debug!(id = outbox.id(), reason = %end, "client left");
+    }
+}

@@ -1,0 +1,98 @@
+//! Commands after which the client's requests go over another lane: SELECT, READONLY, READWRITE, CLIENT NO-TOUCH, HELLO.
+
+use super::connection::{Client, Closed};
+use super::error_reply;
+use super::request::{Request, strict_integer};
+use crate::command::Op;
+use crate::router::{Args, PinReason, Switch};
+use crate::session::RouteKey;
+use crate::telemetry::CloseReason;
+use crate::upstream::{Answer, Return};
+
+impl Client {
+    /// SELECT and its like: the client's next lane is another one. Its twin runs there, so the answer is the
+    /// server's own, and the client moves only if that is `+OK`.
+    pub(super) async fn switch(&mut self, request: Request, switch: Switch) -> Result<(), Closed> {
+        match switch {
+            Switch::Select => self.select(&request).await,
+            Switch::Readonly(false) => self.read_write(&request).await,
+            Switch::Readonly(true) | Switch::NoTouch => self.switch_mode(&request).await,
+            Switch::Hello => self.hello(&request).await,
+        }
+    }
+
+    async fn select(&mut self, request: &Request) -> Result<(), Closed> {
+        let Some(index) = strict_integer(request.nth(1)) else {
+            self.reply_error(error_reply::NOT_AN_INTEGER);
+            return Ok(());
+        };
+        if i32::try_from(index).is_err() {
+            self.reply_error(error_reply::NOT_AN_INT);
+            return Ok(());
+        }
+        let Some(db) = u32::try_from(index).ok().filter(|db| *db < self.node().first_bad_db()) else {
+            self.reply_error(error_reply::DB_OUT_OF_RANGE);
+            return Ok(());
+        };
+        let key = RouteKey { db, ..self.record.session.borrow().key.clone() };
+        let answer = self.twin(&key, request).await?;
+        if matches!(&answer, Answer::NotExecuted(text) if text == error_reply::DB_OUT_OF_RANGE) {
+            self.node().on_bad_db(db);
+        }
+        if self.pass_on_switch(answer)? {
+            self.adopt(key);
+        }
+        Ok(())
+    }
+
+    async fn read_write(&mut self, request: &Request) -> Result<(), Closed> {
+        let key = RouteKey { readonly: false, ..self.record.session.borrow().key.clone() };
+        let answer = self.twin(&key, request).await?;
+        if self.pass_on_switch(answer)? {
+            self.adopt(key);
+        }
+        Ok(())
+    }
+
+    /// READONLY and CLIENT NO-TOUCH change a connection where the server knows them: tried on a lent one, so that
+    /// a refusal opens no lane.
+    async fn switch_mode(&mut self, request: &Request) -> Result<(), Closed> {
+        let node = self.node();
+        let mut key = self.record.session.borrow().key.clone();
+        let mut lease = match node.rt.pool.lend(&node, &key).await {
+            Ok(lease) => lease,
+            Err(error) => return self.refuse_lease(PinReason::Session, error),
+        };
+        let Ok(mut replies) = lease.link().call(request.raw(), 1).await else {
+            return Err(Closed(CloseReason::UpstreamLost));
+        };
+        let reply = replies.swap_remove(0);
+        if reply.starts_with(b"-") {
+            lease.give_back(Return::Clean);
+        } else {
+            lease.give_back(Return::Unknown);
+            let no_touch = node.rt.table.spec(request.id()).op == Op::NoTouch;
+            if no_touch {
+                key.no_touch = request.nth(2).eq_ignore_ascii_case(b"on");
+            } else {
+                key.readonly = true;
+            }
+            self.adopt(key);
+        }
+        self.reply(&reply);
+        Ok(())
+    }
+
+    /// A SELECT, AUTH or HELLO that nobody could be asked about. Clients pipeline what they mean for the new state
+    /// behind it, and no server would run that in the old one: the client is closed behind the answer.
+    pub(super) fn refuse_switch(&self, line: &[u8]) -> Closed {
+        self.reply_error(line);
+        Closed(CloseReason::UpstreamLost)
+    }
+
+    /// From here on the client is served by connections in this state.
+    pub(super) fn adopt(&mut self, key: RouteKey) {
+        self.record.session.borrow_mut().key = key;
+        (self.lane, self.on_big_lane) = (None, false);
+    }
+}
