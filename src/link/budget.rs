@@ -1,7 +1,8 @@
 //! The cap: how many upstream connections the process may have, and who holds them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::WorkerShare;
 
@@ -17,10 +18,13 @@ pub enum Use {
 }
 
 /// One worker's part of the process-wide cap. The shares of all workers add up to it, so no worker can break it.
+///
+/// Who waits for a permit stands in line: one that comes back goes to the first, and nobody who comes later and finds
+/// it free can take it first.
 #[derive(Debug)]
 pub struct Budget {
     limits: [usize; 5],
-    used: [AtomicUsize; 5],
+    free: [Arc<Semaphore>; 5],
 }
 
 impl Budget {
@@ -28,22 +32,29 @@ impl Budget {
     #[must_use]
     pub fn new(share: WorkerShare) -> Arc<Self> {
         let WorkerShare { control, scratch, lanes, pool, hubs } = share;
-        Arc::new(Self { limits: [lanes, pool, scratch, control, hubs], used: Default::default() })
+        let limits = [lanes, pool, scratch, control, hubs];
+        let free = limits.map(|limit| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))));
+        Arc::new(Self { limits, free })
     }
 
     /// A permit for one connection, or `None` when the share is used up.
     #[must_use]
-    pub fn permit(self: &Arc<Self>, purpose: Use) -> Option<Permit> {
-        let used = &self.used[purpose as usize];
-        let limit = self.limits[purpose as usize];
-        used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1)).ok()?;
-        Some(Permit { budget: Arc::clone(self), purpose })
+    pub fn permit(&self, purpose: Use) -> Option<Permit> {
+        let place = Arc::clone(&self.free[purpose as usize]).try_acquire_owned().ok()?;
+        Some(Permit { _place: place, purpose })
+    }
+
+    /// A permit for one connection, as soon as one comes back where the share is used up: when the upstream has closed
+    /// its side of another connection, too.
+    pub async fn wait(&self, purpose: Use) -> Permit {
+        let place = Arc::clone(&self.free[purpose as usize]).acquire_owned().await;
+        Permit { _place: place.expect("the budget is never closed"), purpose }
     }
 
     /// Permits handed out for this use.
     #[must_use]
     pub fn used(&self, purpose: Use) -> usize {
-        self.used[purpose as usize].load(Ordering::Relaxed)
+        self.limit(purpose).saturating_sub(self.free[purpose as usize].available_permits())
     }
 
     /// The share of this use.
@@ -57,7 +68,8 @@ impl Budget {
 /// until the connection is closed.
 #[derive(Debug)]
 pub struct Permit {
-    budget: Arc<Budget>,
+    /// Goes back to the budget, or to the first who waits, with the drop.
+    _place: OwnedSemaphorePermit,
     purpose: Use,
 }
 
@@ -69,15 +81,14 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.budget.used[self.purpose as usize].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Use, WorkerShare};
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::{Budget, Permit, Use, WorkerShare};
+
+    type Waiter<'a> = Pin<Box<dyn Future<Output = Permit> + 'a>>;
 
     #[test]
     fn a_permit_comes_back_when_dropped_and_never_before() {
@@ -86,5 +97,26 @@ mod tests {
         assert!(first.is_some() && budget.permit(Use::Lane).is_none() && budget.permit(Use::Pool).is_none());
         drop(first);
         assert!(budget.permit(Use::Lane).is_some());
+    }
+
+    #[test]
+    fn a_permit_that_comes_back_goes_to_the_first_who_waits() {
+        let budget = Budget::new(WorkerShare { control: 1, scratch: 1, lanes: 1, pool: 0, hubs: 0 });
+        let (held, mut cx) = (budget.permit(Use::Lane), Context::from_waker(Waker::noop()));
+        let mut waiting: [Option<Waiter<'_>>; 3] =
+            [0, 1, 2].map(|_| Some(Box::pin(budget.wait(Use::Lane)) as Waiter<'_>));
+        let mut poll = |waiter: &mut Option<Waiter<'_>>| match waiter.as_mut()?.as_mut().poll(&mut cx) {
+            Poll::Ready(permit) => Some(permit),
+            Poll::Pending => None,
+        };
+        assert!(waiting.iter_mut().all(|waiter| poll(waiter).is_none()));
+        waiting[0] = None; // has given up
+        drop(held);
+        assert!(budget.permit(Use::Lane).is_none(), "nobody overtakes those who wait");
+        let second = poll(&mut waiting[1]);
+        assert!(second.is_some() && poll(&mut waiting[2]).is_none());
+        drop(second);
+        drop(poll(&mut waiting[2]));
+        assert_eq!(budget.used(Use::Lane), 0);
     }
 }

@@ -158,7 +158,8 @@ impl Dialer {
         self.on_failure(ready, Failure::Silent, reason);
     }
 
-    /// Opens one link in the state `key`. Waits for the rate limit, not for the back-off: callers decide about it.
+    /// Opens one link in the state `key`. Waits for the rate limit, not for the back-off:
+    /// [`Dialer::acquire`] decides about it, and is the way for all who need a link for clients.
     ///
     /// # Errors
     /// See [`DialError`].
@@ -188,7 +189,7 @@ impl Dialer {
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn dial_bare(&self, permit: Permit) -> Dialed {
+    pub(super) async fn dial_bare(&self, permit: Permit) -> Dialed {
         self.open(permit, &RouteKey::fresh(Identity::Implicit, 0), Stage::Bare).await
     }
 
@@ -196,7 +197,7 @@ impl Dialer {
     ///
     /// # Errors
     /// See [`DialError`]; the link is closed then.
-    pub async fn renew(&self, mut link: Link, key: &RouteKey) -> Dialed {
+    pub(super) async fn renew(&self, mut link: Link, key: &RouteKey) -> Dialed {
         link.unread.clear();
         match self.shake_in_time(&mut link, key, Stage::Used).await {
             Ok(()) => Ok(link),
@@ -215,7 +216,7 @@ impl Dialer {
         }
         let limit = settings.connect_timeout + settings.handshake_timeout + Duration::from_secs(1);
         if !self.moved(|circuit| circuit.begin(now(), limit)) {
-            return Err((DialError::unavailable(ConnectError::Refused, "waiting for the upstream"), permit));
+            return Err((DialError::waiting(), permit));
         }
         self.wait_for_token().await;
         let started = now();

@@ -4,6 +4,7 @@
 //! reply by reply: no other code can build one. Closing is orderly: the permit is given back when the upstream has
 //! closed its side too, so that `connected_clients` never counts a connection that the budget has forgotten.
 
+mod acquire;
 mod budget;
 mod circuit;
 mod connect;
@@ -23,6 +24,7 @@ mod socket;
 mod tls;
 mod trouble;
 
+pub use acquire::{Patience, Start, Wanted};
 pub use budget::{Budget, Permit, Use};
 pub use connect::{DialError, Dialer, DialerParts};
 pub use handshake::tolerable;

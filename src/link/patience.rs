@@ -36,7 +36,7 @@ impl Dialer {
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn dial_suspicious(&self, permit: Permit, key: &RouteKey) -> Dialed {
+    pub(super) async fn dial_suspicious(&self, permit: Permit, key: &RouteKey) -> Dialed {
         self.open(permit, key, Stage::Suspicious).await
     }
 

@@ -83,6 +83,7 @@ impl Node {
             }
         };
         aims.end(client);
+        self.idle.again.notify_waiters();
         outcome
     }
 

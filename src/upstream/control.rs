@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::control_pause::{Watch, look_for_held_writes};
 use super::{Node, limits};
-use crate::link::{DialError, Link, ServerRef, Use, decoded};
+use crate::link::{DialError, Link, Patience, ServerRef, Start, Use, Wanted, decoded};
 use crate::resp::encode;
 use crate::session::{Flavour, Identity, RouteKey};
 use crate::telemetry::{Met, UpstreamCloseReason};
@@ -361,6 +361,8 @@ enum Opened {
 }
 
 async fn open(node: &Node, suspicious: bool) -> Opened {
+    // Before anything else: what comes of no attempt says nothing, and what is known of a pause must not be forgotten for
+    // it.
     if node.dialer.retry_at().is_some() {
         return Opened::Nothing;
     }
@@ -370,9 +372,8 @@ async fn open(node: &Node, suspicious: bool) -> Opened {
     let Some(permit) = node.rt.budget.permit(Use::Control) else { return Opened::Nothing };
     let key = RouteKey::fresh(Identity::Implicit, 0);
     let suspicious = suspicious || node.server_pause.is_all();
-    let dialed =
-        if suspicious { node.dialer.dial_suspicious(permit, &key).await } else { node.dialer.dial(permit, &key).await };
-    let mut link = match dialed {
+    let wanted = if suspicious { Wanted::ReadyUnlessPaused(key) } else { Wanted::Ready(key) };
+    let mut link = match node.dialer.acquire(Start::New(permit), wanted, Patience::Once).await {
         Ok(link) => link,
         Err((error, _)) if error.is_pause() => return Opened::Held,
         Err((error, _)) => {

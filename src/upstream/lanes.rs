@@ -2,16 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::Node;
 use super::lane::{Lane, LaneReport, Phase, run};
 use crate::base::nanos;
-use crate::link::{Budget, Permit, Use};
+use crate::link::Use;
 use crate::router::Extent;
 use crate::session::RouteKey;
 use crate::telemetry::UpstreamCloseReason;
@@ -39,7 +37,6 @@ pub struct Lanes {
     /// Retired lanes that still have replies to read, or permits to give back.
     leaving: RefCell<Vec<Rc<Lane>>>,
     serial: Cell<u64>,
-    freed: Notify,
 }
 
 impl Lanes {
@@ -127,17 +124,6 @@ impl Lanes {
         true
     }
 
-    /// Waits for a permit: every lane that was promised a place gets one, when the lane that gave way has closed.
-    pub(super) async fn permit(&self, budget: &Arc<Budget>) -> Permit {
-        loop {
-            let freed = self.freed.notified();
-            if let Some(permit) = budget.permit(Use::Lane) {
-                return permit;
-            }
-            freed.await;
-        }
-    }
-
     /// A lane has ended and its permit is back.
     pub(super) fn on_closed(&self, lane: &Rc<Lane>) {
         self.leaving.borrow_mut().retain(|l| !Rc::ptr_eq(l, lane));
@@ -147,7 +133,6 @@ impl Lanes {
                 lanes.remove(lane.key());
             }
         }
-        self.freed.notify_waiters();
     }
 
     /// The worker's tick over all lanes; also retires idle ones and steps around one that is stuck behind a long

@@ -34,7 +34,7 @@ pub struct Node {
     /// change of either.
     pub(super) holding: Cell<bool>,
     pub server_pause: ServerPause,
-    pub dialer: Dialer,
+    pub dialer: Rc<Dialer>,
     pub lanes: Lanes,
     /// Connections to this server that were lent and are lent again.
     pub idle: IdleLinks,
@@ -76,7 +76,7 @@ impl Node {
             keyring: Rc::clone(&rt.keyring),
             tls,
         };
-        let dialer = Dialer::new(id, parts);
+        let dialer = Rc::new(Dialer::new(id, parts));
         Rc::new(Self {
             id,
             interest,

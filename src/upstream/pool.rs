@@ -15,16 +15,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
 
 pub use lease::{Lease, Return};
 
 use super::Node;
 use super::aims::Aims;
-use crate::link::{DialError, Link, Use};
+use crate::link::{DialError, Link, Patience, Start, Use, Wanted};
 use crate::session::RouteKey;
-use crate::telemetry::{ConnectError, UpstreamCloseReason};
+use crate::telemetry::UpstreamCloseReason;
 
 /// Why no connection was lent. Nothing of the client was written.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub struct Pool {
 #[derive(Default)]
 pub struct IdleLinks {
     links: RefCell<Vec<Idle>>,
+    /// A connection may be lent that could not be a moment ago: it came back, or nothing is aimed at it any more.
+    pub(super) again: Notify,
     pub(super) aims: Aims,
 }
 
@@ -139,56 +141,34 @@ impl Pool {
     /// The connection for a place: an idle one, made to fit, or a new one.
     async fn open(&self, node: &Rc<Node>, key: &RouteKey, place: Place) -> Result<Lease, LendError> {
         let deadline = crate::base::now() + node.rt.config().upstream.connect_wait;
-        loop {
-            let attempt = match node.idle.take(key) {
-                Some(idle) if idle.link.is_closed() => {
-                    drop(idle.link.close(UpstreamCloseReason::Upstream).await);
-                    continue;
-                }
+        let start = loop {
+            // Before the look, so that no connection comes back unnoticed between the two.
+            let idle_again = node.idle.again.notified();
+            match node.idle.take(key) {
+                Some(idle) if idle.link.is_closed() => drop(idle.link.close(UpstreamCloseReason::Upstream).await),
                 Some(idle) if !node.dialer.is_current(&idle.link) => {
                     drop(idle.link.close(UpstreamCloseReason::Moved).await);
-                    continue;
                 }
-                Some(idle) if !idle.dirty && idle.link.key() == key => Ok(idle.link),
+                Some(idle) if !idle.dirty && idle.link.key() == key => return Ok(Lease::new(idle.link, place, node)),
                 Some(idle) => {
                     node.rt.shard.pool_switches.inc();
-                    let (renewing, key) = (Rc::clone(node), key.clone());
-                    spawn_local(async move { renewing.dialer.renew(idle.link, &key).await }).await.map_err(broken)?
+                    break Start::Used(idle.link);
                 }
-                None if node.dialer.is_open() && node.dialer.retry_at().is_some() => {
-                    return Err(LendError::Dial(away()));
-                }
-                None => match node.rt.budget.permit(Use::Pool) {
-                    // A task of its own: the client may leave meanwhile, and then the connection closes in order.
-                    Some(permit) => {
-                        let (dialing, key) = (Rc::clone(node), key.clone());
-                        spawn_local(async move { dialing.dialer.dial(permit, &key).await }).await.map_err(broken)?
-                    }
-                    // A place but no permit: a connection of the pool is still closing.
-                    None => {
-                        tokio::time::sleep(Duration::from_millis(2)).await;
-                        continue;
-                    }
+                None if node.dialer.is_away() => return Err(LendError::Dial(DialError::waiting())),
+                // There are as many permits as places. Who has a place and finds no permit waits for a connection that
+                // is still closing, or for one at which an UNBLOCK is aimed: that one is idle, and is lent when the
+                // UNBLOCK has been answered. (An idle connection to another server has a permit as well: with several of
+                // them it has to give way here.)
+                None => tokio::select! {
+                    biased;
+                    permit = node.rt.budget.wait(Use::Pool) => break Start::New(permit),
+                    () = idle_again => {}
                 },
-            };
-            match attempt {
-                Ok(link) if !node.dialer.is_current(&link) => {
-                    drop(link.close(UpstreamCloseReason::Moved).await); // told to move meanwhile
-                    if crate::base::now() >= deadline {
-                        return Err(LendError::Dial(away()));
-                    }
-                }
-                Ok(link) => return Ok(Lease::new(link, place, node)),
-                Err((error @ DialError::Unavailable { .. }, permit)) => {
-                    drop(permit);
-                    let retry = node.dialer.retry_at().unwrap_or_else(|| crate::base::now() + Duration::from_millis(1));
-                    if retry >= deadline {
-                        return Err(LendError::Dial(error));
-                    }
-                    tokio::time::sleep_until(retry.into()).await;
-                }
-                Err((error, _)) => return Err(LendError::Dial(error)),
             }
+        };
+        match node.dialer.acquire(start, Wanted::Ready(key.clone()), Patience::Until(deadline)).await {
+            Ok(link) => Ok(Lease::new(link, place, node)),
+            Err((error, _)) => Err(LendError::Dial(error)),
         }
     }
 
@@ -266,16 +246,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Nobody waits for the upstream any more.
-fn away() -> DialError {
-    DialError::Unavailable { cause: ConnectError::Refused, text: "waiting for the upstream".into() }
-}
-
-/// The task that dialled has panicked; nothing of the client was written.
-fn broken(_: tokio::task::JoinError) -> LendError {
-    LendError::Exhausted
-}
-
 impl IdleLinks {
     /// An idle connection that fits, else any idle one when no new one may be opened.
     fn take(&self, key: &RouteKey) -> Option<Idle> {
@@ -331,5 +301,6 @@ impl IdleLinks {
     fn keep(&self, mut link: Link, dirty: bool) {
         link.on_returned();
         self.links.borrow_mut().push(Idle { link, dirty, since: crate::base::now() });
+        self.again.notify_waiters();
     }
 }

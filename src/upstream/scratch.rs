@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
 use super::Node;
-use crate::link::{Link, Use, decoded};
+use crate::link::{Link, Patience, Start, Use, Wanted, decoded};
 use crate::resp::encode;
 use crate::telemetry::UpstreamCloseReason;
 
@@ -197,26 +197,13 @@ impl Scratch {
         Ok(replies.swap_remove(0))
     }
 
+    /// A new connection. Whoever calls this has a limit of time around it.
     async fn open(&self, node: &Rc<Node>) -> io::Result<Link> {
-        loop {
-            if let Some(at) = node.dialer.retry_at() {
-                if node.dialer.is_open() {
-                    return Err(io::ErrorKind::NotConnected.into());
-                }
-                tokio::time::sleep_until(at.into()).await;
-                continue;
-            }
-            let Some(permit) = node.rt.budget.permit(Use::Scratch) else {
-                return Err(io::Error::other("no permit for the login connection"));
-            };
-            let dialing = Rc::clone(node);
-            // A task of its own: whoever waits for it may give up, and then the connection still closes in order.
-            let dialed = spawn_local(async move { dialing.dialer.dial_bare(permit).await }).await;
-            match dialed.map_err(io::Error::other)? {
-                Ok(link) => return Ok(link),
-                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
-            }
-        }
+        let Some(permit) = node.rt.budget.permit(Use::Scratch) else {
+            return Err(io::Error::other("no permit for the login connection"));
+        };
+        let dialed = node.dialer.acquire(Start::New(permit), Wanted::Bare, Patience::Caller).await;
+        dialed.map_err(|(error, _)| io::Error::new(io::ErrorKind::NotConnected, error))
     }
 
     /// What a client is that has sent nothing yet. One probe serves all clients of the next second (rule A4).

@@ -4,14 +4,12 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Buf;
 use tokio::io::ReadBuf;
-use tokio::time::Instant;
 
 use super::{Anomaly, Lane, NOT_EXECUTED, Phase};
-use crate::link::{DialError, Link, Permit, Use};
+use crate::link::{DialError, Link, Patience, Permit, Start, Use, Wanted};
 use crate::session::Identity;
 use crate::telemetry::{CloseReason, LossVerdict, UpstreamCloseReason};
 use crate::upstream::Node;
@@ -111,39 +109,37 @@ impl End {
     }
 }
 
-/// Waits for a permit and for the upstream. `None` when the lane has nothing more to do, or never will.
+/// Waits for a permit and for the upstream, as long as anybody needs the lane. `None` when it has nothing more to do, or
+/// never will. `kept` is the permit of the connection before, and of the one that could not be made: the lane gives it
+/// back last of all, so that nobody finds a free place while the lane is still listed.
 async fn open(lane: &Rc<Lane>, node: &Rc<Node>, kept: &mut Option<Permit>) -> Option<Link> {
-    loop {
-        if lane.idle_and_unwanted() {
-            return None;
-        }
-        let permit = match kept.take() {
-            Some(permit) => permit,
-            None => node.lanes.permit(&node.rt.budget).await,
-        };
-        if let Some(at) = node.dialer.retry_at() {
-            *kept = Some(permit);
-            meanwhile(lane, node, tokio::time::sleep_until(Instant::from_std(at))).await;
-            continue;
-        }
-        match meanwhile(lane, node, node.dialer.dial(permit, &lane.key)).await {
-            Ok(link) if !node.dialer.is_current(&link) => *kept = Some(link.close(UpstreamCloseReason::Moved).await),
-            Ok(link) => return Some(link),
-            Err((DialError::Unavailable { .. }, permit)) => *kept = Some(permit),
-            Err((DialError::State(text), _)) => {
-                lane.accepting.set(false);
-                lane.refuse_all(node, &text);
-                return None;
-            }
-            Err((DialError::Identity(text), _)) => {
-                lane.accepting.set(false);
-                on_identity_refused(lane, node, &text);
-                return None;
-            }
-        }
-        // A failure that did not start a back-off must not spin.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    if lane.idle_and_unwanted() {
+        return None;
     }
+    let permit = match kept.take() {
+        Some(permit) => permit,
+        // Every lane that was promised a place gets one, when the lane that gave way has closed.
+        None => node.rt.budget.wait(Use::Lane).await,
+    };
+    let needed = || !lane.idle_and_unwanted();
+    let link = node.dialer.acquire(Start::New(permit), Wanted::Ready(lane.key.clone()), Patience::While(&needed));
+    let (error, permit) = match meanwhile(lane, node, link).await {
+        Ok(link) => return Some(link),
+        Err(failed) => failed,
+    };
+    *kept = Some(permit);
+    match error {
+        DialError::Unavailable { .. } => {}
+        DialError::State(text) => {
+            lane.accepting.set(false);
+            lane.refuse_all(node, &text);
+        }
+        DialError::Identity(text) => {
+            lane.accepting.set(false);
+            on_identity_refused(lane, node, &text);
+        }
+    }
+    None
 }
 
 /// Waits for `what`. While the circuit is open nobody waits for this lane: what is submitted is answered at once.

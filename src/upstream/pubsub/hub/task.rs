@@ -2,12 +2,9 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::{End, Failure, Hub, Phase};
-use crate::link::{DialError, Link, Permit, Use};
+use crate::link::{DialError, Link, Patience, Permit, Start, Use, Wanted};
 use crate::session::{Resp, RouteKey};
 use crate::telemetry::{CloseReason, UpstreamCloseReason};
 use crate::upstream::Node;
@@ -67,35 +64,19 @@ async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> (End, Option<Link>) {
     }
 }
 
-/// Waits for the upstream, for at most `upstream.connect_wait`.
+/// Waits for the upstream, for at most `upstream.connect_wait`. Why there is no connection is left in the hub, for the
+/// clients that wait for it.
 async fn open(hub: &Hub, node: &Rc<Node>, permit: Permit) -> Option<Link> {
-    let deadline = Instant::now() + node.rt.config().upstream.connect_wait;
+    let deadline = crate::base::now() + node.rt.config().upstream.connect_wait;
+    // Messages come as pushes, whatever the clients speak.
     let key = RouteKey { resp: Resp::Three, ..RouteKey::fresh(hub.identity.clone(), 0) };
-    let mut permit = permit;
-    loop {
-        if let Some(at) = node.dialer.retry_at() {
-            let at = Instant::from_std(at);
-            if at >= deadline || node.dialer.is_open() {
-                hub.failure.set(Some(Failure::Unavailable));
-                return None;
-            }
-            tokio::time::sleep_until(at).await;
+    match node.dialer.acquire(Start::New(permit), Wanted::Ready(key), Patience::Until(deadline)).await {
+        Ok(link) => return Some(link),
+        Err((DialError::Unavailable { .. }, _)) => hub.failure.set(Some(Failure::Unavailable)),
+        Err((DialError::Identity(_) | DialError::State(_), _)) => {
+            node.hubs.on_refused(&hub.identity, node.rt.now());
+            hub.failure.set(Some(Failure::Refused));
         }
-        match node.dialer.dial(permit, &key).await {
-            Ok(link) if !node.dialer.is_current(&link) => permit = link.close(UpstreamCloseReason::Moved).await,
-            Ok(link) => return Some(link),
-            Err((DialError::Unavailable { .. }, back)) if Instant::now() < deadline => permit = back,
-            Err((DialError::Unavailable { .. }, _)) => {
-                hub.failure.set(Some(Failure::Unavailable));
-                return None;
-            }
-            Err((DialError::Identity(_) | DialError::State(_), _)) => {
-                node.hubs.on_refused(&hub.identity, node.rt.now());
-                hub.failure.set(Some(Failure::Refused));
-                return None;
-            }
-        }
-        // A failure that did not start a back-off must not spin.
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    None
 }
