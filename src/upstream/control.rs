@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::control_pause::{Watch, look_for_held_writes};
 use super::{Node, limits};
+use crate::base::bug;
 use crate::link::{DialError, Link, Patience, ServerRef, Start, Use, Wanted, decoded};
 use crate::resp::encode;
 use crate::session::{Flavour, Identity, RouteKey};
@@ -264,7 +265,7 @@ pub(crate) async fn run(node: Rc<Node>) {
                 }
             },
         };
-        let job = job.filter(|job| job.server.is_none_or(|server| server == link.server()));
+        let job = job.filter(|job| bug("any_server") || job.server.is_none_or(|server| server == link.server()));
         let round = job.is_none();
         let mut after = serve(&node, &mut link, job.unwrap_or_else(Job::ping)).await;
         if after == After::Fine

@@ -275,6 +275,9 @@ impl Fold {
                 Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
                 Ok(reply) if reply == b":0\r\n" => {
                     node.rt.shard.fold_unblock_races.inc();
+                    if let Some(io) = fold.links.borrow_mut().get_mut(&source) {
+                        io.on_not_blocked(crate::base::now());
+                    }
                     Outcome::NotBlocked
                 }
                 Ok(_) | Err(_) => {

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::ReadBuf;
@@ -16,6 +17,8 @@ use crate::upstream::{Lease, Return};
 
 /// A connection id that no server reaches: asks whether we may unblock at all.
 const NOBODY: i64 = i64::MAX;
+/// How long a connection may stay silent of which a server says that it does not wait.
+const SILENT_FOR: Duration = Duration::from_secs(3);
 
 /// What the fold and the task of its connection share.
 pub(super) struct Io {
@@ -30,11 +33,14 @@ pub(super) struct Io {
     pub(super) server: ServerRef,
     /// It waits on a server that nobody can ask any more.
     pub(super) doomed: bool,
+    /// Since when the server that is asked says that it does not wait, although it has not answered.
+    not_blocked: Option<Instant>,
 }
 
 impl Io {
     /// Appends a packet; it is written in one piece if the socket takes it.
     pub(super) fn send(&mut self, bytes: &[u8]) {
+        self.not_blocked = None;
         self.out.extend_from_slice(bytes);
         self.wake();
     }
@@ -43,6 +49,16 @@ impl Io {
     pub(super) fn doom(&mut self) {
         self.doomed = true;
         self.wake();
+    }
+
+    /// The server that was asked to unblock the connection says that it is not blocked. Its reply is on its way then; where
+    /// none comes, the two connections lead to different servers behind one address: the address had moved before
+    /// respmux was told. Nobody can ask the right one any more.
+    pub(super) fn on_not_blocked(&mut self, now: Instant) {
+        let since = *self.not_blocked.get_or_insert(now);
+        if now.saturating_duration_since(since) >= SILENT_FOR {
+            self.doom();
+        }
     }
 
     /// The connection is not needed any more.
@@ -74,7 +90,16 @@ pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
     };
     let (client, server) = (lease.link().client(), lease.link().server());
     let sliced = client.is_none() || !unblocks;
-    let io = Io { out: BytesMut::new(), waker: None, released: false, client, sliced, server, doomed: false };
+    let io = Io {
+        out: BytesMut::new(),
+        waker: None,
+        released: false,
+        client,
+        sliced,
+        server,
+        doomed: false,
+        not_blocked: None,
+    };
     fold.links.borrow_mut().insert(source, io);
     if server.is_before(node.dialer.server()) {
         fold.act(&node, super::fold::Fold::give_way); // told to move meanwhile

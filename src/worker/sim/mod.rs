@@ -254,6 +254,9 @@ impl World {
                 while world.ledger.violations.borrow().is_empty() {
                     sleep(Duration::from_micros(2_000 + fastrand::u64(..20_000))).await;
                     if fastrand::u8(..3) > 0 {
+                        if fastrand::bool() {
+                            world.server.take_over();
+                        }
                         world.upstream.reconnect();
                     } else {
                         world.upstream.pause(true);

@@ -1,4 +1,8 @@
 //! The simulated upstream: a small Redis in memory, with lists, counters, transactions, blocking pops, channels and databases.
+//!
+//! It is two servers of the same data, as a primary and what takes its place are: both count their connections from 1, so
+//! they give out equal ids, and an id means only a connection of the server that is asked. New connections lead to one of
+//! them; [`Server::take_over`] makes it the other.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -52,7 +56,10 @@ pub(super) struct Server {
     pub(super) blocked: RefCell<VecDeque<Blocked>>,
     /// Everything that was published, by channel, in order.
     pub(super) published: RefCell<BTreeMap<Vec<u8>, Vec<Vec<u8>>>>,
-    last_id: Cell<i64>,
+    /// The last id that each of the two servers gave out.
+    last_ids: [Cell<i64>; 2],
+    /// To which of them new connections lead.
+    site: Cell<usize>,
     pub(super) most: Cell<usize>,
     /// Answers to elements taken by connections that were cut before they were told.
     pub(super) lost: RefCell<Vec<Vec<u8>>>,
@@ -67,6 +74,7 @@ pub(super) struct Server {
 /// What a connection has of its own.
 #[derive(Default)]
 pub(super) struct Session {
+    /// Of the connection, unique over both servers: see [`told`].
     pub(super) id: i64,
     db: u32,
     pub(super) three: bool,
@@ -83,7 +91,8 @@ impl Server {
             connections: RefCell::default(),
             blocked: RefCell::default(),
             published: RefCell::default(),
-            last_id: Cell::new(0),
+            last_ids: Default::default(),
+            site: Cell::new(0),
             most: Cell::new(0),
             lost: RefCell::default(),
             commands: Cell::new(0),
@@ -99,8 +108,10 @@ impl Server {
             return Err(std::io::ErrorKind::ConnectionRefused.into());
         }
         let (theirs, ours) = pair();
-        let id = self.last_id.get() + 1;
-        self.last_id.set(id);
+        let site = self.site.get();
+        let last = &self.last_ids[site];
+        last.set(last.get() + 1);
+        let id = of_site(last.get(), site as i64);
         let mut connections = self.connections.borrow_mut();
         connections.insert(id, Connection { socket: Some(ours.clone()), ..Connection::default() });
         drop(connections);
@@ -111,7 +122,12 @@ impl Server {
 
     /// How many connections there were so far.
     pub(super) fn accepted(&self) -> i64 {
-        self.last_id.get()
+        self.last_ids.iter().map(Cell::get).sum()
+    }
+
+    /// From now on new connections lead to the other server. Those that stand stay where they are.
+    pub(super) fn take_over(&self) {
+        self.site.set(1 - self.site.get());
     }
 
     pub(super) fn connected(&self) -> usize {
@@ -334,7 +350,7 @@ impl Server {
             "UNSUBSCRIBE" => self.subscribe(session, &words[1..], false),
             "PUBLISH" => self.publish(&words[1], &words[2]),
             "CONFIG" => b"*0\r\n".to_vec(),
-            "INFO" => bulk(b"redis_version:7.0.15\r\nrun_id:aaaa\r\n"),
+            "INFO" => bulk(format!("redis_version:7.0.15\r\nrun_id:run{}\r\n", site_of(session.id)).as_bytes()),
             "MULTI" => {
                 session.queue = Some(Vec::new());
                 b"+OK\r\n".to_vec()
@@ -402,19 +418,21 @@ impl Server {
         self.change(session.id, |connection| connection.three = session.three);
         let head = if session.three { "%2" } else { "*4" };
         let proto = if session.three { 3 } else { 2 };
-        format!("{head}\r\n$5\r\nproto\r\n:{proto}\r\n$2\r\nid\r\n:{}\r\n", session.id).into_bytes()
+        format!("{head}\r\n$5\r\nproto\r\n:{proto}\r\n$2\r\nid\r\n:{}\r\n", told(session.id)).into_bytes()
     }
 
     fn client(&self, session: &Session, words: &[Vec<u8>]) -> Vec<u8> {
         match words[1].to_ascii_uppercase().as_slice() {
-            b"ID" => format!(":{}\r\n", session.id).into_bytes(),
+            b"ID" => format!(":{}\r\n", told(session.id)).into_bytes(),
             b"INFO" => {
                 let (db, resp) = (session.db, if session.three { 3 } else { 2 });
-                let text = format!("id={} db={db} sub=0 psub=0 ssub=0 multi=-1 watch=0 resp={resp}\n", session.id);
+                let text =
+                    format!("id={} db={db} sub=0 psub=0 ssub=0 multi=-1 watch=0 resp={resp}\n", told(session.id));
                 bulk(text.as_bytes())
             }
             b"UNBLOCK" => {
                 let id: i64 = String::from_utf8_lossy(&words[2]).parse().unwrap_or(0);
+                let id = of_site(id, site_of(session.id));
                 let before = self.blocked.borrow().len();
                 self.blocked.borrow_mut().retain(|blocked| blocked.connection != id);
                 let found = before > self.blocked.borrow().len();
@@ -432,6 +450,20 @@ impl Server {
             _ => b"+OK\r\n".to_vec(),
         }
     }
+}
+
+/// The connection to which the server `site` gave the id `told`.
+fn of_site(told: i64, site: i64) -> i64 {
+    told.saturating_mul(2).saturating_add(site)
+}
+
+fn site_of(id: i64) -> i64 {
+    id % 2
+}
+
+/// The id under which the connection's server knows it.
+fn told(id: i64) -> i64 {
+    id / 2
 }
 
 pub(super) fn nil(session: &Session) -> Vec<u8> {

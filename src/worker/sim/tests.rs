@@ -161,7 +161,9 @@ fn a_demoted_upstream_is_left_when_its_name_leads_elsewhere() {
 fn seeded_bugs_are_seen() {
     let program = std::env::current_exe().expect("the test's own program");
     let seeds = setting("SIM_SEEDS", 300).to_string();
-    for bug in ["drop_tombstone", "drop_reply", "duplicate_reply", "swap_replies", "double_write", "skip_select"] {
+    for bug in
+        ["drop_tombstone", "drop_reply", "duplicate_reply", "swap_replies", "double_write", "skip_select", "any_server"]
+    {
         let began = std::time::Instant::now();
         let run = std::process::Command::new(&program)
             .args(["worker::sim::tests::some_seeds", "--exact", "--nocapture"])
