@@ -53,8 +53,9 @@ fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
     sum.violations
 }
 
-/// Seeds that showed a fault once: a question whether writes are held back, which a later pause held back itself.
-const SHOWED_A_FAULT: [u64; 1] = [40_686];
+/// Seeds that showed a fault once: a question whether writes are held back, which a later pause held back itself; a waiter
+/// that nobody could unblock, because the name had moved before respmux was told.
+const SHOWED_A_FAULT: [u64; 2] = [40_686, 48];
 
 #[test]
 fn some_seeds() {
