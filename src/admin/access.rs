@@ -15,7 +15,7 @@ pub(super) enum Denial {
     Remote,
     /// A token is wanted, and there was none.
     NoToken,
-    /// There was another one.
+    /// The request came with another token.
     WrongToken,
     /// The token could not be read; see the log.
     NoSecret,

@@ -43,7 +43,7 @@ pub(crate) struct AdminState {
     pub peers: Peers,
     /// The main thread, for what somebody wants changed.
     pub wishes: AdminHandle,
-    /// For the names of commands.
+    /// The command table, for the names of commands that clients run.
     pub commands: CommandTable,
 }
 

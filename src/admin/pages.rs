@@ -45,11 +45,11 @@ struct Page {
 /// Who may ask for a page, and how.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rule {
-    /// Whoever reaches the port may look.
+    /// A page for whoever reaches the port.
     Look,
-    /// It shows clients or the configuration: see [`access`].
+    /// A page that shows clients or the configuration: see [`access`].
     Know,
-    /// It changes something: a POST, and see [`access`].
+    /// A page that changes something: a POST, and see [`access`].
     Change,
 }
 

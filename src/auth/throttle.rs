@@ -148,7 +148,7 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Nobody has failed yet.
+    /// A throttle for which nobody has failed yet.
     #[must_use]
     pub fn new(settings: Failures) -> Self {
         Self::bounded(settings, MOST_LEDGERS)

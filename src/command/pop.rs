@@ -100,7 +100,7 @@ impl Pop {
         &self.keys[0]
     }
 
-    /// The same question, not waiting.
+    /// The form of this pop that does not wait (rule B1).
     #[must_use]
     pub fn twin(&self) -> BytesMut {
         encoded(&self.twin)

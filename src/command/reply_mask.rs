@@ -38,7 +38,7 @@ impl ReplyMask {
         self.0 & bit(byte) != 0
     }
 
-    /// In either set.
+    /// The types that are in either set.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -72,7 +72,7 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// Nothing is known.
+    /// Nothing is known about the reply: every type may be right.
     pub const ANY: Self = Self { two: ReplyMask::ANY, three: ReplyMask::ANY };
 
     /// Legal in one of the protocols: for a connection that changes its own.

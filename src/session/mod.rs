@@ -62,7 +62,7 @@ pub enum ReplyMode {
     Off,
     /// The reply of the next command is dropped.
     SkipNext,
-    /// It is no client of a server and will be closed: nothing changes that.
+    /// No replies: the peer turned out to be no client of a server and will be closed. Nothing changes that.
     Never,
 }
 
@@ -83,9 +83,9 @@ pub enum Guard {
 pub enum MaintNotifications {
     #[default]
     Off,
-    /// That it is to go, and where.
+    /// The client wants to hear that it is to go, and where.
     Address,
-    /// That it is to connect anew, to where it is connected now.
+    /// The client wants to hear that it is to connect anew, to the address that it has.
     NoAddress,
 }
 

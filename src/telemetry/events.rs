@@ -8,7 +8,7 @@ use super::reasons::LogLevel;
 /// Events that are kept.
 const KEPT: usize = 64;
 
-/// The same again within this time is counted and not said twice, milliseconds.
+/// An event that repeats within this time is counted, not listed twice; milliseconds.
 const TOGETHER: u64 = 60_000;
 
 /// One thing that happened.
@@ -18,9 +18,9 @@ pub struct Event {
     pub first: u64,
     /// See `first`.
     pub last: u64,
-    /// How often, or to how many.
+    /// How often the event happened, or to how many clients.
     pub count: u64,
-    /// How much it matters.
+    /// How much the event matters.
     pub level: LogLevel,
     /// A text of ours, without names, keys or addresses of clients.
     pub text: String,

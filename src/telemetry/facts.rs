@@ -121,7 +121,8 @@ impl ProcessFacts {
         self.running().pending_restart.clone()
     }
 
-    /// A configuration was read again and is in force now, but for the keys `pending_restart`. As [`ProcessFacts::new`].
+    /// A configuration was read again and is in force now, but for the keys `pending_restart`. As
+    /// [`ProcessFacts::new`].
     pub fn set_loaded(&self, endpoint: &str, config_sha256: impl Into<String>, pending_restart: Vec<&'static str>) {
         let running = Running::new(endpoint, config_sha256.into(), pending_restart);
         let before = std::mem::replace(&mut *self.running(), running);
@@ -203,7 +204,8 @@ impl ProcessFacts {
         &self.outage
     }
 
-    /// Since when the upstream is away, if it is: unix time in milliseconds; the start of the process if it never answered.
+    /// Since when the upstream is away, if it is: unix time in milliseconds; the start of the process if it never
+    /// answered.
     pub fn upstream_away_since(&self) -> Option<u64> {
         let since = match self.upstream_changed() {
             0 => self.started_unix_millis,
@@ -217,8 +219,9 @@ impl ProcessFacts {
         self.upstream_up.load(Relaxed)
     }
 
-    /// What the upstream's configuration says: after how many milliseconds it answers -BUSY to others than the caller of
-    /// a script, and how many bytes an argument may have. What is not told stays as it was. Asked by the workers' control connections.
+    /// What the upstream's configuration says: after how many milliseconds it answers -BUSY to others than the caller
+    /// of a script, and how many bytes an argument may have. What is not told stays as it was. Asked by the workers'
+    /// control connections.
     pub fn set_upstream_limits(&self, busy_millis: Option<u64>, max_bulk: Option<u64>) {
         if let Some(millis) = busy_millis {
             self.upstream_busy_millis.store(millis, Relaxed);
@@ -233,7 +236,7 @@ impl ProcessFacts {
         self.rights_changes.fetch_add(1, Relaxed);
     }
 
-    /// How many there were.
+    /// How many changes of rights and settings have passed through respmux.
     pub fn rights_changes(&self) -> u64 {
         self.rights_changes.load(Relaxed)
     }

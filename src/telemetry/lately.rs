@@ -102,7 +102,7 @@ pub(super) struct Pulse {
 struct Inner {
     samples: VecDeque<Sample>,
     points: VecDeque<Point>,
-    /// Of each that is watched, in its order.
+    /// What was said in the log of each event of `watch`, in the order of that list; moved at each sample.
     logged: Vec<Logged>,
 }
 
@@ -111,12 +111,13 @@ struct Inner {
 struct Logged {
     /// Unix time in milliseconds of the last line.
     at: Option<u64>,
-    /// How often since then.
+    /// How often the event has happened since the last line.
     unsaid: u64,
 }
 
 impl Logged {
-    /// It happened `more` times as of `now`: how many times a line of log is to tell, if there is to be one.
+    /// The event happened `more` times as of `now`. Returns the number that a line of the log is to tell, if there is
+    /// to be one.
     fn on_more(&mut self, now: u64, more: u64, every: u64) -> Option<u64> {
         self.unsaid += more;
         let due = self.unsaid > 0 && self.at.is_none_or(|at| now.saturating_sub(at) >= every);
@@ -225,8 +226,8 @@ impl Pulse {
         }
     }
 
-    /// A line of log for each limit that was reached, at most one in its time. Here rather than where it is reached: one
-    /// place has the words, no worker writes, and many clients at once are one line.
+    /// A line of log for each limit that was reached, at most one in its time. Here rather than where it is reached:
+    /// one place has the words, no worker writes, and many clients at once are one line.
     fn log(&self, inner: &mut Inner, sample: &Sample) {
         let Inner { samples, logged, .. } = inner;
         logged.resize(self.watched.len(), Logged::default());

@@ -1,7 +1,7 @@
 //! How many bytes the buffers of all workers have together, and what follows from that.
 //!
-//! Each worker counts its own with plain cells and tells the sum here when it has changed by some KiB: one relaxed store
-//! and one load for each other worker, never a lock.
+//! Each worker counts its own with plain cells and tells the sum here when it has changed by some KiB: one relaxed
+//! store and one load for each other worker, never a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,7 +17,7 @@ pub enum Pressure {
     Refuse,
     /// From 95 %: clients with most unread output are closed until it is 90 %.
     Close,
-    /// At the limit: every worker closes clients of its own, however little it holds.
+    /// At the limit: every worker closes clients of its own, however little that worker holds.
     Over,
 }
 
@@ -67,12 +67,12 @@ impl Total {
         self.limit.load(Relaxed)
     }
 
-    /// Another limit from here on.
+    /// Sets another limit, after a reload.
     pub fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Relaxed);
     }
 
-    /// How many tell their share.
+    /// How many workers report their share.
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
@@ -98,7 +98,7 @@ impl Total {
         self.workers.iter().map(|told| told.paused.load(Relaxed)).sum()
     }
 
-    /// What the sum means.
+    /// How near the sum of all workers is to the limit.
     pub fn pressure(&self) -> Pressure {
         Pressure::of(self.sum(), self.limit())
     }

@@ -14,7 +14,7 @@ const REASONS: usize = 8;
 pub struct UpstreamError {
     /// Unix time in milliseconds.
     pub at: u64,
-    /// In the operating system's or the upstream's words.
+    /// The error in the operating system's or the upstream's words.
     pub text: String,
 }
 
@@ -122,7 +122,7 @@ impl Outage {
         met
     }
 
-    /// From here on it is another server's.
+    /// Forgets the errors: the next ones will be another server's.
     pub fn forget(&self) {
         let mut state = self.state();
         *state = State { circuits: state.circuits, ..State::default() };

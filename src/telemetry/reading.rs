@@ -12,7 +12,7 @@ const BUCKETS: usize = LATENCY.buckets();
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Durations {
     buckets: [u64; BUCKETS],
-    /// Of all of them, nanoseconds.
+    /// The sum of all durations, nanoseconds.
     sum: f64,
 }
 
@@ -37,7 +37,7 @@ impl Durations {
         self.combine(other, u64::saturating_add, 1.0);
     }
 
-    /// How many there are.
+    /// How many durations there are.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }

@@ -12,12 +12,12 @@ use super::shard::Shard;
 type OfShards = Box<dyn Fn(&Shard) -> u64 + Send + Sync>;
 type OfFacts = Box<dyn Fn(&ProcessFacts) -> u64 + Send + Sync>;
 
-/// One of them.
+/// One event that is counted anyway and shown as "limits hit and failures".
 pub(super) struct Watched {
     pub level: LogLevel,
     /// Says what happened and which setting decides it.
     pub text: String,
-    /// Nothing else says it in the log.
+    /// No other line of the log tells of this event, so a line is written for it.
     pub is_to_be_logged: bool,
     read: Read,
 }
@@ -28,7 +28,7 @@ enum Read {
 }
 
 impl Watched {
-    /// How often up to now.
+    /// How often the event has happened since the start.
     pub(super) fn total<'a>(&self, shards: impl Iterator<Item = &'a Shard>, facts: &ProcessFacts) -> u64 {
         match &self.read {
             Read::Shards(read) => shards.map(read).sum(),
@@ -36,7 +36,7 @@ impl Watched {
         }
     }
 
-    /// It has been a limit, or a failure, rather than something that was asked for.
+    /// Whether the event is a limit or a failure, rather than something that somebody asked for.
     pub(super) fn is_bad(&self) -> bool {
         matches!(self.level, LogLevel::Warn | LogLevel::Error)
     }
@@ -47,7 +47,7 @@ impl Watched {
     }
 }
 
-/// All of them.
+/// All watched events, in the order in which they are shown.
 pub(super) fn all() -> Vec<Watched> {
     let mut all = Vec::new();
     refusals(&mut all);

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The router says *what* a command needs ([`Target`]), the topology says *where* that is ([`NodeId`]), and
-//! `upstream::Node` has the connections. This room is pure: no sockets, no clock, no metrics. Every source of a topology
-//! is a file of its own; there is one, [`standalone`]: one server behind one name. `link` and the rooms above may use it.
+//! `upstream::Node` has the connections. This room is pure: no sockets, no clock, no metrics. Every source of a
+//! topology is a file of its own; there is one, [`standalone`]: one server behind one name. `link` and the rooms
+//! above may use it.
 
 mod standalone;
 #[cfg(test)]
@@ -74,13 +75,13 @@ pub(crate) struct Topology {
 /// What a node has to do to come from one topology to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It was not there before.
+    /// The node is new.
     Added(NodeId),
-    /// It has another address: nothing of what was learnt from the server before is true any more.
+    /// The node has another address: nothing that was learnt from the server before is true any more.
     Readdressed(NodeId),
-    /// Its address leads to another server.
+    /// The address of the node leads to another server.
     Replaced(NodeId),
-    /// It is the same server, over new connections.
+    /// The server is the same; its connections are to be replaced.
     Rotated(NodeId),
 }
 

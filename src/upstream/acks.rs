@@ -26,11 +26,11 @@ const NUDGES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 pub enum Look {
     /// The offset of its history, and how much of it each replica has acknowledged.
     Primary { offset: i64, acknowledged: Vec<i64> },
-    /// It is a replica now.
+    /// The server is a replica now.
     Replica,
     /// An error line of the server's, with its dash.
     Refused(Vec<u8>),
-    /// Nobody answered.
+    /// The server did not answer.
     Away,
 }
 

@@ -19,7 +19,7 @@ pub enum Unblocked {
     /// The server's answer.
     Reply(Vec<u8>),
     NotExecuted,
-    /// It was sent, and nobody knows.
+    /// The UNBLOCK was sent, and nobody knows whether it hit.
     Unknown,
 }
 
@@ -27,17 +27,18 @@ pub enum Unblocked {
 #[derive(Default)]
 pub(super) struct Aims {
     under_way: RefCell<Vec<ServerClient>>,
-    /// It was sent and may still come. These serve nobody else any more; at most as many as are connected.
+    /// Clients of the server at which an UNBLOCK was sent that may still arrive. Their connections serve nobody else
+    /// any more; there are at most as many as are connected.
     astray: RefCell<Vec<ServerClient>>,
 }
 
 impl Aims {
-    /// Nobody else may be lent this connection now.
+    /// Whether an UNBLOCK is on its way to this connection: nobody else may be lent it now.
     pub(super) fn is_at(&self, link: &Link) -> bool {
         link.client().is_some_and(|client| self.under_way.borrow().contains(&client)) || self.is_astray(link)
     }
 
-    /// Nobody else may ever be lent it.
+    /// Whether an UNBLOCK may still hit this connection: nobody else may ever be lent it.
     pub(super) fn is_astray(&self, link: &Link) -> bool {
         link.client().is_some_and(|client| self.astray.borrow().contains(&client))
     }
@@ -51,7 +52,8 @@ impl Aims {
 }
 
 impl Node {
-    /// Runs `unblock`, a CLIENT UNBLOCK of `client`, one of the server's. It is aimed from the first poll on, when the client that it is meant for must be waiting there.
+    /// Runs `unblock`, a CLIENT UNBLOCK of `client`, one of the server's. It is aimed from the first poll on, when
+    /// the client that it is meant for must be waiting there.
     ///
     /// Where it would crash a server that is paused, it waits for the end of the pause, or until nobody waits there any
     /// more by `still`.
@@ -87,7 +89,7 @@ impl Node {
         outcome
     }
 
-    /// It may still come.
+    /// The UNBLOCK for `client` was not answered and may still arrive.
     fn lose_aim(&self, client: ServerClient) {
         let mut astray = self.idle.aims.astray.borrow_mut();
         astray.retain(|other| self.rt.owned.contains(other.server.node(), other.id));

@@ -23,7 +23,7 @@ use crate::topology::NodeId;
 const MAX_JOBS: usize = 1024;
 /// Longest pause between health checks.
 const HEALTH_EVERY: Duration = Duration::from_secs(2);
-/// The same while the server holds everything back.
+/// Longest pause between health checks while the server holds everything back.
 const PAUSED_EVERY: Duration = Duration::from_secs(1);
 /// A health check that is not answered for so long is looked into.
 const HEALTH_WAIT: Duration = Duration::from_millis(500);
@@ -33,7 +33,8 @@ const LIMITS_EVERY: u32 = 30;
 struct Job {
     commands: BytesMut,
     replies: usize,
-    /// For a batch that a paused server holds back: how long that may last.
+    /// How long a paused server may hold this batch back. None: the batch is not one that it holds back, and the handshake's
+    /// timeout counts.
     patience: Option<Duration>,
     /// Only for this server: to another one it would mean something else.
     server: Option<ServerRef>,
@@ -66,7 +67,8 @@ pub struct Control {
     paused_at: Cell<Option<Instant>>,
     /// When the server last refused a question because it runs a script.
     busy_at: Cell<Option<Instant>>,
-    /// When its last connection was found closed; nothing if that is not how it ended. Nanoseconds of the worker's clock.
+    /// When its last connection was found closed; nothing if that is not how it ended. Nanoseconds of the worker's
+    /// clock.
     lost_at: Cell<Option<u64>>,
     /// `enable-debug-command` is `local`, or nobody may know what it is.
     debug_is_local: Cell<bool>,
@@ -102,8 +104,8 @@ impl Control {
     /// Runs one command as respmux itself.
     ///
     /// # Errors
-    /// `NotConnected` when nothing was sent, also because too many jobs wait; any other when the connection failed in the
-    /// middle, and nobody knows.
+    /// `NotConnected` when nothing was sent, also because too many jobs wait; any other when the connection failed in
+    /// the middle, and nobody knows.
     pub async fn ask(&self, words: &[&[u8]]) -> io::Result<Vec<u8>> {
         let mut command = BytesMut::new();
         encode::command(&mut command, words);
@@ -162,13 +164,13 @@ impl Control {
         self.limits_in.set(0);
     }
 
-    /// From here on it is another server's: that it is not the same process is no news.
+    /// Forgets the run id: the next server is expected to be another one.
     pub fn forget(&self) {
         self.run_id.take();
         self.limits_in.set(0);
     }
 
-    /// Of which server it can be asked: connections of the same number lead there.
+    /// The server that this connection asks.
     #[must_use]
     pub fn server(&self) -> ServerRef {
         self.server.get()
@@ -307,7 +309,7 @@ fn until_next_round(node: &Node, suspicious: bool) -> Duration {
 }
 
 impl Job {
-    /// Is the server alive? Nobody waits for the answer.
+    /// A health check. Nobody waits for the answer.
     fn ping() -> Self {
         let mut commands = BytesMut::new();
         encode::command(&mut commands, &["PING"]);
@@ -356,7 +358,7 @@ enum Opened {
     Link(Link),
     /// The server lives, and holds everything back.
     Held,
-    /// That was seen a moment ago.
+    /// A pause was looked for a moment ago.
     Resting,
     Nothing,
 }

@@ -20,7 +20,7 @@ impl Outbox {
         self.writer.on_end();
     }
 
-    /// Nothing has come from the client that was not read, as its socket knows it now.
+    /// Whether everything that came from the client has been read, as its socket knows it now.
     pub fn is_silent(&self) -> bool {
         self.writer.is_silent()
     }

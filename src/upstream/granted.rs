@@ -9,7 +9,8 @@ use crate::base::nanos;
 use crate::command::CommandId;
 use crate::session::Identity;
 
-/// For how long it holds. Changes that pass by end it at once; those made elsewhere are seen after this time.
+/// For how long a granted right counts. A change that passes through respmux ends it at once; one made elsewhere is
+/// seen after this time.
 const HOLDS: Duration = Duration::from_secs(1);
 
 /// Rights that are kept; beyond that it is begun anew.
@@ -19,7 +20,7 @@ const MOST: usize = 4096;
 #[derive(Default)]
 pub struct Granted {
     known: RefCell<HashMap<(Identity, CommandId), u64>>,
-    /// Of the rules of which `known` is.
+    /// The number of the change of rights up to which `known` is right.
     rules: Cell<u64>,
 }
 
@@ -27,7 +28,7 @@ pub struct Granted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     No,
-    /// It was granted a while ago, and nothing is known to have changed.
+    /// The right was granted a while ago, and nothing is known to have changed.
     Once,
     Now,
 }

@@ -47,7 +47,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// For worker `worker`; nothing is held yet.
+    /// The books of worker `worker`, in which nothing is held yet.
     #[must_use]
     pub fn new(process: Arc<ProcessFacts>, worker: usize) -> Self {
         Self {
@@ -110,13 +110,13 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Nothing yet.
+    /// A charge of no bytes.
     #[must_use]
     pub fn new(memory: &Rc<Memory>, kind: BufferKind) -> Self {
         Self { memory: Rc::clone(memory), kind, bytes: 0 }
     }
 
-    /// It holds this many bytes now.
+    /// Sets the charge to `bytes`.
     #[inline]
     pub fn set(&mut self, bytes: usize) {
         self.memory.change(self.kind, self.bytes, bytes);

@@ -23,7 +23,7 @@ use crate::telemetry::{BufferKind, CloseReason};
 pub enum Wants {
     #[default]
     Nothing,
-    /// At most this many unanswered requests.
+    /// The client waits until it has at most this many unanswered requests.
     Pending(u32),
 }
 

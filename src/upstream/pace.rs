@@ -15,7 +15,7 @@ const FULL_PATIENCE: Duration = Duration::from_secs(2);
 /// A request that was begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Partial {
-    /// There is none.
+    /// No request is begun.
     #[default]
     None,
     /// The client's task waits for the rest.
@@ -29,7 +29,7 @@ enum Partial {
 pub(super) struct Held {
     pub input: usize,
     pub unsent: usize,
-    /// It is not read because memory is short.
+    /// The client is not read because memory is short.
     pub paused: bool,
     /// It is not read because its unread replies, and the requests that wait behind them, are at its limit.
     pub full: bool,

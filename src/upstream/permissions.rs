@@ -38,7 +38,7 @@ pub struct Permissions {
     standing: Joint<(), Option<Standing>>,
 }
 
-/// Those who wait for the same answer.
+/// Callers that wait for the same answer, by the question.
 struct Joint<K, V>(RefCell<HashMap<K, Vec<oneshot::Sender<V>>>>);
 
 impl<K, V> Default for Joint<K, V> {

@@ -9,11 +9,11 @@ use crate::telemetry::{CloseReason, OutputLimit};
 /// Whose limits apply to a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutputClass {
-    /// Has not logged in where it must.
+    /// A client that has not logged in where it must.
     Login,
     #[default]
     Normal,
-    /// Has subscriptions.
+    /// A client with subscriptions.
     Pubsub,
 }
 

@@ -54,7 +54,7 @@ pub(crate) struct KindReport {
     pub max: usize,
     /// Connections, those being opened or closed included.
     pub open: usize,
-    /// Those that somebody needs now.
+    /// The open connections that somebody needs now.
     pub in_use: usize,
     /// Clients in line, and how long the first has waited.
     pub waiting: usize,

@@ -91,7 +91,7 @@ impl Roster {
         inner.entries.iter().filter_map(|entry| entry.outbox.as_ref()).map(|outbox| outbox.held()).max().unwrap_or(0)
     }
 
-    /// Those that are not being closed and of which `size` is at least `least`, the largest first.
+    /// The outboxes of clients that are not being closed and whose `size` is at least `least`, the largest first.
     #[must_use]
     pub fn by_size(&self, size: fn(&Outbox) -> usize, least: usize) -> Vec<Rc<Outbox>> {
         let inner = self.inner.borrow();
@@ -115,7 +115,7 @@ impl Roster {
         inner.entries.len() - inner.free.len()
     }
 
-    /// Nobody is connected.
+    /// Whether no client is connected.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -81,7 +81,7 @@ impl Runtime {
         crate::base::nanos(crate::base::since(self.started))
     }
 
-    /// For the log: the name of the command that was being answered.
+    /// The name of the command that was being answered, for the log.
     pub(crate) fn command_name(&self, id: Option<CommandId>) -> &str {
         match id {
             None => "none",

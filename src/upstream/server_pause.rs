@@ -110,7 +110,7 @@ impl ServerPause {
         self.changes.get()
     }
 
-    /// It came another way, and was seen.
+    /// The pause did not pass through respmux; it was recognised by its effect.
     pub(super) fn is_seen(&self) -> bool {
         self.pauses.borrow().seen.is_some()
     }

@@ -13,9 +13,9 @@ use crate::telemetry::BufferKind;
 pub(super) struct Share {
     /// Bytes of input that the client's task keeps.
     input: Cell<usize>,
-    /// Of these, what was read ahead of need.
+    /// The part of `input` that was read ahead of need.
     ahead: Cell<usize>,
-    /// Is not read because memory is short.
+    /// The client is not read because memory is short; moved by the survey of memory.
     paused: Cell<bool>,
 }
 

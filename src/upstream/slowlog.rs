@@ -30,7 +30,7 @@ pub(crate) struct SlowRequest {
     pub command: String,
     /// Arguments, the name included; 0 when not known.
     pub arguments: u32,
-    /// Of the request.
+    /// Size of the request, bytes.
     pub bytes: u64,
     /// Its beginning, only with `slowlog.keys`.
     pub key: Option<Vec<u8>>,

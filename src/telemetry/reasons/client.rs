@@ -7,11 +7,11 @@ use super::Label;
 labels! {
     /// What became of a client that was told where to go (MOVING).
     HandoffResult {
-        /// It left by itself.
+        /// The client left by itself.
         Moved = "moved",
-        /// It stayed and was closed at a request boundary.
+        /// The client stayed and was closed at a request boundary.
         Closed = "closed",
-        /// It was closed for another reason, such as the end of the drain.
+        /// The client was closed for another reason, such as the end of the drain.
         Cut = "cut",
     }
 }

@@ -84,7 +84,7 @@ labels! {
         ProtocolError = "protocol_error",
         /// Too many unread reply bytes (rule I8).
         OutputLimit = "output_limit",
-        /// Too many unread request bytes (4.1).
+        /// Too many unread request bytes (docs/design/semantics.md 4.1).
         QueryBuffer = "query_buffer",
         /// A request that was begun and not ended in time.
         PartialRequest = "partial_request",
@@ -94,7 +94,7 @@ labels! {
         Evicted = "evicted",
         /// Idle for longer than the upstream's `timeout`.
         Idle = "idle",
-        /// The upstream connection that owed a reply was lost (10.1).
+        /// The upstream connection that owed a reply was lost (docs/design/semantics.md 10.1).
         UpstreamLost = "upstream_lost",
         /// The upstream connection that owed a reply was killed by us (rule I5).
         UpstreamAnomaly = "upstream_anomaly",
@@ -116,7 +116,7 @@ labels! {
         IoError = "io_error",
         /// The client's identity is gone (rule A7).
         Auth = "auth",
-        /// An HTTP request: `POST` or `Host:` (3.4).
+        /// An HTTP request: `POST` or `Host:` (docs/design/semantics.md 3.4).
         CrossProtocol = "cross_protocol",
         /// A TLS ClientHello where no TLS is spoken.
         TlsHello = "tls_hello",
@@ -146,11 +146,11 @@ labels! {
 labels! {
     /// How a client's TLS handshake ended.
     HandshakeResult {
-        /// It succeeded.
+        /// The handshake succeeded.
         Ok = "ok",
         /// The client left, broke the protocol, or showed no good certificate.
         Failed = "failed",
-        /// It took too long.
+        /// The handshake took too long.
         Timeout = "timeout",
     }
 }
@@ -168,9 +168,9 @@ labels! {
 labels! {
     /// What became of changed certificate files.
     ReloadResult {
-        /// In use.
+        /// The new files are in use.
         Success = "success",
-        /// Not usable; the old ones stay.
+        /// The new files cannot be used; the old ones stay.
         Failure = "failure",
     }
 }
@@ -206,7 +206,7 @@ labels! {
         Monitor = "monitor",
         /// A command that may change the connection (rules L5 and L6).
         Isolated = "isolated",
-        /// A request too large for a lane (3.4).
+        /// A request too large for a lane (docs/design/semantics.md 3.4).
         Large = "large",
         /// WAIT and WAITAOF.
         Wait = "wait",
@@ -262,7 +262,7 @@ labels! {
 labels! {
     /// Why the proxy refused a command instead of carrying it.
     RefuseReason {
-        /// Class `refused` (10.2).
+        /// Class `refused` (docs/design/semantics.md 10.2).
         Unsupported = "unsupported",
         /// A subcommand nobody knows (rule L4).
         UnknownSubcommand = "unknown_subcommand",
@@ -276,7 +276,7 @@ labels! {
         ProxyRight = "proxy_right",
         /// No dedicated connection became free in time (rule M6).
         Pool = "pool",
-        /// The upstream is not there; not executed (10.1).
+        /// The upstream is not there; not executed (docs/design/semantics.md 10.1).
         UpstreamDown = "upstream_down",
     }
 }

@@ -49,9 +49,10 @@ labels! {
         Anomaly = "anomaly",
         /// Did not answer in time.
         Timeout = "timeout",
-        /// It could not be made clean, or not be made to serve another user or database; or DEBUG ran on it.
+        /// The connection could not be made clean, or not be made to serve another user or database; or DEBUG ran on
+        /// it.
         Dirty = "dirty",
-        /// Whoever held it, or waited for it, has left.
+        /// The client that held the connection, or waited for it, has left.
         Client = "client",
         /// Another one takes its place: PROXY RECONNECT, or another upstream.
         Moved = "moved",
@@ -61,9 +62,9 @@ labels! {
 labels! {
     /// Whether a worker tries to reach the upstream.
     CircuitState {
-        /// It does.
+        /// Commands go to the upstream.
         Closed = "closed",
-        /// Not now; commands are answered without waiting.
+        /// Commands are answered at once, without the upstream.
         Open = "open",
         /// One attempt at a time.
         HalfOpen = "half_open",
@@ -87,9 +88,9 @@ labels! {
     RetryOutcome {
         /// Sent once more.
         Resent = "resent",
-        /// And answered.
+        /// The repeated read was answered.
         Answered = "answered",
-        /// And lost again.
+        /// The connection of the repeated read was lost, too.
         Lost = "lost",
         /// Not sent again: too many are.
         OverBudget = "over_budget",
@@ -101,7 +102,7 @@ labels! {
     RequestOutcome {
         /// Not a byte of it was written.
         NotExecuted = "not_executed",
-        /// It was written.
+        /// The command had been written.
         Unknown = "unknown",
     }
 }
@@ -113,7 +114,7 @@ labels! {
         Same = "same",
         /// Elsewhere: the connections move.
         Moved = "moved",
-        /// Nobody knows.
+        /// The lookup failed.
         Failed = "failed",
     }
 }

@@ -11,7 +11,7 @@ pub(super) struct Table {
     pub title: &'static str,
     pub heads: &'static [&'static str],
     pub rows: Vec<Vec<String>>,
-    /// In place of rows.
+    /// What is shown in place of rows, when there are none.
     pub note: Option<String>,
 }
 
@@ -193,7 +193,7 @@ fn rates<'a>(snapshot: &'a Snapshot, before: Option<&Snapshot>) -> HashMap<&'a s
     snapshot.clients.iter().flatten().filter_map(rate).collect()
 }
 
-/// All of it as plain text.
+/// The whole snapshot as plain text.
 pub(super) fn text(snapshot: &Snapshot) -> String {
     let mut text = head(snapshot).join("\n") + "\n";
     for table in tables(snapshot, None) {

@@ -24,7 +24,7 @@ pub(super) enum Burst {
     Never,
     /// One command with a COUNT of at most 512.
     Count,
-    /// At most eight copies of the twin.
+    /// By at most eight copies of the form that does not wait.
     Copies,
 }
 
@@ -57,7 +57,7 @@ pub(super) enum Outcome {
     Unblocked,
     /// `:0`: an element is on its way, or the command had not arrived yet.
     NotBlocked,
-    /// Nobody knows.
+    /// Nobody knows: the server could not be asked.
     Failed,
 }
 
@@ -71,7 +71,7 @@ pub(super) enum Action<E> {
     Error(WaiterId, E, bool),
     /// Its element may be lost: the waiter is closed.
     Close(WaiterId),
-    /// Nobody is there for these; in the order in which they were popped.
+    /// Give these elements back, for which nobody is there; in the order in which they were popped.
     GiveBack(Vec<E>),
     /// Send a question for so many elements (none: 0), then the waiting command.
     Arm(SourceId, usize),
@@ -91,7 +91,7 @@ enum Unblock {
     Asked,
     /// To be sent again.
     Later,
-    /// Done: the reply is coming.
+    /// The UNBLOCK has worked: the reply of the waiting command is coming.
     Ended,
 }
 
@@ -174,7 +174,7 @@ impl<E> Fold<E> {
         !self.sources.is_empty() || self.opening > 0
     }
 
-    /// Nothing is left of it.
+    /// Whether nobody waits and no connection is left.
     pub(super) fn is_over(&self) -> bool {
         self.waiters.is_empty() && self.sources.is_empty() && self.opening == 0 && self.polled == 0
     }
@@ -222,12 +222,12 @@ impl<E> Fold<E> {
         self.opening += 1;
     }
 
-    /// It could not be lent.
+    /// The connection that was asked for could not be lent.
     pub(super) fn not_lent(&mut self) {
         self.opening -= 1;
     }
 
-    /// It is here.
+    /// The connection that was asked for is here: arm it, or release it if nobody wants it any more.
     pub(super) fn lent(&mut self, source: SourceId, sliced: bool) {
         self.opening -= 1;
         self.sources.insert(source, Source { asks: VecDeque::new(), unblock: Unblock::No, sliced, hot: false });
@@ -372,7 +372,7 @@ impl<E> Fold<E> {
         self.sources.values().flat_map(|source| &source.asks).map(|ask| ask.most).sum::<usize>() + self.polled
     }
 
-    /// Those who want an element; nobody while the fold gives way.
+    /// How many waiters want an element; none while the connections are being given up.
     fn wanted(&self) -> usize {
         if self.yielding { 0 } else { self.waiters.iter().filter(|(_, leaving)| !leaving).count() }
     }

@@ -33,7 +33,7 @@ use crate::telemetry::{CloseReason, FoldState, FoldWay};
 
 /// An UNBLOCK that hit nothing is sent again after this: the command may not have arrived yet.
 const ASK_AGAIN: Duration = Duration::from_millis(2);
-/// The same when the server could not be asked.
+/// An UNBLOCK is sent again after this when the server could not be asked.
 const ASK_LATER: Duration = Duration::from_millis(50);
 /// How often an element is offered back to an upstream that is away.
 const GIVE_BACK_TRIES: u32 = 3;
@@ -90,7 +90,7 @@ impl Folds {
         Waiter::new(node, fold, id, wait)
     }
 
-    /// Nobody waits, and nothing is left over from those who did.
+    /// Whether nobody waits and no connection is left from those who did.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_key.borrow().is_empty()
@@ -297,7 +297,7 @@ impl Fold {
         });
     }
 
-    /// Nobody is there for `elements`: back to where they were (rule B6), the last one first.
+    /// Gives back `elements`, for which nobody is there, to where they were (rule B6), the last one first.
     fn give_back(self: &Rc<Self>, node: &Rc<Node>, elements: Vec<Element>) {
         let commands: Vec<BytesMut> = elements.iter().rev().filter_map(|element| self.pop.give_back(element)).collect();
         if !node.rt.config().blocking.give_back || commands.is_empty() {

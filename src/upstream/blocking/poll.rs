@@ -118,9 +118,9 @@ async fn ask_all(node: &Rc<Node>, mut questions: Vec<Vec<Rc<Fold>>>) -> bool {
 /// What came of a question.
 enum Said {
     Reply(Vec<u8>),
-    /// It was not carried out.
+    /// The question was not carried out.
     Nothing,
-    /// Nobody knows.
+    /// Nobody knows whether the question was carried out: its connection was lost.
     Unknown,
 }
 

@@ -27,11 +27,11 @@ pub(super) struct Io {
     released: bool,
     /// The connection as its server knows it, if it told us.
     pub(super) client: Option<ServerClient>,
-    /// It cannot be unblocked, so it waits for slices of time.
+    /// The connection cannot be unblocked, so it waits for slices of time.
     pub(super) sliced: bool,
     /// The server on which it waits.
     pub(super) server: ServerRef,
-    /// It waits on a server that nobody can ask any more.
+    /// The connection waits on a server that nobody can ask any more; set by `doom`.
     pub(super) doomed: bool,
     /// Since when the server that is asked says that it does not wait, although it has not answered.
     not_blocked: Option<Instant>,
@@ -45,7 +45,7 @@ impl Io {
         self.wake();
     }
 
-    /// It waits on a server that nobody can ask any more, and is given up.
+    /// Gives the connection up: it waits on a server that nobody can ask any more.
     pub(super) fn doom(&mut self) {
         self.doomed = true;
         self.wake();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Lane;
 
-/// Of one lane; it outlives it.
+/// What became of the connections of one lane. It outlives the lane, for clients that wrote over it.
 #[derive(Debug, Default)]
 pub struct Fate {
     /// Connections that broke or were given up. One that was closed because nobody needed it is none of them.

@@ -61,7 +61,7 @@ pub(crate) struct Slot {
     start: u64,
     /// Part of the same transaction as the slot before it: both were written, or neither counts as written.
     pub joined: bool,
-    /// Was sent on an earlier connection, too.
+    /// The request was sent on an earlier connection, too.
     pub retried: bool,
 }
 

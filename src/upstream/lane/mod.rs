@@ -75,7 +75,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// For people.
+    /// The phase in a word, for people.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {

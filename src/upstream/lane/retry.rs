@@ -31,7 +31,7 @@ struct Window {
 }
 
 impl RetryBudget {
-    /// So many requests were put on lanes.
+    /// `count` requests were put on lanes.
     pub(super) fn on_requests(&self, count: usize, now: u64) {
         let mut window = self.0.borrow_mut();
         window.turn(now);

@@ -13,12 +13,12 @@ pub(crate) struct LaneReport {
     /// Unique in the worker.
     pub id: u64,
     pub key: RouteKey,
-    /// It is for long replies.
+    /// The lane is for long replies.
     pub big: bool,
     pub phase: &'static str,
-    /// It owes replies and has been silent for too long.
+    /// The lane owes replies and has been silent for too long.
     pub suspect: bool,
-    /// It takes no new requests.
+    /// The lane takes no new requests.
     pub retired: bool,
     pub in_flight: usize,
     /// For how long the oldest request has waited.
@@ -27,7 +27,7 @@ pub(crate) struct LaneReport {
     pub queued: usize,
     /// Clients that wait for room on it.
     pub waiting: usize,
-    /// Since it was connected, or wanted.
+    /// Time since the lane was connected, or first wanted.
     pub age: Duration,
     /// CLIENT ID of its connection on the upstream; 0 when there is none.
     pub upstream_id: i64,

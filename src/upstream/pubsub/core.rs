@@ -168,7 +168,7 @@ impl<K: Copy + Eq + Hash> Core<K> {
         }
     }
 
-    /// Nothing is to be sent and nothing is owed.
+    /// Whether nothing is to be sent and the upstream owes nothing.
     pub(super) fn is_quiet(&self) -> bool {
         self.out.is_empty() && self.expect.is_empty()
     }
@@ -285,7 +285,7 @@ impl<K: Copy + Eq + Hash> Core<K> {
         self.actions.push(Action::Count { family, name: Rc::clone(name), by });
     }
 
-    /// Nothing is owed and nobody wants anything.
+    /// Whether the upstream owes nothing and nobody wants a subscription.
     pub(super) fn is_idle(&self) -> bool {
         self.expect.is_empty() && self.registry.wanted() == 0
     }

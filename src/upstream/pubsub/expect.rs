@@ -77,7 +77,7 @@ impl<K: Copy> Expectations<K> {
         self.queue.push_back(expected);
     }
 
-    /// Nothing is owed.
+    /// Whether the upstream owes nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

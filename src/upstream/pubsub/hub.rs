@@ -174,7 +174,7 @@ impl Hub {
         self.wake();
     }
 
-    /// Nothing to do and nobody to serve.
+    /// Whether the hub has nothing to do and nobody to serve.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state.borrow();
         self.phase.get() == Phase::Ready && state.core.is_idle() && state.core.registry.len() == 0

@@ -23,9 +23,9 @@ pub(super) struct Listener<K> {
 /// What a client leaves behind.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Left {
-    /// It heard these.
+    /// The names that the client heard.
     pub heard: Vec<(Family, Name)>,
-    /// Nobody wants these any more.
+    /// The names that nobody wants any more.
     pub orphaned: Vec<(Family, Name)>,
 }
 
@@ -104,7 +104,7 @@ impl<K: Copy + Eq + Hash> Registry<K> {
         self.topics[family as usize].get(name).map_or(&[], |topic| &topic.listeners)
     }
 
-    /// The same name, in the copy that is kept.
+    /// The one copy of `name` that all entries share.
     pub(super) fn intern(&self, family: Family, name: &[u8]) -> Name {
         self.topics[family as usize].get_key_value(name).map_or_else(|| Name::from(name), |(known, _)| Rc::clone(known))
     }
