@@ -1,54 +1,49 @@
-//! How clients are sent away: the end of the process, and where they are to go. Pure.
+//! `[drain]`: how clients are sent away at the end of the process, and where they are to go. Pure.
 
 use std::time::Duration;
 
-use super::key::{Key, key, optional, time};
-use super::value::Kind;
+use super::check::Check;
+use super::key::{Key, optional, table, time};
+use super::kind::Kind;
+use super::settings::Settings;
 
-pub(super) const DELAY: Key =
-    key("drain.delay", "0s", time(0), "After SIGTERM, how long new clients are still accepted while /readyz says no.")
-        .flag("drain-delay", "TIME");
-pub(super) const TIMEOUT: Key = key(
-    "drain.timeout",
-    "25s",
-    time(0),
-    "After SIGTERM and drain.delay, how long clients may take to finish: requests, transactions, blocking commands. \
-     Then they are closed whatever they do.",
-)
-.flag("drain-timeout", "TIME");
-pub(super) const SPREAD: Key = key(
-    "drain.spread",
-    "10s",
-    time(0),
-    "Clients are not all sent away at once, but 2ms apart on each worker, and all within this time and half of \
-     drain.timeout; those with subscriptions come last. 0s is at once.",
-);
-pub(super) const ENDPOINT: Key = optional(
-    "drain.endpoint",
-    "\"respmux.example:6379\"",
-    Kind::Text,
-    "host:port of the Service or balancer in front of all replicas. Clients that asked for it (CLIENT \
-     MAINT_NOTIFICATIONS, RESP3) are told to go there before they are closed. Name the port that they use already: \
-     redis-py looks at the host only. Not set: only clients that want no address (moving-endpoint-type none) are told, \
-     and CLIENT MAINT_NOTIFICATIONS of the others is an error, which clients take as no.",
-);
+/// Kubernetes' terminationGracePeriodSeconds unless changed.
+const USUAL_GRACE: Duration = Duration::from_secs(30);
 
-/// The end of the process after SIGTERM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drain {
-    /// Still accepting, no longer ready.
-    pub delay: Duration,
-    /// After the delay, until clients are closed whatever they do.
-    pub timeout: Duration,
-    /// Most of that time over which clients are sent away one after the other.
-    pub spread: Duration,
-    /// `host:port` where clients are told to go.
-    pub endpoint: Option<String>,
+table! {
+    /// The end of the process after SIGTERM.
+    pub struct Drain = "drain." {
+        /// After SIGTERM, how long new clients are still accepted while /readyz says no.
+        delay: Duration = time("0s", 0).flag("drain-delay", "TIME");
+        /// After SIGTERM and drain.delay, how long clients may take to finish: requests, transactions, blocking
+        /// commands. Then they are closed whatever they do.
+        timeout: Duration = time("25s", 0).flag("drain-timeout", "TIME");
+        /// Clients are not all sent away at once, but 2ms apart on each worker, and all within this time and half of
+        /// drain.timeout; those with subscriptions come last. 0s is at once.
+        spread: Duration = time("10s", 0);
+        /// host:port of the Service or balancer in front of all replicas. Clients that asked for it (CLIENT
+        /// MAINT_NOTIFICATIONS, RESP3) are told to go there before they are closed. Name the port that they use
+        /// already: redis-py looks at the host only. Not set: only clients that want no address (moving-endpoint-type
+        /// none) are told, and CLIENT MAINT_NOTIFICATIONS of the others is an error, which clients take as no.
+        endpoint: Option<String> = optional("\"respmux.example:6379\"", Kind::Text);
+    }
 }
 
 impl Drain {
+    pub(super) fn check(&self, check: &mut Check<'_>) {
+        if let Some(reason) = self.problem() {
+            check.problem("drain.endpoint", reason);
+        }
+        if self.delay + self.timeout > USUAL_GRACE {
+            check.warn(
+                "drain.delay and drain.timeout together exceed 30s: raise Kubernetes' terminationGracePeriodSeconds \
+                 (30 unless set) above them",
+            );
+        }
+    }
+
     /// What is wrong with the endpoint. Clients part it at its colon, so the address of IPv6 is none for them.
-    pub(super) fn problem(&self) -> Option<String> {
+    fn problem(&self) -> Option<String> {
         let text = self.endpoint.as_deref()?;
         let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
         let named = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));

@@ -6,8 +6,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{self, KEYS};
-use super::settings::{Assignment, Layer, Origin, Problem};
-use super::value::Raw;
+use super::layers::{Assignment, Layer};
+use super::raw::Raw;
+use super::settings::{Origin, Problem};
 
 /// Reads `text`, calling it `name` in errors. What is not understood becomes a problem of the
 /// layer; no problem quotes a line of the file, which may hold a password.
@@ -36,29 +37,24 @@ impl Reader<'_> {
         // The map sorts by name; people read from the top.
         rows.sort_by_key(|(name, _)| name.span().start);
         for (name, value) in rows {
-            let path = match prefix {
-                "" => name.get_ref().to_string(),
-                _ => format!("{prefix}.{}", name.get_ref()),
-            };
-            self.entry(&path, name.span(), value);
+            self.entry(&format!("{prefix}{}", name.get_ref()), name.span(), value);
         }
     }
 
     fn entry(&mut self, path: &str, name: Range<usize>, value: &Spanned<DeValue<'_>>) {
         if let Some(key) = keys::find(path) {
-            let origin = self.origin(value.span());
-            let raw = raw(value.get_ref());
+            let (raw, origin) = (raw(value.get_ref()), self.origin(value.span()));
             self.layer.assignments.push(Assignment { key, raw, origin });
             return;
         }
-        let origin = self.origin(name);
         let is_table = KEYS.iter().any(|key| key.table_and_name().0 == path);
         let reason = match value.get_ref() {
-            DeValue::Table(table) if is_table => return self.table(path, table),
-            DeValue::Table(_) => unknown_table(path),
+            DeValue::Table(table) if is_table => return self.table(&format!("{path}."), table),
+            DeValue::Table(_) => keys::unknown_table(path),
             _ if is_table => format!("{path} is a table: write [{path}] and its keys below"),
-            _ => unknown(path),
+            _ => keys::unknown(path),
         };
+        let origin = self.origin(name);
         self.layer.problems.push(Problem::at(origin, reason));
     }
 
@@ -70,25 +66,6 @@ impl Reader<'_> {
             line: before.matches('\n').count() + 1,
             column: before[start..].chars().count() + 1,
         }
-    }
-}
-
-/// The text about a key without a row.
-pub(crate) fn unknown(path: &str) -> String {
-    let suggestions = keys::suggestions(path);
-    match suggestions.is_empty() {
-        true => format!("unknown key {path:?}; `respmux config example` lists all"),
-        false => {
-            let quoted: Vec<String> = suggestions.iter().map(|s| format!("{s:?}")).collect();
-            format!("unknown key {path:?}; did you mean {}?", quoted.join(" or "))
-        }
-    }
-}
-
-fn unknown_table(path: &str) -> String {
-    match keys::nearest(path, KEYS.iter().map(|key| key.table_and_name().0)) {
-        Some(table) => format!("unknown table [{path}]; did you mean [{table}]?"),
-        None => format!("unknown table [{path}]; `respmux config example` lists all"),
     }
 }
 

@@ -1,15 +1,16 @@
-//! What a key is, and how one is found; the keys themselves are in `keys`.
+//! What a key is, and how tables of them are written.
 
-use super::keys::KEYS;
-use super::value::{Kind, Raw, Setting};
+use super::kind::Kind;
+use super::raw::Raw;
+use super::value::Setting;
 
-/// One row of [`KEYS`].
+/// One row of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Key {
     /// As in the file, with dots: `upstream.max_connections`.
     pub(crate) path: &'static str,
     /// As in a variable; `None` when the key has no value until somebody gives one.
-    pub(super) default: Option<&'static str>,
+    default: Option<&'static str>,
     /// A value for the example where there is no default.
     example: &'static str,
     /// What values it takes.
@@ -56,79 +57,135 @@ impl Key {
         self.path.split_once('.').unwrap_or(("", self.path))
     }
 
-    pub(super) const fn flag(mut self, name: &'static str, value: &'static str) -> Self {
-        self.flag = Some((name, value));
-        self
-    }
-
-    pub(super) const fn short_env(mut self, name: &'static str) -> Self {
-        self.short_env = Some(name);
-        self
-    }
-
-    /// What was made of it at the start cannot change while the process runs.
-    pub(super) const fn restart(mut self) -> Self {
-        self.live = false;
-        self
-    }
-
     /// When a changed value counts, in a few words.
     pub(crate) fn takes_effect(&self) -> &'static str {
         if self.live { "on reload" } else { "after a restart" }
     }
+
+    pub(super) const fn flag(self, name: &'static str, value: &'static str) -> Self {
+        Self { flag: Some((name, value)), ..self }
+    }
+
+    pub(super) const fn short_env(self, name: &'static str) -> Self {
+        Self { short_env: Some(name), ..self }
+    }
+
+    /// What was made of it at the start cannot change while the process runs.
+    pub(super) const fn restart(self) -> Self {
+        Self { live: false, ..self }
+    }
+
+    /// For [`table!`].
+    pub(super) const fn named(self, path: &'static str, doc: &'static str) -> Self {
+        Self { path, doc: doc.trim_ascii_start(), ..self }
+    }
 }
 
-pub(super) const fn key(path: &'static str, default: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, default: Some(default), example: "", kind, flag: None, short_env: None, doc, live: true }
+pub(super) const fn key(default: &'static str, kind: Kind) -> Key {
+    Key { default: Some(default), ..optional("", kind) }
 }
 
-pub(super) const fn optional(path: &'static str, example: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, default: None, example, kind, flag: None, short_env: None, doc, live: true }
+pub(super) const fn optional(example: &'static str, kind: Kind) -> Key {
+    Key { path: "", default: None, example, kind, flag: None, short_env: None, doc: "", live: true }
 }
 
 /// A time up to a day, from `min` milliseconds.
-pub(super) const fn time(min: u64) -> Kind {
-    Kind::Time { min, max: 86_400_000 }
+pub(super) const fn time(default: &'static str, min: u64) -> Key {
+    key(default, Kind::Time { min, max: 86_400_000 })
 }
 
-pub(super) const fn size(min: usize, max: usize) -> Kind {
-    Kind::Size { min, max }
+pub(super) const fn size(default: &'static str, min: usize, max: usize) -> Key {
+    key(default, Kind::Size { min, max })
 }
 
-pub(super) const fn count(min: usize, max: usize) -> Kind {
-    Kind::Count { min, max }
+pub(super) const fn count(default: &'static str, min: usize, max: usize) -> Key {
+    key(default, Kind::Count { min, max })
+}
+
+pub(super) const fn switch(default: &'static str) -> Key {
+    key(default, Kind::Switch)
+}
+
+pub(super) const fn word(default: &'static str, words: &'static [&'static str]) -> Key {
+    key(default, Kind::Word(words))
 }
 
 pub(super) const KIB: usize = 1 << 10;
 pub(super) const MIB: usize = 1 << 20;
 pub(super) const GIB: usize = 1 << 30;
 
-/// The row of a key.
-pub(crate) fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
-}
-
-/// The candidate that looks most like `word`, if one does.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |candidate: &&str| strsim::osa_distance(word, candidate);
-    let best = candidates.min_by_key(distance)?;
-    (distance(&best) <= (word.len() / 4).max(1)).then_some(best)
-}
-
-/// The keys that an unknown path may have meant: those of the same name in other tables, else one
-/// that looks like it, else those whose name does.
-pub(crate) fn suggestions(path: &str) -> Vec<&'static str> {
-    let named = |name: &str| -> Vec<&'static str> {
-        let same = KEYS.iter().filter(|key| key.table_and_name().1 == name);
-        same.map(|key| key.path).collect()
+/// Keys whose paths begin alike: a row is the name of a key and what it takes, below its text for the reference.
+///
+/// `pub struct` makes a struct of them. A row with a type is a field, too, and has the same text; the fields `with` it
+/// are what keys without a type come to, and are handed to `read`. `const` makes a list of keys only.
+macro_rules! table {
+    ($(#[$about:meta])* pub struct $name:ident = $prefix:literal { $($rows:tt)* } $(with { $($with:tt)* })?) => {
+        table! { @ $prefix (struct $(#[$about])* $name { $($($with)*)? }) () () $($rows)* }
     };
-    let name = path.rsplit('.').next().unwrap_or(path);
-    let same = named(name);
-    if !same.is_empty() {
-        return same;
-    }
-    if let Some(best) = nearest(path, KEYS.iter().map(|key| key.path)) {
-        return vec![best];
-    }
-    nearest(name, KEYS.iter().map(|key| key.table_and_name().1)).map_or_else(Vec::new, named)
+    (const $name:ident = $prefix:literal { $($rows:tt)* }) => {
+        table! { @ $prefix (const $name) () () $($rows)* }
+    };
+    // Row after row moves from the end to the lists of keys and of fields.
+    (@ $prefix:literal $made:tt ($($keys:tt)*) ($($fields:tt)*)
+     $(#[doc = $doc:literal])+ $name:ident: $type:ty = $key:expr; $($rows:tt)*) => {
+        table! {
+            @ $prefix $made
+            ($($keys)* $key.named(concat!($prefix, stringify!($name)), concat!($($doc),+)),)
+            ($($fields)* ($($doc)+) $name: $type, concat!($prefix, stringify!($name));)
+            $($rows)*
+        }
+    };
+    (@ $prefix:literal $made:tt ($($keys:tt)*) $fields:tt
+     $(#[doc = $doc:literal])+ $name:ident = $key:expr; $($rows:tt)*) => {
+        table! {
+            @ $prefix $made
+            ($($keys)* $key.named(concat!($prefix, stringify!($name)), concat!($($doc),+)),)
+            $fields
+            $($rows)*
+        }
+    };
+    (@ $prefix:literal (struct $(#[$about:meta])* $name:ident { $($(#[$what:meta])* $with:ident: $given:ty,)* })
+     ($($keys:tt)*) ($(($($doc:literal)+) $field:ident: $type:ty, $path:expr;)*)) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[doc = $doc])+ pub $field: $type,)*
+            $($(#[$what])* pub $with: $given,)*
+        }
+
+        impl $name {
+            pub(super) const KEYS: &'static [Key] = &[$($keys)*];
+
+            pub(super) fn read(settings: &Settings $(, $with: $given)*) -> Self {
+                Self { $($field: settings.get($path),)* $($with,)* }
+            }
+        }
+    };
+    (@ $prefix:literal (const $name:ident) ($($keys:tt)*) ()) => {
+        pub(super) const $name: &[Key] = &[$($keys)*];
+    };
 }
+
+/// An enum that is one word in the configuration.
+macro_rules! words {
+    ($(#[$about:meta])* pub enum $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$what])* $variant,)+ }
+
+        impl $name {
+            pub(super) const WORDS: &'static [&'static str] = &[$($word),+];
+        }
+
+        impl FromSetting for $name {
+            fn from_setting(setting: &Setting) -> Option<Self> {
+                match setting {
+                    $(Setting::Word($word) => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+pub(super) use {table, words};

@@ -4,11 +4,11 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
 
-use super::settings::{self, Assignment, CONFIG_VARIABLE, Layer, Origin, Problem, Problems, Settings};
-use super::validate::{self, Host};
-use super::{Config, SecretSource, file, machine};
+use super::layers::{self, Assignment, CONFIG_VARIABLE, Layer};
+use super::machine::Host;
+use super::settings::{Origin, Problem, Problems, Settings};
+use super::{Config, SecretSource, file};
 
 /// The command line as far as it is about configuration.
 #[derive(Clone, Debug, Default)]
@@ -32,30 +32,31 @@ pub(crate) struct Loaded {
 pub(crate) fn load(flags: Flags) -> Result<Loaded, Problems> {
     let (variables, mut problems) = respmux_variables();
     let mut layers = Vec::new();
-    match read_file(flags.file, &variables) {
+    match read_file(&flags) {
         Ok(layer) => layers.extend(layer),
         Err(problem) => problems.push(problem),
     }
-    layers.push(settings::environment(&variables));
+    layers.push(layers::environment(&variables));
     layers.push(Layer { assignments: flags.assignments, problems });
-    let settings = Settings::merge(layers)?;
-    let (config, warnings) = validate::validate(&settings, Host::detect())?;
-    if let Some(source @ SecretSource::File(_)) = &config.upstream.password
-        && let Err(error) = source.read()
-    {
-        let origin = settings.entry("upstream.password_file").origin.clone();
-        let reason = format!("upstream.password_file: {error}");
-        return Err(Problems(vec![Problem::at(origin, reason)]));
-    }
-    for user in &config.auth.users {
-        if let Some((_, source)) = &user.upstream
-            && let Err(error) = source.read()
-        {
-            let reason = format!("auth.users: {:?}: upstream_password_file: {error}", user.name);
-            return Err(Problems(vec![Problem::at(settings.entry("auth.users").origin.clone(), reason)]));
+    let settings = layers::merge(layers)?;
+    let (config, warnings) = Config::build(&settings, Host::detect())?;
+    check_secret_files(&config, &settings)?;
+    Ok(Loaded { config, settings, warnings })
+}
+
+fn check_secret_files(config: &Config, settings: &Settings) -> Result<(), Problems> {
+    let upstream = config.upstream.password.iter().map(|source| (source, "upstream.password_file", String::new()));
+    let users = config.auth.users.iter().filter_map(|user| {
+        let (_, source) = user.upstream.as_ref()?;
+        Some((source, "auth.users", format!(" {:?}: upstream_password_file:", user.name)))
+    });
+    for (source, path, whose) in upstream.chain(users) {
+        if let (SecretSource::File(_), Err(error)) = (source, source.read()) {
+            let reason = format!("{path}:{whose} {error}");
+            return Err(Problems(vec![Problem::at(settings.origin(path).clone(), reason)]));
         }
     }
-    Ok(Loaded { config, settings, warnings })
+    Ok(())
 }
 
 /// Variables of ours; one that is not UTF-8 is a problem.
@@ -63,10 +64,10 @@ fn respmux_variables() -> (Vec<(String, String)>, Vec<Problem>) {
     let (mut variables, mut problems) = (Vec::new(), Vec::new());
     let ours = |name: &OsString| name.as_encoded_bytes().starts_with(b"RESPMUX_");
     for (name, value) in env::vars_os().filter(|(name, _)| ours(name)) {
-        match (name.clone().into_string(), value.into_string()) {
+        match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => variables.push((name, value)),
-            _ => {
-                let name = name.to_string_lossy().into_owned();
+            (name, _) => {
+                let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
                 problems.push(Problem::at(Origin::Environment(name), "the value is not UTF-8"));
             }
         }
@@ -74,33 +75,21 @@ fn respmux_variables() -> (Vec<(String, String)>, Vec<Problem>) {
     (variables, problems)
 }
 
-/// The configuration file, if there is one.
-pub(super) fn file_path(flags: &Flags) -> Option<PathBuf> {
-    let variable = || env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-    flags.file.clone().or_else(variable)
+/// The configuration file, if there is one, and where it was named.
+pub(super) fn file_path(flags: &Flags) -> Option<(PathBuf, Origin)> {
+    let variable = env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty());
+    match (&flags.file, variable) {
+        (Some(path), _) => Some((path.clone(), Origin::Flag("--config".to_owned()))),
+        (None, Some(path)) => Some((path.into(), Origin::Environment(CONFIG_VARIABLE.to_owned()))),
+        (None, None) => None,
+    }
 }
 
-fn read_file(flag: Option<PathBuf>, variables: &[(String, String)]) -> Result<Option<Layer>, Problem> {
-    let variable = variables.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
-    let (path, origin) = match (flag, variable) {
-        (Some(path), _) => (path, Origin::Flag("--config".to_owned())),
-        (None, Some((name, path))) => (PathBuf::from(path), Origin::Environment(name.clone())),
-        (None, None) => return Ok(None),
-    };
+fn read_file(flags: &Flags) -> Result<Option<Layer>, Problem> {
+    let Some((path, origin)) = file_path(flags) else { return Ok(None) };
     let name = path.display().to_string();
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(file::read(&name, &text))),
         Err(error) => Err(Problem::at(origin, format!("{name}: {error}"))),
-    }
-}
-
-impl Host {
-    pub(super) fn detect() -> Self {
-        Self {
-            parallelism: thread::available_parallelism().map_or(1, usize::from),
-            open_files: rlimit::getrlimit(rlimit::Resource::NOFILE).ok().map(|(_, hard)| hard),
-            memory: machine::memory(),
-            random: fastrand::u64(..),
-        }
     }
 }

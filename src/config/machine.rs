@@ -1,11 +1,36 @@
 //! What the machine lets the process have.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::thread;
+
+/// What the configuration takes from the machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Host {
+    /// Cores this process may use.
+    pub(crate) parallelism: usize,
+    /// Hard limit on open files, if there is one.
+    pub(crate) open_files: Option<u64>,
+    /// Bytes of memory this process may use, if that is known.
+    pub(crate) memory: Option<u64>,
+    /// Picks the instance: any number.
+    pub(crate) random: u64,
+}
+
+impl Host {
+    pub(super) fn detect() -> Self {
+        Self {
+            parallelism: thread::available_parallelism().map_or(1, usize::from),
+            open_files: rlimit::getrlimit(rlimit::Resource::NOFILE).ok().map(|(_, hard)| hard),
+            memory: memory(),
+            random: fastrand::u64(..),
+        }
+    }
+}
 
 /// Bytes of memory the process may use: the lowest limit of its cgroup and those above it (v2, else v1), or the
 /// machine's memory where that is less. `None` where nothing can be read.
-pub(super) fn memory() -> Option<u64> {
+fn memory() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let physical = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_memory(&text));
     [cgroup_limit(Path::new("/sys/fs/cgroup"), &groups), physical].into_iter().flatten().min()
@@ -31,8 +56,7 @@ fn cgroup_limit(root: &Path, groups: &str) -> Option<u64> {
 
 /// "max", and the huge number by which v1 says the same, are none.
 fn limit(folder: &Path, file: &str) -> Option<u64> {
-    let path: PathBuf = folder.join(file);
-    let bytes: u64 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    let bytes: u64 = fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()?;
     (bytes < 1 << 62).then_some(bytes)
 }
 

@@ -4,10 +4,13 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::keys::{KEYS, Key};
+use super::Config;
+use super::budget::{Division, WorkerShare};
+use super::key::Key;
+use super::keys::KEYS;
+use super::load::Loaded;
 use super::settings::Problems;
 use super::units::show_size;
-use super::{Config, Division, Loaded};
 
 /// Columns of a comment.
 const WIDTH: usize = 100;
@@ -60,7 +63,7 @@ pub(crate) fn report_text(loaded: &Loaded) -> String {
         listen.join(", "),
         upstream(config),
         config.workers,
-        show_size(config.memory_limit),
+        show_size(&config.memory_limit),
         config.division(),
     );
     for warning in warnings {
@@ -101,7 +104,7 @@ fn upstream(config: &Config) -> String {
 }
 
 fn budget(division: &Division) -> Value {
-    let share = |share: &super::WorkerShare| {
+    let share = |share: &WorkerShare| {
         json!({
             "control": share.control,
             "login": share.scratch,

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
+use super::Config;
+use super::keys::KEYS;
 use super::load::{self, Flags, Loaded};
+use super::machine::Host;
 use super::settings::{Problem, Problems, Settings};
-use super::validate::{self, Host};
-use super::{Config, KEYS};
 
 /// Where the configuration comes from, and what was read there.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ impl Source {
 
     /// The file, if there is one.
     pub(crate) fn file(&self) -> Option<PathBuf> {
-        load::file_path(&self.flags)
+        load::file_path(&self.flags).map(|(path, _)| path)
     }
 
     /// Names the content of the file as it is now; nothing without a file that can be read.
@@ -54,14 +55,14 @@ impl Source {
     pub(crate) fn reread(&self, running: &Config) -> Result<Reread, Problems> {
         let Loaded { settings, warnings, .. } = load::load(self.flags.clone())?;
         let differing = |before: &Settings, live: bool| -> Vec<&'static str> {
-            let differs = |(position, key): (usize, &'static super::Key)| {
-                (key.live == live && !settings.is_same(before, position)).then_some(key.path)
-            };
-            KEYS.iter().enumerate().filter_map(differs).collect()
+            let differs = |path| settings.entry(path).setting != before.entry(path).setting;
+            KEYS.iter().filter(|key| key.live == live && differs(key.path)).map(|key| key.path).collect()
         };
         let (changed, pending) = (differing(&self.current, true), differing(&self.started, false));
         // Each is right as a whole; the mixture of both may not be.
-        let mixed = validate::validate(&settings.keeping(&self.started), Host::detect());
+        let source = |live| if live { &settings } else { &self.started };
+        let mixed = KEYS.iter().map(|key| (key.path, source(key.live).entry(key.path).clone())).collect();
+        let mixed = Config::build(&Settings(mixed), Host::detect());
         let (mut config, _) = mixed.map_err(|problems| needs_restart(&pending, problems))?;
         (config.workers, config.instance) = (running.workers, running.instance);
         if config.embedded {

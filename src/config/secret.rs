@@ -73,12 +73,8 @@ fn read_file(path: &PathBuf) -> io::Result<Secret> {
     if bytes.len() as u64 > FILE_LIMIT {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is larger than 64 KiB"));
     }
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
+    let line_end = if bytes.ends_with(b"\r\n") { 2 } else { usize::from(bytes.ends_with(b"\n")) };
+    bytes.truncate(bytes.len() - line_end);
     if bytes.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"));
     }

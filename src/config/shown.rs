@@ -1,19 +1,19 @@
 //! The one rendering of the settings: `respmux config print`, PROXY CONFIG, `/config` and `respmux check --json` all show
 //! what stands here. Text has the TOML form of a value, JSON its type. Secrets are `***`. Pure.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::json;
 use toml::Value;
 
+use super::Config;
 use super::address::UpstreamUrl;
 use super::keys::KEYS;
-use super::secret::REDACTED;
+use super::secret::{REDACTED, SecretSource};
 use super::settings::{Entry, Origin, Settings};
 use super::units::show_size;
-use super::value::Setting;
-use super::{Config, SecretSource};
+use super::value::{Setting, number, texts};
 
 /// Keys whose value another key can take the place of. It is then no part of the configuration, and together with the
 /// other it would not load.
@@ -57,22 +57,19 @@ impl ShownSetting {
 
     /// A line of TOML under this name. What does not load as it stands there is a comment.
     pub(crate) fn line(&self, name: &str) -> String {
-        let replaced = self.value != self.effective && REPLACEABLE.contains(&self.key);
-        let mut line = match &self.value {
-            None => format!("# {name} is not set  # {}", self.origin),
-            Some(value) if self.redacted || replaced => format!("# {name} = {value}  # {}", self.origin),
-            Some(value) => format!("{name} = {value}  # {}", self.origin),
-        };
-        if self.value.is_some() && self.redacted {
-            line.push_str("; redacted");
-        }
-        if self.value.is_some() && replaced {
-            line.push_str("; not used");
-        }
-        if let Some(effective) = self.effective.as_ref().filter(|_| self.value != self.effective) {
-            write!(line, "; in effect: {effective}").expect("a String takes everything");
-        }
-        line
+        let (value, differs) = (self.value.as_ref(), self.value != self.effective);
+        let redacted = value.is_some() && self.redacted;
+        let replaced = value.is_some() && differs && REPLACEABLE.contains(&self.key);
+        let off = if value.is_none() || redacted || replaced { "# " } else { "" };
+        let value = value.map_or_else(|| "is not set".to_owned(), |value| format!("= {value}"));
+        let effective = self.effective.as_ref().filter(|_| differs);
+        [
+            format!("{off}{name} {value}  # {}", self.origin),
+            if redacted { "; redacted".to_owned() } else { String::new() },
+            if replaced { "; not used".to_owned() } else { String::new() },
+            effective.map_or_else(String::new, |effective| format!("; in effect: {effective}")),
+        ]
+        .concat()
     }
 
     /// The parts by name, in their TOML form; nothing for what is not set.
@@ -98,7 +95,7 @@ pub struct ShownSettings(Arc<[ShownSetting]>);
 
 impl ShownSettings {
     pub(super) fn of(settings: &Settings, config: &Config) -> Self {
-        Self(settings.iter().map(|(key, entry)| ShownSetting::of(key.path, entry, config)).collect())
+        Self(KEYS.iter().map(|key| ShownSetting::of(key.path, settings.entry(key.path), config)).collect())
     }
 
     /// In the order of the documentation.
@@ -111,29 +108,18 @@ impl ShownSettings {
         self.iter().map(|setting| (setting.key.to_owned(), setting.json())).collect::<serde_json::Map<_, _>>().into()
     }
 
-    fn change(&mut self, change: impl Fn(&mut ShownSetting)) {
-        let mut settings = self.0.to_vec();
-        settings.iter_mut().for_each(change);
-        self.0 = settings.into();
-    }
-
-    fn put(&mut self, key: &str, effective: &Value) {
-        self.change(|setting| {
-            if setting.key == key {
-                setting.effective = Some(effective.clone());
-            }
-        });
+    fn put(&mut self, key: &str, effective: Value) {
+        if let Some(setting) = Arc::make_mut(&mut self.0).iter_mut().find(|setting| setting.key == key) {
+            setting.effective = Some(effective);
+        }
     }
 
     /// What cannot change while the process runs is as in `running`.
     pub(super) fn keep(&mut self, running: &Self) {
-        self.change(|setting| {
-            let old = running.iter().find(|old| old.key == setting.key);
-            let fixed = KEYS.iter().any(|key| key.path == setting.key && !key.live);
-            if let Some(old) = old.filter(|_| fixed) {
-                setting.effective.clone_from(&old.effective);
-            }
-        });
+        let both = Arc::make_mut(&mut self.0).iter_mut().zip(running.iter());
+        for ((setting, old), _) in both.zip(KEYS).filter(|(_, key)| !key.live) {
+            setting.effective.clone_from(&old.effective);
+        }
     }
 }
 
@@ -160,19 +146,19 @@ impl Config {
         let endpoint = self.upstream.endpoint.clone();
         let url = UpstreamUrl { endpoint, tls: false, db: None, username: None, password: None };
         let shown = &mut self.shown;
-        shown.put("instance", &number(usize::try_from(self.instance).unwrap_or(usize::MAX)));
-        shown.put("client.max_connections", &number(self.client.max_connections));
-        shown.put("log.format", &text(log));
+        shown.put("instance", number(usize::try_from(self.instance).unwrap_or(usize::MAX)));
+        shown.put("client.max_connections", number(self.client.max_connections));
+        shown.put("log.format", text(log));
         if self.embedded {
-            shown.put("upstream.url", &text(url.to_string()));
+            shown.put("upstream.url", text(url));
         }
     }
 
     /// What is listened on, with the ports that were chosen.
     pub(crate) fn settle_listeners(&mut self, listen: &[String], admin: Option<std::net::SocketAddr>) {
-        self.shown.put("listen", &Value::Array(listen.iter().map(text).collect()));
+        self.shown.put("listen", texts(listen));
         if let Some(admin) = admin {
-            self.shown.put("admin", &text(admin.to_string()));
+            self.shown.put("admin", text(admin));
         }
     }
 }
@@ -182,7 +168,7 @@ fn effective(key: &str, setting: &Setting, config: &Config) -> Option<Option<Val
     let upstream = &config.upstream;
     Some(match key {
         "workers" => Some(number(config.workers)),
-        "memory.limit" => Some(text(show_size(config.memory_limit))),
+        "memory.limit" => Some(text(show_size(&config.memory_limit))),
         "blocking.max_connections" => Some(number((0..config.workers).map(|index| config.blocking_share(index)).sum())),
         "embedded" => Some(Value::Boolean(config.embedded)),
         "upstream.url" if config.embedded => None,
@@ -203,15 +189,11 @@ fn inline(source: Option<&SecretSource>) -> Option<Value> {
 
 fn file(source: Option<&SecretSource>) -> Option<Value> {
     match source {
-        Some(SecretSource::File(path)) => Some(text(path.to_string_lossy())),
+        Some(SecretSource::File(path)) => Some(text(path.display())),
         _ => None,
     }
 }
 
-fn number(number: usize) -> Value {
-    Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
-}
-
-fn text(text: impl AsRef<str>) -> Value {
-    Value::String(text.as_ref().to_owned())
+fn text(text: impl ToString) -> Value {
+    Value::String(text.to_string())
 }

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::settings::{Assignment, Layer, Origin, environment};
-use super::validate::{Host, validate};
+use super::layers::{Layer, environment, merge};
 use super::*;
 
 const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), memory: Some(2 << 30), random: 41 };
@@ -13,7 +12,7 @@ fn load_both(file: &str, variables: &[(&str, &str)]) -> Result<(Config, Vec<Stri
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let variables: Vec<(String, String)> = variables.iter().map(own).collect();
     let layers = vec![file::read("f", file), environment(&variables)];
-    validate(&Settings::merge(layers)?, HOST)
+    Config::build(&merge(layers)?, HOST)
 }
 
 fn good(file: &str) -> (Config, Vec<String>) {
@@ -168,7 +167,7 @@ fn the_example_loads_as_the_defaults_and_has_every_key() {
             "" => format!("{name} = {value}"),
             _ => format!("[{table}]\n{name} = {value}"),
         };
-        assert!(Settings::merge(vec![file::read("f", &single)]).is_ok(), "{single}");
+        assert!(merge(vec![file::read("f", &single)]).is_ok(), "{single}");
     }
     assert!(example.lines().all(|line| line.chars().count() <= 100));
 }
@@ -229,7 +228,7 @@ fn every_key_reaches_the_configuration() {
         let raw = Raw::Untyped(value);
         let assignments = vec![Assignment { key, raw, origin: Origin::Flag(String::new()) }];
         let layer = Layer { assignments, problems: vec![] };
-        let (config, _) = validate(&Settings::merge(vec![layer]).unwrap(), HOST).unwrap();
+        let (config, _) = Config::build(&merge(vec![layer]).unwrap(), HOST).unwrap();
         assert_ne!(config, defaults, "{}", key.path);
     }
 }
@@ -383,8 +382,8 @@ fn advice_is_given_where_it_is_due() {
     let (_, warnings) = good("lane.busy_threshold = '10s'\ndrain.delay = '6s'");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("lane.busy_threshold") && warnings[1].contains("exceed 30s"));
-    let settings = Settings::merge(vec![]).unwrap();
-    let open_files = |limit| validate(&settings, Host { open_files: Some(limit), ..HOST }).unwrap().1;
+    let settings = merge(vec![]).unwrap();
+    let open_files = |limit| Config::build(&settings, Host { open_files: Some(limit), ..HOST }).unwrap().1;
     assert_eq!(open_files(10_160), Vec::<String>::new());
     assert!(open_files(10_159)[0].contains("needs 10160 open files, the hard limit is 10159"));
 }
@@ -404,8 +403,8 @@ fn the_token_of_the_admin_port_is_given_once() {
 fn no_debug_output_holds_a_secret() {
     let file = "admin_token = 'hunter2'\n[upstream]\nurl = 'redis://u:hunter2@h'";
     let layer = file::read("f", file);
-    let settings = Settings::merge(vec![layer]).unwrap();
-    let (config, _) = validate(&settings, HOST).unwrap();
+    let settings = merge(vec![layer]).unwrap();
+    let (config, _) = Config::build(&settings, HOST).unwrap();
     let text = format!("{settings:?} {config:?}");
     assert!(text.contains("***") && !text.contains("hunter2"), "{text}");
 }

@@ -1,162 +1,68 @@
-//! Settings of TLS, on both sides, and of unix sockets: what the values mean and which belong together. Pure.
+//! `[tls]`: clients that speak TLS. Pure.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::value::Setting;
-use super::values::Values;
-use super::{Config, Listen};
+use super::address::Listen;
+use super::check::Check;
+use super::key::{Key, count, optional, table, time, word, words};
+use super::kind::Kind;
+use super::settings::Settings;
+use super::value::{FromSetting, Setting};
 
-/// Clients that speak TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    /// Our certificate and its chain, PEM.
-    pub cert_file: Option<PathBuf>,
-    /// Its key.
-    pub key_file: Option<PathBuf>,
-    /// Who signs clients' certificates.
-    pub client_ca_file: Option<PathBuf>,
-    /// Whether clients are asked for one.
-    pub client_auth: ClientAuth,
-    /// Oldest version, on both sides.
-    pub min_version: TlsVersion,
-    /// From accept to the end of the handshake.
-    pub handshake_timeout: Duration,
-    /// Clients of one worker in their handshake or in line for it.
-    pub max_handshakes: usize,
-    /// Time between two looks at the files, of both sides.
-    pub reload_interval: Duration,
+table! {
+    /// Clients that speak TLS.
+    pub struct Tls = "tls." {
+        /// Certificate for addresses tls:IP:PORT in `listen`, PEM, with those between it and the authority behind it.
+        /// Read again when it changes; a bad one is reported and the old one stays in use.
+        cert_file: Option<PathBuf> = optional("\"/etc/respmux/tls.crt\"", Kind::Path).restart();
+        /// The key of tls.cert_file, PEM.
+        key_file: Option<PathBuf> = optional("\"/etc/respmux/tls.key\"", Kind::Path).restart();
+        /// The authorities that sign clients' certificates, PEM. Needed unless tls.client_auth is "no".
+        client_ca_file: Option<PathBuf> = optional("\"/etc/respmux/clients-ca.pem\"", Kind::Path).restart();
+        /// Whether clients are asked for a certificate. "optional": one that is shown must be good.
+        client_auth: ClientAuth = word("no", ClientAuth::WORDS).restart();
+        /// Oldest version of TLS, for clients and the upstream.
+        min_version: TlsVersion = word("1.2", TlsVersion::WORDS).restart();
+        /// From accept to the end of a client's handshake, its wait for a turn included; then it is closed.
+        handshake_timeout: Duration = time("5s", 1).restart();
+        /// Clients of one worker in their handshake or in line for it; further ones are closed. At most two a worker
+        /// are computed between two looks at everybody else.
+        max_handshakes: usize = count("512", 1, 1_000_000).restart();
+        /// How often certificate files are looked at for a change.
+        reload_interval: Duration = time("5s", 100).restart();
+    }
 }
 
-/// What is asked of clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// Nothing.
-    No,
-    /// A certificate, if they have one; a bad one is refused.
-    Optional,
-    /// A certificate.
-    Required,
+words! {
+    /// What is asked of clients.
+    pub enum ClientAuth {
+        /// Nothing.
+        No = "no",
+        /// A certificate, if they have one; a bad one is refused.
+        Optional = "optional",
+        /// A certificate.
+        Required = "required",
+    }
 }
 
-/// A version of TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsVersion {
-    /// 1.2
-    V1_2,
-    /// 1.3
-    V1_3,
-}
-
-/// TLS to the upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UpstreamTls {
-    /// The URL says so.
-    pub enabled: bool,
-    /// Who signs the upstream's certificate; `None` is the system's authorities.
-    pub ca_file: Option<PathBuf>,
-    /// The name in the certificate; `None` is the host of the URL.
-    pub server_name: Option<String>,
-    /// Our own certificate, PEM.
-    pub cert_file: Option<PathBuf>,
-    /// Its key; given exactly when the certificate is.
-    pub key_file: Option<PathBuf>,
-    /// Accept any certificate.
-    pub insecure_skip_verify: bool,
-}
-
-/// Unix sockets for clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unix {
-    /// Permissions of the socket file.
-    pub mode: u32,
-    /// Users whose processes may connect; `None` is everybody.
-    pub allow_uids: Option<Vec<u32>>,
+words! {
+    /// A version of TLS.
+    pub enum TlsVersion {
+        /// 1.2
+        V1_2 = "1.2",
+        /// 1.3
+        V1_3 = "1.3",
+    }
 }
 
 impl Tls {
-    pub(super) fn of(values: &Values<'_>) -> Self {
-        let client_auth = match () {
-            () if values.is_word("tls.client_auth", "required") => ClientAuth::Required,
-            () if values.is_word("tls.client_auth", "optional") => ClientAuth::Optional,
-            () => ClientAuth::No,
-        };
-        let newest_only = values.is_word("tls.min_version", "1.3");
-        Self {
-            cert_file: values.path("tls.cert_file"),
-            key_file: values.path("tls.key_file"),
-            client_ca_file: values.path("tls.client_ca_file"),
-            client_auth,
-            min_version: if newest_only { TlsVersion::V1_3 } else { TlsVersion::V1_2 },
-            handshake_timeout: values.time("tls.handshake_timeout"),
-            max_handshakes: values.count("tls.max_handshakes"),
-            reload_interval: values.time("tls.reload_interval"),
+    pub(super) fn check(&self, listen: &[Listen], check: &mut Check<'_>) {
+        if listen.iter().any(Listen::is_tls) && (self.cert_file.is_none() || self.key_file.is_none()) {
+            check.problem("listen", "an address tls:IP:PORT needs tls.cert_file and tls.key_file");
+        }
+        if self.client_auth != ClientAuth::No && self.client_ca_file.is_none() {
+            check.problem("tls.client_auth", "client certificates cannot be checked without tls.client_ca_file");
         }
     }
-}
-
-impl UpstreamTls {
-    pub(super) fn of(values: &Values<'_>) -> Self {
-        Self {
-            enabled: values.url().tls,
-            ca_file: values.path("upstream.tls_ca_file"),
-            server_name: values.text("upstream.tls_server_name"),
-            cert_file: values.path("upstream.tls_cert_file"),
-            key_file: values.path("upstream.tls_key_file"),
-            insecure_skip_verify: values.switch("upstream.tls_insecure_skip_verify"),
-        }
-    }
-
-    /// Something but the URL's scheme was configured.
-    fn is_configured(&self) -> bool {
-        *self != Self { enabled: self.enabled, ..Self::default() }
-    }
-}
-
-impl Unix {
-    pub(super) fn of(values: &Values<'_>) -> Self {
-        let mode = match &values.entry("unix.mode").setting {
-            Setting::Mode(mode) => *mode,
-            other => unreachable!("unix.mode is no mode but {other:?}"),
-        };
-        let allow_uids = match &values.entry("unix.allow_uids").setting {
-            Setting::Uids(uids) => Some(uids.clone()),
-            _ => None,
-        };
-        Self { mode, allow_uids }
-    }
-}
-
-/// What cannot work, each with the key that shows it.
-pub(super) fn problems(config: &Config) -> Vec<(&'static str, &'static str)> {
-    let (tls, upstream) = (&config.tls, &config.upstream.tls);
-    let mut problems = Vec::new();
-    if config.listen.iter().any(Listen::is_tls) && (tls.cert_file.is_none() || tls.key_file.is_none()) {
-        problems.push(("listen", "an address tls:IP:PORT needs tls.cert_file and tls.key_file"));
-    }
-    if tls.client_auth != ClientAuth::No && tls.client_ca_file.is_none() {
-        problems.push(("tls.client_auth", "client certificates cannot be checked without tls.client_ca_file"));
-    }
-    if upstream.cert_file.is_some() != upstream.key_file.is_some() {
-        let given = if upstream.cert_file.is_some() { "upstream.tls_cert_file" } else { "upstream.tls_key_file" };
-        problems.push((given, "upstream.tls_cert_file and upstream.tls_key_file belong together"));
-    }
-    problems
-}
-
-/// What works, but perhaps not as meant.
-pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let upstream = &config.upstream.tls;
-    let mut warnings = Vec::new();
-    if upstream.enabled && upstream.insecure_skip_verify {
-        warnings.push(
-            "upstream.tls_insecure_skip_verify = true accepts any certificate: whoever stands between can read and \
-             change everything"
-                .to_owned(),
-        );
-    }
-    if !upstream.enabled && upstream.is_configured() {
-        warnings.push("upstream.tls_… is set, but upstream.url is no rediss:// URL: not used".to_owned());
-    }
-    warnings
 }

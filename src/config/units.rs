@@ -2,48 +2,50 @@
 
 use std::time::Duration;
 
-const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-const SIZE_UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+type Units = [(&'static str, u64); 4];
+
+/// In milliseconds.
+const TIME_UNITS: Units = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const SIZE_UNITS: Units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// A whole number with a unit: `250ms`, `5s`, `1m`, `1h`. Nothing without a unit, since a bare
 /// number means seconds to one reader and milliseconds to the next. `None` for anything else.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
-    let (number, unit) = split(text)?;
-    let (_, milliseconds) = TIME_UNITS.into_iter().find(|(name, _)| *name == unit)?;
-    number.checked_mul(milliseconds).map(Duration::from_millis)
+    parse(text, &TIME_UNITS, "").map(Duration::from_millis)
 }
 
 /// The shortest exact form, down to a millisecond, which [`parse_duration`] reads back.
-pub(super) fn show_duration(duration: Duration) -> String {
-    let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if whole == 0 {
-        return "0s".to_owned();
-    }
-    let exact = TIME_UNITS.into_iter().find(|(_, milliseconds)| whole.is_multiple_of(*milliseconds));
-    let (unit, milliseconds) = exact.expect("one millisecond divides every number");
-    format!("{}{unit}", whole / milliseconds)
+pub(super) fn show_duration(duration: &Duration) -> String {
+    show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &TIME_UNITS, "s")
 }
 
 /// A whole number of bytes with `B`, `KiB`, `MiB`, `GiB` or nothing after it.
 pub(super) fn parse_size(text: &str) -> Option<usize> {
-    let (number, unit) = split(text)?;
-    let unit = if unit.is_empty() { "B" } else { unit };
-    let (_, bytes) = SIZE_UNITS.into_iter().find(|(name, _)| *name == unit)?;
-    usize::try_from(number).ok()?.checked_mul(bytes)
+    parse(text, &SIZE_UNITS, "B").and_then(|bytes| usize::try_from(bytes).ok())
 }
 
 /// The shortest exact form, which [`parse_size`] reads back.
-pub(super) fn show_size(size: usize) -> String {
-    let exact = SIZE_UNITS.into_iter().find(|(_, bytes)| size.is_multiple_of(*bytes) && size > 0);
-    let (unit, bytes) = exact.unwrap_or(("B", 1));
-    format!("{}{unit}", size / bytes)
+pub(super) fn show_size(size: &usize) -> String {
+    show(*size as u64, &SIZE_UNITS, "B")
 }
 
-/// The digits at the start, and the unit after at most one space.
-fn split(text: &str) -> Option<(u64, &str)> {
+/// The digits at the start times the unit after at most one space, or times `bare` where no unit is.
+fn parse(text: &str, units: &Units, bare: &str) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    Some((number.parse().ok()?, unit.strip_prefix(' ').unwrap_or(unit)))
+    let unit = match unit.strip_prefix(' ').unwrap_or(unit) {
+        "" => bare,
+        unit => unit,
+    };
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+fn show(number: u64, units: &Units, zero: &str) -> String {
+    match units.iter().find(|(_, factor)| number > 0 && number.is_multiple_of(*factor)) {
+        Some((unit, factor)) => format!("{}{unit}", number / factor),
+        None => format!("0{zero}"),
+    }
 }
 
 #[cfg(test)]
@@ -80,10 +82,10 @@ mod tests {
         #[test]
         fn what_is_shown_is_read_back(milliseconds in 0u64..10_000_000, size in 0usize..(1 << 40)) {
             let duration = Duration::from_millis(milliseconds);
-            prop_assert_eq!(parse_duration(&show_duration(duration)), Some(duration));
-            prop_assert_eq!(parse_size(&show_size(size)), Some(size));
+            prop_assert_eq!(parse_duration(&show_duration(&duration)), Some(duration));
+            prop_assert_eq!(parse_size(&show_size(&size)), Some(size));
             let round = size & !0xf_ffff;
-            prop_assert_eq!(parse_size(&show_size(round)), Some(round));
+            prop_assert_eq!(parse_size(&show_size(&round)), Some(round));
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::raw::Raw;
 use super::secret::{REDACTED, SecretSource};
-use super::value::Raw;
 
 /// One user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,31 +95,20 @@ fn find<'a>(row: &'a Row, key: &str) -> Option<&'a Raw> {
 }
 
 fn text(row: &Row, key: &str) -> Result<Option<String>, String> {
-    match find(row, key) {
-        None => Ok(None),
-        Some(Raw::Text(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(format!("{key} must be a text")),
-    }
+    let text = |raw: &Raw| raw.text().map(str::to_owned).ok_or_else(|| format!("{key} must be a text"));
+    find(row, key).map(text).transpose()
 }
 
 fn texts(row: &Row, key: &str) -> Result<Option<Vec<String>>, String> {
-    match find(row, key) {
-        None => Ok(None),
-        Some(Raw::Text(text)) => Ok(Some(vec![text.clone()])),
-        Some(Raw::List(texts)) => Ok(Some(texts.clone())),
-        Some(_) => Err(format!("{key} must be a text or an array of texts")),
-    }
+    let Some(raw) = find(row, key) else { return Ok(None) };
+    let texts = raw.texts().ok_or_else(|| format!("{key} must be a text or an array of texts"))?;
+    Ok(Some(texts.into_iter().map(str::to_owned).collect()))
 }
 
 fn digest(hex: &str) -> Option<[u8; 32]> {
-    let mut digest = [0; 32];
-    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&hex[at..at + 2], 16).ok()?;
-    }
-    Some(digest)
+    let is_hex = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let bytes = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
+    bytes.collect::<Option<Vec<_>>>().filter(|_| is_hex)?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -60,14 +60,12 @@ fn property(key: &Key) -> Value {
     value
 }
 
-fn kind(kind: Kind) -> Value {
-    match kind {
+fn kind(of: Kind) -> Value {
+    match of {
         Kind::Count { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
-        Kind::CountOr { word, min, max } => {
-            json!({"oneOf": [{"const": word}, {"type": "integer", "minimum": min, "maximum": max}]})
-        }
+        Kind::Or(_, Kind::Address) => json!({"type": "string"}),
+        Kind::Or(word, other) => json!({"oneOf": [{"const": word}, kind(*other)]}),
         Kind::Size { .. } => json!({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"}),
-        Kind::SizeOr { word, .. } => json!({"oneOf": [{"const": word}, self::kind(Kind::Size { min: 0, max: 0 })]}),
         Kind::Texts => json!({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
         Kind::Uids => json!({"oneOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}),
         Kind::Accounts => json!({"type": "array", "items": {"type": "object", "required": ["name"]}}),
@@ -75,7 +73,7 @@ fn kind(kind: Kind) -> Value {
         Kind::Switch => json!({"type": "boolean"}),
         Kind::Word(words) => json!({"enum": words}),
         Kind::Listen => json!({"type": "array", "minItems": 1, "items": {"type": "string"}}),
-        Kind::AddressOrOff | Kind::Url | Kind::Text | Kind::Secret | Kind::Path | Kind::LogFilter | Kind::Mode => {
+        Kind::Address | Kind::Url | Kind::Text | Kind::Secret | Kind::Path | Kind::LogFilter | Kind::Mode => {
             json!({"type": "string"})
         }
     }

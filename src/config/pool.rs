@@ -1,0 +1,18 @@
+//! `[pool]`: connections lent to one client at a time. Pure.
+
+use std::time::Duration;
+
+use super::key::{Key, count, table, time};
+use super::settings::Settings;
+
+table! {
+    /// Connections lent to one client at a time.
+    pub struct Pool = "pool." {
+        /// How long a client waits for a connection of its own (transactions, blocking commands).
+        wait_timeout: Duration = time("5s", 0);
+        /// Clients in that line; further ones are answered with an error at once.
+        max_waiters: usize = count("16384", 0, 1_000_000);
+        /// A client that says nothing inside MULTI or WATCH for this long is closed. 0s is never.
+        idle_transaction_timeout: Duration = time("60s", 0);
+    }
+}
