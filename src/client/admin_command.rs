@@ -15,12 +15,12 @@ pub(crate) enum AdminCommand {
     Drain,
     /// As SIGHUP: read the configuration again.
     Reload,
-    /// Begin nothing for clients. Granted when nothing is under way, refused (and nothing is held then) when that is not
-    /// so after this time.
+    /// Stop starting requests of clients. Granted once nothing is in flight. When that takes longer than this time,
+    /// it is refused, and nothing is held.
     Pause(Option<Duration>),
     /// End that.
     Resume,
-    /// Other upstream connections in place of all.
+    /// Replace every upstream connection.
     Reconnect,
 }
 

@@ -82,7 +82,7 @@ pub(crate) struct Client {
     pub(super) kept: usize,
     /// The last look at `carry` found no whole request.
     pub(super) exhausted: bool,
-    /// It does not read, and its requests wait for that.
+    /// The client does not read its replies, and its requests wait until it does.
     pub(super) behind: bool,
     /// When the client was last read, nanoseconds of the worker's clock: one look at the clock serves all requests of
     /// a read.

@@ -93,7 +93,7 @@ pub(super) fn unknown_subcommand(container: &str, request: &Request) -> Vec<u8> 
     unknown_word(container, request.nth(1))
 }
 
-/// The same, for a word further on.
+/// `-ERR unknown subcommand`, for a word behind the subcommand.
 pub(super) fn unknown_word(container: &str, word: &[u8]) -> Vec<u8> {
     let mut text = b"ERR unknown subcommand '".to_vec();
     let typed = cut_at_nul(word);

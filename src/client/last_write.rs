@@ -13,13 +13,13 @@ enum Place {
     Lane(Rc<Fate>, u32),
     /// A connection that was there at this time, nanoseconds of the worker's clock.
     Aside(u64),
-    /// Of some writes the connection was lost, or led to another server than that of later ones.
+    /// The connection of some write was lost, or led to another server than that of later writes.
     Lost,
 }
 
 impl LastWrite {
-    /// A command that may write goes over `lane`. Called for every write that rides: nearly always it is the lane of the
-    /// write before, and nothing is to be done.
+    /// A command that may write goes over `lane`. Called for every write that rides: nearly always it is the lane of
+    /// the write before, and nothing is to be done.
     #[inline]
     pub(super) fn on_lane(&mut self, node: &Node, lane: &Lane) {
         if let Some(Place::Lane(fate, losses)) = &self.0

@@ -1,13 +1,21 @@
-//! The side that faces applications.
+//! The side that faces applications: one task for each client.
 //!
 //! ```text
-//!   accept ─▶ Client task:  read ─▶ scan ─▶ route ─┬─ Lane ──▶ submit (stays in `connection`)
-//!                 ▲                                └─ else ──▶ drain, then `dispatch` carries it out:
-//!                 │                                             switch · login · local · refuse · pin
-//!                 └──────────── outbox ◀── replies from the lane, or from the held connection (`held`)
+//!   accept ─▶ Client task:  read ─▶ scan ─▶ route ─┬─ Lane ──▶ ride: submit to the lane
+//!                 ▲                                └─ else ──▶ wait for all answers, then `dispatch` carries it out:
+//!                 │                                             switch · login · local · refuse · pin · subscribe
+//!                 └──────────── outbox ◀── replies from the lane, or from the pinned connection (`pinned`)
 //! ```
 //!
-//! A client has unanswered requests on one route only; every other route waits until they are answered (rule I2).
+//! Owns a client's socket, its unfinished input and its session, and decides nothing about a command that `router`
+//! has not decided. `worker` starts it with an accepted socket; `admin` and `lifecycle` ask the main thread and the
+//! workers through [`AdminCommand`] and [`PeerQuery`]. A client has unanswered requests on one route only; every
+//! other route waits until they are answered (rule I2).
+//!
+//! Where to look: `run` is the loop, `ride` the way of most commands, `dispatch` all other ways; [`identity`] logins,
+//! [`pinned`] a connection of one's own, [`blocking`] clients that wait without one, [`subscribe`] subscriptions,
+//! [`local`] answers of respmux' own, [`directory`] CLIENT LIST and KILL, [`drain`] how clients are sent away,
+//! [`proxy`] PROXY.
 
 mod blocking;
 mod connection;

@@ -41,8 +41,8 @@ impl Client {
 }
 
 impl Shared {
-    /// Begins nothing more for clients; `quiet` is told when nothing is under way, and dropped when the pause ends
-    /// before.
+    /// Stops starting requests of clients. `quiet` fires once nothing is in flight; it is dropped if the pause ends
+    /// first.
     pub(crate) fn pause(self: &Rc<Self>, quiet: oneshot::Sender<()>) {
         if self.draining() {
             return;
@@ -72,7 +72,7 @@ impl Shared {
         if clients == 0 { owed } else { clients }
     }
 
-    /// Other upstream connections in place of all; how many clients keep one of their own until they are done.
+    /// Replaces every upstream connection. Returns how many clients keep a pinned one until they are done with it.
     pub(crate) fn reconnect(&self) -> usize {
         self.upstream.reconnect();
         let lent = |reason: &PinReason| self.rt.shard.pinned[*reason].value();

@@ -78,7 +78,7 @@ impl Client {
         self.outbox().unsent() > self.rt().look().config.client.output_soft.max(requests)
     }
 
-    /// Nothing of the client's is carried out until it reads; whether that is over.
+    /// Holds the client's requests until it reads its replies. Returns whether it does again.
     pub(super) fn wait_until_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         if !self.behind {
             self.behind = true;
@@ -111,8 +111,8 @@ impl Client {
         Ok(true)
     }
 
-    /// As [`Client::poll_more`], for a client that may wait for ever: what `carry` has no room for is read ahead. The end
-    /// shows at once.
+    /// As [`Client::poll_more`], for a client that may wait for ever: what `carry` has no room for is read ahead. The
+    /// end shows at once.
     pub(super) fn poll_while_it_waits(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         let more = self.poll_more(cx, WAITING_INPUT);
         if more.is_pending() && self.carry.len() >= WAITING_INPUT && self.read_ahead(cx)? && self.has_ended() {

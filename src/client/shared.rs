@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub rt: Rc<Runtime>,
     pub peers: Peers,
     pub ids: Arc<Ids>,
-    /// There once the process drains.
+    /// When each client is to leave; set once the process drains.
     pub(super) schedule: Cell<Option<Schedule>>,
     pub(super) ticks: Cell<u32>,
     pub(super) clients: ClientTable,
@@ -55,7 +55,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// For the clients of one worker.
+    /// The shared parts of one worker, which has no clients yet.
     #[must_use]
     pub(crate) fn new(upstream: Rc<Upstream>, peers: Peers, ids: Arc<Ids>) -> Rc<Self> {
         Rc::new(Self {

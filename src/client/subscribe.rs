@@ -15,7 +15,7 @@ use crate::upstream::{Hub, NoHub, Outbox, OutputClass, Subscribe, Wants};
 /// Where a subscription is to go.
 enum SubscribeVia {
     Hub(Rc<Hub>),
-    /// No hub can be had: a lent connection.
+    /// A pinned connection, because no hub can be had.
     Lent,
     /// The client was told why not.
     Refused,
@@ -36,7 +36,7 @@ impl Client {
         }
     }
 
-    /// The same while the client holds a connection for something else.
+    /// Subscribes while the client is pinned for something else.
     pub(super) async fn subscribe_while_pinned(&mut self, pinned: &mut Pinned, request: Request) -> Result<(), Closed> {
         loop {
             match self.road(&request).await? {

@@ -1,4 +1,5 @@
-//! Commands after which the client's requests go over another lane: SELECT, READONLY, READWRITE, CLIENT NO-TOUCH, HELLO.
+//! Commands after which the client's requests go over another lane: SELECT, READONLY, READWRITE, CLIENT NO-TOUCH,
+//! HELLO.
 
 use super::connection::{Client, Closed};
 use super::error_reply;
@@ -90,7 +91,7 @@ impl Client {
         Closed(CloseReason::UpstreamLost)
     }
 
-    /// From here on the client is served by connections in this state.
+    /// Makes `key` the client's: connections in this state serve it from here on.
     pub(super) fn adopt(&mut self, key: RouteKey) {
         self.record.session.borrow_mut().key = key;
         (self.lane, self.on_big_lane) = (None, false);

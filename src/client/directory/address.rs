@@ -21,7 +21,7 @@ impl Address {
         }
     }
 
-    /// It is on this machine, as servers tell: by unix socket or loopback.
+    /// Whether the client is on this machine, by the rule of servers: a unix socket or loopback.
     pub(in crate::client) fn is_of_this_machine(&self) -> bool {
         self.ip().is_none_or(|ip| ip.to_canonical().is_loopback())
     }

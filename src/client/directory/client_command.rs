@@ -22,7 +22,7 @@ use crate::router::Args;
 use crate::telemetry::CloseReason;
 use crate::upstream::{Answer, Unblocked};
 
-/// No client has this id: a twin of CLIENT KILL and UNBLOCK that hits nobody.
+/// An id that no client has: with it CLIENT KILL and UNBLOCK ask for the right and hit nobody.
 const NOBODY: &str = "9223372036854775807";
 /// Nor this address.
 const NOWHERE: [&[u8]; 2] = [b"ADDR", b"respmux:0"];

@@ -50,7 +50,7 @@ pub(crate) struct ClientLine {
     pub request: usize,
     /// The upstream's id of the connection that it holds; 0 for none.
     pub link: Option<ServerClient>,
-    /// One of [`STATES`].
+    /// What the client is doing: one of [`STATES`].
     pub state: &'static str,
     pub command: CommandId,
     /// Why it holds a connection of its own, if it does.

@@ -52,7 +52,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// In the order of the workers.
+    /// The ways to all workers, in their order.
     #[must_use]
     pub(crate) fn new(workers: Vec<mpsc::Sender<PeerQuery>>, main: AdminHandle) -> Self {
         Self { workers, main }

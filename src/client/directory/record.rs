@@ -37,19 +37,19 @@ pub(in crate::client) struct ClientRecord {
     pub transport: Transport,
     pub session: RefCell<Session>,
     pub holding: Cell<PinnedFacts>,
-    /// It is blocked without a connection of its own.
+    /// The wait of a blocked client that holds no connection; set and cleared by its task.
     pub waiting: RefCell<Option<Rc<Wait>>>,
     pub command: Cell<CommandId>,
     /// Bytes of the arguments of the command that is carried out aside from the lane.
     pub arguments: Cell<u32>,
-    /// Since when it has not logged in, nanoseconds of the worker's clock; 0 when it has, or need not.
+    /// Since when the client owes a login, nanoseconds of the worker's clock; 0 when it has, or need not.
     pub locked_at: Cell<u64>,
     pub connected: Instant,
     /// When it was last read, nanoseconds of the worker's clock.
     pub active: Cell<u64>,
     /// Something is under way for it aside from its lane that PROXY PAUSE waits for.
     pub busy: Cell<bool>,
-    /// It is sent away.
+    /// How far the client is on its way out; moved by `drain`.
     pub departure: Cell<Option<Departure>>,
     /// Bytes that it has sent.
     pub received: Cell<u64>,
@@ -122,7 +122,7 @@ impl ClientRecord {
         self.holding.get().blocked_on.is_some() || self.waiting.borrow().is_some()
     }
 
-    /// What it is doing, in one word of [`STATES`].
+    /// What it is doing, in one word of `STATES`.
     pub(in crate::client) fn state(&self) -> &'static str {
         let holding = self.holding.get();
         let held = holding.channels + holding.patterns + holding.shards > 0;
@@ -146,8 +146,8 @@ impl ClientRecord {
         (self.address.to_string(), self.session.borrow().key.identity.name().to_vec())
     }
 
-    /// Nothing is under way for it, and it is none of those that the server lets wait for ever: blocked, with
-    /// subscriptions, MONITOR. The rest of a reply that it does not read has a limit of its own
+    /// Whether nothing of the client is in flight, and it is none of those that the server lets wait for ever:
+    /// blocked, with subscriptions, MONITOR. The rest of a reply that it does not read has a limit of its own
     /// (`client.output_stall_time`).
     pub(in crate::client) fn may_be_idle(&self) -> bool {
         let waits = self.is_blocked() || self.busy.get() || self.subscribes();

@@ -40,7 +40,7 @@ enum DepartureStage {
     Close,
 }
 
-/// That a client is sent away, and how far that is. Times are nanoseconds of the worker's clock.
+/// How far a client is on its way out, between two of its requests. Times are nanoseconds of the worker's clock.
 ///
 /// ```text
 ///   Tell ── announced() ──▶ Told ── `by` is over ──▶ Close
@@ -55,7 +55,7 @@ pub(in crate::client) struct Departure {
     from: u64,
     /// The end of the time that the client is promised when it is told.
     by: u64,
-    /// From here on no rest is waited for.
+    /// The time from which on the close does not wait for a quiet moment.
     hurry: u64,
     /// Stays set when the stage is over: the outcome of the move is counted when the client is gone.
     told: bool,
@@ -68,7 +68,7 @@ pub(in crate::client) struct Schedule {
     timeout: u64,
     /// From one turn to the next.
     step: u64,
-    /// The same for those with subscriptions, whose turns are behind all others'.
+    /// From one turn to the next of clients with subscriptions, whose turns are behind all others'.
     last_step: u64,
     others: u64,
     /// Names this move to all clients alike, so that one that has many connections acts once.
@@ -111,7 +111,7 @@ impl Schedule {
 }
 
 impl Departure {
-    /// Of a client that has been connected for `client.max_age`.
+    /// The departure of a client that has been connected for `client.max_age`.
     pub(super) fn too_old(now: u64) -> Self {
         let (by, hurry) = (now + nanos(TERM), now + 2 * nanos(TERM));
         Self { stage: DepartureStage::Tell, reason: CloseReason::MaxAge, from: now, by, hurry, told: false }

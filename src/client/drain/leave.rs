@@ -79,7 +79,7 @@ impl Client {
         }
     }
 
-    /// Nothing is asked, owed or begun. A connection that the client holds has its own say in that.
+    /// Whether nothing is asked, owed or begun. A connection that the client is pinned to has its own say in that.
     fn at_boundary(&self) -> bool {
         self.carry.is_empty()
             && !self.read.is_ahead()

@@ -3,7 +3,7 @@
 /// What is known of a client's right to use the upstream (rule A4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::client) enum Admission {
-    /// Nothing asked yet: the client has sent nothing.
+    /// The upstream was not asked yet, because the client has sent nothing.
     Unasked,
     /// The upstream could not be asked; what is in the buffer is answered "not executed".
     Unreachable,
@@ -12,7 +12,7 @@ pub(in crate::client) enum Admission {
 }
 
 impl Admission {
-    /// For people.
+    /// The admission in a word, for people.
     pub(in crate::client) fn word(self) -> &'static str {
         match self {
             Self::Unasked | Self::Unreachable => "not known yet",

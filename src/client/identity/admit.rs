@@ -42,7 +42,7 @@ impl Client {
         }
     }
 
-    /// From here on the client may use the upstream.
+    /// Lets the client use the upstream from here on.
     pub(in crate::client) fn on_admitted(&mut self) {
         if self.admission == Admission::Unauthenticated {
             self.node().limit_output(self.outbox(), OutputClass::Normal);

@@ -1,5 +1,7 @@
 //! Commands that respmux answers itself (docs/design/semantics.md 5.2), with what the server must allow first (rule
 //! C1).
+//!
+//! `dispatch` calls it with nothing unanswered, so that an answer cannot overtake another.
 
 pub(super) mod pubsub;
 mod rights;

@@ -9,12 +9,12 @@ use crate::resp::encode;
 use crate::router::Local;
 use crate::upstream::{Answer, Known};
 
-/// No client name and no fact of a library: refused behind the question whether the user may.
+/// A text that can be no client name and no fact of a library: servers refuse it after they have looked at the rights.
 const NO_NAME: &str = "a b";
 
 impl Client {
-    /// Whether the client may have its own answer to `request`; if not, it has the upstream's. The upstream is asked once
-    /// for each identity and command, and again when rights may have changed.
+    /// Whether the client may have its own answer to `request`; if not, it has the upstream's. The upstream is asked
+    /// once for each identity and command, and again when rights may have changed.
     pub(in crate::client) async fn may_have_answer(&mut self, request: &Request, local: Local) -> Result<bool, Closed> {
         // The same command in a form that changes nothing, and can be sent on a lane.
         let mut twin = BytesMut::new();

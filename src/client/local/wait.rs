@@ -107,7 +107,7 @@ impl Client {
         None
     }
 
-    /// Since Redis 7.2 and in Valkey, an end of the wait that is no date is an error.
+    /// Whether the end of the wait is no date any more, which is an error since Redis 7.2 and in Valkey.
     fn overflows(&self, millis: u64) -> bool {
         let flavour = self.node().control.flavour();
         let checks = flavour.valkey || flavour.at_least(7, 2);

@@ -133,7 +133,8 @@ impl Client {
 }
 
 impl Client {
-    /// No connection could be lent. The marks keep a client safe that ignores errors (rule M6).
+    /// Answers a request for which no connection could be lent. The marks keep a client safe that ignores errors
+    /// (rule M6).
     pub(in crate::client) fn refuse_lease(&self, reason: PinReason, error: LendError) -> Result<(), Closed> {
         let rejected = match error {
             LendError::Exhausted => RefuseReason::Pool,

@@ -1,10 +1,12 @@
-//! A connection that a client holds: its requests go there one to one, its replies come back from there, and the
-//! replies say when nothing of the connection's state is the client's any more (rule M3).
+//! A client that is pinned to a connection of its own: its requests go there one to one, its replies come back from
+//! there, and the replies say when nothing of the connection's state is the client's any more (rule M3).
 //!
 //! ```text
 //!   client input ──▶ route ──▶ out ──▶ upstream          expect: one entry per request, oldest first
 //!   outbox ◀── replies, messages ◀────────┘              barrier: what follows depends on the answer
 //! ```
+//!
+//! Owns the lease and the state of its connection for as long as the client is pinned; the client's own task drives it.
 
 mod aside;
 mod expect;
@@ -210,7 +212,7 @@ impl Pinned {
         self.reason == PinReason::Paused && self.node.server_pause.extent().is_some() && !self.expect.is_empty()
     }
 
-    /// Nothing is asked, owed or begun on this connection.
+    /// Whether nothing is asked, owed or begun on this connection.
     fn at_boundary(&self) -> bool {
         let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
         quiet && !self.scanner.mid_frame() && self.partial.is_empty()
@@ -231,7 +233,7 @@ impl Pinned {
         self.expect.back().is_some_and(Expect::blocks)
     }
 
-    /// In MULTI, by the replies so far.
+    /// Whether the client is in MULTI, by the replies so far.
     pub(super) fn queueing(&self) -> bool {
         self.transaction.queueing()
     }
@@ -249,7 +251,7 @@ impl Pinned {
         if self.transaction.queueing() { Guard::Poisoned } else { Guard::WatchBroken }
     }
 
-    /// No hub can be had: what the client subscribes to from here on is on this connection.
+    /// Puts what the client subscribes to from here on on this connection: no hub can be had.
     pub(super) fn take_subscriptions(&mut self) {
         self.subscribes = true;
     }
@@ -411,7 +413,7 @@ fn return_for(queueing: bool, watching: bool) -> Return {
     }
 }
 
-/// Nobody subscribes to 2^32 channels.
+/// A count of channels as it is kept: nobody subscribes to 2^32 of them.
 fn small(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }

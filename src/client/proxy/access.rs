@@ -1,5 +1,5 @@
-//! Who may use PROXY. What shows others needs the upstream's consent, and an outage is when it is needed most: a question
-//! that nobody answers must not be the answer.
+//! Who may use PROXY. What shows others needs the upstream's consent, and an outage is when it is needed most: a
+//! question that nobody answers must not be the answer.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ const PATIENCE: Duration = Duration::from_millis(40);
 /// What is to be done with a request.
 pub(super) enum Access {
     Granted,
-    /// It was answered with an error.
+    /// The request was refused and has its answer.
     Refused,
 }
 
 /// What the upstream has said of the client.
 enum Consent {
     Yes,
-    /// It was answered.
+    /// The client may not, and has its answer.
     No,
     Unknown,
 }
@@ -108,7 +108,7 @@ impl Client {
         }
     }
 
-    /// Nobody can be asked for the client's rights: it may read if it is of this machine, as over HTTP.
+    /// What a client may whose rights nobody can be asked for: reading, if it is on this machine, as over HTTP.
     fn without_upstream(&self, verb: Verb) -> Access {
         if verb.right() == ProxyRight::Read && self.record.address.is_of_this_machine() {
             return Access::Granted;
