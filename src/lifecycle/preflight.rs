@@ -47,7 +47,11 @@ pub(crate) fn problems(config: &Config) -> Vec<String> {
     if config.upstream.tls.enabled {
         let read = client_config(&config.upstream.tls, config.tls.min_version);
         note(read.map(drop).map_err(|error| format!("upstream.tls: {error}")));
-        note(server_name(&config.upstream).map(drop).map_err(|error| format!("upstream.tls: {error}")));
+        note(
+            server_name(&config.upstream.tls, &config.upstream.endpoint)
+                .map(drop)
+                .map_err(|error| format!("upstream.tls: {error}")),
+        );
     }
     if config.embedded {
         note(embedded::find_server().map(drop));
@@ -170,7 +174,7 @@ async fn dial(config: &Config) -> Result<String, DialError> {
         keyring: Rc::default(),
         tls,
     };
-    let dialer = Dialer::new(NodeId::ONLY, parts);
+    let dialer = Dialer::new(NodeId::ONLY, config.upstream.endpoint.clone(), parts);
     let permit = Budget::new(config.division().worker(0)).permit(Use::Control);
     let permit = permit.ok_or_else(|| unavailable("there is no place for a connection"))?;
     let key = RouteKey::fresh(Identity::Implicit, config.upstream.db);

@@ -198,6 +198,7 @@ mod tests {
             let budget = Budget::new(config.division().worker(0));
             let dialer = Rc::new(Dialer::new(
                 NodeId::ONLY,
+                config.upstream.endpoint.clone(),
                 DialerParts {
                     config,
                     shard,

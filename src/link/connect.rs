@@ -20,7 +20,7 @@ use super::refusal::Refusals;
 use super::tls::{ClientTls, Tls, server_name};
 use super::{Link, Owned, Permit, Place, ServerRef, Socket};
 use crate::base::{TokenBucket, now};
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
 use crate::telemetry::{CircuitState, ConnectError, NameLookup, ProcessFacts, Shard, UpstreamCloseReason};
 use crate::topology::{NodeId, Peers};
@@ -54,6 +54,8 @@ pub(super) enum Stage {
 /// Opens the links of one worker to one server. Attempts share one back-off and one rate limit.
 pub struct Dialer {
     pub(super) config: RefCell<Rc<Config>>,
+    /// Where the server is. Moved by [`Dialer::on_readdressed`] only.
+    pub(super) address: RefCell<Rc<Endpoint>>,
     pub(super) shard: Arc<Shard>,
     pub(super) process: Arc<ProcessFacts>,
     worker: usize,
@@ -90,15 +92,16 @@ pub struct DialerParts {
 pub type Dialed = Result<Link, (DialError, Permit)>;
 
 impl Dialer {
-    /// A dialer for `node` that has not connected to anything yet.
+    /// A dialer for `node` at `address` that has not connected to anything yet.
     #[must_use]
-    pub fn new(node: NodeId, parts: DialerParts) -> Self {
+    pub fn new(node: NodeId, address: Endpoint, parts: DialerParts) -> Self {
         let DialerParts { config, shard, process, worker, owned, keyring, tls } = parts;
         let rate = connect_rate(&config);
         let circuit = Circuit::new(&config.upstream);
         shard.circuit[circuit.state()].set(1);
         Self {
             config: RefCell::new(config),
+            address: RefCell::new(Rc::new(address)),
             shard,
             process,
             worker,
@@ -119,11 +122,16 @@ impl Dialer {
     /// Looks up where the upstream's name leads now.
     pub async fn look_up(&self) -> NameLookup {
         let settings = &self.config().upstream;
-        match timeout(settings.connect_timeout, resolve(&settings.endpoint)).await {
+        match timeout(settings.connect_timeout, resolve(&self.address())).await {
             Ok(Ok(addresses)) if self.peers.borrow_mut().on_resolved(&addresses) => NameLookup::Moved,
             Ok(Ok(_)) => NameLookup::Same,
             _ => NameLookup::Failed,
         }
+    }
+
+    /// Where the server is.
+    pub fn address(&self) -> Rc<Endpoint> {
+        Rc::clone(&self.address.borrow())
     }
 
     pub(super) fn config(&self) -> Rc<Config> {
@@ -146,8 +154,8 @@ impl Dialer {
     /// Commands were answered since the last look.
     pub fn on_service(&self) {
         if self.circuit.borrow_mut().on_service(now()) {
-            let upstream = self.process.endpoint();
-            tracing::debug!(worker = self.worker, upstream, "in service again: the pauses between connects are short");
+            let upstream = self.address();
+            tracing::debug!(worker = self.worker, %upstream, "in service again: the pauses between connects are short");
         }
     }
 
@@ -248,7 +256,7 @@ impl Dialer {
     async fn attempt(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
         let (settings, server) = (&self.config().upstream, self.server.get());
         let counted = Counted::new(Arc::clone(&self.shard), permit.purpose());
-        let socket = match timeout(settings.connect_timeout, connect(&settings.endpoint)).await {
+        let socket = match timeout(settings.connect_timeout, connect(&self.address())).await {
             Ok(Ok((socket, peer))) => {
                 self.peers.borrow_mut().on_connected(peer);
                 socket
@@ -288,7 +296,7 @@ impl Dialer {
         if !matches!(&link.socket, Some(Socket::Tcp(_))) {
             return Ok(());
         }
-        let name = server_name(&config.upstream).map_err(failed)?;
+        let name = server_name(&config.upstream.tls, &self.address()).map_err(failed)?;
         let shown = name.to_str().into_owned();
         let Some(Socket::Tcp(stream)) = link.socket.take() else { return Ok(()) };
         let session = Tls::client(stream, tls.current(), name).map_err(|e| failed(e.to_string()))?;

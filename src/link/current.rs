@@ -6,7 +6,7 @@ use super::circuit::Circuit;
 use super::connect::connect_rate;
 use super::{ClientTls, Dialer, Link, ServerRef};
 use crate::base::TokenBucket;
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 
 impl Dialer {
     /// From here on connections are made as `config` and `tls` say.
@@ -20,8 +20,10 @@ impl Dialer {
         self.circuit.borrow_mut().reload(&config.upstream);
     }
 
-    /// The address is another server's, of which nothing is known: it is not away because the one before was.
-    pub fn on_readdressed(&self) {
+    /// From here on connections lead to `address`, another server, of which nothing is known: it is not away because the one
+    /// before was.
+    pub fn on_readdressed(&self, address: Endpoint) {
+        self.address.replace(Rc::new(address));
         let config = self.config();
         self.moved(|circuit| *circuit = Circuit::new(&config.upstream));
     }

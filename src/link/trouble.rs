@@ -22,8 +22,8 @@ impl Dialer {
 
     pub(super) fn on_connected(&self) {
         if let Some(away) = self.process.outage().on_connected(unix_millis()) {
-            let (upstream, away_ms) = (self.process.endpoint(), millis(away));
-            tracing::info!(upstream, away_ms, "the upstream accepts connections again");
+            let (upstream, away_ms) = (self.address(), millis(away));
+            tracing::info!(%upstream, away_ms, "the upstream accepts connections again");
         }
         self.moved(Circuit::on_connected);
     }
@@ -35,23 +35,23 @@ impl Dialer {
         if let Some(pause) = pause
             && self.process.outage().on_failure(unix_millis(), failures, reason)
         {
-            let (upstream, pause_ms) = (self.process.endpoint(), millis(pause));
-            tracing::warn!(upstream, reason, failures, pause_ms, "cannot connect to the upstream");
+            let (upstream, pause_ms) = (self.address(), millis(pause));
+            tracing::warn!(%upstream, reason, failures, pause_ms, "cannot connect to the upstream");
         }
     }
 
     pub(super) fn on_login_refused(&self, login: Credentials, text: &[u8]) {
         let (times, pause) = self.refused.on_refused(login, text, &self.config().upstream);
         if self.process.outage().on_login_refused(times) {
-            let (upstream, reason, pause_s) = (self.process.endpoint(), String::from_utf8_lossy(text), pause.as_secs());
-            tracing::error!(upstream, %reason, pause_s, "the upstream refused the configured login");
+            let (upstream, reason, pause_s) = (self.address(), String::from_utf8_lossy(text), pause.as_secs());
+            tracing::error!(%upstream, %reason, pause_s, "the upstream refused the configured login");
         }
     }
 
     pub(super) fn on_login_accepted(&self) {
         self.refused.on_accepted();
         if self.process.outage().on_login_accepted() {
-            tracing::info!(upstream = self.process.endpoint(), "the upstream accepts the configured login again");
+            tracing::info!(upstream = %self.address(), "the upstream accepts the configured login again");
         }
     }
 
@@ -68,8 +68,8 @@ impl Dialer {
                 self.shard.circuit_opened.inc();
                 self.on_circuit_open();
             } else if after == CircuitState::Closed && self.process.outage().on_circuit_closed() {
-                let upstream = self.process.endpoint();
-                tracing::info!(upstream, "circuit closed: commands go to the upstream");
+                let upstream = self.address();
+                tracing::info!(%upstream, "circuit closed: commands go to the upstream");
             }
         }
         result
@@ -77,10 +77,10 @@ impl Dialer {
 
     fn on_circuit_open(&self) {
         if self.process.outage().on_circuit_open() {
-            let upstream = self.process.endpoint();
+            let upstream = self.address();
             let reason = self.process.outage().last().map_or_else(String::new, |last| last.text);
             tracing::error!(
-                upstream,
+                %upstream,
                 reason,
                 "circuit open: clients get -LOADING at once until the upstream accepts a connection"
             );

@@ -53,13 +53,14 @@ pub(crate) enum Target {
     Any,
 }
 
-/// A node as the topology describes it. The two counters only ever grow; each is moved by the source of the topology.
+/// A node as the topology describes it; `A` is what an address is to whoever connects. The two counters only ever grow;
+/// each is moved by the source of the topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Placement {
+pub(crate) struct Placement<A> {
     pub id: NodeId,
     pub role: Role,
-    /// Where connections go: the text of the configuration, resolved at each connect.
-    pub address: String,
+    /// Where connections go; a name is resolved at each connect.
+    pub address: A,
     /// How often another server was found behind the same address.
     pub server: u64,
     /// How often the connections were to be replaced although the server is the same.
@@ -67,27 +68,27 @@ pub(crate) struct Placement {
 }
 
 /// All nodes of an upstream at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Topology {
-    nodes: Vec<Placement>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Topology<A> {
+    nodes: Vec<Placement<A>>,
 }
 
 /// What a node has to do to come from one topology to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum Change<A> {
     /// The node is new.
-    Added(NodeId),
+    Added(NodeId, A),
     /// The node has another address: nothing that was learnt from the server before is true any more.
-    Readdressed(NodeId),
+    Readdressed(NodeId, A),
     /// The address of the node leads to another server.
     Replaced(NodeId),
     /// The server is the same; its connections are to be replaced.
     Rotated(NodeId),
 }
 
-impl Topology {
+impl<A: Clone + PartialEq> Topology<A> {
     /// A topology of these nodes, each with an id of its own.
-    pub(crate) fn new(nodes: Vec<Placement>) -> Self {
+    pub(crate) fn new(nodes: Vec<Placement<A>>) -> Self {
         debug_assert!(
             nodes.iter().enumerate().all(|(at, node)| nodes[..at].iter().all(|other| other.id != node.id)),
             "two nodes of one id"
@@ -96,7 +97,7 @@ impl Topology {
     }
 
     /// The node `id`, if the topology has it.
-    pub(crate) fn node(&self, id: NodeId) -> Option<&Placement> {
+    pub(crate) fn node(&self, id: NodeId) -> Option<&Placement<A>> {
         self.nodes.iter().find(|node| node.id == id)
     }
 
@@ -110,12 +111,12 @@ impl Topology {
     /// What has to happen so that `next` holds: at most one change for each node, the one that includes the others.
     ///
     /// No source loses a node yet; the first that can has to bring the change for it.
-    pub(crate) fn diff(&self, next: &Self) -> Vec<Change> {
+    pub(crate) fn diff(&self, next: &Self) -> Vec<Change<A>> {
         debug_assert!(self.nodes.iter().all(|node| next.node(node.id).is_some()), "a node that is lost");
         let changes = next.nodes.iter().filter_map(|new| {
-            let Some(old) = self.node(new.id) else { return Some(Change::Added(new.id)) };
+            let Some(old) = self.node(new.id) else { return Some(Change::Added(new.id, new.address.clone())) };
             if old.address != new.address {
-                Some(Change::Readdressed(new.id))
+                Some(Change::Readdressed(new.id, new.address.clone()))
             } else if old.server != new.server {
                 Some(Change::Replaced(new.id))
             } else if old.rotation != new.rotation {

@@ -10,24 +10,24 @@ const MOST: usize = 64;
 /// One server behind one name. Each verb is an event and gives the topology that follows from it, for
 /// `upstream::Upstream::apply`.
 #[derive(Clone, Debug)]
-pub(crate) struct Standalone {
-    node: Placement,
+pub(crate) struct Standalone<A> {
+    node: Placement<A>,
 }
 
-impl Standalone {
+impl<A: Clone + PartialEq> Standalone<A> {
     /// The server behind `address`, to which nobody has connected yet.
-    pub(crate) fn new(address: String) -> Self {
+    pub(crate) fn new(address: A) -> Self {
         Self { node: Placement { id: NodeId::ONLY, role: Role::Primary, address, server: 0, rotation: 0 } }
     }
 
     /// The topology as it is.
-    pub(crate) fn topology(&self) -> Topology {
+    pub(crate) fn topology(&self) -> Topology<A> {
         Topology::new(vec![self.node.clone()])
     }
 
     /// The configuration names `address` now, which may be the same. `relogin`: by other credentials or another TLS
     /// configuration than before, so connections that stand are not what new ones would be.
-    pub(crate) fn on_configured(&mut self, address: String, relogin: bool) -> Topology {
+    pub(crate) fn on_configured(&mut self, address: A, relogin: bool) -> Topology<A> {
         if self.node.address != address {
             self.node.address = address;
             self.node.server += 1;
@@ -38,13 +38,13 @@ impl Standalone {
     }
 
     /// An operator wants new connections in place of all that stand.
-    pub(crate) fn on_reconnect(&mut self) -> Topology {
+    pub(crate) fn on_reconnect(&mut self) -> Topology<A> {
         self.node.rotation += 1;
         self.topology()
     }
 
     /// The name leads to another server, found when the one before refused writes.
-    pub(crate) fn on_moved(&mut self) -> Topology {
+    pub(crate) fn on_moved(&mut self) -> Topology<A> {
         self.node.server += 1;
         self.topology()
     }

@@ -427,11 +427,11 @@ async fn learn(node: &Node, link: &mut Link) -> io::Result<()> {
         Flavour { valkey: valkey.is_some(), major: parts.next().unwrap_or(0), minor: parts.next().unwrap_or(0) };
     node.control.flavour.set(flavour);
     let run_id = field("run_id").unwrap_or_default().as_bytes().to_vec();
-    let (name, upstream) = (if valkey.is_some() { "valkey" } else { "redis" }, node.rt.process.endpoint());
+    let (name, upstream) = (if valkey.is_some() { "valkey" } else { "redis" }, node.address());
     match node.rt.process.outage().on_met(&run_id) {
-        Met::First => tracing::info!(upstream, "connected to {name} {version}"),
+        Met::First => tracing::info!(%upstream, "connected to {name} {version}"),
         Met::Another => tracing::warn!(
-            upstream,
+            %upstream,
             "connected to {name} {version}: the upstream was restarted or replaced (its run_id changed)"
         ),
         Met::Known => {}

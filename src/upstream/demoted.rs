@@ -63,8 +63,7 @@ impl Upstream {
                 if found == NameLookup::Moved {
                     tracing::warn!(
                         worker = node.rt.worker,
-                        node = %node.id(),
-                        upstream = node.rt.process.endpoint(),
+                        upstream = %node.address(),
                         "the upstream refuses writes and its name now leads elsewhere: connections move there"
                     );
                     let next = upstream.source.borrow_mut().on_moved();

@@ -54,7 +54,7 @@ pub(super) async fn learn(node: &Node, link: &mut Link) -> io::Result<()> {
         if !node.control.limits_refused() {
             let words = String::from_utf8_lossy(&replies[0]).trim_end().to_owned();
             tracing::warn!(
-                worker = node.rt.worker,
+                worker = node.rt.worker, upstream = %node.address(),
                 words,
                 "the upstream does not tell its limits on connections (CONFIG GET): respmux assumes that none are set"
             );
@@ -110,6 +110,7 @@ fn tell(node: &Node, limits: &ServerLimits) {
     let (most, cap) = (limits.max_clients, config.upstream.max_connections as u64);
     if most > 0 && most < cap {
         tracing::warn!(
+            upstream = %node.address(),
             maxclients = most,
             cap,
             "the upstream accepts fewer connections than upstream.max_connections: it refuses those beyond"
@@ -118,6 +119,7 @@ fn tell(node: &Node, limits: &ServerLimits) {
     let (replies, needed) = (limits.normal.least(), config.lane.max_command_bytes as u64);
     if replies > 0 {
         tracing::info!(
+            upstream = %node.address(),
             hard = limits.normal.hard,
             soft = limits.normal.soft,
             seconds = limits.normal.soft_seconds,
@@ -126,6 +128,7 @@ fn tell(node: &Node, limits: &ServerLimits) {
     }
     if replies > 0 && replies < needed {
         tracing::warn!(
+            upstream = %node.address(),
             limit = replies,
             needed,
             "client-output-buffer-limit normal is smaller than lane.max_command_bytes: shared connections may be lost"

@@ -47,7 +47,7 @@ mod slowlog;
 mod unblock;
 mod unknown;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ pub use unknown::{Unknowns, Verdict};
 
 use crate::auth::Throttle;
 use crate::command::CommandTable;
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::link::{Budget, ClientTls, Owned};
 use crate::telemetry::{ProcessFacts, Shard};
 use crate::topology::{self, NodeId, Standalone, Target, Topology};
@@ -107,12 +107,14 @@ pub struct Upstream {
     pub rt: Rc<Runtime>,
     /// Where the topology comes from. Moved by its events only: see [`Upstream::reload`], [`Upstream::reconnect`] and
     /// the lookup behind `-READONLY`.
-    source: RefCell<Standalone>,
+    source: RefCell<Standalone<Endpoint>>,
     /// As it was applied last.
-    topology: RefCell<Topology>,
+    topology: RefCell<Topology<Endpoint>>,
     /// The nodes of `topology`, in no order.
     nodes: RefCell<Vec<Rc<Node>>>,
     tls: RefCell<Option<ClientTls>>,
+    /// Nodes that are added from now on start at once. Set by [`Upstream::start`].
+    started: Cell<bool>,
     interest: HiddenSubscribers,
 }
 
@@ -120,14 +122,15 @@ impl Upstream {
     /// The upstream side of a worker, not connected to anything yet.
     #[must_use]
     pub fn new(parts: Parts) -> Rc<Self> {
-        let source = Standalone::new(parts.config.upstream.endpoint.to_string());
+        let source = Standalone::new(parts.config.upstream.endpoint.clone());
         let first = source.topology();
         let upstream = Rc::new(Self {
             rt: Rc::new(Runtime::new(&parts)),
             source: RefCell::new(source),
-            topology: RefCell::default(),
+            topology: RefCell::new(Topology::new(Vec::new())),
             nodes: RefCell::default(),
             tls: RefCell::new(parts.tls),
+            started: Cell::new(false),
             interest: parts.interest,
         });
         upstream.apply(first);
@@ -136,6 +139,7 @@ impl Upstream {
 
     /// Starts what runs beside the clients.
     pub fn start(&self) {
+        self.started.set(true);
         for node in self.nodes.borrow().iter() {
             node.start();
         }
@@ -154,21 +158,24 @@ impl Upstream {
     }
 
     /// Brings the nodes from the topology that held so far to this one.
-    pub(crate) fn apply(&self, next: Topology) {
+    pub(crate) fn apply(&self, next: Topology<Endpoint>) {
         let changes = self.topology.borrow().diff(&next);
         self.topology.replace(next);
         for change in changes {
             match change {
-                topology::Change::Added(id) => self.add(id),
-                topology::Change::Readdressed(id) => self.with(id, Node::on_readdressed),
+                topology::Change::Added(id, address) => self.add(id, address),
+                topology::Change::Readdressed(id, address) => self.with(id, |node| node.on_readdressed(address)),
                 topology::Change::Replaced(id) => self.with(id, Node::on_replaced),
                 topology::Change::Rotated(id) => self.with(id, Node::rotate),
             }
         }
     }
 
-    fn add(&self, id: NodeId) {
-        let node = Node::new(id, Rc::clone(&self.rt), self.interest.clone(), self.tls.borrow().clone());
+    fn add(&self, id: NodeId, address: Endpoint) {
+        let node = Node::new(id, address, Rc::clone(&self.rt), self.interest.clone(), self.tls.borrow().clone());
+        if self.started.get() {
+            node.start();
+        }
         self.nodes.borrow_mut().push(node);
     }
 

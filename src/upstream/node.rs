@@ -11,6 +11,7 @@ use super::{
     Permissions, RetryBudget, Runtime, Scratch, ServerPause, Standing, Unknowns, control,
 };
 use crate::command::CommandId;
+use crate::config::Endpoint;
 use crate::link::{ClientTls, Dialer, DialerParts};
 use crate::telemetry::ServerLimits;
 use crate::topology::NodeId;
@@ -65,8 +66,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// The node `id`, not connected to anything yet. `tls` is there if the server speaks it.
-    pub(super) fn new(id: NodeId, rt: Rc<Runtime>, interest: HiddenSubscribers, tls: Option<ClientTls>) -> Rc<Self> {
+    /// The node `id` at `address`, not connected to anything yet. `tls` is there if the server speaks it.
+    pub(super) fn new(
+        id: NodeId,
+        address: Endpoint,
+        rt: Rc<Runtime>,
+        interest: HiddenSubscribers,
+        tls: Option<ClientTls>,
+    ) -> Rc<Self> {
         let parts = DialerParts {
             config: rt.config(),
             shard: Arc::clone(&rt.shard),
@@ -76,7 +83,7 @@ impl Node {
             keyring: Rc::clone(&rt.keyring),
             tls,
         };
-        let dialer = Rc::new(Dialer::new(id, parts));
+        let dialer = Rc::new(Dialer::new(id, address, parts));
         Rc::new(Self {
             id,
             interest,
@@ -111,6 +118,11 @@ impl Node {
     /// Starts what runs beside the clients.
     pub(super) fn start(self: &Rc<Self>) {
         tokio::task::spawn_local(control::run(Rc::clone(self)));
+    }
+
+    /// The server's address, for the log. Its form is that of `upstream.url`, without credentials.
+    pub(crate) fn address(&self) -> impl std::fmt::Display + use<> {
+        self.dialer.address()
     }
 
     /// Which node of the topology it is.

@@ -11,6 +11,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::{Folds, Node, Scratch, Upstream};
+use crate::config::Endpoint;
 
 /// How long a rotation waits for the one before it.
 const ROTATION_WAIT: Duration = Duration::from_secs(3);
@@ -20,10 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 impl Node {
     /// The configuration gave the node another address. Nothing of what was learnt from the server there before is kept,
     /// and nobody waits for it.
-    pub(super) fn on_readdressed(self: &Rc<Self>) {
-        let (worker, upstream) = (self.rt.worker, &self.rt.config().upstream.endpoint);
-        tracing::info!(worker, node = %self.id(), %upstream, "upstream changed: connections move");
-        self.dialer.on_readdressed();
+    pub(super) fn on_readdressed(self: &Rc<Self>, address: Endpoint) {
+        tracing::info!(worker = self.rt.worker, upstream = %address, "upstream changed: connections move");
+        self.dialer.on_readdressed(address);
         self.on_new_history(self.rt.now());
         self.control.forget();
         self.forget_pauses();

@@ -80,7 +80,7 @@ impl Upstream {
         self.rt.hotkeys.change(now.hotkeys.sample);
         self.tls.replace(change.tls.clone());
         let relogin = who_we_are(&before) != who_we_are(&now) || before.upstream.tls != now.upstream.tls;
-        let next = self.source.borrow_mut().on_configured(now.upstream.endpoint.to_string(), relogin);
+        let next = self.source.borrow_mut().on_configured(now.upstream.endpoint.clone(), relogin);
         let of_others = of_lanes(&before) != of_lanes(&now);
         for node in self.nodes() {
             node.dialer.reload(Rc::clone(&now), change.tls.clone());

@@ -153,7 +153,7 @@ impl Node {
     pub(super) fn forget_pauses(&self) {
         if self.server_pause.extent().is_some() {
             tracing::info!(
-                worker = self.rt.worker,
+                worker = self.rt.worker, upstream = %self.address(),
                 "the upstream's pause is over: the upstream is away, or it is another server"
             );
             self.server_pause.pauses.borrow_mut().on_change(crate::base::now(), PauseChange::Ended);
@@ -176,12 +176,14 @@ impl Node {
         match extent {
             Some(extent) => {
                 tracing::warn!(
-                    worker = self.rt.worker,
+                    worker = self.rt.worker, upstream = %self.address(),
                     ?extent,
                     "the upstream is paused (CLIENT PAUSE or a failover): clients wait"
                 );
             }
-            None => tracing::info!(worker = self.rt.worker, "the upstream is no longer paused"),
+            None => {
+                tracing::info!(worker = self.rt.worker, upstream = %self.address(), "the upstream is no longer paused")
+            }
         }
         self.server_pause.pauses.borrow_mut().see(extent);
         self.look_at_pauses();

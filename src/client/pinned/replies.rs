@@ -47,7 +47,7 @@ impl Pinned {
         self.node.on_connection_lost();
         let connection = self.lease.as_mut().and_then(|lease| lease.link().client()).map_or(0, |client| client.id);
         let command = self.node.rt.command_name(self.expect.front().map(|expect| expect.id));
-        tracing::error!(connection, %reason, command, clients = 1,
+        tracing::error!(upstream = %self.node.address(), connection, %reason, command, clients = 1,
             "pinned connection killed: its replies cannot be trusted; its client is closed");
         Closed(CloseReason::UpstreamAnomaly)
     }

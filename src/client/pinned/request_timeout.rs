@@ -43,6 +43,7 @@ impl Pinned {
         let connection = self.lease.as_mut().and_then(|lease| lease.link().client()).map_or(0, |client| client.id);
         let command = self.node.rt.command_name(self.expect.front().map(|expect| expect.id));
         tracing::warn!(
+            upstream = %self.node.address(),
             connection,
             command,
             "pinned connection given up: it has owed a reply for client.request_timeout"

@@ -13,7 +13,7 @@ use rustls::{
 };
 
 use super::expiry;
-use crate::config::{ClientAuth, Endpoint, Tls, TlsVersion, Upstream, UpstreamTls};
+use crate::config::{ClientAuth, Endpoint, Tls, TlsVersion, UpstreamTls};
 
 /// A configuration of rustls, and when the certificate in it expires (unix time in seconds; 0 without one).
 pub struct Material<T> {
@@ -90,12 +90,12 @@ pub fn client_config(tls: &UpstreamTls, min_version: TlsVersion) -> Result<Mater
     Ok(Material { config: Arc::new(config), expires })
 }
 
-/// The name that must be in the upstream's certificate.
+/// The name that must be in the certificate of the server at `address`.
 ///
 /// # Errors
 /// No certificate can have it.
-pub fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, String> {
-    let name = match (&upstream.tls.server_name, &upstream.endpoint) {
+pub fn server_name(tls: &UpstreamTls, address: &Endpoint) -> Result<ServerName<'static>, String> {
+    let name = match (&tls.server_name, address) {
         (Some(name), _) | (None, Endpoint::Tcp { host: name, .. }) => name,
         (None, Endpoint::Unix(_)) => return Err("a unix socket has no name for a certificate".to_owned()),
     };

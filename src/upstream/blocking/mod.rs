@@ -311,13 +311,13 @@ impl Fold {
                 match outcome {
                     Ok(()) => {
                         tracing::info!(
-                            worker = node.rt.worker,
+                            worker = node.rt.worker, upstream = %node.address(),
                             "an element popped for a client that had left was put back"
                         )
                     }
                     Err(reason) => {
                         tracing::error!(
-                            worker = node.rt.worker,
+                            worker = node.rt.worker, upstream = %node.address(),
                             reason,
                             "an element popped for a client that had left is lost"
                         );

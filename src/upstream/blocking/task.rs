@@ -112,13 +112,13 @@ pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
         End::Released => connection.lease.give_back(Return::Clean),
         End::Lost(reason) => {
             connection.lease.spoil(reason);
-            tracing::warn!(worker = node.rt.worker, "a connection with blocked clients was lost");
+            tracing::warn!(worker = node.rt.worker, upstream = %node.address(), "a connection with blocked clients was lost");
             node.on_connection_lost();
             fold.act(&node, |machine| machine.lost(source));
         }
         End::Anomaly => {
             connection.lease.spoil(UpstreamCloseReason::Anomaly);
-            tracing::error!(worker = node.rt.worker, "a connection with blocked clients was killed: unexpected reply");
+            tracing::error!(worker = node.rt.worker, upstream = %node.address(), "a connection with blocked clients was killed: unexpected reply");
             node.rt.shard.anomaly(Use::Pool, AnomalyReason::UnexpectedReply);
             node.on_connection_lost();
             fold.act(&node, |machine| machine.lost(source));
@@ -134,7 +134,7 @@ async fn may_unblock(node: &Node) -> bool {
     match node.control.unblock(ServerClient { server: node.control.server(), id: NOBODY }).await {
         Ok(reply) if reply.starts_with(b":") => node.folds.unblocks.set(Some(true)),
         Ok(reply) if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") => {
-            tracing::warn!("the upstream user may not run CLIENT UNBLOCK: blocked clients time out up to 0.4 s late");
+            tracing::warn!(upstream = %node.address(), "the upstream user may not run CLIENT UNBLOCK: blocked clients time out up to 0.4 s late");
             node.folds.unblocks.set(Some(false));
         }
         Ok(_) | Err(_) => {}

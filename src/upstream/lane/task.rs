@@ -58,14 +58,14 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
         match &end {
             End::Done => {}
             End::Lost(_, reason) => {
-                tracing::warn!(lane = lane.id, reason, verdict = %LossVerdict::Dead, "shared connection lost");
+                tracing::warn!(upstream = %node.address(), lane = lane.id, reason, verdict = %LossVerdict::Dead, "shared connection lost");
                 node.rt.shard.lane_losses[LossVerdict::Dead].inc();
                 node.on_connection_lost();
                 lane.on_lost(&node, false);
             }
             End::GivenUp(verdict) => {
                 let in_flight = lane.in_flight();
-                tracing::warn!(lane = lane.id, in_flight, %verdict, "shared connection given up: it is connected, owes replies and is silent");
+                tracing::warn!(upstream = %node.address(), lane = lane.id, in_flight, %verdict, "shared connection given up: it is connected, owes replies and is silent");
                 node.rt.shard.lane_losses[*verdict].inc();
                 node.on_connection_lost();
                 let _ = lane.on_lost(&node, false);
@@ -75,7 +75,7 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
                 node.on_connection_lost();
                 let clients = lane.on_lost(&node, true);
                 let command = node.rt.command_name(*command);
-                tracing::error!(lane = lane.id, connection = link.client().map_or(0, |client| client.id), %reason, command, clients,
+                tracing::error!(upstream = %node.address(), lane = lane.id, connection = link.client().map_or(0, |client| client.id), %reason, command, clients,
                     "shared connection killed: its replies cannot be trusted; its clients are closed");
             }
         }
@@ -163,7 +163,7 @@ fn on_identity_refused(lane: &Lane, node: &Node, text: &[u8]) {
         Identity::User(_) => lane.close_all(node, CloseReason::Auth),
         Identity::Implicit if text.starts_with(b"NOAUTH") => lane.refuse_all(node, b"NOAUTH Authentication required."),
         Identity::Implicit => {
-            tracing::error!(reason = %String::from_utf8_lossy(text), "upstream refused the configured identity");
+            tracing::error!(upstream = %node.address(), reason = %String::from_utf8_lossy(text), "upstream refused the configured identity");
             lane.refuse_all(node, b"ERR respmux could not log in to the upstream, command was not executed");
         }
     }

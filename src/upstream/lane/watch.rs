@@ -85,6 +85,7 @@ impl Lane {
         if suspect && !self.suspect.get() {
             let silent_ms = silent / 1_000_000;
             tracing::warn!(
+                upstream = %node.address(),
                 lane = self.id,
                 silent_ms,
                 healthy,

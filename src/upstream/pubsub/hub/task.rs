@@ -26,12 +26,12 @@ pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permi
             reason
         }
         End::Lost(verdict, reason) => {
-            tracing::warn!(hub = hub.id, reason, "subscriber connection lost");
+            tracing::warn!(upstream = %node.address(), hub = hub.id, reason, "subscriber connection lost");
             hub.on_lost(&node, CloseReason::UpstreamLost);
             verdict
         }
         End::Anomaly(reason) => {
-            tracing::error!(hub = hub.id, %reason, "subscriber connection killed: it cannot be trusted");
+            tracing::error!(upstream = %node.address(), hub = hub.id, %reason, "subscriber connection killed: it cannot be trusted");
             node.rt.shard.anomaly(Use::Hub, reason);
             hub.on_lost(&node, CloseReason::UpstreamAnomaly);
             UpstreamCloseReason::Anomaly
@@ -60,7 +60,7 @@ async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> (End, Option<Link>) {
                 return (End::Lost(UpstreamCloseReason::Moved, away), None);
             }
         }
-        tracing::info!(hub = hub.id, names = hub.wanted(), "subscriptions are made again on a new connection");
+        tracing::info!(upstream = %node.address(), hub = hub.id, names = hub.wanted(), "subscriptions are made again on a new connection");
     }
 }
 
