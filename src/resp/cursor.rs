@@ -5,7 +5,7 @@ use memchr::memchr2;
 
 use super::ProtocolError;
 use super::number::{plain_length, strict_integer};
-use super::request::{RequestLimits, Scan, UNAUTHENTICATED_ARGS, UNAUTHENTICATED_BULK};
+use super::scan::{RequestLimits, Scan, UNAUTHENTICATED_ARGS, UNAUTHENTICATED_BULK};
 
 /// Bytes that may be pending of a line whose end has not arrived (`PROTO_INLINE_MAX_SIZE`).
 const MAX_PENDING_LINE: usize = 64 * 1024;

@@ -1,6 +1,6 @@
 //! Inline requests: one line split into arguments as the server's `sdssplitargs` does it.
 
-use super::request::Arg;
+use super::scan::Arg;
 
 /// Splits `line` (without its end) into `args`, ranges of the unescaped `text`. `false` when a quote is not closed,
 /// or closed and followed by something else than a space; `text` and `args` then hold the part before.

@@ -23,11 +23,13 @@ mod number;
 mod protocol_error;
 pub mod reply;
 pub mod request;
+mod scan;
 
 pub use cold::{Value, decode, element_ranges};
 pub use protocol_error::ProtocolError;
 pub use reply::{Advance, FrameKind, ReplyError, ReplyScanner};
-pub use request::{RequestLimits, RequestScanner, Resume, Scan};
+pub use request::{RequestScanner, Resume};
+pub use scan::{RequestLimits, Scan};
 
 #[cfg(test)]
 mod tests;
