@@ -18,7 +18,7 @@
 //! ```text
 //!             ┌──────────────────────────── worker (one thread, nothing shared) ───────────────────────────┐
 //!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ──▶ link ──▶ upstream      │
-//!  (gate)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::pinned ▶ link    │
+//!  (loop)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::pinned ▶ link    │
 //!             │   │                                   ├─ Hub ───▶ upstream::pubsub ───────────────▶ link    │
 //!             │   │                                   ├─ Fold ──▶ upstream::blocking ─▶ pool, or lane       │
 //!             │   │                                   ├─ Login ─▶ upstream::scratch ──────────────▶ link    │
@@ -47,7 +47,7 @@
 //! 4. The lane's task reads replies; `resp::reply` finds their ends; the oldest slot names the owner of each.
 //! 5. The reply is appended to the owner's outbox; each touched client gets one write at the end of the turn.
 //!
-//! Clients are accepted by the *gate* (`lifecycle::gate`), on the first worker's thread: where there is one worker, no
+//! Clients are accepted by the accept loop (`lifecycle::accept_loop`) on the first worker's thread: with one worker, no
 //! client is handed from thread to thread, and a connection for one request costs no more than it must.
 //!
 //! With many clients the worker waits for a moment before it looks at its sockets again (the option `coalesce`), so

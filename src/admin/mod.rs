@@ -44,7 +44,7 @@ pub(crate) struct AdminState {
     /// The main thread, for what somebody wants changed.
     pub wishes: AdminHandle,
     /// The command table, for the names of commands that clients run.
-    pub commands: CommandTable,
+    pub commands: Arc<CommandTable>,
 }
 
 /// How much a peer of the admin port may take.

@@ -37,7 +37,7 @@ fn state(workers: usize, token: Option<&str>) -> (Rc<AdminState>, mpsc::Receiver
     let peers = Peers::new(Vec::new(), ways.clone());
     let config = Arc::new(config);
     let config = Box::new(move || Arc::clone(&config));
-    (Rc::new(AdminState { telemetry, config, peers, wishes: ways, commands: CommandTable::new() }), wishes)
+    (Rc::new(AdminState { telemetry, config, peers, wishes: ways, commands: Arc::new(CommandTable::new()) }), wishes)
 }
 
 impl Admin {

@@ -30,7 +30,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
-use super::accept::ACCEPT_BACKOFF;
+use super::accept_loop::ACCEPT_BACKOFF;
 use super::bind::{bind_unix, unix_listener};
 use super::inherit::{Inherited, Keeper};
 
@@ -51,7 +51,7 @@ const START: Duration = Duration::from_secs(60);
 const BACKLOG: usize = 8;
 
 /// A socket that is to be handed over.
-pub(super) type Lent<'a> = (BorrowedFd<'a>, Keeper);
+pub(super) type OfferedSocket<'a> = (BorrowedFd<'a>, Keeper);
 
 /// The running process' end.
 pub(super) struct Handover {
@@ -72,12 +72,12 @@ impl Handover {
     }
 
     /// What is handed over beside the others, so that the next process is found in the same place.
-    pub(super) fn socket(&self) -> Lent<'_> {
+    pub(super) fn socket(&self) -> OfferedSocket<'_> {
         (self.listener.as_fd(), Keeper::Us)
     }
 
     /// Ready when another process has all of `sockets` and is ready to serve.
-    pub(super) async fn taken(&self, sockets: &[Lent<'_>]) -> Successor {
+    pub(super) async fn taken(&self, sockets: &[OfferedSocket<'_>]) -> Successor {
         loop {
             let mut stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -96,7 +96,7 @@ impl Handover {
     }
 
     /// Gives `sockets` to the process at the other end, and waits until it is ready.
-    async fn give(&self, stream: &mut UnixStream, sockets: &[Lent<'_>]) -> anyhow::Result<()> {
+    async fn give(&self, stream: &mut UnixStream, sockets: &[OfferedSocket<'_>]) -> anyhow::Result<()> {
         check_peer(stream)?;
         let asked = timeout(STEP, hear(stream)).await.context("it does not ask")??;
         if asked != GREETING {
@@ -144,7 +144,7 @@ impl Successor {
 }
 
 /// One line, with a descriptor for each of `sockets`.
-async fn send(stream: &UnixStream, sockets: &[Lent<'_>]) -> io::Result<()> {
+async fn send(stream: &UnixStream, sockets: &[OfferedSocket<'_>]) -> io::Result<()> {
     let descriptors: Vec<BorrowedFd<'_>> = sockets.iter().map(|(fd, _)| *fd).collect();
     let keepers = sockets.iter().map(|(_, keeper)| if *keeper == Keeper::Us { 'u' } else { 's' });
     let line = format!("{GREETING} {}\n", keepers.collect::<String>());

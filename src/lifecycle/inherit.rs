@@ -21,21 +21,21 @@ pub(super) enum Keeper {
 
 /// Where a socket listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum ListenAddress {
     Ip(SocketAddr),
     Path(PathBuf),
 }
 
 /// A socket and who keeps it.
-pub(super) struct Given {
+pub(super) struct InheritedSocket {
     pub fd: OwnedFd,
     pub keeper: Keeper,
-    place: Place,
+    place: ListenAddress,
 }
 
 /// Sockets from outside that have not found their use yet.
 #[derive(Default)]
-pub(super) struct Inherited(Vec<Given>);
+pub(super) struct Inherited(Vec<InheritedSocket>);
 
 impl Inherited {
     /// What systemd passes (`LISTEN_FDS`). To be called once, before there is a second thread: it changes the
@@ -69,28 +69,28 @@ impl Inherited {
         }
         let address = socket.local_addr()?;
         let place = match (address.as_socket(), address.as_pathname()) {
-            (Some(address), _) => Place::Ip(address),
-            (None, Some(path)) => Place::Path(path.to_owned()),
+            (Some(address), _) => ListenAddress::Ip(address),
+            (None, Some(path)) => ListenAddress::Path(path.to_owned()),
             (None, None) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither an IP address nor a path"));
             }
         };
         socket.set_nonblocking(true)?;
-        self.0.push(Given { fd, keeper, place });
+        self.0.push(InheritedSocket { fd, keeper, place });
         Ok(())
     }
 
     /// The socket that listens on this address.
-    pub(super) fn at_address(&mut self, address: SocketAddr) -> Option<Given> {
-        self.take(&Place::Ip(address))
+    pub(super) fn at_address(&mut self, address: SocketAddr) -> Option<InheritedSocket> {
+        self.take(&ListenAddress::Ip(address))
     }
 
     /// The socket that listens on this path.
-    pub(super) fn at_path(&mut self, path: &Path) -> Option<Given> {
-        self.take(&Place::Path(path.to_owned()))
+    pub(super) fn at_path(&mut self, path: &Path) -> Option<InheritedSocket> {
+        self.take(&ListenAddress::Path(path.to_owned()))
     }
 
-    fn take(&mut self, place: &Place) -> Option<Given> {
+    fn take(&mut self, place: &ListenAddress) -> Option<InheritedSocket> {
         let position = self.0.iter().position(|given| given.place == *place)?;
         Some(self.0.swap_remove(position))
     }
@@ -104,14 +104,14 @@ impl Inherited {
         let mut files = Vec::new();
         for given in self.0 {
             let place = match &given.place {
-                Place::Ip(address) => address.to_string(),
-                Place::Path(path) => format!("unix:{}", path.display()),
+                ListenAddress::Ip(address) => address.to_string(),
+                ListenAddress::Path(path) => format!("unix:{}", path.display()),
             };
             if given.keeper == Keeper::Systemd {
                 bail!("systemd passes a socket that listens on {place}, which neither `listen` nor `admin` names");
             }
             tracing::warn!(%place, "no longer listened on: the configuration does not name it");
-            if let Place::Path(path) = given.place {
+            if let ListenAddress::Path(path) = given.place {
                 files.push(path);
             }
         }

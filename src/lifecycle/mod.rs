@@ -1,20 +1,21 @@
 //! The process: start, accept, drain, stop.
 
-mod accept;
+mod accept_loop;
+mod admin_commands;
 mod bind;
 mod certificates;
-pub mod embedded;
-mod gate;
+mod client_listeners;
+mod embedded;
 mod handover;
 mod inherit;
-mod notify;
-mod open;
-mod pause;
+mod listeners;
 pub(crate) mod preflight;
+mod proxy_pause;
 mod reload;
-mod sources;
-mod start;
-mod steer;
+mod source_limit;
+mod startup;
+mod systemd;
+mod workers;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,24 +24,23 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
 use crate::client::AdminHandle;
-use crate::command::CommandTable;
 use crate::config::{Config, Source};
 use crate::telemetry::{Telemetry, lately};
-use crate::worker::Order;
+use crate::worker::WorkerCommand;
 use bind::CannotListen;
 use certificates::Certificates;
 use embedded::Embedded;
 use inherit::Inherited;
-use open::Open;
-use pause::Pauses;
+use listeners::Listeners;
+use proxy_pause::ProxyPause;
 use reload::Reloader;
-use start::Workers;
+use workers::Workers;
 
 /// How long workers may take to end after their last clients were cut.
 const AFTER_CUT: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ pub fn is_lasting(error: &anyhow::Error) -> bool {
 }
 
 async fn live(mut config: Config, source: Source, inherited: Inherited) -> anyhow::Result<()> {
-    start::fit_descriptors(&mut config)?;
+    startup::fit_descriptors(&mut config)?;
     let mut embedded = match config.embedded {
         true => Some(embedded::start().await?),
         false => None,
@@ -72,7 +72,7 @@ async fn live(mut config: Config, source: Source, inherited: Inherited) -> anyho
     if let Some(server) = &embedded {
         config.upstream.endpoint = server.endpoint().clone();
     }
-    start::settle(&mut config);
+    startup::settle(&mut config);
     let config = Arc::new(config);
     let result = serve(&config, source, &mut embedded, inherited).await;
     if let Some(server) = embedded {
@@ -87,74 +87,75 @@ async fn serve(
     embedded: &mut Option<Embedded>,
     inherited: Inherited,
 ) -> anyhow::Result<()> {
-    let facts = Arc::new(start::facts(config));
+    let facts = Arc::new(startup::facts(config));
     let certificates = Certificates::load(config, &facts)?;
-    let (mut open, gate) = Open::bind(config, certificates.for_clients(), inherited).await?;
-    let config = &Arc::new(open.settled(config));
+    let (mut listeners, accept_loop) = Listeners::bind(config, certificates.for_clients(), inherited).await?;
+    let config = &Arc::new(listeners.settled(config));
     let (ways, mut wishes) = AdminHandle::new();
-    let mut workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways, gate)?;
-    open.begin(&facts, config.upstream.connect_wait).await?;
+    let workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways, |workers, telemetry| {
+        accept_loop.on_worker(workers, telemetry)
+    })?;
+    listeners.begin(&facts, config.upstream.connect_wait).await?;
     let certificates = Rc::new(RefCell::new(certificates));
     spawn_local(Certificates::watch(Rc::clone(&certificates)));
     let reloader = Rc::new(Reloader::new(config, source, &facts, certificates));
-    let pauses = Pauses::new(workers.orders(), &facts);
-    let (stop, stopped) = watch::channel(false);
-    if let Some(listener) = open.admin() {
+    let pause = ProxyPause::new(workers.commands(), &facts);
+    let stop = CancellationToken::new();
+    if let Some(listener) = listeners.admin() {
         let running = Rc::clone(&reloader);
         let state = Rc::new(AdminState {
             telemetry: Arc::clone(&workers.telemetry),
             config: Box::new(move || running.running()),
             peers: workers.peers.clone(),
             wishes: ways.clone(),
-            commands: CommandTable::new(),
+            commands: Arc::clone(&workers.table),
         });
-        spawn_local(admin::serve(listener, state, until(stopped.clone())));
+        spawn_local(admin::serve(listener, state, stop.clone().cancelled_owned()));
     }
     facts.set_listening();
     let mut signals = Signals::new()?;
-    start::announce(config, open.addresses());
-    notify::ready(open.addresses());
-    spawn_local(notify::watchdog(Arc::clone(&workers.telemetry)));
+    startup::announce(config, listeners.addresses());
+    systemd::ready(listeners.addresses());
+    spawn_local(systemd::watchdog(Arc::clone(&workers.telemetry)));
     spawn_local(sample(Arc::clone(&workers.telemetry)));
     let handed_over = tokio::select! {
-        () = open.serve() => true,
+        () = listeners.serve() => true,
         () = signals.next() => false,
-        () = steer::until_drain(&mut wishes, &reloader, &pauses, &open.acceptor, &workers) => false,
+        () = admin_commands::until_drain(&mut wishes, &reloader, &pause, &listeners.clients, &workers) => false,
         status = exited(embedded) => anyhow::bail!("the embedded server ended: {status}"),
     };
     facts.set_draining(true);
     tracing::info!("draining");
-    // Who asks for something now is told that the process ends.
+    // Whoever asks for something from now on is told that the process ends.
     drop(wishes);
-    pauses.end("the process drains").await;
+    pause.end("the process drains").await;
     let config = reloader.running();
-    spawn_local(notify::while_draining(Arc::clone(&workers.telemetry), config.drain.delay + config.drain.timeout));
+    spawn_local(systemd::while_draining(Arc::clone(&workers.telemetry), config.drain.delay + config.drain.timeout));
     let drained = async {
         if handed_over {
-            // The other process answers there from now on.
-            let _ = stop.send(true);
-            open.leave().await;
+            // The other process answers on the admin port from now on.
+            stop.cancel();
+            listeners.leave().await;
         } else {
-            open.end(config.drain.delay).await;
+            listeners.end(config.drain.delay).await;
         }
-        drain(&config, &mut workers).await;
+        drain(&config, &workers).await;
     };
     tokio::select! {
         () = drained => {}
         () = signals.next() => tracing::warn!("second signal: stopping at once"),
     }
-    // Nobody listens any more if the admin server is gone.
-    let _ = stop.send(true);
+    stop.cancel();
     Ok(())
 }
 
-/// Sends clients away between requests until `drain.timeout`.
-async fn drain(config: &Config, workers: &mut Workers) {
-    workers.orders().give(|| Order::Drain).await;
+/// Sends clients away between requests, and closes those that are left after `drain.timeout`.
+async fn drain(config: &Config, workers: &Workers) {
+    workers.commands().give(|| WorkerCommand::Drain).await;
     if timeout(config.drain.timeout, workers.ended()).await.is_err() {
         tracing::warn!(clients = workers.clients(), "drain timed out: closing the remaining clients");
-        workers.orders().give(|| Order::Cut).await;
-        // What they leave behind upstream is put in order.
+        workers.commands().give(|| WorkerCommand::Cut).await;
+        // The workers end once what these clients left on upstream connections is in order.
         let _ = timeout(AFTER_CUT, workers.ended()).await;
     }
 }
@@ -169,7 +170,7 @@ async fn sample(telemetry: Arc<Telemetry>) {
     }
 }
 
-/// TERM and INT mean the same.
+/// SIGTERM and SIGINT, which mean the same: drain.
 struct Signals {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
@@ -186,11 +187,6 @@ impl Signals {
             _ = self.int.recv() => {}
         }
     }
-}
-
-async fn until(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone: stopped as well.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 async fn exited(embedded: &mut Option<Embedded>) -> String {

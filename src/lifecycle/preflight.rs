@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::bind::CannotListen;
-use super::{embedded, start};
+use super::{embedded, startup};
 use crate::config::{Config, Listen, SecretSource};
 use crate::link::{
     Budget, ClientTls, DialError, Dialer, DialerParts, Owned, Use, client_config, decoded, server_config, server_name,
@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(300);
 pub(crate) fn problems(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     let mut note = |result: Result<(), String>| problems.extend(result.err());
-    note(start::enough_descriptors(
+    note(startup::enough_descriptors(
         config,
         rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(_, hard)| hard),
     ));
@@ -140,7 +140,7 @@ pub(crate) fn connect(config: &Config) -> Tried {
         Err(error) => return Tried::Away(error.to_string()),
     };
     let tried = runtime.block_on(dial(config));
-    let endpoint = start::endpoint(config);
+    let endpoint = startup::endpoint(config);
     match tried {
         Ok(server) => Tried::Connected(format!("{server} at {endpoint} takes the login")),
         Err(DialError::Identity(text)) if text.starts_with(b"NOAUTH") && config.upstream.password.is_none() => {
@@ -164,7 +164,7 @@ async fn dial(config: &Config) -> Result<String, DialError> {
         }
         false => None,
     };
-    let facts = Arc::new(ProcessFacts::new(&start::endpoint(config), ""));
+    let facts = Arc::new(ProcessFacts::new(&startup::endpoint(config), ""));
     let parts = DialerParts {
         config: Rc::new(config.clone()),
         shard: Arc::new(Shard::new(1)),

@@ -7,16 +7,17 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::accept::Acceptor;
 use super::certificates::Certificates;
-use super::notify;
-use super::start::{self, Workers};
+use super::client_listeners::ClientListeners;
+use super::startup;
+use super::systemd;
+use super::workers::Workers;
 use crate::auth;
 use crate::client::AdminReply;
 use crate::config::{Config, Problems, Reread, Source};
 use crate::telemetry::{self, ProcessFacts};
 use crate::upstream::Change;
-use crate::worker::Order;
+use crate::worker::WorkerCommand;
 
 /// What a reload needs, on the main thread.
 pub(super) struct Reloader {
@@ -56,13 +57,13 @@ impl Reloader {
     }
 
     /// Reads everything again and puts it in force.
-    pub(super) async fn reload(&self, why: &str, acceptor: &Acceptor, workers: &Workers) -> AdminReply {
-        notify::reloading();
+    pub(super) async fn reload(&self, why: &str, listeners: &ClientListeners, workers: &Workers) -> AdminReply {
+        systemd::reloading();
         // Before it is read: a change in between is seen at the next look.
         self.seen.set(self.source.borrow().digest());
         let granted = match self.prepare() {
             Ok((reread, change)) => {
-                self.apply(&change, acceptor, workers).await;
+                self.apply(&change, listeners, workers).await;
                 Ok(self.report(why, &reread, &change.config))
             }
             Err(problems) => {
@@ -73,9 +74,9 @@ impl Reloader {
             }
         };
         match &granted {
-            Ok(lines) => notify::reloaded(&lines.join(", ")),
+            Ok(lines) => systemd::reloaded(&lines.join(", ")),
             Err(problems) => {
-                notify::reloaded(&format!("the configuration is wrong, the old one stays in effect: {problems}"))
+                systemd::reloaded(&format!("the configuration is wrong, the old one stays in effect: {problems}"))
             }
         }
         granted
@@ -86,29 +87,29 @@ impl Reloader {
         let reread = self.source.borrow().reread(&self.running())?;
         let table = auth::table(&reread.config).map_err(|error| Problems::of(error.to_string()))?;
         let mut config = reread.config.clone();
-        start::fit_descriptors(&mut config).map_err(|error| Problems::of(error.to_string()))?;
-        start::settle(&mut config);
+        startup::fit_descriptors(&mut config).map_err(|error| Problems::of(error.to_string()))?;
+        startup::settle(&mut config);
         let tls = self.certificates.borrow().prepare(&config);
         let tls = tls.map_err(|error| Problems::of(format!("upstream.tls: {error}")))?;
         Ok((reread, Change { config: Arc::new(config), table: Arc::new(table), tls }))
     }
 
     /// Nothing of it can fail. Told to the workers one after the other, and done when all have it in force.
-    async fn apply(&self, change: &Change, acceptor: &Acceptor, workers: &Workers) {
+    async fn apply(&self, change: &Change, listeners: &ClientListeners, workers: &Workers) {
         let config = &change.config;
         self.running.replace(Arc::clone(config));
-        acceptor.reload(config).await;
+        listeners.reload(config).await;
         self.certificates.borrow_mut().reload(config, change.tls.clone());
         telemetry::log::set_level(&config.log.level);
         self.facts.set_client_max(config.client.max_connections as u64);
         self.facts.memory().set_limit(config.memory_limit as u64);
-        workers.orders().ask(|done| Order::Reload(Box::new(change.clone()), done)).await;
+        workers.commands().ask(|done| WorkerCommand::Reload(Box::new(change.clone()), done)).await;
     }
 
     /// Says what has come of it, here, to the facts, and to who asked.
     fn report(&self, why: &str, reread: &Reread, config: &Config) -> Vec<String> {
         self.source.borrow_mut().accept(reread);
-        self.facts.set_loaded(&start::endpoint(config), config.fingerprint(), reread.pending.clone());
+        self.facts.set_loaded(&startup::endpoint(config), config.fingerprint(), reread.pending.clone());
         let (changed, pending) = (reread.changed.join(", "), reread.pending.join(", "));
         for warning in reread.warnings.iter().filter(|_| !changed.is_empty()) {
             tracing::warn!("{warning}");

@@ -3,7 +3,7 @@
 use memchr::memchr;
 
 use super::number::{Double, Integer, plain_length, whole_bulk};
-use super::reply::{MAX_BULK, MAX_ELEMENTS, ReplyError};
+use super::reply_error::{MAX_BULK, MAX_ELEMENTS, ReplyError};
 
 /// What a line has announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,12 +22,14 @@ mod line;
 mod number;
 mod protocol_error;
 pub mod reply;
+mod reply_error;
 pub mod request;
 mod scan;
 
 pub use cold::{Value, decode, element_ranges};
 pub use protocol_error::ProtocolError;
-pub use reply::{Advance, FrameKind, ReplyError, ReplyScanner};
+pub use reply::{Advance, FrameKind, ReplyScanner};
+pub use reply_error::ReplyError;
 pub use request::{RequestScanner, Resume};
 pub use scan::{RequestLimits, Scan};
 

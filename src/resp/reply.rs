@@ -18,17 +18,13 @@
 //! no bound but memory. A tighter limit would let one client kill the connection that others share.
 
 use memchr::memchr;
-use thiserror::Error;
 
 use super::line::{Line, Next, announced, whole_scalar};
 use super::number::{Double, Integer, plain_length};
+use super::reply_error::ReplyError;
 
 /// Aggregates that may be open at once, the outermost included. Lua's C stack (8,000 slots) is what bounds the server.
 pub const MAX_DEPTH: usize = 16 * 1024;
-/// Elements, or pairs, that one aggregate may announce.
-pub const MAX_ELEMENTS: u64 = u32::MAX as u64;
-/// Bytes that one bulk may announce. Nothing is reserved for it: this is only to notice a stream out of step.
-pub const MAX_BULK: u64 = 1 << 40;
 /// Levels that the stack keeps room for after a very deep frame.
 const RETAINED_LEVELS: usize = 32;
 
@@ -67,32 +63,6 @@ impl FrameKind {
     pub fn is_push(self) -> bool {
         self.0 == b'>'
     }
-}
-
-/// Why bytes are not a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum ReplyError {
-    /// No frame starts with this byte.
-    #[error("no frame starts with byte 0x{0:02x}")]
-    UnknownType(u8),
-    /// A length of unknown size (`$?`, `*?`), which no server sends.
-    #[error("streamed frames are not supported")]
-    Streamed,
-    /// A length that is no number, is padded, or is negative where there is no nil of that type.
-    #[error("invalid length")]
-    InvalidLength,
-    /// The content of a `:`, `,`, `#` or `_` line is not of its type.
-    #[error("invalid content of a line of type {}", char::from(*.0))]
-    InvalidContent(u8),
-    /// Something else where a CRLF must be.
-    #[error("a line or a bulk does not end with CRLF")]
-    MissingCrlf,
-    /// More than [`MAX_DEPTH`] open aggregates.
-    #[error("nested too deep")]
-    TooDeep,
-    /// A bulk above [`MAX_BULK`] or an aggregate above [`MAX_ELEMENTS`].
-    #[error("length out of range")]
-    TooLong,
 }
 
 /// What the next byte is.

@@ -38,13 +38,13 @@ pub(super) struct Secured {
 }
 
 /// What all handshakes of a worker share.
-pub(super) struct Turnstile {
+pub(super) struct HandshakeLimiter {
     settings: config::Tls,
     going_on: Cell<usize>,
     turns: Semaphore,
 }
 
-impl Turnstile {
+impl HandshakeLimiter {
     pub(super) fn new(settings: &config::Tls) -> Rc<Self> {
         Rc::new(Self { settings: settings.clone(), going_on: Cell::new(0), turns: Semaphore::new(AT_ONCE) })
     }
@@ -57,7 +57,7 @@ impl Turnstile {
             shard.client_rejected[RejectReason::Handshakes].inc();
             return None;
         }
-        let _in_line = InLine::new(self, shard);
+        let _in_line = QueuedHandshake::new(self, shard);
         let mut memory = Charge::new(&rt.memory, BufferKind::Tls);
         let shake = self.shake(stream, config, rt, &mut memory);
         let result = match timeout(self.settings.handshake_timeout, shake).await {
@@ -100,22 +100,22 @@ impl Turnstile {
 }
 
 /// One handshake, counted for as long as it lasts, however it ends.
-struct InLine<'a> {
-    turnstile: &'a Turnstile,
+struct QueuedHandshake<'a> {
+    handshakes: &'a HandshakeLimiter,
     shard: &'a Shard,
 }
 
-impl<'a> InLine<'a> {
-    fn new(turnstile: &'a Turnstile, shard: &'a Shard) -> Self {
-        turnstile.going_on.set(turnstile.going_on.get() + 1);
+impl<'a> QueuedHandshake<'a> {
+    fn new(handshakes: &'a HandshakeLimiter, shard: &'a Shard) -> Self {
+        handshakes.going_on.set(handshakes.going_on.get() + 1);
         shard.handshaking.add(1);
-        Self { turnstile, shard }
+        Self { handshakes, shard }
     }
 }
 
-impl Drop for InLine<'_> {
+impl Drop for QueuedHandshake<'_> {
     fn drop(&mut self) {
-        self.turnstile.going_on.set(self.turnstile.going_on.get() - 1);
+        self.handshakes.going_on.set(self.handshakes.going_on.get() - 1);
         self.shard.handshaking.sub(1);
     }
 }

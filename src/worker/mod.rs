@@ -1,8 +1,8 @@
 //! One thread with its runtime, its share of the clients and its own upstream connections. Shares nothing on the
-//! data path; orders and questions come as messages.
+//! data path; commands and questions come as messages.
 
+mod coalesce;
 mod handshake;
-mod rest;
 #[cfg(test)]
 mod sim;
 
@@ -22,65 +22,71 @@ use crate::client::{Accepted, Address, Ids, PeerQuery, Peers, Shared, Transport,
 use crate::link::Socket;
 use crate::telemetry::{RejectReason, unix_millis};
 use crate::upstream::{Change, Parts, Upstream};
-use handshake::{Secured, Turnstile};
+use handshake::{HandshakeLimiter, Secured};
 
-/// Orders that may wait for one worker; the acceptor waits when it is full.
-pub(crate) const MAX_ORDERS: usize = 1024;
-/// How often a worker looks after what time alone makes happen.
+/// Commands that may wait for one worker. The accept loop waits while this many do.
+pub(crate) const MAX_WORKER_COMMANDS: usize = 1024;
+/// How often a worker looks for what time alone makes due.
 const TICK: Duration = Duration::from_millis(100);
 /// How often a draining worker looks whether its last client has left.
 const DRAIN_TICK: Duration = Duration::from_millis(10);
 
-/// What the main thread tells a worker.
-pub(crate) enum Order {
+/// What the main thread and the accept loop tell a worker.
+pub(crate) enum WorkerCommand {
+    /// Serve this client.
     Serve(Arrival),
     /// Send every client away between two requests, then end.
     Drain,
-    /// Another configuration from here on; told when it is in force.
+    /// Put another configuration in force. The sender fires once it is.
     Reload(Box<Change>, oneshot::Sender<()>),
-    /// Begin nothing for clients; told when nothing is under way, and not at all when it is ended before.
+    /// Stop starting client requests. The sender fires once nothing is in flight; it is dropped if the pause ends first.
     Pause(oneshot::Sender<()>),
-    /// How much is under way.
+    /// Answer how many clients have something in flight.
     Busy(oneshot::Sender<usize>),
-    /// Go on after a pause.
+    /// End the pause: start client requests again.
     Resume,
-    /// Other upstream connections in place of all; told how many clients keep one of their own until they are done.
+    /// Replace every upstream connection. Answered with the number of clients that keep a connection of their own until
+    /// they are done with it.
     Reconnect(oneshot::Sender<usize>),
-    /// Close those who are still there, whatever they do.
+    /// Close every client that is still connected, whatever it is doing.
     Cut,
 }
 
-/// A client that was accepted.
+/// A client that was accepted and is on its way to its worker.
 pub(crate) struct Arrival {
     pub socket: ArrivalSocket,
     pub address: Address,
-    /// The clients of its source, this one included, where they are counted.
-    pub place: Option<Arc<AtomicUsize>>,
+    /// The number of clients of its source, where `client.max_per_source` makes the accept loop count them: it counts
+    /// the client in, [`Leave`] counts it out.
+    pub source_count: Option<Arc<AtomicUsize>>,
 }
 
-/// Not tied to any runtime yet.
+/// The client's socket. It is registered with the worker's runtime only when the worker serves it.
 pub(crate) enum ArrivalSocket {
     Tcp(std::net::TcpStream),
-    /// It will speak TLS, with the certificate that is in use at its arrival.
+    /// The client will speak TLS, with the certificate that is in use at its arrival.
     Tls(std::net::TcpStream, Arc<rustls::ServerConfig>),
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// What a worker is made of.
+/// What a worker is made of. The main thread fills it in; the worker's thread takes it apart.
 pub(crate) struct Blueprint {
     pub parts: Parts,
     pub ids: Arc<Ids>,
     pub peers: Peers,
-    pub orders: mpsc::Receiver<Order>,
+    /// Sent by the main thread and the accept loop.
+    pub commands: mpsc::Receiver<WorkerCommand>,
+    /// Sent by the other workers, and by the admin port.
     pub questions: mpsc::Receiver<PeerQuery>,
-    /// Clients of this worker, those on their way to it included.
+    /// Clients of this worker, those on their way to it included. The accept loop counts a client in, [`Leave`] counts it
+    /// out.
     pub load: Arc<AtomicUsize>,
-    /// What else runs on this thread.
+    /// The accept loop, on one worker's thread; nothing on the others.
     pub guest: Option<Guest>,
 }
 
-/// A task of somebody else's, made and run on a worker's thread: there, what it hands to that worker costs no thread
-/// its sleep.
+/// Makes a task of another room that runs on a worker's thread, so that what the task hands to this worker wakes no other
+/// thread.
 pub(crate) type Guest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// Runs a worker on this thread until it has drained.
@@ -90,7 +96,7 @@ pub(crate) type Guest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + 
 pub(crate) fn run(blueprint: Blueprint) -> std::io::Result<()> {
     let mut builder = Builder::new_current_thread();
     if blueprint.parts.config.coalesce {
-        builder.on_thread_park(rest::hook(Arc::clone(&blueprint.parts.shard)));
+        builder.on_thread_park(coalesce::hook(Arc::clone(&blueprint.parts.shard)));
     }
     let runtime = builder.enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(work(blueprint));
@@ -98,11 +104,11 @@ pub(crate) fn run(blueprint: Blueprint) -> std::io::Result<()> {
 }
 
 async fn work(blueprint: Blueprint) {
-    let Blueprint { parts, ids, peers, mut orders, questions, load, guest } = blueprint;
+    let Blueprint { parts, ids, peers, mut commands, questions, load, guest } = blueprint;
     let upstream = Upstream::new(parts);
     upstream.start();
     let shared = Shared::new(Rc::clone(&upstream), peers, ids);
-    let turnstile = Turnstile::new(&upstream.rt.config().tls);
+    let handshakes = HandshakeLimiter::new(&upstream.rt.config().tls);
     spawn_local(answer_questions(Rc::clone(&shared), questions));
     spawn_local(tick(Rc::clone(&shared)));
     if let Some(guest) = guest {
@@ -111,37 +117,37 @@ async fn work(blueprint: Blueprint) {
     let mut last_client = interval(DRAIN_TICK);
     loop {
         tokio::select! {
-            order = orders.recv() => match order {
-                Some(Order::Serve(arrival)) => serve(&shared, &turnstile, arrival, &load),
-                Some(Order::Drain) | None => shared.drain(),
-                Some(Order::Reload(change, done)) => {
+            command = commands.recv() => match command {
+                Some(WorkerCommand::Serve(arrival)) => serve(&shared, &handshakes, arrival, &load),
+                Some(WorkerCommand::Drain) | None => shared.drain(),
+                Some(WorkerCommand::Reload(change, done)) => {
                     shared.reload(&change);
                     let _ = done.send(());
                 }
-                Some(Order::Pause(quiet)) => shared.pause(quiet),
-                Some(Order::Busy(answer)) => drop(answer.send(shared.busy())),
-                Some(Order::Resume) => upstream.pause(false),
-                Some(Order::Reconnect(answer)) => drop(answer.send(shared.reconnect())),
-                Some(Order::Cut) => shared.cut(),
+                Some(WorkerCommand::Pause(quiet)) => shared.pause(quiet),
+                Some(WorkerCommand::Busy(answer)) => drop(answer.send(shared.busy())),
+                Some(WorkerCommand::Resume) => upstream.pause(false),
+                Some(WorkerCommand::Reconnect(answer)) => drop(answer.send(shared.reconnect())),
+                Some(WorkerCommand::Cut) => shared.cut(),
             },
             _ = last_client.tick(), if shared.draining() => {
                 // What was popped for a client that has left must be put back first.
                 let waited_for = upstream.nodes().iter().any(|node| !node.folds.is_empty());
-                if upstream.rt.roster.is_empty() && orders.is_empty() && !waited_for {
+                if upstream.rt.roster.is_empty() && commands.is_empty() && !waited_for {
                     break;
                 }
             }
         }
-        if shared.draining() && orders.is_closed() && upstream.rt.roster.is_empty() {
+        if shared.draining() && commands.is_closed() && upstream.rt.roster.is_empty() {
             break;
         }
     }
 }
 
 /// Starts the task of one client.
-fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load: &Arc<AtomicUsize>) {
-    let Arrival { socket, address, place } = arrival;
-    let leave = Leave(Arc::clone(load), place);
+fn serve(shared: &Rc<Shared>, handshakes: &Rc<HandshakeLimiter>, arrival: Arrival, load: &Arc<AtomicUsize>) {
+    let Arrival { socket, address, source_count } = arrival;
+    let leave = Leave { load: Arc::clone(load), source_count };
     let (socket, transport) = match socket {
         ArrivalSocket::Tcp(stream) => (TcpStream::from_std(stream).map(Socket::Tcp), Transport::Tcp),
         ArrivalSocket::Unix(stream) => match unix(stream) {
@@ -150,10 +156,10 @@ fn serve(shared: &Rc<Shared>, turnstile: &Rc<Turnstile>, arrival: Arrival, load:
         },
         ArrivalSocket::Tls(stream, config) => match TcpStream::from_std(stream) {
             Ok(stream) => {
-                let (shared, turnstile) = (Rc::clone(shared), Rc::clone(turnstile));
+                let (shared, handshakes) = (Rc::clone(shared), Rc::clone(handshakes));
                 // A task of its own kind: clients without TLS have nothing of it in theirs.
                 spawn_local(async move {
-                    let secured = Box::pin(turnstile.secure(&shared.rt, stream, config)).await;
+                    let secured = Box::pin(handshakes.secure(&shared.rt, stream, config)).await;
                     if let Some(Secured { socket, memory }) = secured {
                         shared.serve(Box::new(Accepted { socket, transport: Transport::Tls, address })).await;
                         drop(memory);
@@ -189,13 +195,16 @@ fn unix(stream: std::os::unix::net::UnixStream) -> std::io::Result<(UnixStream, 
 }
 
 /// Counts a client out when its task ends, however it ends.
-pub(crate) struct Leave(Arc<AtomicUsize>, Option<Arc<AtomicUsize>>);
+pub(crate) struct Leave {
+    load: Arc<AtomicUsize>,
+    source_count: Option<Arc<AtomicUsize>>,
+}
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-        if let Some(source) = &self.1 {
-            source.fetch_sub(1, Ordering::Relaxed);
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        if let Some(count) = &self.source_count {
+            count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -206,7 +215,7 @@ async fn answer_questions(shared: Rc<Shared>, mut questions: mpsc::Receiver<Peer
     }
 }
 
-/// Timeouts, canaries, idle connections, and the sign of life.
+/// Runs what is due every [`TICK`]: timeouts, canaries, idle connections, and the sign of life.
 async fn tick(shared: Rc<Shared>) {
     let upstream = Rc::clone(&shared.upstream);
     let mut timer = interval(TICK);

@@ -1,6 +1,7 @@
 //! Replies: frames end where they should, wherever the bytes are cut.
 
-use crate::resp::reply::{MAX_DEPTH, MAX_ELEMENTS};
+use crate::resp::reply::MAX_DEPTH;
+use crate::resp::reply_error::MAX_ELEMENTS;
 use crate::resp::{Advance, ReplyError, ReplyScanner};
 
 /// Length and first byte of the first frame, or why there is none, after feeding `chunks`; `None` when it is not over.

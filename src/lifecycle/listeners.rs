@@ -1,4 +1,5 @@
-//! Everything the process listens on, wherever the sockets come from and go to.
+//! Everything the process listens on: its sockets come from systemd, from the process before, or are bound here, and they
+//! may go to the process after.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -8,46 +9,49 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
-use super::accept::Acceptor;
+use super::accept_loop::AcceptLoop;
 use super::bind::{CannotListen, tcp_listener};
 use super::certificates::ForClients;
-use super::gate::Gate;
-use super::handover::{self, Handover, Lent, Predecessor, Successor};
+use super::client_listeners::ClientListeners;
+use super::handover::{self, Handover, OfferedSocket, Predecessor, Successor};
 use super::inherit::{Inherited, Keeper, Unwanted};
 use crate::config::Config;
 use crate::telemetry::ProcessFacts;
 
-/// How often a process that is about to take over looks whether the upstream answers.
-const LOOK: Duration = Duration::from_millis(10);
-/// How long clients that wait in the backlog are let in when a drain begins.
+/// How often a process that is about to take over checks whether the upstream answers.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
+/// How long clients that wait in the backlog are still accepted when a drain begins.
 const LAST_ACCEPT: Duration = Duration::from_millis(1);
-/// Where another process takes the next clients, those that were accepted last may go on for so long before the drain
-/// begins: a connection for a few commands is over by then, and the next one goes to the other process.
+/// How long the clients that were accepted last may go on before the drain begins, where another process takes the next
+/// ones: a connection for a few commands is over by then, and the next one goes to the other process.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// The listeners for clients, for HTTP, and for the process that comes after this one.
-pub(super) struct Open {
-    pub acceptor: Acceptor,
+pub(super) struct Listeners {
+    pub clients: ClientListeners,
+    /// Taken by the admin server.
     admin: Option<TcpListener>,
-    /// The admin server has the listener itself.
+    /// A copy of the admin listener, for the process that comes after this one.
     admin_copy: Option<(OwnedFd, Keeper)>,
     handover: Option<Handover>,
+    /// The process that runs, until [`Self::begin`] takes over from it.
     predecessor: Option<Predecessor>,
+    /// What the process that runs listens on and this one does not, until [`Self::begin`] removes it.
     unwanted: Option<Unwanted>,
 }
 
-impl Open {
-    /// Takes what systemd or the process that runs has, and binds the rest.
+impl Listeners {
+    /// Takes the sockets that systemd or the process that runs has, and binds the rest.
     pub(super) async fn bind(
         config: &Arc<Config>,
         tls: Option<ForClients>,
         mut inherited: Inherited,
-    ) -> anyhow::Result<(Self, Gate)> {
+    ) -> anyhow::Result<(Self, AcceptLoop)> {
         let mut predecessor = None;
         if let Some(path) = &config.handover {
             predecessor = handover::find(path, &mut inherited).await.context("hand-over")?;
         }
-        let (acceptor, gate) = Acceptor::bind(config, tls.as_ref(), &mut inherited)?;
+        let (clients, accept_loop) = ClientListeners::bind(config, tls.as_ref(), &mut inherited)?;
         let handover = config.handover.as_ref().map(|path| {
             Handover::bind(path, &mut inherited).map_err(|error| CannotListen::new("handover", &path.display(), error))
         });
@@ -68,12 +72,12 @@ impl Open {
             admin = Some(listener);
         }
         let unwanted = Some(inherited.finish()?);
-        Ok((Self { acceptor, admin, admin_copy, handover, predecessor, unwanted }, gate))
+        Ok((Self { clients, admin, admin_copy, handover, predecessor, unwanted }, accept_loop))
     }
 
     /// What clients may connect to, with the ports that were chosen.
     pub(super) fn addresses(&self) -> &[String] {
-        self.acceptor.addresses()
+        self.clients.addresses()
     }
 
     /// The configuration, showing what is listened on.
@@ -97,7 +101,7 @@ impl Open {
         if let Some(predecessor) = self.predecessor.take() {
             let node = async {
                 while !facts.upstream_up() {
-                    sleep(LOOK).await;
+                    sleep(CHECK_EVERY).await;
                 }
             };
             let _ = timeout(wait, node).await; // an upstream that is away is no reason for the old process to stay
@@ -109,13 +113,13 @@ impl Open {
         Ok(())
     }
 
-    /// Accepts clients until another process does; ready when that has everything that is listened on here. Who was
-    /// accepted here has a seat then.
+    /// Accepts clients until another process does. When this is ready, that process has every socket of this one, and
+    /// every client that was accepted here has a worker.
     pub(super) async fn serve(&self) {
         loop {
-            self.acceptor.begin();
+            self.clients.begin();
             let successor = self.taken().await;
-            self.acceptor.hold().await;
+            self.clients.hold().await;
             match successor.begin().await {
                 Ok(()) => return tracing::info!("handed over: another process serves new clients"),
                 Err(error) => tracing::warn!(%error, "the new process ended at the last moment, this one goes on"),
@@ -123,28 +127,28 @@ impl Open {
         }
     }
 
-    /// Ready when another process is ready to serve. Never without `handover`.
+    /// Ready when another process is ready to serve. Pends for ever without `handover`.
     async fn taken(&self) -> Successor {
         let Some(handover) = &self.handover else { return std::future::pending().await };
-        let mut sockets: Vec<Lent<'_>> = self.acceptor.sockets().collect();
+        let mut sockets: Vec<OfferedSocket<'_>> = self.clients.sockets().collect();
         sockets.extend(self.admin_copy.iter().map(|(fd, keeper)| (fd.as_fd(), *keeper)));
         sockets.push(handover.socket());
         handover.taken(&sockets).await
     }
 
-    /// Leaves everything to the process that serves now. Who was accepted here is served here.
+    /// Leaves all sockets to the process that serves now. Clients that were accepted here are served here.
     pub(super) async fn leave(self) {
-        self.acceptor.leave().await;
+        self.clients.leave().await;
         sleep(SETTLE).await;
     }
 
-    /// Accepts for `delay`, then no more, and removes the files of unix sockets. Where systemd keeps every socket,
-    /// connects from now on wait for the process that it starts next, and the sooner that comes the better.
+    /// Accepts clients for `delay`, then closes the sockets and removes the files of unix sockets. Where systemd keeps
+    /// every socket, there is no delay: clients that connect from now on wait for the process that systemd starts next.
     pub(super) async fn end(self, delay: Duration) {
-        let kept = self.acceptor.is_kept();
+        let kept = self.clients.is_kept();
         if !kept {
             // With no delay at all, those who have connected already are let in.
-            self.acceptor.begin();
+            self.clients.begin();
             sleep(delay.max(LAST_ACCEPT)).await;
         }
         self.close().await;
@@ -155,9 +159,9 @@ impl Open {
 
     async fn close(self) {
         if self.handover.as_ref().is_some_and(Handover::is_lent) {
-            return self.acceptor.leave().await; // the files are the other process', if it lives; if not, the next one replaces them
+            return self.clients.leave().await; // the files are the other process', if it lives; if not, the next one replaces them
         }
-        self.acceptor.close().await;
+        self.clients.close().await;
         if let Some(handover) = self.handover {
             handover.close();
         }

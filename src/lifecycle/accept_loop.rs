@@ -1,10 +1,11 @@
-//! Accepts clients and seats them, so that few clients are spread as evenly as many.
+//! Accepts clients and gives each to the worker with the fewest, so that few clients are spread as evenly as many.
 //!
-//! The gate runs on the first worker's thread. A client that this worker serves, which are all of them where there is
-//! one worker, is not handed from thread to thread: the hand-over would cost a connection for a single request a
-//! quarter of its price. The main thread gives orders and is told when they are carried out.
+//! The accept loop runs on the first worker's thread. A client that this worker serves, which are all of them where
+//! there is one worker, is not handed from thread to thread: the hand-over would cost a connection for a single request
+//! a quarter of its price. The main thread gives commands, and is told when they are carried out.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -17,154 +18,174 @@ use rustix::net::{SocketFlags, accept_with, acceptfrom_with};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::accept::ACCEPT_BACKOFF;
 use super::certificates::ForClients;
-use super::sources::Sources;
-use super::start::Seats;
+use super::source_limit::SourceLimit;
+use super::workers::WorkerHandles;
 use crate::base::TokenBucket;
 use crate::client::Address;
 use crate::config::Config;
 use crate::telemetry::{AcceptError, Pressure, RejectReason, ShedStep, Telemetry};
 use crate::worker::{Arrival, ArrivalSocket, Guest};
 
-/// After so many other failures in a row there is a pause too: whatever it is, it must not take the thread.
+/// How long to wait after accept(2) failed for want of descriptors or memory.
+pub(super) const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// After this many other failures in a row the loop backs off, too: whatever the reason is, it must not take the thread.
 const MANY_ERRORS: u32 = 64;
-/// Clients that are accepted between two looks at everybody else on the thread.
+/// Clients that are accepted before everybody else on the thread gets a turn.
 const IN_A_ROW: u32 = 16;
-/// One line of log for all failures of this time.
+/// All failures of this time share one line of log.
 const LOG_EVERY: Duration = Duration::from_secs(1);
-/// As a server says it (rule F10).
+/// What a server says to a client over `maxclients` (rule F10).
 const TOO_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 const NOT_THIS_USER: &[u8] = b"-DENIED the user of this process may not connect to this socket\r\n";
 
-/// What the gate is to do.
-#[derive(Clone)]
-pub(super) struct Orders {
-    pub stage: Stage,
-    /// Grows with each order.
-    pub number: u64,
-    pub config: Arc<Config>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+/// What the main thread tells the accept loop.
+pub(super) enum AcceptCommand {
+    /// Accept clients.
     Accept,
-    /// Those who connect wait in the backlog.
-    Hold,
-    End,
+    /// Accept no more: clients that connect wait in the backlog. The sender fires once every accepted client has a worker.
+    Hold(oneshot::Sender<()>),
+    /// Use the limits and rates of this configuration. The sender fires once they hold for every client that follows.
+    Reload(Arc<Config>, oneshot::Sender<()>),
+    /// Close the listening sockets and end. The sender fires once they are closed and every accepted client has a worker.
+    End(oneshot::Sender<()>),
 }
 
 /// What speaks behind a listening socket.
-pub(super) enum Kind {
+pub(super) enum SocketKind {
     Tcp,
     Tls(ForClients),
-    /// Its path.
+    /// A unix socket at this path.
     Unix(Arc<str>),
 }
 
-/// One listening socket.
-pub(super) struct Door {
+/// One listening socket, not registered with a runtime yet.
+pub(super) struct ListeningSocket {
     fd: OwnedFd,
-    kind: Kind,
+    kind: SocketKind,
 }
 
-impl Door {
-    /// `fd` does not block.
-    pub(super) fn new(fd: OwnedFd, kind: Kind) -> Self {
+impl ListeningSocket {
+    /// `fd` must be non-blocking.
+    pub(super) fn new(fd: OwnedFd, kind: SocketKind) -> Self {
         Self { fd, kind }
     }
 }
 
-/// The doors and what is to become of them, on its way to the worker.
-pub(super) struct Gate {
-    doors: Vec<Door>,
-    orders: watch::Receiver<Orders>,
-    done: watch::Sender<u64>,
+/// The accept loop on its way to the worker's thread.
+pub(super) struct AcceptLoop {
+    sockets: Vec<ListeningSocket>,
+    config: Arc<Config>,
+    commands: mpsc::UnboundedReceiver<AcceptCommand>,
 }
 
-impl Gate {
-    pub(super) fn new(doors: Vec<Door>, orders: watch::Receiver<Orders>, done: watch::Sender<u64>) -> Self {
-        Self { doors, orders, done }
+impl AcceptLoop {
+    /// Accepts nobody before [`AcceptCommand::Accept`] comes.
+    pub(super) fn new(
+        sockets: Vec<ListeningSocket>,
+        config: Arc<Config>,
+        commands: mpsc::UnboundedReceiver<AcceptCommand>,
+    ) -> Self {
+        Self { sockets, config, commands }
     }
 
-    /// For a worker's thread, where it carries out orders to the end.
-    pub(super) fn at(self, seats: Seats, telemetry: Arc<Telemetry>) -> Guest {
-        Box::new(move || Box::pin(self.keep(seats, telemetry)))
+    /// The task for a worker's thread. It ends with [`AcceptCommand::End`], or when the process does.
+    pub(super) fn on_worker(self, workers: WorkerHandles, telemetry: Arc<Telemetry>) -> Guest {
+        Box::new(move || Box::pin(self.run(workers, telemetry)))
     }
 
-    async fn keep(self, seats: Seats, telemetry: Arc<Telemetry>) {
-        let Self { doors, mut orders, done } = self;
-        let porter = match Porter::new(doors, &orders.borrow().config, seats, telemetry) {
-            Ok(porter) => porter,
+    async fn run(self, workers: WorkerHandles, telemetry: Arc<Telemetry>) {
+        let Self { sockets, config, mut commands } = self;
+        let accepting = match Accepting::new(sockets, &config, workers, telemetry) {
+            Ok(accepting) => accepting,
             Err(error) => return tracing::error!(%error, "listening sockets cannot be watched"),
         };
+        let mut open = false;
         loop {
-            let Orders { stage, number, config } = orders.borrow_and_update().clone();
-            porter.reload(&config);
-            if stage != Stage::Accept {
-                porter.settle().await;
-            }
-            if stage == Stage::End {
-                drop(porter);
-                done.send_replace(number);
-                return;
-            }
-            done.send_replace(number);
-            tokio::select! {
-                changed = orders.changed() => if changed.is_err() { return }, // the process ends
-                () = porter.let_in(), if stage == Stage::Accept => {}
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                never = accepting.accept(), if open => match never {},
+            };
+            match command {
+                Some(AcceptCommand::Accept) => open = true,
+                Some(AcceptCommand::Hold(done)) => {
+                    open = false;
+                    accepting.settle().await;
+                    let _ = done.send(());
+                }
+                Some(AcceptCommand::Reload(config, done)) => {
+                    accepting.reload(&config);
+                    let _ = done.send(());
+                }
+                Some(AcceptCommand::End(done)) => {
+                    accepting.settle().await;
+                    drop(accepting);
+                    let _ = done.send(());
+                    return;
+                }
+                None => return, // the process ends
             }
         }
     }
 }
 
-/// A door that is watched.
-struct Watched {
+/// A listening socket, registered with the runtime of the worker.
+struct WatchedSocket {
     fd: AsyncFd<OwnedFd>,
-    kind: Kind,
-    /// Clients have the listener's options: nobody is left in the backlog who came before they were set.
+    kind: SocketKind,
+    /// Whether accepted clients have the options of the listener. Set once the backlog was seen empty, so that nobody is
+    /// left in it who came before the options were set; cleared when the options change.
     inherits: Cell<bool>,
 }
 
-/// Lets clients in.
-struct Porter {
+/// The running loop.
+struct Accepting {
     config: RefCell<Arc<Config>>,
-    doors: Vec<Watched>,
-    seats: Seats,
+    sockets: Vec<WatchedSocket>,
+    workers: WorkerHandles,
     telemetry: Arc<Telemetry>,
-    sources: Sources,
-    /// Who is asked first next time, so that a crowd at one address does not keep others waiting.
+    sources: SourceLimit,
+    /// The socket that is looked at first next time: the one behind that of the last client, so that a crowd at one
+    /// address does not keep others waiting.
     first: Cell<usize>,
-    /// Was accepted and has no seat yet, when the accept loop was left in between.
+    /// The client that was accepted last, until a worker has it. It stays here when [`Self::accept`] is left between the
+    /// two.
     waiting: Cell<Option<Arrival>>,
     rate: RefCell<TokenBucket>,
+    /// Failures of accept(2) since the last client.
     errors_in_a_row: Cell<u32>,
+    /// When a failure was logged last, and how many were not logged since.
     log: Cell<(Option<Instant>, u64)>,
 }
 
-impl Porter {
-    fn new(doors: Vec<Door>, config: &Arc<Config>, seats: Seats, telemetry: Arc<Telemetry>) -> io::Result<Self> {
-        let porter = Self {
+impl Accepting {
+    fn new(
+        sockets: Vec<ListeningSocket>,
+        config: &Arc<Config>,
+        workers: WorkerHandles,
+        telemetry: Arc<Telemetry>,
+    ) -> io::Result<Self> {
+        let accepting = Self {
             config: RefCell::new(Arc::clone(config)),
-            doors: doors.into_iter().map(Watched::new).collect::<io::Result<_>>()?,
-            seats,
+            sockets: sockets.into_iter().map(WatchedSocket::new).collect::<io::Result<_>>()?,
+            workers,
             telemetry,
-            sources: Sources::default(),
+            sources: SourceLimit::default(),
             first: Cell::new(0),
             waiting: Cell::new(None),
             rate: RefCell::new(accept_rate(config)),
             errors_in_a_row: Cell::new(0),
             log: Cell::new((None, 0)),
         };
-        porter.set_options(config);
-        Ok(porter)
+        accepting.set_options(config);
+        Ok(accepting)
     }
 
-    /// Limits and rates as `config` has them, from the next client on.
+    /// Puts the limits and rates of `config` in force, from the next client on.
     fn reload(&self, config: &Arc<Config>) {
         let before = self.config.replace(Arc::clone(config));
         let rates = |config: &Config| (config.client.accept_rate, config.client.accept_burst);
@@ -176,18 +197,18 @@ impl Porter {
         }
     }
 
-    /// What clients' sockets are to have is set once, on the listeners: Linux gives it to those it accepts.
+    /// Sets the options of clients' sockets on the listeners: Linux gives them to every socket it accepts.
     fn set_options(&self, config: &Config) {
-        for door in self.doors.iter().filter(|door| !matches!(door.kind, Kind::Unix(_))) {
-            door.inherits.set(false);
-            // Were it to fail, it would fail, and be counted, with each client.
-            let _ = set_tcp_options(SockRef::from(door.fd.get_ref()), config);
+        for socket in self.sockets.iter().filter(|socket| !matches!(socket.kind, SocketKind::Unix(_))) {
+            socket.inherits.set(false);
+            // A failure here comes again with each client, and is counted there.
+            let _ = set_tcp_options(SockRef::from(socket.fd.get_ref()), config);
         }
     }
 
-    /// Accepts and seats clients for as long as it is polled. Who was accepted last may lack a seat then: see
-    /// [`Self::settle`].
-    async fn let_in(&self) {
+    /// Accepts clients for as long as it is polled. When it is left, the client that was accepted last may have no worker
+    /// yet: see [`Self::settle`].
+    async fn accept(&self) -> Infallible {
         self.settle().await;
         let mut in_a_row = 0;
         loop {
@@ -213,7 +234,8 @@ impl Porter {
         }
     }
 
-    /// Without descriptors or memory only time helps. Other failures are of one connection, which is gone.
+    /// Counts a failure of accept(2), and backs off where only time helps: without descriptors or memory. Any other
+    /// failure is of one connection, which is gone.
     async fn on_error(&self, error: &io::Error) {
         let reason = match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => AcceptError::Descriptors,
@@ -244,18 +266,18 @@ impl Porter {
         turn_away(arrival, if reason == RejectReason::User { NOT_THIS_USER } else { TOO_MANY });
     }
 
-    /// Seats who was accepted last, if [`Self::let_in`] was left before it could.
+    /// Gives the client that was accepted last to a worker, if [`Self::accept`] was left before it could.
     async fn settle(&self) {
-        self.seats.seat(&self.waiting).await;
+        self.workers.serve(&self.waiting).await;
     }
 
-    /// Why this client cannot be taken.
+    /// Why this client is turned away, if it is.
     fn objection(&self, arrival: &mut Arrival) -> Option<RejectReason> {
         let config = self.config.borrow();
         if !may_connect(&config, arrival) {
             return Some(RejectReason::User);
         }
-        if self.seats.clients() >= config.client.max_connections {
+        if self.workers.clients() >= config.client.max_connections {
             return Some(RejectReason::Limit);
         }
         if self.telemetry.facts.memory().pressure() >= Pressure::Refuse {
@@ -263,17 +285,17 @@ impl Porter {
             return Some(RejectReason::Memory);
         }
         if let (Some(most), Address::Ip(source)) = (config.client.max_per_source, &arrival.address) {
-            arrival.place = self.sources.enter(source.ip(), most);
-            return arrival.place.is_none().then_some(RejectReason::Source);
+            arrival.source_count = self.sources.enter(source.ip(), most);
+            return arrival.source_count.is_none().then_some(RejectReason::Source);
         }
         None
     }
 
-    /// The next client at any door. When there is none, a row is over.
+    /// The next client at any socket. When nobody waits, the row of [`IN_A_ROW`] begins anew.
     fn poll_accept(&self, cx: &mut Context<'_>, in_a_row: &mut u32) -> Poll<io::Result<Arrival>> {
         let first = self.first.get();
-        for position in (first..first + self.doors.len()).map(|n| n % self.doors.len()) {
-            let accepted = self.doors[position].poll_accept(cx, &self.config.borrow());
+        for position in (first..first + self.sockets.len()).map(|n| n % self.sockets.len()) {
+            let accepted = self.sockets[position].poll_accept(cx, &self.config.borrow());
             if accepted.is_ready() {
                 self.first.set(position + 1);
                 return accepted;
@@ -284,9 +306,9 @@ impl Porter {
     }
 }
 
-impl Watched {
+impl WatchedSocket {
     #[expect(deprecated, reason = "unsound for types that may change their descriptor, which this one does not")]
-    fn new(Door { fd, kind }: Door) -> io::Result<Self> {
+    fn new(ListeningSocket { fd, kind }: ListeningSocket) -> io::Result<Self> {
         let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
         Ok(Self { fd, kind, inherits: Cell::new(false) })
     }
@@ -303,7 +325,7 @@ impl Watched {
 
     fn accept(&self, listener: &OwnedFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        if matches!(self.kind, Kind::Unix(_)) {
+        if matches!(self.kind, SocketKind::Unix(_)) {
             return Ok((accept_with(listener, flags)?, None));
         }
         let (fd, from) = acceptfrom_with(listener, flags)?;
@@ -312,7 +334,7 @@ impl Watched {
 
     fn arrival(&self, fd: OwnedFd, from: Option<SocketAddr>, config: &Config) -> io::Result<Arrival> {
         let address = match (&self.kind, from) {
-            (Kind::Unix(path), _) => Address::Unix(Arc::clone(path)),
+            (SocketKind::Unix(path), _) => Address::Unix(Arc::clone(path)),
             (_, Some(from)) => Address::Ip(from),
             (_, None) => return Err(io::ErrorKind::NotConnected.into()),
         };
@@ -320,11 +342,11 @@ impl Watched {
             set_tcp_options(SockRef::from(&fd), config)?;
         }
         let socket = match &self.kind {
-            Kind::Tcp => ArrivalSocket::Tcp(fd.into()),
-            Kind::Tls(certificate) => ArrivalSocket::Tls(fd.into(), certificate.current()),
-            Kind::Unix(_) => ArrivalSocket::Unix(fd.into()),
+            SocketKind::Tcp => ArrivalSocket::Tcp(fd.into()),
+            SocketKind::Tls(certificate) => ArrivalSocket::Tls(fd.into(), certificate.current()),
+            SocketKind::Unix(_) => ArrivalSocket::Unix(fd.into()),
         };
-        Ok(Arrival { socket, address, place: None })
+        Ok(Arrival { socket, address, source_count: None })
     }
 }
 
@@ -350,7 +372,7 @@ fn user_of(stream: &UnixStream) -> io::Result<u32> {
     Ok(tokio::net::UnixStream::from_std(stream.try_clone()?)?.peer_cred()?.uid())
 }
 
-/// Clients a second, after a burst.
+/// How fast clients are accepted: so many a second, after a burst.
 #[allow(clippy::cast_precision_loss)] // both are below 2^53
 fn accept_rate(config: &Config) -> TokenBucket {
     TokenBucket::new(config.client.accept_rate as f64, config.client.accept_burst as f64)

@@ -1,5 +1,5 @@
-//! What the main thread is asked for while clients are served: by clients with the right for it, by signals, and by a
-//! file that has changed.
+//! What the main thread is asked for while clients are served: by clients and browsers with the right for it, by SIGHUP,
+//! and by a configuration file that has changed.
 
 use std::io::IsTerminal;
 use std::pin::pin;
@@ -8,19 +8,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::accept::Acceptor;
-use super::pause::Pauses;
+use super::client_listeners::ClientListeners;
+use super::proxy_pause::ProxyPause;
 use super::reload::Reloader;
-use super::start::Workers;
+use super::workers::Workers;
 use crate::client::{AdminCommand, AdminReply, AdminRequest};
-use crate::worker::Order;
+use crate::worker::WorkerCommand;
 
-/// Grants what is asked for, until that is a drain.
+/// Carries out commands until one is a drain.
 pub(super) async fn until_drain(
     wishes: &mut mpsc::Receiver<AdminRequest>,
     reloader: &Reloader,
-    pauses: &Pauses,
-    acceptor: &Acceptor,
+    pause: &ProxyPause,
+    listeners: &ClientListeners,
     workers: &Workers,
 ) {
     let mut hangup = match signal(SignalKind::hangup()) {
@@ -30,19 +30,19 @@ pub(super) async fn until_drain(
             None
         }
     };
-    // Whoever started it by hand has closed the window; a service is told to reload.
+    // On a terminal SIGHUP says that the window was closed; to a service it says to reload.
     let on_terminal = std::io::stdin().is_terminal();
-    let mut look = pin!(changed(reloader));
+    let mut file_change = pin!(changed(reloader));
     loop {
         tokio::select! {
             Some(asked) = wishes.recv() => match asked.wish.clone() {
                 AdminCommand::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
                 AdminCommand::Reload => {
-                    asked.answer(reloader.reload("PROXY RELOAD", acceptor, workers).await);
-                    look.set(changed(reloader));
+                    asked.answer(reloader.reload("PROXY RELOAD", listeners, workers).await);
+                    file_change.set(changed(reloader));
                 }
-                AdminCommand::Pause(time) => pauses.begin(asked, time, reloader.running().pause_max).await,
-                AdminCommand::Resume => asked.answer(pauses.resume().await),
+                AdminCommand::Pause(time) => pause.begin(asked, time, reloader.running().pause_max).await,
+                AdminCommand::Resume => asked.answer(pause.resume().await),
                 AdminCommand::Reconnect => asked.answer(reconnect(workers).await),
             },
             Some(()) = async { hangup.as_mut()?.recv().await } => {
@@ -50,12 +50,12 @@ pub(super) async fn until_drain(
                     tracing::info!("the terminal has gone");
                     return;
                 }
-                let _ = reloader.reload("SIGHUP", acceptor, workers).await;
-                look.set(changed(reloader));
+                let _ = reloader.reload("SIGHUP", listeners, workers).await;
+                file_change.set(changed(reloader));
             }
-            () = look.as_mut() => {
-                let _ = reloader.reload("the file has changed", acceptor, workers).await;
-                look.set(changed(reloader));
+            () = file_change.as_mut() => {
+                let _ = reloader.reload("the file has changed", listeners, workers).await;
+                file_change.set(changed(reloader));
             }
         }
     }
@@ -76,7 +76,7 @@ async fn changed(reloader: &Reloader) {
 }
 
 async fn reconnect(workers: &Workers) -> AdminReply {
-    let kept: usize = workers.orders().ask(Order::Reconnect).await.into_iter().sum();
+    let kept: usize = workers.commands().ask(WorkerCommand::Reconnect).await.into_iter().sum();
     tracing::info!(kept, "upstream connections are replaced");
     Ok(vec![
         "every upstream connection is replaced as soon as nothing is in flight on it".to_owned(),

@@ -1,6 +1,6 @@
-//! PROXY PAUSE and RESUME over all workers.
+//! PROXY PAUSE and PROXY RESUME over all workers.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,54 +8,56 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::start::Orders;
+use super::workers::WorkerCommands;
 use crate::client::{AdminReply, AdminRequest};
 use crate::telemetry::ProcessFacts;
-use crate::worker::Order;
+use crate::worker::WorkerCommand;
 
-/// How long PAUSE waits for what is under way, unless told otherwise.
+/// How long PROXY PAUSE waits until nothing is in flight, unless it names a time.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Whether the process is paused, and for the how-manyeth time.
+/// The pause of the process: whether there is one is in [`ProcessFacts::paused`].
 #[derive(Clone)]
-pub(super) struct Pauses {
-    workers: Orders,
+pub(super) struct ProxyPause {
+    workers: WorkerCommands,
     facts: Arc<ProcessFacts>,
-    number: Rc<Cell<u64>>,
+    /// Of the pause that was begun last. [`Self::end`] cancels it, so that nothing that was started for one pause ends or
+    /// answers for a later one.
+    over: Rc<RefCell<CancellationToken>>,
 }
 
-impl Pauses {
-    pub(super) fn new(workers: Orders, facts: &Arc<ProcessFacts>) -> Self {
-        Self { workers, facts: Arc::clone(facts), number: Rc::default() }
+impl ProxyPause {
+    pub(super) fn new(workers: WorkerCommands, facts: &Arc<ProcessFacts>) -> Self {
+        Self { workers, facts: Arc::clone(facts), over: Rc::default() }
     }
 
-    /// Begins a pause of at most `most`. It is granted when nothing is under way, or called off after `wait`.
+    /// Begins a pause of at most `most`. It is granted once nothing is in flight, or called off after `wait`.
     pub(super) async fn begin(&self, asked: AdminRequest, wait: Option<Duration>, most: Duration) {
         if self.facts.paused() {
             return asked.answer(Err("already paused; PROXY RESUME ends it".to_owned()));
         }
         self.facts.set_paused(true);
-        self.number.set(self.number.get() + 1);
-        let number = self.number.get();
+        let over = CancellationToken::new();
+        self.over.replace(over.clone());
         let wait = wait.unwrap_or(WAIT).min(most);
         tracing::warn!(
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             most_s = most.as_secs(),
             "paused: the commands of clients are held"
         );
-        let quiet = self.workers.begin(Order::Pause).await;
-        let pauses = self.clone();
+        let quiet = self.workers.begin(WorkerCommand::Pause).await;
+        let (pause, ended) = (self.clone(), over.clone());
         spawn_local(async move {
-            sleep(most).await;
-            if pauses.is_now(number) {
+            if ended.run_until_cancelled(sleep(most)).await.is_some() {
                 tracing::warn!(most_s = most.as_secs(), "pause.max has passed: clients go on without PROXY RESUME");
-                pauses.end("pause.max").await;
+                pause.end("pause.max").await;
             }
         });
-        let pauses = self.clone();
+        let pause = self.clone();
         spawn_local(async move {
-            let granted = pauses.settle(number, quiet, wait).await;
+            let granted = pause.settle(&over, quiet, wait).await;
             asked.answer(granted.map(|()| {
                 vec![
                     "paused: nothing is in flight upstream".to_owned(),
@@ -65,8 +67,13 @@ impl Pauses {
         });
     }
 
-    /// Waits until every worker is quiet.
-    async fn settle(&self, number: u64, quiet: Vec<oneshot::Receiver<()>>, wait: Duration) -> Result<(), String> {
+    /// Waits until every worker has nothing in flight.
+    async fn settle(
+        &self,
+        over: &CancellationToken,
+        quiet: Vec<oneshot::Receiver<()>>,
+        wait: Duration,
+    ) -> Result<(), String> {
         let all = async {
             for silence in quiet {
                 silence.await.map_err(|_| "ended before everything was answered".to_owned())?;
@@ -74,18 +81,14 @@ impl Pauses {
             Ok(())
         };
         if let Ok(result) = timeout(wait, all).await {
-            return result.and_then(|()| if self.is_now(number) { Ok(()) } else { Err("ended".to_owned()) });
+            return result.and_then(|()| if over.is_cancelled() { Err("ended".to_owned()) } else { Ok(()) });
         }
-        let busy: usize = self.workers.ask(Order::Busy).await.into_iter().sum();
-        if self.is_now(number) {
+        let busy: usize = self.workers.ask(WorkerCommand::Busy).await.into_iter().sum();
+        if !over.is_cancelled() {
             self.end("PAUSE took too long").await;
         }
         let millis = wait.as_millis();
         Err(format!("not paused, clients go on: after {millis} ms {busy} of them still had commands in flight"))
-    }
-
-    fn is_now(&self, number: u64) -> bool {
-        self.facts.paused() && self.number.get() == number
     }
 
     /// PROXY RESUME.
@@ -97,13 +100,14 @@ impl Pauses {
         Ok(vec!["resumed".to_owned()])
     }
 
-    /// Clients go on, if they are held.
+    /// Ends the pause if there is one: clients go on.
     pub(super) async fn end(&self, why: &str) {
         if !self.facts.paused() {
             return;
         }
         self.facts.set_paused(false);
-        self.workers.give(|| Order::Resume).await;
+        self.over.borrow().cancel();
+        self.workers.give(|| WorkerCommand::Resume).await;
         tracing::info!(why, "resumed");
     }
 }

@@ -22,7 +22,7 @@ const FULL_TURN: u64 = 32;
 
 /// What was seen since the decision before, and the decision. Pure.
 #[derive(Default)]
-struct Rest {
+struct Coalescer {
     /// When that was; nothing before the first turn.
     since: Option<Instant>,
     /// Reads, and hasty ones, until then.
@@ -32,7 +32,7 @@ struct Rest {
     worth_it: bool,
 }
 
-impl Rest {
+impl Coalescer {
     /// A turn is over and nothing is left to do: whether to rest. `reads` counts reads of clients since the start,
     /// `hasty` those of clients that had been read less than `HASTE` of the client before.
     fn on_idle(&mut self, now: Instant, reads: u64, hasty: u64) -> bool {
@@ -54,7 +54,7 @@ impl Rest {
 
 thread_local! {
     /// The runtime's hook may not own anything that belongs to one thread.
-    static STATE: RefCell<Rest> = RefCell::default();
+    static STATE: RefCell<Coalescer> = RefCell::default();
 }
 
 /// What a worker's runtime calls before it waits for its sockets.
@@ -74,10 +74,10 @@ pub(super) fn hook(shard: Arc<Shard>) -> impl Fn() + Send + Sync {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, FULL_TURN, Instant, Rest};
+    use super::{Coalescer, Duration, FULL_TURN, Instant};
 
     /// Turns of `reads` reads each, `hasty` of them hasty, every `micros`: how many of a thousand end with a rest.
-    fn rests(rest: &mut Rest, reads: u64, hasty: u64, micros: u64) -> usize {
+    fn rests(rest: &mut Coalescer, reads: u64, hasty: u64, micros: u64) -> usize {
         let (start, all, quick) = (rest.since.unwrap_or_else(Instant::now), rest.last, rest.before.1);
         let turn = |n: u64| rest.on_idle(start + Duration::from_micros(n * micros), all + n * reads, quick + n * hasty);
         (1..=1000).map(turn).filter(|rested| *rested).count()
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn only_many_that_take_their_time_are_let_gather() {
-        let of = |reads, hasty, micros| rests(&mut Rest::default(), reads, hasty, micros);
+        let of = |reads, hasty, micros| rests(&mut Coalescer::default(), reads, hasty, micros);
         assert!(of(7, 0, 50) > 950, "140,000 a second by many");
         assert!(of(7, 3, 50) > 950, "some of them at once again");
         assert_eq!(of(7, 4, 50), 0, "most of them at once again: a few clients");
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_decision_follows_the_load() {
-        let mut rest = Rest::default();
+        let mut rest = Coalescer::default();
         assert!(rests(&mut rest, 7, 0, 50) > 950);
         assert!(rests(&mut rest, 7, 7, 50) < 30, "a few clients are left");
         assert!(rests(&mut rest, 7, 0, 50) > 950);

@@ -11,7 +11,7 @@ const TIDY_EVERY: usize = 1024;
 
 /// Counts clients by address. Only the acceptor asks; workers count a client out when it has left.
 #[derive(Default)]
-pub(super) struct Sources {
+pub(super) struct SourceLimit {
     inner: RefCell<Inner>,
 }
 
@@ -22,7 +22,7 @@ struct Inner {
     tidy_at: usize,
 }
 
-impl Sources {
+impl SourceLimit {
     /// One more client of `source`, unless it has `most`. The count falls when the client is done with what is given
     /// here: see [`Leave`](crate::worker::Leave).
     pub(super) fn enter(&self, source: IpAddr, most: usize) -> Option<Arc<AtomicUsize>> {
@@ -47,24 +47,24 @@ mod tests {
 
     #[test]
     fn each_address_has_its_own_count_and_gets_places_back() {
-        let sources = Sources::default();
+        let limit = SourceLimit::default();
         let [one, two]: [IpAddr; 2] = ["10.0.0.1", "::1"].map(|text| text.parse().unwrap());
-        let first = sources.enter(one, 2).unwrap();
-        assert!(sources.enter("::ffff:10.0.0.1".parse().unwrap(), 2).is_some());
-        assert!(sources.enter(one, 2).is_none());
-        assert!(sources.enter(two, 2).is_some());
+        let first = limit.enter(one, 2).unwrap();
+        assert!(limit.enter("::ffff:10.0.0.1".parse().unwrap(), 2).is_some());
+        assert!(limit.enter(one, 2).is_none());
+        assert!(limit.enter(two, 2).is_some());
         first.fetch_sub(1, Relaxed);
-        assert!(sources.enter(one, 2).is_some());
-        assert!(sources.enter(one, 2).is_none());
+        assert!(limit.enter(one, 2).is_some());
+        assert!(limit.enter(one, 2).is_none());
     }
 
     #[test]
     fn addresses_without_clients_are_forgotten() {
-        let sources = Sources::default();
+        let limit = SourceLimit::default();
         for number in 0..10 * TIDY_EVERY as u32 {
-            let left = sources.enter(IpAddr::V4(number.into()), 1).unwrap();
+            let left = limit.enter(IpAddr::V4(number.into()), 1).unwrap();
             left.fetch_sub(1, Relaxed);
         }
-        assert!(sources.inner.borrow().clients.len() <= 2 * TIDY_EVERY);
+        assert!(limit.inner.borrow().clients.len() <= 2 * TIDY_EVERY);
     }
 }
