@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::control_pause::{Watch, look_for_held_writes};
+use super::control_pause::{After, Watch, look_for_held_writes};
 use super::{Node, limits};
 use crate::base::bug;
 use crate::link::{DialError, Link, Patience, ServerRef, Start, Use, Wanted, decoded};
@@ -41,18 +41,7 @@ struct Job {
     answer: oneshot::Sender<io::Result<Vec<Vec<u8>>>>,
 }
 
-/// What became of the control connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    Fine,
-    /// No answer, and nobody waits for it: paused, or hung?
-    Silent,
-    /// The server answers, but holds a batch back; so the connection is of no use.
-    HeldBack,
-    Broken(UpstreamCloseReason),
-}
-
-/// The control connection of a worker.
+/// The control connection of a worker to one server.
 pub struct Control {
     jobs: mpsc::Sender<Job>,
     inbox: RefCell<Option<mpsc::Receiver<Job>>>,

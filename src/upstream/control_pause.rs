@@ -13,7 +13,6 @@ use bytes::BytesMut;
 use tokio::time::timeout;
 
 use super::Node;
-use super::control::After;
 use super::lane::{Lane, Phase};
 use crate::base::nanos;
 use crate::link::{Link, decoded};
@@ -27,6 +26,17 @@ const STUCK: Duration = Duration::from_millis(150);
 const HELD_AFTER: Duration = Duration::from_millis(300);
 /// Time between two such questions.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// What became of the control connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Fine,
+    /// No answer, and nobody waits for it: paused, or hung?
+    Silent,
+    /// The server answers, but holds a batch back; so the connection is of no use.
+    HeldBack,
+    Broken(UpstreamCloseReason),
+}
 
 /// What one worker remembers of it.
 #[derive(Default)]

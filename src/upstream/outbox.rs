@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::big::Question;
 use super::buffers::{Buffers, Output};
+use super::client_key::ClientKey;
 use super::pace::Pace;
 use super::pubsub::{Hub, Subscriber};
 use super::ration::Ration;
-use super::roster::ClientKey;
 use super::share::Share;
 use crate::link::WriteHalf;
 use crate::session::Subscribed;

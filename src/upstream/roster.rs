@@ -3,16 +3,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use super::client_key::ClientKey;
 use super::outbox::Outbox;
 use crate::config;
-
-/// Names one client for as long as it is connected. Reused indexes get a new generation, so a slot of a client
-/// that left finds nobody: a tombstone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientKey {
-    index: u32,
-    generation: u32,
-}
 
 #[derive(Default)]
 struct Entry {

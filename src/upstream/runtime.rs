@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::history::History;
 use super::{Buffers, Memory, Parts, Pool, Roster, Rules, hotkeys, slowlog};
 use crate::auth::Throttle;
-use crate::command::{CommandId, CommandTable};
+use crate::command::{CommandId, CommandTable, Replies};
 use crate::link::{Budget, Keyring, Owned, Use};
 use crate::telemetry::{ProcessFacts, Shard};
 
@@ -88,6 +88,12 @@ impl Runtime {
             Some(CommandId::OURS) => "respmux's own",
             Some(id) => &self.table.spec(id).name,
         }
+    }
+
+    /// Whether the command chooses the text of its errors, as scripts and commands that nobody knows do: such an error proves
+    /// nothing about the connection.
+    pub(super) fn chooses_its_errors(&self, id: CommandId) -> bool {
+        id != CommandId::OURS && self.table.spec(id).replies == Replies::ANY
     }
 
     /// A server's reply to a command was read, `nanos` after it was written.

@@ -9,7 +9,7 @@ use super::retry::candidates;
 use super::slow;
 use super::{Lane, State, UNKNOWN_OUTCOME, Withheld, canary_text};
 use crate::base::bug;
-use crate::command::{CommandId, Replies};
+use crate::command::CommandId;
 use crate::config::{Integrity, OnLoss};
 use crate::link::{decoded, tolerable};
 use crate::resp::{Advance, FrameKind, encode};
@@ -144,7 +144,7 @@ impl Lane {
         }
         if kind.is_error() && !streamed {
             node.on_error_reply(frame);
-            if !says_what_it_likes(node, slot.command) {
+            if !node.rt.chooses_its_errors(slot.command) {
                 self.check_identity(frame)?;
             }
         }
@@ -280,11 +280,6 @@ impl Lane {
         }
         closed.len()
     }
-}
-
-/// Scripts, and commands that nobody knows, choose the text of their errors: it proves nothing about the connection.
-pub(super) fn says_what_it_likes(node: &Node, command: CommandId) -> bool {
-    command != CommandId::OURS && node.rt.table.spec(command).replies == Replies::ANY
 }
 
 /// Whether a reply that begins with `byte` can be the one of `slot`. Where MULTI was refused, what was to be queued has

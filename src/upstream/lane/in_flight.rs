@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use crate::base::bug;
 use crate::command::{CommandId, ReplyMask};
-use crate::upstream::roster::ClientKey;
+use crate::upstream::client_key::ClientKey;
 
 /// Who gets a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,8 +45,8 @@ pub(crate) use watch::TOO_LATE;
 use guard::Guard;
 use retry::Kept;
 
+use super::client_key::ClientKey;
 use super::outbox::Answer;
-use super::roster::ClientKey;
 use super::{Charge, Node};
 use crate::base::bug;
 use crate::command::{CommandId, ReplyMask};

@@ -5,12 +5,11 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::{Buf, BytesMut};
 
-use super::deliver::says_what_it_likes;
 use super::in_flight::{Owner, Slot};
 use super::{Lane, State};
 use crate::telemetry::RetryOutcome;
 use crate::upstream::Node;
-use crate::upstream::roster::ClientKey;
+use crate::upstream::client_key::ClientKey;
 
 /// Half of the time over which requests and retries are counted, nanoseconds.
 const HALF_WINDOW: u64 = 5_000_000_000;
@@ -121,7 +120,7 @@ impl Lane {
         if !self.guard.is_on() {
             return;
         }
-        let suspects = sent.iter().filter(|slot| self.guard.is_solo() || says_what_it_likes(node, slot.command));
+        let suspects = sent.iter().filter(|slot| self.guard.is_solo() || node.rt.chooses_its_errors(slot.command));
         for client in suspects.filter_map(|slot| slot.owner.client()) {
             if let Some(question) = node.rt.roster.with(client, |outbox| outbox.only_question()).flatten() {
                 node.big_replies.learn(question, node.rt.now());

@@ -3,7 +3,7 @@
 use super::{Lane, Slot, State};
 use crate::command::{CommandId, first_key};
 use crate::resp::{RequestLimits, RequestScanner, Scan};
-use crate::upstream::roster::ClientKey;
+use crate::upstream::client_key::ClientKey;
 use crate::upstream::{Node, Slow};
 
 impl Lane {
