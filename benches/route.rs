@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use respmux::internals::command::{CommandTable, Policy};
-use respmux::internals::router::{Args, Facts, Held, Hub, route};
+use respmux::internals::router::{Args, Facts, SubscriptionView, route_free};
 use respmux::internals::session::Guard;
 
 struct Words(Vec<&'static [u8]>);
@@ -23,8 +23,7 @@ fn decide(c: &mut Criterion) {
     let facts = Facts {
         authenticated: true,
         guard: Guard::Intact,
-        held: Held::None,
-        hub: Hub::Open,
+        subscriptions: SubscriptionView::Open,
         policy: Policy::default(),
         debug: true,
     };
@@ -41,7 +40,7 @@ fn decide(c: &mut Criterion) {
             b.iter(|| {
                 let words = black_box(&words);
                 let lookup = table.lookup(words.nth(0), Some(words.nth(1)));
-                route(&table, lookup, facts, words)
+                route_free(&table, lookup, facts, words)
             });
         });
     }

@@ -108,7 +108,8 @@ pub mod internals {
     }
     pub mod router {
         pub use crate::router::{
-            Args, Facts, Held, Hub, Local, Login, PinReason, Relay, Route, Switch, UnitPart, route, unit_part,
+            Args, Aside, Facts, FreeRoute, Local, PinReason, PinnedRoute, PinnedView, Relay, SubscriptionView, Switch,
+            UnitPart, route_free, route_pinned, unit_part,
         };
     }
     pub mod session {

@@ -12,10 +12,10 @@ use super::input::Input;
 use super::last_write::LastWrite;
 use super::request::Request;
 use super::shared::Shared;
-use crate::command::CommandId;
+use crate::command::{CommandId, Lookup};
 use crate::link::ReadHalf;
 use crate::resp::{ProtocolError, Resume};
-use crate::router::Route;
+use crate::router::FreeRoute;
 use crate::session::Resp;
 use crate::telemetry::CloseReason;
 use crate::upstream::{Lane, Node, Outbox, Runtime, Wants};
@@ -27,7 +27,7 @@ pub(super) struct Closed(pub CloseReason);
 /// What the loop cannot do by itself.
 pub(super) enum Step {
     Admit,
-    Command(Request, Route),
+    Command(Request, FreeRoute),
     Invalid(ProtocolError),
     Close(CloseReason),
 }
@@ -134,6 +134,12 @@ impl Client {
 
     pub(super) fn resp(&self) -> Resp {
         self.record.session.borrow().key.resp
+    }
+
+    /// CLIENT LIST shows this command from here on. What the table does not list has one name for all.
+    pub(super) fn show_command(&self, request: &Request) {
+        let known = matches!(request.lookup(), Lookup::Known(_));
+        self.record.command.set(if known { request.id() } else { CommandId::OTHER });
     }
 
     /// `id` runs on a connection that is no lane.

@@ -1,4 +1,4 @@
-//! Carries out a [`Route`]: the one `match` over it. Everything here happens with no request of the client
+//! Carries out a [`FreeRoute`]: the one `match` over it. Everything here happens with no request of the client
 //! unanswered (rule I2).
 
 use super::connection::{Client, Closed};
@@ -6,14 +6,14 @@ use super::error_reply;
 use super::identity::admission::Admission;
 use super::request::Request;
 use super::ride::CannotRide;
-use crate::router::{Args, Local, PinReason, Refusal, Route};
+use crate::router::{Args, FreeRoute, Local, PinReason, Refusal};
 use crate::telemetry::{CloseReason, RefuseReason};
 use crate::upstream::{Outbox, Question, Verdict, Wants, Way};
 use std::rc::Rc;
 
 impl Client {
     /// Everything that is not a ride on the client's own lane.
-    pub(super) async fn dispatch(&mut self, request: Request, route: Route) -> Result<(), Closed> {
+    pub(super) async fn dispatch(&mut self, request: Request, route: FreeRoute) -> Result<(), Closed> {
         self.drained().await?;
         if self.admission == Admission::Unreachable && !Self::is_known_without_upstream(route) {
             return self.on_unreachable(route);
@@ -22,45 +22,46 @@ impl Client {
             return self.pin(request, reason).await;
         }
         match route {
-            Route::Lane | Route::Publish => self.carry_over(request).await,
-            Route::Hub => self.subscribe(request).await,
-            Route::Pin(PinReason::Blocking) => self.block(request).await,
-            Route::Pin(reason) => self.pin(request, reason).await,
-            Route::Fold => self.fold(request).await,
-            Route::Switch(switch) => self.switch(request, switch).await,
-            Route::Login(login) => self.login(request, login).await,
-            Route::Local(Local::Pause) => self.client_pause(&request).await,
-            Route::Local(Local::Unpause) => self.client_unpause(request).await,
-            Route::Local(local) => self.answer(&request, local).await,
-            Route::Refuse(refusal) => {
+            FreeRoute::Lane | FreeRoute::Publish => self.carry_over(request).await,
+            FreeRoute::Hub => self.subscribe(request).await,
+            FreeRoute::Pin(PinReason::Blocking) => self.block(request).await,
+            FreeRoute::Pin(reason) => self.pin(request, reason).await,
+            FreeRoute::Fold => self.fold(request).await,
+            FreeRoute::Switch(switch) => self.switch(request, switch).await,
+            FreeRoute::Login(login) => self.login(request, login).await,
+            FreeRoute::Pause => self.client_pause(&request).await,
+            FreeRoute::Unpause => self.client_unpause(request).await,
+            FreeRoute::Local(local) => self.answer(&request, local).await,
+            FreeRoute::Refuse(refusal) => {
                 self.refuse(&request, refusal);
                 Ok(())
             }
-            Route::Ask => self.ask(request).await,
-            Route::Quit => self.quit(),
-            Route::Drop => Err(Closed(CloseReason::CrossProtocol)),
-            Route::Relay(_) => unreachable!("only a client that holds a connection is routed to it"),
+            FreeRoute::Ask => self.ask(request).await,
+            FreeRoute::Quit => self.quit(),
+            FreeRoute::Drop => Err(Closed(CloseReason::CrossProtocol)),
         }
     }
 
     /// What is right whoever the client is: also while nobody can be asked.
-    fn is_known_without_upstream(route: Route) -> bool {
+    fn is_known_without_upstream(route: FreeRoute) -> bool {
         match route {
-            Route::Quit | Route::Drop => true,
+            FreeRoute::Quit | FreeRoute::Drop => true,
             // It has rules of its own for that time.
-            Route::Local(Local::Proxy) => true,
+            FreeRoute::Local(Local::Proxy) => true,
             // The rest of a transaction of which the beginning was refused.
-            Route::Local(Local::PoisonedExec | Local::PoisonedDiscard) | Route::Refuse(Refusal::Poisoned) => true,
+            FreeRoute::Local(Local::PoisonedExec | Local::PoisonedDiscard) | FreeRoute::Refuse(Refusal::Poisoned) => {
+                true
+            }
             _ => false,
         }
     }
 
     /// The upstream cannot be asked who the client is. What it sent in the same breath may come when it can be again:
     /// a MULTI or WATCH that was refused leaves its mark (rule M6).
-    fn on_unreachable(&self, route: Route) -> Result<(), Closed> {
+    fn on_unreachable(&self, route: FreeRoute) -> Result<(), Closed> {
         match route {
-            Route::Switch(_) | Route::Login(_) => return Err(self.refuse_switch(error_reply::NOT_EXECUTED)),
-            Route::Pin(reason) => self.mark_after_failure(reason),
+            FreeRoute::Switch(_) | FreeRoute::Login(_) => return Err(self.refuse_switch(error_reply::NOT_EXECUTED)),
+            FreeRoute::Pin(reason) => self.mark_after_failure(reason),
             _ => {}
         }
         self.reply_error(error_reply::NOT_EXECUTED);

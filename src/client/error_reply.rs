@@ -7,7 +7,7 @@ use crate::router::{PinReason, Refusal};
 use crate::session::Flavour;
 
 use super::request::Request;
-use crate::command::{Lookup, cut_at_nul};
+use crate::command::{Lookup, Op, cut_at_nul};
 use crate::link::DialError;
 use crate::router::Args;
 use crate::upstream::LendError;
@@ -177,7 +177,7 @@ fn not_authenticated(table: &CommandTable, request: &Request, login_first: bool)
         Lookup::Known(id) => Some(table.spec(id)),
         Lookup::UnknownSubcommand(_) | Lookup::Nul | Lookup::Unknown => None,
     };
-    if known.is_some_and(|spec| spec.name == "EXEC") {
+    if known.is_some_and(|spec| spec.op == Op::Exec) {
         return format!("EXECABORT Transaction discarded because of: {NOAUTH}").into();
     }
     match known {

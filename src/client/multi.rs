@@ -12,7 +12,7 @@ use super::request::{Request, Scanned};
 use super::ride::CannotRide;
 use crate::command::Lookup;
 use crate::resp::{RequestScanner, Scan, encode};
-use crate::router::{Args, PinReason, Route, UnitPart, unit_part};
+use crate::router::{Args, FreeRoute, PinReason, UnitPart, unit_part};
 use crate::telemetry::StallReason;
 use crate::upstream::{Owner, Part, Wants};
 
@@ -49,7 +49,7 @@ impl Client {
         scanner.scan(buf, &mut None, &self.limits()); // the look ahead has left MULTI behind
         self.record.command.set(id);
         let request = Request::take(&Scanned { scanner, buf }, len, canonical, Lookup::Known(id));
-        Err((len, Flow::Step(Step::Command(request, Route::Pin(PinReason::Transaction)))))
+        Err((len, Flow::Step(Step::Command(request, FreeRoute::Pin(PinReason::Transaction)))))
     }
 
     /// Looks ahead of the MULTI at the start of `buf`. `None` when its EXEC is not there yet, or when something in

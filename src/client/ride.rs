@@ -7,9 +7,9 @@ use bytes::BytesMut;
 use super::connection::{Client, Halt, Multi, Step};
 use super::identity::admission::Admission;
 use super::request::{Request, Scanned};
-use crate::command::{CommandId, Lookup, Op, first_key};
+use crate::command::{CommandId, Family, Lookup, Op, first_key};
 use crate::resp::encode;
-use crate::router::{self, Args, Held, PinReason, Route, is_sharded, route};
+use crate::router::{Args, Facts, FreeRoute, PinReason, SubscriptionView, route_free};
 use crate::session::{Guard, Resp};
 use crate::telemetry::StallReason;
 use crate::upstream::{Lane, Owner, Question, Wants, Way};
@@ -96,7 +96,7 @@ impl Client {
         let rt = Rc::clone(self.rt());
         let rules = rt.look();
         let lookup = rules.table.lookup(scanned.nth(0), second);
-        let route = route(&rules.table, lookup, self.facts(Held::None, false), scanned);
+        let route = route_free(&rules.table, lookup, self.facts(false), scanned);
         let held = self.node.holds();
         if held && rt.is_paused() && route.waits_for_resume() {
             return Err(Halt::Stalled(Wants::Nothing));
@@ -112,7 +112,7 @@ impl Client {
                 Err(CannotRide::NoLane) => {}
             }
         }
-        if let (Route::Pin(PinReason::Transaction), Lookup::Known(id), false) = (route, lookup, aside)
+        if let (FreeRoute::Pin(PinReason::Transaction), Lookup::Known(id), false) = (route, lookup, aside)
             && self.admission == Admission::Admitted
             && self.record.session.borrow().guard == Guard::Intact
         {
@@ -156,7 +156,7 @@ impl Client {
         if self.record.session.borrow_mut().take_suppressed() {
             lane.submit(node, Owner::Discard(key), id, bytes, now);
         } else if self.must_recount(id) && args.count() == 3 {
-            let sharded = is_sharded(&node.rt.table.spec(id).name);
+            let sharded = node.rt.table.spec(id).family == Family::Shard;
             let by = i32::try_from(node.interest.of_message(args.nth(1), sharded)).unwrap_or(i32::MAX);
             self.outbox().on_own_publish(&node.rt.buffers, false);
             lane.submit(node, Owner::Publish(key, by), id, bytes, now);
@@ -173,24 +173,23 @@ impl Client {
         node.rt.hotkeys.sample(self.record.session.borrow().key.db, key);
     }
 
-    /// What routing may know; `lent` says that the client's subscriptions are on the connection that it holds.
-    pub(super) fn facts(&self, held: Held, lent: bool) -> router::Facts {
+    /// What routing may know; `here` says that the client's subscriptions are on the connection that it is pinned to.
+    pub(super) fn facts(&self, here: bool) -> Facts {
         let authenticated = !matches!(self.admission, Admission::Unauthenticated);
         let session = self.record.session.borrow();
-        let hub = self.hub_view(session.key.resp, lent);
-        let debug = !self.node().control.debug_is_local() || self.record.address.is_of_this_machine();
-        router::Facts { authenticated, guard: session.guard, held, hub, policy: session.policy, debug }
+        let subscriptions = self.subscription_view(session.key.resp, here);
+        let debug = !self.node.control.debug_is_local() || self.record.address.is_of_this_machine();
+        Facts { authenticated, guard: session.guard, subscriptions, policy: session.policy, debug }
     }
 
-    /// How routing sees the client's subscriptions; `lent` says that a connection which it holds has them, or is to.
-    fn hub_view(&self, resp: Resp, lent: bool) -> router::Hub {
+    fn subscription_view(&self, resp: Resp, here: bool) -> SubscriptionView {
         let rules = self.rt().look();
         let settings = &rules.config.pubsub;
         match resp {
-            Resp::Two if !self.outbox().subscribed().is_empty() => router::Hub::Two,
-            Resp::Three if !self.outbox().subscribed().is_empty() => router::Hub::Three,
-            _ if lent || !settings.shared || (settings.exact_resp3 && resp == Resp::Three) => router::Hub::Off,
-            _ => router::Hub::Open,
+            Resp::Two if !self.outbox().subscribed().is_empty() => SubscriptionView::Two,
+            Resp::Three if !self.outbox().subscribed().is_empty() => SubscriptionView::Three,
+            _ if here || !settings.shared || (settings.exact_resp3 && resp == Resp::Three) => SubscriptionView::Off,
+            _ => SubscriptionView::Open,
         }
     }
 

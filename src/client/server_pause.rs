@@ -17,7 +17,7 @@ use super::request::Request;
 use super::shared::Shared;
 use crate::command::{CommandId, Lookup};
 use crate::resp::encode;
-use crate::router::{Args, Extent, Passage, PauseChange, PinReason, Relay, Route, passage, pause_change};
+use crate::router::{Args, Extent, FreeRoute, Passage, PauseChange, PinReason, Relay, passage, pause_change};
 use crate::upstream::Answer;
 
 /// How long a pause waits for the answers to what was sent before it. What is not answered then may be held back in a
@@ -29,15 +29,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 impl Client {
     /// Whether a request leaves the way of all others because the server is paused.
     #[cold]
-    pub(super) fn steps_aside(&self, route: Route, lookup: Lookup, args: &impl Args) -> bool {
+    pub(super) fn steps_aside(&self, route: FreeRoute, lookup: Lookup, args: &impl Args) -> bool {
         let Some(extent) = self.node().server_pause.extent() else { return false };
         // The parts of a transaction are judged by the server, on a connection where nobody waits for its EXEC.
-        route == Route::Pin(PinReason::Transaction)
+        route == FreeRoute::Pin(PinReason::Transaction)
             || passage(extent, &self.rt().table, lookup, route, args) != Passage::Free
     }
 
     /// Waits until the server takes the command; or says why it travels on a connection of its own.
-    pub(super) async fn pass_pause(&mut self, request: &Request, route: Route) -> Result<Option<PinReason>, Closed> {
+    pub(super) async fn pass_pause(
+        &mut self,
+        request: &Request,
+        route: FreeRoute,
+    ) -> Result<Option<PinReason>, Closed> {
         let node = self.node();
         while let Some(extent) = node.server_pause.extent() {
             match passage(extent, &node.rt.table, request.lookup(), route, request) {

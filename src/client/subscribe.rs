@@ -9,7 +9,6 @@ use super::pinned::Pinned;
 use super::request::Request;
 use crate::command::Op;
 use crate::router::PinReason;
-use crate::session::Family;
 use crate::upstream::{Hub, NoHub, Outbox, OutputClass, Subscribe, Wants};
 
 /// Where a subscription is to go.
@@ -91,7 +90,7 @@ impl Client {
         let names: Vec<&[u8]> = request.args_from(1).collect();
         let order = Subscribe {
             joins: self.joins(request),
-            family: Family::of_command(&node.rt.table.spec(request.id()).name),
+            family: node.rt.table.spec(request.id()).family,
             names: &names,
             resp: self.resp(),
             suppressed: self.record.session.borrow().reply != crate::session::ReplyMode::On,

@@ -1,5 +1,6 @@
 //! Reads `commands.tsv` (one row per command, with its class) into [`Spec`]s, and adds what a class does not say.
 
+use super::family::Family;
 use super::reply_mask::{Replies, replies};
 use super::spec::{Kind, Op, Pausing, Spec};
 
@@ -88,7 +89,10 @@ pub(super) fn specs() -> Vec<Spec> {
         reconfigures: false,
         in_unit: false,
         pausing: Pausing::ByFlags,
+        family: Family::Channel,
+        ping: false,
         container: false,
+        unlisted: Op::Isolated,
         replies: Replies::ANY,
         denied: 0,
     };
@@ -130,7 +134,11 @@ fn row(line: &str) -> Option<Spec> {
         reconfigures: matches!(name, "CONFIG SET" | "ACL SETUSER" | "ACL DELUSER" | "ACL LOAD"),
         write: has("write") || has("may_replicate") || kind == Kind::Script || flags.is_empty(),
         pausing: pausing(name, has("write")),
+        family: family(name),
+        ping: name == "PING",
         container: false,
+        // respmux answers CLIENT itself; any other container is the server's to know.
+        unlisted: if name == "CLIENT" { Op::ClientUnknown } else { Op::Isolated },
         replies: Replies::ANY,
         denied: 0,
     })
@@ -143,6 +151,14 @@ fn pausing(name: &str, writes: bool) -> Pausing {
         "PUBLISH" | "SPUBLISH" | "PFCOUNT" => Pausing::Always,
         _ if writes => Pausing::Always,
         _ => Pausing::Never,
+    }
+}
+
+fn family(name: &str) -> Family {
+    match name {
+        "PSUBSCRIBE" | "PUNSUBSCRIBE" => Family::Pattern,
+        "SSUBSCRIBE" | "SUNSUBSCRIBE" | "SPUBLISH" | "PUBSUB SHARDNUMSUB" => Family::Shard,
+        _ => Family::Channel,
     }
 }
 

@@ -7,6 +7,7 @@
 //! Names are compared the way servers do: the command name with its full length, the subcommand of a container
 //! and option tokens as C strings, that is cut at the first NUL byte (docs/design/semantics.md 3.3).
 
+mod family;
 mod glob;
 mod key;
 mod load;
@@ -19,6 +20,7 @@ mod tokens;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+pub use family::Family;
 pub use glob::glob_matches;
 pub use key::first_key;
 pub use policy::Policy;
@@ -170,7 +172,7 @@ impl CommandTable {
     }
 
     fn lookup_sub(&self, container: CommandId, sub: &[u8]) -> Lookup {
-        if cut_at_nul(sub).len() != sub.len() && self.spec(container).name != "CLIENT" {
+        if cut_at_nul(sub).len() != sub.len() && self.spec(container).unlisted != Op::ClientUnknown {
             return Lookup::Nul;
         }
         let found = std::str::from_utf8(sub)
@@ -301,5 +303,22 @@ mod tests {
             let found = op(&table, first, second);
             assert!(found.is_some_and(|o| o != Op::Plain), "{name}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_command_of_pubsub_names_its_family() {
+        let table = CommandTable::new();
+        let family = |name: &str, sub| match table.lookup(name.as_bytes(), sub) {
+            Lookup::Known(id) => table.spec(id).family,
+            other => panic!("{name}: {other:?}"),
+        };
+        for wanted in Family::ALL {
+            assert_eq!(family(wanted.join_command(), None), wanted);
+            assert_eq!(family(wanted.leave_command(), None), wanted);
+        }
+        assert_eq!(family("PUBLISH", None), Family::Channel);
+        assert_eq!(family("SPUBLISH", None), Family::Shard);
+        assert_eq!(family("PUBSUB", Some(b"NUMSUB")), Family::Channel);
+        assert_eq!(family("PUBSUB", Some(b"SHARDNUMSUB")), Family::Shard);
     }
 }

@@ -1,5 +1,6 @@
 //! What one command or subcommand means to a multiplexer.
 
+use super::family::Family;
 use super::reply_mask::Replies;
 
 /// Position of a command in the [`CommandTable`](super::CommandTable); the value that travels in slots and metrics.
@@ -129,8 +130,14 @@ pub struct Spec {
     pub in_unit: bool,
     /// CLIENT PAUSE WRITE holds it back.
     pub pausing: Pausing,
+    /// What the command names when it is about subscriptions; [`Family::Channel`] for all others.
+    pub family: Family,
+    /// A RESP2 client with subscriptions may send it, and gets the answer as if it were a message: PING.
+    pub ping: bool,
     /// Has subcommands of its own in the table.
     pub container: bool,
+    /// What a subcommand is that the table does not list.
+    pub unlisted: Op,
     /// What a reply to it can be.
     pub replies: Replies,
     /// A bit for each [`Policy`](super::Policy) that forbids it.

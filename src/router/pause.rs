@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Args, Local, PinReason, Route};
+use super::{Args, FreeRoute, Local, PinReason};
 use crate::command::{CommandTable, Lookup, Pausing, token_is};
 
 /// What a pause holds back.
@@ -33,10 +33,10 @@ pub enum Passage {
     Wait,
 }
 
-/// How a command of a client that holds no connection passes.
-pub fn passage(extent: Extent, table: &CommandTable, lookup: Lookup, route: Route, args: &impl Args) -> Passage {
+/// How a command of a client that is pinned to no connection passes.
+pub fn passage(extent: Extent, table: &CommandTable, lookup: Lookup, route: FreeRoute, args: &impl Args) -> Passage {
     match route {
-        Route::Refuse(_) | Route::Quit | Route::Drop | Route::Local(Local::Proxy) | Route::Relay(_) => {
+        FreeRoute::Refuse(_) | FreeRoute::Quit | FreeRoute::Drop | FreeRoute::Local(Local::Proxy) => {
             return Passage::Free;
         }
         _ => {}
@@ -48,11 +48,11 @@ pub fn passage(extent: Extent, table: &CommandTable, lookup: Lookup, route: Rout
         Extent::All => Passage::Wait,
         Extent::Write if refused => Passage::Free,
         Extent::Write => match route {
-            Route::Ask => Passage::Apart,
-            Route::Lane
-            | Route::Publish
-            | Route::Fold
-            | Route::Pin(PinReason::Blocking | PinReason::Isolated | PinReason::Large | PinReason::Overflow) => {
+            FreeRoute::Ask => Passage::Apart,
+            FreeRoute::Lane
+            | FreeRoute::Publish
+            | FreeRoute::Fold
+            | FreeRoute::Pin(PinReason::Blocking | PinReason::Isolated | PinReason::Large | PinReason::Overflow) => {
                 match lookup {
                     Lookup::Known(id) if table.spec(id).pausing != Pausing::Never => Passage::Apart,
                     _ => Passage::Free,
@@ -83,7 +83,7 @@ pub fn pause_change(words: &[&[u8]]) -> Option<PauseChange> {
 mod tests {
     use super::*;
     use crate::command::Policy;
-    use crate::router::{Facts, Held, Hub, route};
+    use crate::router::{Facts, SubscriptionView, route_free};
     use crate::session::Guard;
 
     struct Words(Vec<Vec<u8>>);
@@ -105,12 +105,11 @@ mod tests {
         let facts = Facts {
             authenticated: true,
             guard: Guard::Intact,
-            held: Held::None,
-            hub: Hub::Off,
+            subscriptions: SubscriptionView::Off,
             policy: Policy::default(),
             debug: true,
         };
-        let route = route(&table, lookup, facts, &words);
+        let route = route_free(&table, lookup, facts, &words);
         passage(extent, &table, lookup, route, &words)
     }
 

@@ -2,25 +2,28 @@
 
 use crate::command::CommandId;
 
-/// Where one command goes. Carried out by one `match`, in `client::dispatch`.
+/// Where a command goes of a client that is pinned to no connection. Carried out by one `match`, in
+/// `client::dispatch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub enum FreeRoute {
     /// On the lane of the client's identity, protocol and database.
     Lane,
-    /// PUBLISH: as [`Route::Lane`], with its count put right.
+    /// PUBLISH: as [`FreeRoute::Lane`], with its count put right.
     Publish,
     /// Through the hub of the client's identity: a subscription, or the end of one.
     Hub,
-    /// On the connection that the client holds.
-    Relay(Relay),
-    /// Borrow a connection, then relay.
+    /// Lease a connection, then relay.
     Pin(PinReason),
     /// Waits together with the other clients that wait for the same (docs/design/semantics.md 7.2).
     Fold,
-    /// The command moves the client to another lane; its twin runs there.
+    /// The command moves the client to another lane, and runs there to be confirmed.
     Switch(Switch),
     /// The upstream proves the identity on a connection of its own.
     Login(Login),
+    /// CLIENT PAUSE, once everybody is ready for it.
+    Pause,
+    /// CLIENT UNPAUSE.
+    Unpause,
     /// Answered by respmux.
     Local(Local),
     /// Refused by respmux.
@@ -33,7 +36,7 @@ pub enum Route {
     Drop,
 }
 
-impl Route {
+impl FreeRoute {
     /// Goes on the client's own lane, with what is there already.
     #[must_use]
     pub fn rides(self) -> bool {
@@ -48,12 +51,56 @@ impl Route {
             self,
             Self::Local(Local::Proxy)
                 | Self::Login(_)
-                | Self::Relay(Relay::Login(_))
                 | Self::Switch(Switch::Hello)
                 | Self::Refuse(_)
                 | Self::Quit
                 | Self::Drop
         )
+    }
+}
+
+/// Where a command goes of a client that is pinned to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinnedRoute {
+    /// To that connection.
+    Relay(Relay),
+    /// Not there. Carried out by one `match`, in `client::pinned::aside`.
+    Aside(Aside),
+}
+
+impl PinnedRoute {
+    /// As [`FreeRoute::waits_for_resume`].
+    #[must_use]
+    pub fn waits_for_resume(self) -> bool {
+        match self {
+            Self::Relay(_) => true,
+            Self::Aside(aside) => FreeRoute::from(aside).waits_for_resume(),
+        }
+    }
+}
+
+/// What does not run on a connection that carries the client's other commands, whether or not the client is pinned to
+/// one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    Hub,
+    Login(Login),
+    Local(Local),
+    Refuse(Refusal),
+    Quit,
+    Drop,
+}
+
+impl From<Aside> for FreeRoute {
+    fn from(aside: Aside) -> Self {
+        match aside {
+            Aside::Hub => Self::Hub,
+            Aside::Login(login) => Self::Login(login),
+            Aside::Local(local) => Self::Local(local),
+            Aside::Refuse(refusal) => Self::Refuse(refusal),
+            Aside::Quit => Self::Quit,
+            Aside::Drop => Self::Drop,
+        }
     }
 }
 
@@ -160,9 +207,6 @@ pub enum Local {
     List,
     Kill,
     Unblock,
-    /// CLIENT PAUSE, once everybody is ready for it.
-    Pause,
-    Unpause,
     /// CLIENT MAINT_NOTIFICATIONS.
     MaintNotifications,
     /// PUBSUB NUMSUB and SHARDNUMSUB.

@@ -1,8 +1,8 @@
 //! Routes in words, for people: PROXY EXPLAIN.
 
-use super::{Local, PinReason, Refusal, Route, Switch};
+use super::{FreeRoute, Local, PinReason, Refusal, Switch};
 
-impl Route {
+impl FreeRoute {
     /// The way in a word or two, and the reason for it.
     #[must_use]
     pub fn words(self) -> (&'static str, &'static str) {
@@ -17,9 +17,6 @@ impl Route {
             ),
             Self::Hub => {
                 ("subscription connection", "it carries the subscriptions of all clients of this user on this worker")
-            }
-            Self::Relay(_) => {
-                ("pinned connection", "this client is pinned to a connection of its own, and it runs there")
             }
             Self::Pin(reason) => (pin_way(reason), pin_why(reason)),
             Self::Fold => (
@@ -36,7 +33,9 @@ impl Route {
                 "local",
                 "answered from the replicas' offsets, asked for on a connection of respmux's own; nobody is pinned",
             ),
-            Self::Local(_) => ("local", "it is about the client's own connection, which ends at respmux"),
+            Self::Local(_) | Self::Pause | Self::Unpause => {
+                ("local", "it is about the client's own connection, which ends at respmux")
+            }
             Self::Refuse(refusal) => ("refused", refusal_why(refusal)),
             Self::Ask => (SHARED_OR_PINNED, "respmux does not know the name and asks COMMAND INFO which it is"),
             Self::Quit => ("local", "answered, then the connection is closed"),

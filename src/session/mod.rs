@@ -11,9 +11,10 @@ mod transaction;
 
 use crate::command::Policy;
 
+pub use crate::command::Family;
 pub use identity::Identity;
 pub use names::{Flavour, check_info_value, check_name};
-pub use subscription::{Family, Subscribed};
+pub use subscription::Subscribed;
 pub use transaction::{Reply, Tracked, Transaction};
 
 /// Protocol version of a connection.

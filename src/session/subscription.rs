@@ -1,60 +1,6 @@
-//! Subscriptions of a client: their families, and how many it has.
+//! Subscriptions of a client: how many it has of each family.
 
-/// What a subscription names. The order is that of arrays over all families.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
-    Channel,
-    Pattern,
-    Shard,
-}
-
-impl Family {
-    /// All of them, in the order of their indexes.
-    pub const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::Shard];
-
-    /// The family of SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE and their opposites, by the upper-case name.
-    #[must_use]
-    pub fn of_command(name: &str) -> Self {
-        match name.as_bytes().first() {
-            Some(b'P') => Self::Pattern,
-            Some(b'S') if name != "SUBSCRIBE" => Self::Shard,
-            _ => Self::Channel,
-        }
-    }
-
-    /// The command that makes subscriptions of the family.
-    #[must_use]
-    pub fn join_command(self) -> &'static str {
-        match self {
-            Self::Channel => "SUBSCRIBE",
-            Self::Pattern => "PSUBSCRIBE",
-            Self::Shard => "SSUBSCRIBE",
-        }
-    }
-
-    /// The command that ends subscriptions of the family.
-    #[must_use]
-    pub fn leave_command(self) -> &'static str {
-        match self {
-            Self::Channel => "UNSUBSCRIBE",
-            Self::Pattern => "PUNSUBSCRIBE",
-            Self::Shard => "SUNSUBSCRIBE",
-        }
-    }
-
-    /// The first element of a confirmation.
-    #[must_use]
-    pub fn confirmation(self, joined: bool) -> &'static str {
-        match (self, joined) {
-            (Self::Channel, true) => "subscribe",
-            (Self::Channel, false) => "unsubscribe",
-            (Self::Pattern, true) => "psubscribe",
-            (Self::Pattern, false) => "punsubscribe",
-            (Self::Shard, true) => "ssubscribe",
-            (Self::Shard, false) => "sunsubscribe",
-        }
-    }
-}
+use crate::command::Family;
 
 /// How many subscriptions a client has, by family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,19 +25,6 @@ impl Subscribed {
         match family {
             Family::Channel | Family::Pattern => self.of(Family::Channel) + self.of(Family::Pattern),
             Family::Shard => self.of(Family::Shard),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Family;
-
-    #[test]
-    fn a_command_names_its_family() {
-        for family in Family::ALL {
-            assert_eq!(Family::of_command(family.leave_command()), family);
-            assert_eq!(Family::of_command(family.join_command()), family);
         }
     }
 }

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 
 use respmux::internals::command::{CommandTable, Lookup, Policy};
 use respmux::internals::router::{
-    Args, Facts, Held, Hub, Local, Login, PinReason, Relay, Route, Switch, UnitPart, route, unit_part,
+    Args, Aside, Facts, FreeRoute, Local, PinReason, PinnedRoute, PinnedView, Relay, SubscriptionView, Switch,
+    UnitPart, route_free, route_pinned, unit_part,
 };
 use respmux::internals::session::{Guard, Reply, ReplyMode, Resp, Session, Tracked, Transaction};
 
@@ -49,6 +50,13 @@ const VOCABULARY: [&[u8]; 24] = [
     b"default",
 ];
 
+/// What the router says of a client, by whether it is pinned to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Free(FreeRoute),
+    Pinned(PinnedRoute),
+}
+
 /// Router and session as one machine.
 pub(crate) struct Machine {
     table: CommandTable,
@@ -90,7 +98,7 @@ impl Choices<'_> {
 struct Client {
     authenticated: bool,
     guard: Guard,
-    hub: Hub,
+    hub: SubscriptionView,
     /// The connection it holds, as we follow it and as the server has it.
     held: Option<(Transaction, Server)>,
     session: Session,
@@ -145,19 +153,20 @@ impl Server {
 
 impl Client {
     fn facts(&self) -> Facts {
-        let held = match &self.held {
-            None => Held::None,
-            Some((follows, _)) if follows.queueing() => Held::Queueing,
-            Some(_) => Held::Open,
-        };
         Facts {
             authenticated: self.authenticated,
             guard: self.guard,
-            held,
-            hub: self.hub,
+            subscriptions: self.hub,
             policy: Policy::ALLOW_ALL,
             debug: true,
         }
+    }
+
+    fn view(&self) -> Option<PinnedView> {
+        self.held.as_ref().map(|(follows, _)| match follows.queueing() {
+            true => PinnedView::Queueing,
+            false => PinnedView::Open,
+        })
     }
 
     /// The held connection is lost.
@@ -169,6 +178,30 @@ impl Client {
                 (false, false) => self.guard,
             };
         }
+    }
+
+    /// What happens on no connection that is the client's own.
+    fn apart(&mut self, to: FreeRoute, refuses: bool, choices: &mut Choices<'_>) -> Result<(), String> {
+        match to {
+            FreeRoute::Local(Local::PoisonedExec | Local::PoisonedDiscard | Local::Unwatch) => {
+                self.guard = Guard::Intact;
+            }
+            FreeRoute::Local(Local::Reset) => {
+                self.held = None;
+                self.session.on_reset(0, Policy::ALLOW_ALL);
+                (self.guard, self.hub) = (Guard::Intact, SubscriptionView::Open);
+                if self.session.key.resp != Resp::Two || self.session.reply != ReplyMode::On {
+                    return Err("RESET leaves something".to_owned());
+                }
+            }
+            FreeRoute::Login(_) if !refuses => self.authenticated = true,
+            FreeRoute::Hub if !refuses => {
+                let two = choices.byte().is_multiple_of(2);
+                self.hub = if two { SubscriptionView::Two } else { SubscriptionView::Three };
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn send(&mut self, request: Tracked, refuses: bool) -> Result<(), String> {
@@ -233,45 +266,51 @@ impl Machine {
             let shown: Vec<_> = words.0.iter().map(|word| word.escape_ascii().to_string()).collect();
             Err(format!("{rule}: {to:?} for {shown:?} ({lookup:?}) with {facts:?}"))
         };
+        // As if the client were free: nothing of it goes to the pinned connection.
+        let apart = match to {
+            Route::Free(free) => Some(free),
+            Route::Pinned(PinnedRoute::Aside(aside)) => Some(aside.into()),
+            Route::Pinned(PinnedRoute::Relay(_)) => None,
+        };
         let first = words.0[0].to_ascii_uppercase();
         let name = String::from_utf8_lossy(&first).into_owned();
         if !facts.authenticated {
             let allowed = matches!(
-                to,
-                Route::Refuse(_)
-                    | Route::Login(_)
-                    | Route::Relay(Relay::Login(Login::Auth | Login::Hello))
-                    | Route::Switch(Switch::Hello)
-                    | Route::Local(Local::Reset)
-                    // Answered without the upstream; what needs a right is refused there.
-                    | Route::Local(Local::Proxy)
-                    | Route::Quit
-                    | Route::Drop
+                apart,
+                Some(
+                    FreeRoute::Refuse(_)
+                        | FreeRoute::Login(_)
+                        | FreeRoute::Switch(Switch::Hello)
+                        | FreeRoute::Local(Local::Reset)
+                        // Answered without the upstream; what needs a right is refused there.
+                        | FreeRoute::Local(Local::Proxy)
+                        | FreeRoute::Quit
+                        | FreeRoute::Drop
+                )
             );
             if !allowed {
                 return broken("a client that has not logged in causes nothing");
             }
         }
-        let shared = to.rides() || matches!(to, Route::Fold);
+        let rides = apart.is_some_and(FreeRoute::rides);
+        let shared = rides || apart == Some(FreeRoute::Fold);
         // With too few arguments or too many the server refuses it, wherever it is.
         let complete = !matches!(lookup, Lookup::Known(id) if !self.table.spec(id).arity_fits(words.count()));
-        if to.rides() && complete && self.is_never_shared(&words.0) {
+        if rides && complete && self.is_never_shared(&words.0) {
             return broken("never on a shared connection");
         }
-        if to.rides() && name.starts_with("XREAD") && blocks(&words.0) {
+        if rides && name.starts_with("XREAD") && blocks(&words.0) {
             return broken("waits on a shared connection");
         }
-        let apart = matches!(to, Route::Pin(_) | Route::Ask | Route::Switch(_) | Route::Login(_)) || shared;
-        if facts.held != Held::None && apart {
-            return broken("beside the connection that the client holds");
-        }
-        if facts.held == Held::None && matches!(to, Route::Relay(_)) {
-            return broken("to a connection that the client does not hold");
-        }
-        if complete && facts.guard == Guard::Poisoned && (shared || matches!(to, Route::Ask | Route::Hub)) {
+        if complete
+            && facts.guard == Guard::Poisoned
+            && (shared || matches!(apart, Some(FreeRoute::Ask | FreeRoute::Hub)))
+        {
             return broken("the body of a lost transaction runs");
         }
-        if facts.hub == Hub::Two && (shared || apart) {
+        let runs =
+            matches!(apart, Some(FreeRoute::Pin(_) | FreeRoute::Ask | FreeRoute::Switch(_) | FreeRoute::Login(_)));
+        if facts.subscriptions == SubscriptionView::Two && (shared || runs) {
             return broken("a subscriber of RESP2 runs a command");
         }
         if let UnitPart::Body(_) = unit_part(&self.table, lookup, Policy::ALLOW_ALL, words)
@@ -286,28 +325,23 @@ impl Machine {
         let words = self.request(choices);
         let lookup = self.table.lookup(&words.0[0], words.0.get(1).map(Vec::as_slice));
         let facts = client.facts();
-        let to = route(&self.table, lookup, facts, &words);
+        let to = match client.view() {
+            None => Route::Free(route_free(&self.table, lookup, facts, &words)),
+            Some(view) => Route::Pinned(route_pinned(&self.table, lookup, facts, view, &words)),
+        };
         self.check(facts, &words, lookup, to)?;
         let refuses = choices.byte().is_multiple_of(5);
         match to {
-            Route::Pin(reason) => {
+            Route::Free(FreeRoute::Pin(reason)) => {
                 client.guard = Guard::Intact;
                 client.held = Some(<(Transaction, Server)>::default());
                 client.send(of_reason(reason), refuses)?;
             }
-            Route::Relay(relay) => client.send(of_relay(relay), refuses)?,
-            Route::Local(Local::PoisonedExec | Local::PoisonedDiscard | Local::Unwatch) => client.guard = Guard::Intact,
-            Route::Local(Local::Reset) => {
-                client.held = None;
-                client.session.on_reset(0, Policy::ALLOW_ALL);
-                (client.guard, client.hub) = (Guard::Intact, Hub::Open);
-                if client.session.key.resp != Resp::Two || client.session.reply != ReplyMode::On {
-                    return Err("RESET leaves something".to_owned());
-                }
-            }
-            Route::Login(_) if !refuses => client.authenticated = true,
-            Route::Hub if !refuses => client.hub = if choices.byte().is_multiple_of(2) { Hub::Two } else { Hub::Three },
-            _ => {}
+            Route::Free(free) => client.apart(free, refuses, choices)?,
+            Route::Pinned(PinnedRoute::Relay(relay)) => client.send(of_relay(relay), refuses)?,
+            // Judged, and then sent there.
+            Route::Pinned(PinnedRoute::Aside(Aside::Login(_))) => client.send(Tracked::Other, refuses)?,
+            Route::Pinned(PinnedRoute::Aside(aside)) => client.apart(aside.into(), refuses, choices)?,
         }
         match choices.byte() % 8 {
             0 => client.lose(),
@@ -338,7 +372,7 @@ impl Target for Machine {
         let mut client = Client {
             authenticated: start & 1 == 0,
             guard: Guard::Intact,
-            hub: if start & 2 == 0 { Hub::Open } else { Hub::Off },
+            hub: if start & 2 == 0 { SubscriptionView::Open } else { SubscriptionView::Off },
             held: None,
             session: Session::new(0, Policy::ALLOW_ALL),
         };
@@ -406,21 +440,19 @@ pub(crate) fn a_wrong_router_is_seen() -> bool {
     let facts = Facts {
         authenticated: true,
         guard: Guard::Intact,
-        held: Held::None,
-        hub: Hub::Open,
+        subscriptions: SubscriptionView::Open,
         policy: Policy::ALLOW_ALL,
         debug: true,
     };
     let wrong = |facts: Facts, words: &[&[u8]]| {
         let words = Words(words.iter().map(|word| word.to_vec()).collect());
         let lookup = machine.table.lookup(&words.0[0], words.0.get(1).map(Vec::as_slice));
-        machine.check(facts, &words, lookup, Route::Lane).is_err()
+        machine.check(facts, &words, lookup, Route::Free(FreeRoute::Lane)).is_err()
     };
     wrong(facts, &[b"blpop", b"k", b"0"])
         && wrong(facts, &[b"get\0", b"k"])
         && wrong(facts, &[b"xread", b"block", b"0", b"streams", b"s", b"$"])
         && wrong(Facts { authenticated: false, ..facts }, &[b"get", b"k"])
-        && wrong(Facts { held: Held::Open, ..facts }, &[b"get", b"k"])
         && wrong(Facts { guard: Guard::Poisoned, ..facts }, &[b"get", b"k"])
         && !wrong(facts, &[b"get", b"k"])
 }

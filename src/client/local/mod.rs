@@ -62,9 +62,6 @@ impl Client {
             Local::List => self.client_list(request).await,
             Local::Kill => self.client_kill(request).await,
             Local::Unblock => self.client_unblock(request).await,
-            Local::Pause | Local::Unpause => {
-                unreachable!("carried out before; a client that holds a connection sends it there")
-            }
             Local::MaintNotifications => {
                 self.set_notices(request);
                 Ok(())

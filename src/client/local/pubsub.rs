@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use crate::client::connection::{Client, Closed};
 use crate::client::request::Request;
 use crate::resp::{decode, encode};
-use crate::router::{Args, is_sharded};
+use crate::router::Args;
 use crate::session::Family;
 use crate::upstream::{Answer, HiddenSubscribers};
 
@@ -31,7 +31,7 @@ impl Client {
         let key = self.record.session.borrow().key.clone();
         let answer = match self.twin(&key, request).await? {
             Answer::Reply(frame) => {
-                let sharded = is_sharded(&self.rt().table.spec(request.id()).name);
+                let sharded = self.rt().table.spec(request.id()).family == Family::Shard;
                 Answer::Reply(renumbered(&self.node().interest, &frame, sharded).to_vec())
             }
             answer @ Answer::NotExecuted(_) => answer,

@@ -8,7 +8,6 @@ use crate::client::directory::record::PinnedFacts;
 use crate::client::error_reply;
 use crate::client::pinned::{Pinned, PinnedEvent};
 use crate::client::request::Request;
-use crate::command::{CommandId, Lookup};
 use crate::router::{Local, PinReason};
 use crate::session::{Guard, Identity, RouteKey};
 use crate::telemetry::{self, CloseReason, RefuseReason};
@@ -119,10 +118,16 @@ impl Client {
                     pinned.give_back();
                     return self.answer(&request, Local::Reset).await;
                 }
-                PinnedEvent::Command(request, route) => {
-                    let known = matches!(request.lookup(), Lookup::Known(_));
-                    self.record.command.set(if known { request.id() } else { CommandId::OTHER });
-                    if let Err(closed) = self.aside(&mut pinned, request, route).await {
+                PinnedEvent::Pause(request, relay) => {
+                    self.show_command(&request);
+                    if let Err(closed) = self.pause_while_pinned(&mut pinned, request, relay).await {
+                        pinned.abandon(self);
+                        return Err(closed);
+                    }
+                }
+                PinnedEvent::Aside(request, aside) => {
+                    self.show_command(&request);
+                    if let Err(closed) = self.aside(&mut pinned, request, aside).await {
                         pinned.abandon(self);
                         return Err(closed);
                     }

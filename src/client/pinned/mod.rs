@@ -34,7 +34,7 @@ use super::directory::record::PinnedFacts;
 use super::read::WAITING_INPUT;
 use super::request::Request;
 use crate::resp::{ProtocolError, ReplyScanner};
-use crate::router::{self, PinReason, Relay, Route};
+use crate::router::{Aside, PinReason, PinnedView, Relay};
 use crate::session::{Guard, Resp, Transaction};
 use crate::telemetry::{BufferKind, CloseReason, UpstreamCloseReason};
 use crate::upstream::{Charge, Lease, Node, Return, Wants};
@@ -49,7 +49,9 @@ pub(super) enum PinnedEvent {
     /// The oldest command has no answer for `client.request_timeout`.
     Late,
     /// A command that does not run on this connection; everything before it is answered.
-    Command(Request, Route),
+    Aside(Request, Aside),
+    /// The server begins to pause when it gets this: everybody must be ready for that first.
+    Pause(Request, Relay),
     /// RESET: the connection goes back, the client stays.
     Reset(Request),
 }
@@ -262,14 +264,14 @@ impl Pinned {
     }
 
     /// How routing sees this connection.
-    fn view(&self) -> router::Held {
+    fn view(&self) -> PinnedView {
         let resp2 = self.key_resp() == Resp::Two;
         if self.transaction.queueing() {
-            router::Held::Queueing
+            PinnedView::Queueing
         } else if resp2 && self.subscriptions.any() {
-            router::Held::Subscribed
+            PinnedView::Subscribed
         } else {
-            router::Held::Open
+            PinnedView::Open
         }
     }
 
@@ -422,7 +424,9 @@ fn small(count: u64) -> u32 {
 enum NextInput {
     Nothing,
     Relay(Request, Relay),
+    /// The server begins to pause when it gets this.
+    Pause(Request, Relay),
     /// Does not run on this connection.
-    Aside(Request, Route),
+    Aside(Request, Aside),
     Invalid(ProtocolError),
 }

@@ -12,10 +12,10 @@ use crate::client::identity::hello::Hello;
 use crate::client::identity::login::auth_credentials;
 use crate::client::local::wait::bump;
 use crate::client::request::{Request, Scanned, strict_integer};
-use crate::command::{CommandId, Lookup, Op, token_is};
+use crate::command::{CommandId, Family, Lookup, Op, token_is};
 use crate::resp::{Scan, encode};
 use crate::router::{
-    Args, Effect, Extent, Local, Login, PauseChange, PinReason, Relay, Route, is_sharded, pause_change, route,
+    Args, Aside, Effect, Extent, Local, Login, PauseChange, PinReason, PinnedRoute, Relay, pause_change, route_pinned,
 };
 use crate::session::Guard;
 use crate::telemetry::CloseReason;
@@ -29,11 +29,11 @@ impl Pinned {
     /// Sends the request for which the connection was borrowed.
     pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
         client.kept = 0;
-        let facts = client.facts(self.view(), self.has_subscriptions());
-        let route = route(&self.node.rt.rules().table, request.lookup(), facts, &request);
+        let facts = client.facts(self.has_subscriptions());
+        let route = route_pinned(&self.node.rt.rules().table, request.lookup(), facts, self.view(), &request);
         // In doubt, the connection is reset afterwards.
         let relay = match route {
-            Route::Relay(relay) => relay,
+            PinnedRoute::Relay(relay) => relay,
             _ if self.reason == PinReason::Wait => Relay::Wait,
             _ => Relay::Isolated,
         };
@@ -54,8 +54,9 @@ impl Pinned {
                     relayed = true;
                     self.send(client, request, relay);
                 }
-                NextInput::Aside(request, Route::Local(Local::Reset)) => return Err(PinnedEvent::Reset(request)),
-                NextInput::Aside(request, route) => return Err(PinnedEvent::Command(request, route)),
+                NextInput::Pause(request, relay) => return Err(PinnedEvent::Pause(request, relay)),
+                NextInput::Aside(request, Aside::Local(Local::Reset)) => return Err(PinnedEvent::Reset(request)),
+                NextInput::Aside(request, aside) => return Err(PinnedEvent::Aside(request, aside)),
             }
         }
         Ok(relayed)
@@ -96,15 +97,18 @@ impl Pinned {
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
                     let rules = self.node.rt.rules();
                     let lookup = rules.table.lookup(scanned.nth(0), second);
-                    let facts = client.facts(self.view(), self.has_subscriptions());
-                    let route = route(&rules.table, lookup, facts, &scanned);
+                    let facts = client.facts(self.has_subscriptions());
+                    let route = route_pinned(&rules.table, lookup, facts, self.view(), &scanned);
                     // A transaction that has begun is carried to its end.
                     if self.node.rt.is_paused() && self.transaction.clean() && route.waits_for_resume() {
                         return NextInput::Nothing;
                     }
-                    let relay = if let Route::Relay(relay) = route { Some(relay) } else { None };
-                    let pauses = relay.is_some_and(|relay| self.pauses(relay, &scanned));
-                    if !self.expect.is_empty() && (pauses || relay.is_none_or(waits_for_answers)) {
+                    let pauses = matches!(route, PinnedRoute::Relay(relay) if self.pauses(relay, &scanned));
+                    let waits = match route {
+                        PinnedRoute::Relay(relay) => pauses || waits_for_answers(relay),
+                        PinnedRoute::Aside(_) => true,
+                    };
+                    if waits && !self.expect.is_empty() {
                         return NextInput::Nothing;
                     }
                     let request = Request::take(&scanned, len, canonical, lookup);
@@ -112,12 +116,10 @@ impl Pinned {
                     if client.carry.is_empty() {
                         client.carry = BytesMut::new();
                     }
-                    return match relay {
-                        // May have to wait, or be refused.
-                        Some(Relay::Login(_)) => NextInput::Aside(request, route),
-                        Some(_) if pauses => NextInput::Aside(request, route),
-                        Some(relay) => NextInput::Relay(request, relay),
-                        None => NextInput::Aside(request, route),
+                    return match route {
+                        PinnedRoute::Relay(relay) if pauses => NextInput::Pause(request, relay),
+                        PinnedRoute::Relay(relay) => NextInput::Relay(request, relay),
+                        PinnedRoute::Aside(aside) => NextInput::Aside(request, aside),
                     };
                 }
             }
@@ -172,8 +174,8 @@ impl Pinned {
         self.spent |= relay == Relay::Debug;
         if matches!(relay, Relay::Subscribe | Relay::Unsubscribe) {
             let arguments = request.count() as u64 - 1;
-            let name = &self.node.rt.table.spec(id).name;
-            self.confirmations = if arguments > 0 { arguments } else { self.subscriptions.of_family(name) };
+            let family = self.node.rt.table.spec(id).family;
+            self.confirmations = if arguments > 0 { arguments } else { self.subscriptions.of_family(family) };
         }
         let payload = self.payload(client, &request, relay);
         let (arguments, bytes) = (u32::try_from(request.count()).unwrap_or(u32::MAX), request.raw().len() as u64);
@@ -206,7 +208,7 @@ impl Pinned {
             }
             Relay::Queued(effect) => Payload::Effect(effect, request.nth(request.count() - 1).to_vec()),
             Relay::Plain if request.count() == 3 && client.must_recount(request.id()) => {
-                let sharded = is_sharded(&self.node.rt.table.spec(request.id()).name);
+                let sharded = self.node.rt.table.spec(request.id()).family == Family::Shard;
                 Payload::Publish(self.node.interest.of_message(request.nth(1), sharded))
             }
             Relay::Select => strict_integer(request.nth(1))
@@ -239,8 +241,5 @@ impl Pinned {
 /// These are sent, or answered, only when everything before them is answered: their confirmations or local effects
 /// must not overtake.
 fn waits_for_answers(relay: Relay) -> bool {
-    matches!(
-        relay,
-        Relay::Subscribe | Relay::Unsubscribe | Relay::Monitor | Relay::Login(_) | Relay::Wait | Relay::Tracking
-    )
+    matches!(relay, Relay::Subscribe | Relay::Unsubscribe | Relay::Monitor | Relay::Wait | Relay::Tracking)
 }

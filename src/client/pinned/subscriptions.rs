@@ -1,5 +1,6 @@
 //! How many subscriptions a connection has, from the counts in its confirmations. Pure.
 
+use crate::command::Family;
 use crate::resp::Value;
 
 /// What a pub/sub frame is.
@@ -27,11 +28,11 @@ impl Subscriptions {
 
     /// How many confirmations an UNSUBSCRIBE of this family without arguments brings: one per subscription, at
     /// least one.
-    pub(super) fn of_family(self, command: &str) -> u64 {
-        let count = match command.as_bytes().first() {
-            Some(b'P') => self.patterns,
-            Some(b'S') => self.shards,
-            _ => self.channels,
+    pub(super) fn of_family(self, family: Family) -> u64 {
+        let count = match family {
+            Family::Channel => self.channels,
+            Family::Pattern => self.patterns,
+            Family::Shard => self.shards,
         };
         count.max(1)
     }

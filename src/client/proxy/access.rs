@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::Verb;
+use super::verb::{Main, Shown, Verb};
 use crate::client::connection::Client;
 use crate::client::error_reply;
 use crate::client::identity::admission::Admission;
@@ -37,15 +37,14 @@ impl Verb {
     fn twin(self) -> Option<Twin> {
         match self {
             // What changes respmux itself is no server's matter: `auth.proxy_write` alone says who may.
-            Self::Help | Self::Whoami | Self::Explain => None,
-            Self::HotkeysReset | Self::Kill | Self::SlowlogReset => None,
-            Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => None,
+            Self::Own(_) | Self::Kill | Self::Main(_) => None,
+            Self::Shown(Shown::HotkeysReset | Shown::SlowlogReset) => None,
             // An id that no client has: Valkey 9 refuses 0.
-            Self::Clients => Some(&["CLIENT", "LIST", "ID", "9223372036854775807"]),
+            Self::Shown(Shown::Clients) => Some(&["CLIENT", "LIST", "ID", "9223372036854775807"]),
             // These tell of other clients' commands.
-            Self::Slowlog | Self::Hotkeys => Some(&["SLOWLOG", "LEN"]),
+            Self::Shown(Shown::Slowlog | Shown::Hotkeys) => Some(&["SLOWLOG", "LEN"]),
             // Not CONFIG GET, which many hosted servers do not have.
-            Self::Config | Self::Info | Self::Lanes | Self::Pools | Self::Servers | Self::Stats => {
+            Self::Shown(Shown::Config | Shown::Info | Shown::Lanes | Shown::Pools | Shown::Servers | Shown::Stats) => {
                 Some(&["INFO", "server"])
             }
         }
@@ -125,11 +124,11 @@ impl Client {
         self.rt().shard.commands_rejected[RefuseReason::ProxyRight].inc();
         let setting = if verb.right() == ProxyRight::Write { "auth.proxy_write" } else { "auth.proxy_read" };
         let over_http = match verb {
-            Verb::Drain => ", or POST /drain on the admin port",
-            Verb::Reload => ", or POST /reload on the admin port",
-            Verb::Pause => ", or POST /pause on the admin port",
-            Verb::Resume => ", or POST /resume on the admin port",
-            Verb::Reconnect => ", or POST /reconnect on the admin port",
+            Verb::Main(Main::Drain) => ", or POST /drain on the admin port",
+            Verb::Main(Main::Reload) => ", or POST /reload on the admin port",
+            Verb::Main(Main::Pause) => ", or POST /pause on the admin port",
+            Verb::Main(Main::Resume) => ", or POST /resume on the admin port",
+            Verb::Main(Main::Reconnect) => ", or POST /reconnect on the admin port",
             _ => "",
         };
         let mut line = self.denied(request);

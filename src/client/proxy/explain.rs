@@ -2,7 +2,7 @@
 
 use crate::client::request::Request;
 use crate::command::{CommandTable, Lookup};
-use crate::router::{Args, Route};
+use crate::router::{Args, FreeRoute};
 
 /// The arguments of a request from one of them on, as a request of their own.
 pub(in crate::client) struct Tail<'a> {
@@ -29,7 +29,7 @@ impl Args for Tail<'_> {
 pub(in crate::client) fn explain(
     table: &CommandTable,
     lookup: Lookup,
-    route: Route,
+    route: FreeRoute,
     command: &impl Args,
 ) -> Vec<String> {
     let name = match lookup {

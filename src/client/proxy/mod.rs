@@ -10,6 +10,7 @@ mod explain;
 mod info;
 mod servers;
 mod slow;
+mod verb;
 
 use std::rc::Rc;
 
@@ -17,127 +18,17 @@ use bytes::BytesMut;
 
 use access::Access;
 use explain::{Tail, explain};
+use verb::{HELP, Main, Own, Shown, Verb};
 
 use super::admin_command::AdminCommand;
 use super::connection::{Client, Closed};
 use super::error_reply;
 use super::identity::admission::Admission;
 use super::request::Request;
-use crate::command::token_is;
 use crate::config::ProxyRight;
 use crate::resp::encode;
-use crate::router::{Args, Held, Refusal, route};
+use crate::router::{Args, Refusal, route_free};
 use crate::session::Resp;
-
-const HELP: &[&str] = &[
-    "PROXY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-    "CLIENTS [<option> ...]",
-    "    Return one line for each client of this process, with what it is doing. Options are:",
-    "    * ID <id> [<id> ...], ADDR <ip:port>, LADDR <ip:port>, USER <name>, NAME <name>",
-    "      Only the clients that match.",
-    "    * STATE (open|blocked|transaction|subscribed|monitor)",
-    "      Only the clients in this state.",
-    "    * PINNED (yes|no|<reason>)",
-    "      Only the clients pinned to a connection of their own, only the others, or only those pinned for this reason.",
-    "    * SORT (traffic|in|out|unsent|pending|idle|age)",
-    "      Highest first.",
-    "    * LIMIT <count>",
-    "      At most this many lines. The default is all clients, of which there are at most client.max_connections.",
-    "CONFIG GET <pattern> [<pattern> ...]",
-    "    Return the settings whose names match: for each its value as written, the value in effect,",
-    "    and where it was set.",
-    "CONFIG [LIST]",
-    "    Return all settings as lines of a configuration file.",
-    "DRAIN",
-    "    Let every client finish what it is doing, then end the process, as SIGTERM does.",
-    "EXPLAIN <command> [<arg> ...]",
-    "    Return which way the command would take from this connection now, and why. The command is not executed.",
-    "HOTKEYS [<count>]",
-    "    Return the most used keys of a sample (setting hotkeys.sample), at most 64 for each worker.",
-    "HOTKEYS RESET",
-    "    Start a new sample.",
-    "INFO [<section> ...]",
-    "    Return information and statistics in the format of INFO. Sections are: server, clients, upstreams, pools,",
-    "    commands, errors, memory.",
-    "KILL (<id>|<ip:port>)",
-    "    Close this client. Return how many were closed; an error if there is no such client.",
-    "LANES",
-    "    Return one line for each shared connection.",
-    "PAUSE [<milliseconds>]",
-    "    Hold all commands of all clients, and return when nothing is in flight upstream. Open transactions may finish;",
-    "    blocked pops are not waited for. If that takes longer than this (10 seconds unless given), return an error and",
-    "    hold nothing. The pause ends with RESUME, or after pause.max.",
-    "POOLS",
-    "    Return, for each worker and kind of upstream connection, how many are allowed, open and waited for.",
-    "RECONNECT",
-    "    Replace every upstream connection: commands in flight finish on the old one, later ones use the new one.",
-    "RELOAD",
-    "    Read the configuration again, as SIGHUP does. Return what changed and what needs a restart.",
-    "RESUME",
-    "    End PAUSE: held commands go on, in the order of each client.",
-    "SERVERS",
-    "    Return one line for each upstream server: whether it is up, its version, connections, and the last error.",
-    "SLOWLOG [GET [<count>]]",
-    "    Return the newest slow requests (default 10, at most slowlog.size for each worker), each with its total time",
-    "    and the part of it spent upstream.",
-    "SLOWLOG LEN",
-    "    Return the number of slow requests kept.",
-    "SLOWLOG RESET",
-    "    Forget all slow requests.",
-    "STATS",
-    "    Return counters, and rates over the last ten seconds, for each class of commands.",
-    "WHOAMI",
-    "    Return what respmux knows about this connection.",
-    "HELP",
-    "    Print this help.",
-];
-
-/// A subcommand of PROXY.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verb {
-    Help,
-    Whoami,
-    Explain,
-    Clients,
-    Config,
-    Hotkeys,
-    HotkeysReset,
-    Info,
-    Kill,
-    Lanes,
-    Pools,
-    Servers,
-    Slowlog,
-    SlowlogReset,
-    Stats,
-    Drain,
-    Reload,
-    Pause,
-    Resume,
-    Reconnect,
-}
-
-/// Words and how many arguments there must be at least and at most, the name and the subcommand among them.
-const VERBS: &[(&str, usize, usize, Verb)] = &[
-    ("HELP", 2, 2, Verb::Help),
-    ("WHOAMI", 2, 2, Verb::Whoami),
-    ("EXPLAIN", 3, usize::MAX, Verb::Explain),
-    ("CLIENTS", 2, usize::MAX, Verb::Clients),
-    ("CONFIG", 2, usize::MAX, Verb::Config),
-    ("HOTKEYS", 2, usize::MAX, Verb::Hotkeys),
-    ("INFO", 2, usize::MAX, Verb::Info),
-    ("KILL", 3, 3, Verb::Kill),
-    ("LANES", 2, 2, Verb::Lanes),
-    ("POOLS", 2, 2, Verb::Pools),
-    ("SERVERS", 2, 2, Verb::Servers),
-    ("SLOWLOG", 2, usize::MAX, Verb::Slowlog),
-    ("STATS", 2, 2, Verb::Stats),
-    ("DRAIN", 2, 2, Verb::Drain),
-    ("RELOAD", 2, 2, Verb::Reload),
-    ("PAUSE", 2, 3, Verb::Pause),
-    ("RESUME", 2, 2, Verb::Resume),
-    ("RECONNECT", 2, 2, Verb::Reconnect),
-];
 
 /// An answer that is no error.
 enum Answer {
@@ -151,49 +42,6 @@ enum Answer {
 
 /// An answer, or the line of an error.
 type Answered = Result<Answer, Vec<u8>>;
-
-impl Verb {
-    /// The subcommand of a request.
-    ///
-    /// # Errors
-    /// The line of the error: there is none, or it has other arguments.
-    fn find(request: &Request) -> Result<Self, Vec<u8>> {
-        if request.count() == 1 {
-            return Err(error_reply::wrong_arity("proxy"));
-        }
-        let Some((word, least, most, verb)) = VERBS.iter().find(|(word, ..)| token_is(request.nth(1), word)) else {
-            return Err(error_reply::unknown_subcommand("PROXY", request));
-        };
-        if !(*least..=*most).contains(&request.count()) {
-            return Err(error_reply::wrong_arity(&format!("proxy|{}", word.to_ascii_lowercase())));
-        }
-        let reset = request.count() > 2 && token_is(request.nth(2), "RESET");
-        Ok(match verb {
-            Self::Slowlog if reset => Self::SlowlogReset,
-            Self::Hotkeys if reset => Self::HotkeysReset,
-            verb => *verb,
-        })
-    }
-
-    /// What a client must be allowed for it. A verb that changes anything needs [`ProxyRight::Write`].
-    fn right(self) -> ProxyRight {
-        match self {
-            // These tell a client of itself, and what the program is.
-            Self::Help | Self::Whoami | Self::Explain => ProxyRight::None,
-            Self::Clients
-            | Self::Config
-            | Self::Hotkeys
-            | Self::Info
-            | Self::Lanes
-            | Self::Pools
-            | Self::Servers
-            | Self::Slowlog
-            | Self::Stats => ProxyRight::Read,
-            Self::HotkeysReset | Self::Kill | Self::SlowlogReset => ProxyRight::Write,
-            Self::Drain | Self::Reload | Self::Pause | Self::Resume | Self::Reconnect => ProxyRight::Write,
-        }
-    }
-}
 
 impl Client {
     /// PROXY. What shows others needs the right that shows the same of a server: CLIENT LIST, INFO, SLOWLOG.
@@ -221,16 +69,10 @@ impl Client {
             Access::Refused => return Ok(()),
         }
         let answered = match verb {
-            Verb::Help => Ok(Answer::Lines(HELP.iter().map(|line| (*line).to_owned()).collect())),
-            Verb::Whoami => Ok(Answer::Lines(self.whoami())),
-            Verb::Explain => Ok(Answer::Lines(self.explained(request))),
-            Verb::Drain => return self.wish(AdminCommand::Drain).await,
-            Verb::Reload => return self.wish(AdminCommand::Reload).await,
-            Verb::Pause => return self.pause_all(request).await,
-            Verb::Resume => return self.wish(AdminCommand::Resume).await,
-            Verb::Reconnect => return self.wish(AdminCommand::Reconnect).await,
+            Verb::Own(own) => Ok(Answer::Lines(self.proxy_own(own, request))),
+            Verb::Shown(shown) => self.proxy_shown(shown, request).await,
             Verb::Kill => return self.proxy_kill(request).await,
-            _ => self.proxy_shown(verb, request).await,
+            Verb::Main(main) => return self.proxy_main(main, request).await,
         };
         match answered {
             Ok(answer) => self.reply_answer(answer),
@@ -239,25 +81,38 @@ impl Client {
         Ok(())
     }
 
-    /// What other workers must be asked for.
-    async fn proxy_shown(&self, verb: Verb, request: &Request) -> Answered {
+    fn proxy_own(&self, own: Own, request: &Request) -> Vec<String> {
+        match own {
+            Own::Help => HELP.iter().map(|line| (*line).to_owned()).collect(),
+            Own::Whoami => self.whoami(),
+            Own::Explain => self.explained(request),
+        }
+    }
+
+    async fn proxy_main(&self, main: Main, request: &Request) -> Result<(), Closed> {
+        match main {
+            Main::Drain => self.wish(AdminCommand::Drain).await,
+            Main::Reload => self.wish(AdminCommand::Reload).await,
+            Main::Pause => self.pause_all(request).await,
+            Main::Resume => self.wish(AdminCommand::Resume).await,
+            Main::Reconnect => self.wish(AdminCommand::Reconnect).await,
+        }
+    }
+
+    async fn proxy_shown(&self, shown: Shown, request: &Request) -> Answered {
         let peers = &Rc::clone(&self.shared).peers;
-        match verb {
-            Verb::Clients => clients::lines(peers, &self.rt().rules().table, request).await,
-            Verb::Config => config::answer(&self.rt().config().shown, request, self.resp().number()),
-            Verb::Hotkeys => slow::hot_keys(peers, self.rt().hotkeys.every(), request).await,
-            Verb::HotkeysReset => slow::reset_hot_keys(peers, request).await,
-            Verb::Info => Ok(Answer::Text(info::text(&self.node(), &peers.reports().await, request))),
-            Verb::Lanes => Ok(Answer::Lines(servers::lanes(&peers.lanes().await))),
-            Verb::Pools => Ok(Answer::Lines(servers::pools(&peers.reports().await))),
-            Verb::Servers => Ok(Answer::Lines(servers::servers(&self.rt().process, &peers.reports().await))),
-            Verb::Slowlog => slow::requests(peers, request, self.resp().number()).await,
-            Verb::SlowlogReset => slow::reset_requests(peers, request).await,
-            Verb::Stats => Ok(Answer::Lines(counters::lines(&peers.reports().await))),
-            Verb::Help | Verb::Whoami | Verb::Explain | Verb::Kill => unreachable!("answered without the others"),
-            Verb::Drain | Verb::Reload | Verb::Pause | Verb::Resume | Verb::Reconnect => {
-                unreachable!("the main thread's ({verb:?})")
-            }
+        match shown {
+            Shown::Clients => clients::lines(peers, &self.rt().rules().table, request).await,
+            Shown::Config => config::answer(&self.rt().config().shown, request, self.resp().number()),
+            Shown::Hotkeys => slow::hot_keys(peers, self.rt().hotkeys.every(), request).await,
+            Shown::HotkeysReset => slow::reset_hot_keys(peers, request).await,
+            Shown::Info => Ok(Answer::Text(info::text(&self.node(), &peers.reports().await, request))),
+            Shown::Lanes => Ok(Answer::Lines(servers::lanes(&peers.lanes().await))),
+            Shown::Pools => Ok(Answer::Lines(servers::pools(&peers.reports().await))),
+            Shown::Servers => Ok(Answer::Lines(servers::servers(&self.rt().process, &peers.reports().await))),
+            Shown::Slowlog => slow::requests(peers, request, self.resp().number()).await,
+            Shown::SlowlogReset => slow::reset_requests(peers, request).await,
+            Shown::Stats => Ok(Answer::Lines(counters::lines(&peers.reports().await))),
         }
     }
 
@@ -313,7 +168,7 @@ impl Client {
         let second = (command.count() > 1).then(|| command.nth(1));
         let table = &self.rt().rules().table;
         let lookup = table.lookup(command.nth(0), second);
-        let route = route(table, lookup, self.facts(Held::None, false), &command);
+        let route = route_free(table, lookup, self.facts(false), &command);
         let session = self.record.session.borrow();
         let key = &session.key;
         let mut lines = explain(table, lookup, route, &command);

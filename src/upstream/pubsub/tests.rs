@@ -50,7 +50,7 @@ impl Server {
             self.output.push_back(Said::Echo(words[1].clone()));
             return;
         }
-        let (joins, family) = (!name.contains("UNSUB"), Family::of_command(&name));
+        let (joins, family) = (!name.contains("UNSUB"), family(&name));
         if joins && words.iter().any(|word| word == b"x") {
             self.output.push_back(Said::Error);
             return;
@@ -307,4 +307,10 @@ fn what_cannot_be_made_again_is_noticed() {
     assert_eq!(&core.out[..], b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n");
     core.on_reply(true, b"NOPERM", 0).unwrap();
     assert!(core.lacks);
+}
+
+/// What a SUBSCRIBE or its opposite names.
+fn family(command: &str) -> Family {
+    let is_its = |family: &Family| [family.join_command(), family.leave_command()].contains(&command);
+    Family::ALL.into_iter().find(is_its).unwrap()
 }
