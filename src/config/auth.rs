@@ -11,33 +11,33 @@ use super::users::User;
 table! {
     /// Clients before their login, and logins.
     pub struct Auth = "auth." {
-        /// Where the upstream wants a login, how long a client may be connected without one; then it is closed. Servers
-        /// have no such limit: libraries log in within their first packet, and a minute lets people type it. 0s is
-        /// never.
+        /// Where the upstream wants a login, how long a client may be connected without one before it is closed.
+        /// Servers have no such limit, but libraries log in with their first packet, and a minute is enough for people
+        /// who type. 0s is never.
         timeout: Duration = time("60s", 0);
-        /// Commands that a client may have refused with -NOAUTH before it is closed. Failed logins are among them.
+        /// Commands refused with -NOAUTH after which a client is closed. Failed logins count.
         max_commands: usize = count("1000", 1, 1_000_000_000);
-        /// Unprocessed input of a client that has not logged in above which it is closed. Its largest legal request (10
-        /// arguments of 16 KiB, as servers have it) fits into the default.
+        /// Bytes of unprocessed input above which a client that has not logged in is closed. Its largest legal request
+        /// (10 arguments of 16 KiB, as on servers) fits into the default.
         max_input: usize = size("256KiB", 64 * KIB, 64 * MIB);
-        /// Replies that a client which has not logged in leaves unread before it is closed.
+        /// Bytes of replies that a client which has not logged in may leave unread before it is closed.
         max_output: usize = size("64KiB", KIB, 64 * MIB);
-        /// After a failed login the next one from that address is looked at this much later; doubles with each failure.
-        /// 0s is never.
+        /// After a failed login the next one from that address is delayed by this much; doubles with each failure. 0s
+        /// is never.
         failure_delay = key("100ms", Kind::Time { min: 0, max: 60_000 });
         /// Longest such delay.
         failure_delay_max = key("3s", Kind::Time { min: 0, max: 60_000 });
-        /// Failed logins of one address (an IPv6 /64 counts as one) within auth.failure_window; then its logins are
-        /// refused unseen for as long. A user that has logged in from that address is counted by itself there, and its
-        /// next success clears the count, so that one client with an old password does not lock the others behind the
-        /// same NAT out. Unix sockets are not counted. 0 is no limit.
+        /// Failed logins of one address (an IPv6 /64 counts as one) within auth.failure_window. After that, its logins
+        /// are refused unseen for as long. A user that has logged in from the address is counted separately there, and
+        /// its next success clears the count, so that one client with an old password does not lock out the others
+        /// behind the same NAT. Unix sockets are not counted. 0 is no limit.
         max_failures = count("10", 0, 1_000_000);
-        /// The time in which failed logins are counted, and for which an address is refused.
+        /// The time over which failed logins are counted, and for which an address is refused.
         failure_window = time("60s", 100);
         /// Who judges logins. "upstream": the upstream itself, so its users are the clients' users. "terminate":
         /// respmux, by auth.users; no password of a client reaches the upstream. Commands about the upstream's users
-        /// (ACL, also ACL WHOAMI) are then about the user behind the client's: forbid them with commands.deny where
-        /// that matters.
+        /// (ACL, also ACL WHOAMI) are then about the upstream user that stands for the client's: forbid them with
+        /// commands.deny where that matters.
         mode = word("upstream", &["upstream", "terminate"]).restart();
         /// With auth.mode = "terminate", the users, in the file as [[auth.users]]: name; password_sha256, one or
         /// several of 64 hexadecimal digits (`respmux hash-password` makes them), or nopass = true; upstream_user and
@@ -45,8 +45,8 @@ table! {
         /// commands.deny; proxy = "none", "read" or "write", in place of auth.proxy_read and auth.proxy_write. Clients
         /// that do not log in are "default", if that is nopass. No two users share an upstream connection.
         users = optional("[{ name = \"guest\", nopass = true, deny = [\"@dangerous\"] }]", Kind::Accounts);
-        /// Users who may ask PROXY (client.proxy_commands), or "any". What shows others also needs the upstream's right
-        /// to CLIENT LIST, INFO or SLOWLOG.
+        /// Users who may read with PROXY (client.proxy_commands), or "any". What shows other clients also needs the
+        /// upstream's right to CLIENT LIST, INFO or SLOWLOG.
         proxy_read: Vec<String> = key("any", Kind::Texts);
         /// Users who may change something with PROXY, or "any". They see all of it without the upstream being asked.
         proxy_write: Vec<String> = key("", Kind::Texts);

@@ -9,18 +9,19 @@ use super::settings::Settings;
 table! {
     /// Clients that wait for an element, an entry or a replica.
     pub struct Blocking = "blocking." {
-        /// Connections of the pool on which blocked clients may wait (BLPOP and relatives, XREAD BLOCK, WAIT), over all
-        /// workers. "auto" leaves one of each worker's pool to transactions. Beyond them the proxy asks in turns.
+        /// Pinned connections on which blocked clients may wait (BLPOP and its relatives, XREAD BLOCK, WAIT), over all
+        /// workers. "auto" leaves one of each worker's pool to transactions. For the clients beyond, respmux asks in
+        /// turns.
         max_connections: Option<usize> = key("auto", Kind::Or("auto", &Kind::Count { min: 1, max: 100_000 })).restart();
         /// Connections on which clients that wait with the same command may wait together. More than one gives them a
         /// fairer share against clients that are connected to the upstream directly.
         fold_width: usize = count("1", 1, 1024);
         /// Shortest time between two questions for clients that wait without a connection.
         poll_min: Duration = time("5ms", 1);
-        /// Longest time between two such questions; more waiting clients make it longer still, so that the questions
-        /// stay below some thousands a second.
+        /// Longest time between two such questions. With more waiting clients it grows, so that there are never more
+        /// than some thousand questions a second.
         poll_max: Duration = time("50ms", 1);
-        /// An element that was popped for a client which has left goes back to the end it came from. "false" drops it,
+        /// An element that was popped for a client that has left goes back to the end it came from. "false" drops it,
         /// as a server does that has written it to a dead connection.
         give_back: bool = switch("true");
     }

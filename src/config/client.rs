@@ -12,55 +12,56 @@ table! {
     pub struct Client = "client." {
         /// Clients at one time; further ones get -ERR max number of clients reached.
         max_connections: usize = count("10000", 1, 10_000_000);
-        /// Clients that may be accepted a second; further ones wait in the backlog, and a line in the log says so. 0 is
-        /// no limit: applications that connect for every request (php-fpm without persistent connections) are many a
-        /// second.
+        /// Clients that may be accepted per second; further ones wait in the backlog, and a line in the log says so. 0
+        /// is no limit: applications that connect for every request (php-fpm without persistent connections) are many
+        /// per second.
         accept_rate: usize = count("0", 0, 1_000_000);
-        /// Clients that may be accepted at once after a quiet time, before client.accept_rate holds.
+        /// Clients that may be accepted at once after a quiet time, before client.accept_rate applies.
         accept_burst: usize = count("2000", 1, 1_000_000);
         /// Clients that may wait to be accepted, for each address; the kernel caps it at net.core.somaxconn.
         backlog: usize = count("1024", 1, 65_535).restart();
-        /// Commands of one client without a reply; then it is not read until replies come.
+        /// Commands of one client without a reply; at this number it is not read until replies come.
         inflight_commands: usize = count("128", 1, 1_000_000);
-        /// The same in bytes of commands.
+        /// Bytes of commands of one client without a reply; at this size it is not read until replies come.
         inflight_bytes: usize = size("1MiB", KIB, GIB);
-        /// A command that has no answer for this long gets an error that says whether it may have been executed; the
-        /// client stays. Precise to 0.1s. A connection that was lent to the client is closed then, and with it a client
-        /// that has a transaction, a WATCH, subscriptions or other state there. Commands that wait on the server
-        /// (BLPOP, WAIT) may. 0s is never.
+        /// A command that has no answer for this long gets an error that says whether it may have been executed, and
+        /// its client stays connected. Precise to 0.1s. A pinned connection is closed then, and with it a client that
+        /// has a transaction, a WATCH, subscriptions or other state there. Commands that wait on the server (BLPOP,
+        /// WAIT) may take longer. 0s is never.
         request_timeout: Duration = time("0s", 0);
-        /// Replies waiting for one client above which its requests wait, as long as they are fewer bytes than the
-        /// replies. They are read all the same, so that a pipeline can be written whole before its replies are read.
+        /// Bytes of replies waiting for one client above which its requests wait, as long as they are fewer bytes than
+        /// the replies. They are read all the same, so that a pipeline can be written whole before its replies are
+        /// read.
         output_soft: usize = size("1MiB", KIB, GIB);
-        /// Replies waiting for one client above which it is closed. When those and its requests that wait are that much
-        /// together, it is not read, and it is closed if it takes nothing for 2s then.
+        /// Bytes of replies waiting for one client above which it is closed. When these and its waiting requests reach
+        /// the limit together, it is not read, and is closed if it takes nothing for 2s.
         output_limit: usize = size("256MiB", KIB, 64 * GIB);
-        /// A client for which more than client.output_soft waits, and which takes not one byte for this long, nor sends
-        /// 1 KiB a second, is closed. 0s is never.
+        /// A client with more than client.output_soft waiting that takes not a single byte for this long, nor sends 1
+        /// KiB a second, is closed. 0s is never.
         output_stall_time: Duration = time("60s", 0);
-        /// The same for a client with subscriptions.
+        /// client.output_limit for a client with subscriptions.
         pubsub_output_limit: usize = size("32MiB", KIB, 64 * GIB);
-        /// Size of one unfinished request above which the client is closed.
+        /// Size of one unfinished request above which its client is closed.
         query_buffer_limit: usize = size("1GiB", MIB, 64 * GIB);
-        /// Answer PROXY, of which PROXY HELP lists the subcommands. Clients that have not logged in where the upstream
-        /// wants a login get HELP, WHOAMI and EXPLAIN only; while the upstream cannot be asked, clients of this machine
-        /// may read the rest, too.
+        /// Answer PROXY; PROXY HELP lists its subcommands. Where the upstream wants a login, clients without one get
+        /// HELP, WHOAMI and EXPLAIN only. While the upstream cannot be asked, clients of this machine may read the
+        /// rest, too.
         proxy_commands: bool = switch("true");
-        /// Clients of one IP address at one time; further ones get -ERR max number of clients reached. Not set is no
-        /// limit of its own: behind NAT, or in a pod, many applications have one address.
+        /// Clients of one IP address at one time; further ones get -ERR max number of clients reached. Unset is no
+        /// limit: behind NAT, or in a pod, many applications have one address.
         max_per_source: Option<usize> = optional("1000", Kind::Count { min: 1, max: 10_000_000 });
         /// A client that has sent the beginning of a request and not its end is closed after this long, unless it sent
-        /// at least 1 KiB a second in that time; then it gets as long again. 0s is never.
+        /// at least 1 KiB a second meanwhile; then it gets as long again. 0s is never.
         partial_timeout: Duration = time("30s", 0);
-        /// A client is sent away at a request boundary when it has been connected for this long, give or take 10%, so
-        /// that it comes back and may find another replica. Clients that asked for maintenance notifications are told
-        /// before (drain.endpoint). Never inside a transaction or a blocking command, and not while it has
-        /// subscriptions. 0s is never.
+        /// A client that has been connected for this long, give or take 10%, is sent away between two requests, so that
+        /// it comes back and may find another replica. Clients that asked for maintenance notifications are told before
+        /// (drain.endpoint). Never inside a transaction or a blocking command, and not while it has subscriptions. 0s
+        /// is never.
         max_age: Duration = time("0s", 0);
         /// TCP keepalive towards clients. 0s is none.
         tcp_keepalive: Duration = time("300s", 0);
-        /// Ask the upstream whether the user may, before CLIENT LIST, KILL, UNBLOCK, PAUSE and NO-EVICT are answered
-        /// here.
+        /// Before respmux answers CLIENT LIST, KILL, UNBLOCK, PAUSE and NO-EVICT itself, ask the upstream whether the
+        /// user may run them.
         verify_privileged: bool = switch("true");
         /// Has no effect any more and will be unknown in the next version: the upstream is always asked whether the
         /// user may, once for each user and command.

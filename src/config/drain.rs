@@ -15,16 +15,16 @@ table! {
     pub struct Drain = "drain." {
         /// After SIGTERM, how long new clients are still accepted while /readyz says no.
         delay: Duration = time("0s", 0).flag("drain-delay", "TIME");
-        /// After SIGTERM and drain.delay, how long clients may take to finish: requests, transactions, blocking
-        /// commands. Then they are closed whatever they do.
+        /// After SIGTERM and drain.delay, how long clients may take to finish requests, transactions and blocking
+        /// commands. Then they are closed, whatever they are doing.
         timeout: Duration = time("25s", 0).flag("drain-timeout", "TIME");
-        /// Clients are not all sent away at once, but 2ms apart on each worker, and all within this time and half of
-        /// drain.timeout; those with subscriptions come last. 0s is at once.
+        /// Clients are not sent away all at once, but 2ms apart on each worker, all of them within this time and within
+        /// half of drain.timeout. Those with subscriptions come last. 0s is at once.
         spread: Duration = time("10s", 0);
-        /// host:port of the Service or balancer in front of all replicas. Clients that asked for it (CLIENT
+        /// host:port of the Service or load balancer in front of all replicas. Clients that asked for it (CLIENT
         /// MAINT_NOTIFICATIONS, RESP3) are told to go there before they are closed. Name the port that they use
-        /// already: redis-py looks at the host only. Not set: only clients that want no address (moving-endpoint-type
-        /// none) are told, and CLIENT MAINT_NOTIFICATIONS of the others is an error, which clients take as no.
+        /// already: redis-py looks at the host only. Unset: only clients that want no address (moving-endpoint-type
+        /// none) are told, and CLIENT MAINT_NOTIFICATIONS of the others is an error, which libraries take as a no.
         endpoint: Option<String> = optional("\"respmux.example:6379\"", Kind::Text);
     }
 }

@@ -9,13 +9,13 @@ use super::settings::Settings;
 table! {
     /// Limits and checks of one shared connection.
     pub struct Lane = "lane." {
-        /// A larger command does not go over a shared connection, where others would wait behind it.
+        /// A larger command is not sent on a shared connection, where others would wait behind it, but on a pinned one.
         max_command_bytes: usize = size("256KiB", KIB, 512 * MIB);
-        /// Commands on one shared connection whose replies are outstanding; then its clients are not read.
+        /// Commands without a reply on one shared connection; at this number its clients are not read.
         max_inflight_commands: usize = count("16384", 1, 1_000_000);
-        /// Bytes of commands queued on one shared connection; then its clients are not read.
+        /// Bytes of commands queued on one shared connection; at this size its clients are not read.
         max_inflight_bytes: usize = size("8MiB", KIB, GIB);
-        /// Commands between two checks that replies still match commands.
+        /// Commands between two checks that replies on a shared connection still match commands.
         canary_commands: usize = count("1024", 1, 1_000_000);
         /// Longest time between two such checks while there is traffic.
         canary_interval: Duration = time("1s", 1);

@@ -8,7 +8,8 @@ use super::value::{FromSetting, Setting};
 table! {
     /// Logs.
     pub struct Log = "log." {
-        /// off, error, warn, info, debug or trace; with target=level after commas for single parts.
+        /// off, error, warn, info, debug or trace. Parts of the program can have levels of their own: target=level,
+        /// separated by commas.
         level: String = key("info", Kind::LogFilter).flag("log-level", "LEVEL");
         /// "auto" is text on a terminal and JSON elsewhere.
         format: LogFormat = word("auto", LogFormat::WORDS).restart().flag("log-format", "FORMAT");

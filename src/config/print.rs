@@ -19,7 +19,7 @@ const WIDTH: usize = 100;
 pub(crate) fn example() -> String {
     let mut text = String::from(
         "# Configuration of respmux: every key, each with its default.\n\
-         # Flags go over RESPMUX_* variables, these over this file. Durations are whole numbers with\n\
+         # Flags override RESPMUX_* variables, which override this file. Durations are whole numbers with\n\
          # ms, s, m or h; sizes with B, KiB, MiB or GiB. An unknown key is an error.\n\
          # Read it with --config FILE or RESPMUX_CONFIG; test it with `respmux check --config FILE`.\n",
     );

@@ -23,67 +23,68 @@ pub(crate) const SPARE_DESCRIPTORS: usize = 128;
 
 table! {
     const PROCESS = "" {
-        /// Where clients connect: IP:PORT, tls:IP:PORT or unix:PATH. May be repeated; in a variable, comma separated.
+        /// Where clients connect: IP:PORT, tls:IP:PORT or unix:PATH. May be repeated; in a variable, separated by
+        /// commas.
         listen = key("127.0.0.1:6380", Kind::Listen).restart().flag("listen", "ADDR|tls:ADDR|unix:PATH");
-        /// Threads, each with its share of the clients and of the upstream connections. "auto" is one a core, at most
+        /// Threads, each with its share of the clients and of the upstream connections. "auto" is one per core, at most
         /// 4, and fewer when upstream.max_connections is too small for that many.
         workers = key("auto", Kind::Or("auto", &Kind::Count { min: 1, max: 1024 })).restart().flag("workers", "N");
-        /// Rest for about 0.1 ms before the sockets are looked at again while many clients send much: one write carries
-        /// more then, which saves respmux and Redis a good part of their CPU. Few clients, or little load, are never
-        /// held up.
+        /// While many clients send much, wait about 0.1 ms before the sockets are looked at again, so that one write
+        /// carries more. That saves respmux and Redis a good part of their CPU time. A few clients, or a light load,
+        /// are never held up.
         coalesce = switch("true").restart();
-        /// Where HTTP is served: a status page on /, /metrics, /status.json, /livez, /readyz and /startupz; "off" for
-        /// nowhere.
+        /// Where HTTP is served: the status page on /, and /metrics, /status.json, /livez, /readyz and /startupz. "off"
+        /// for nowhere.
         admin = key("127.0.0.1:9380", Kind::Or("off", &Kind::Address)).restart().flag("admin", "ADDR");
-        /// Who sends it as `Authorization: Bearer` may also POST /drain and the like, and read /config and
-        /// /clients.json, from other machines. From this machine that needs no token. Prefer admin_token_file.
+        /// A peer that sends it as `Authorization: Bearer` may also POST /drain and the like, and read /config and
+        /// /clients.json, from other machines. From this machine no token is needed. Prefer admin_token_file.
         admin_token = optional("\"secret\"", Kind::Secret);
-        /// File with that token, read at each request. One line end after it is dropped.
+        /// File with that token, read at each request. One newline at its end is dropped.
         admin_token_file = optional("\"/run/secrets/respmux-admin-token\"", Kind::Path);
-        /// Unix socket over which a respmux that starts takes the listening sockets from the one that runs, so that no
-        /// connect is refused: the running one then lets its clients finish and ends. Only the same user, or root, may.
-        /// Until it has ended both have upstream connections: up to twice upstream.max_connections.
+        /// Unix socket over which a starting respmux takes the listening sockets from the running one, so that no
+        /// connect is refused; the running one then lets its clients finish and exits. Only the same user, or root, may
+        /// do so. Until it has exited both have upstream connections: up to twice upstream.max_connections.
         handover = optional("\"/run/respmux/handover.sock\"", Kind::Path).restart().flag("handover", "PATH");
-        /// Start a private valkey-server or redis-server from PATH and use it as the upstream. It keeps nothing and
+        /// Start a private valkey-server or redis-server from PATH and use it as the upstream. It persists nothing and
         /// ends with respmux.
         embedded = switch("false").restart().flag("embedded", "BOOL");
-        /// Sets the client ids of several respmux on one upstream apart: ids start at instance * 10^12.
+        /// Keeps the client ids of several respmux in front of one upstream apart: ids start at instance * 10^12.
         instance = key("random", Kind::Or("random", &Kind::Count { min: 1, max: 9000 })).restart();
-        /// How far replies on connections that clients share are checked. "normal": a reply whose type does not fit its
-        /// command, like one that nobody waits for, closes that connection and all clients on it. "strict": besides,
-        /// each command is followed by a check of its own, and its reply is kept back until that is right. "loose":
-        /// types are not checked, for servers that answer known commands in ways of their own.
+        /// How strictly replies on shared connections are checked. "normal": a reply whose type does not fit its
+        /// command, like one that nobody waits for, closes that connection and all clients on it. "strict": in
+        /// addition, each command is followed by a check of its own, and its reply is held back until that is right.
+        /// "loose": types are not checked, for servers that answer known commands in ways of their own.
         integrity = word("normal", Integrity::WORDS);
-        /// Accept clients of other machines in front of an upstream that is local and for which no password is
-        /// configured. The upstream takes all of them for local clients: its protected mode does not see them. Set it
-        /// when clients give their own password, or when the network is trusted.
+        /// Accept clients of other machines in front of a local upstream for which no password is configured. The
+        /// upstream takes all of them for local clients, so its protected mode does not see them. Set it when clients
+        /// give their own password, or when the network is trusted.
         allow_remote_passwordless = switch("false");
     }
 }
 
 table! {
     const MEMORY = "memory." {
-        /// Bytes that all buffers for clients and the upstream may have together; the session of a client with TLS
-        /// counts as 12KiB. "auto" is a quarter of the memory that the process may use (cgroup, else the machine), at
-        /// most 1GiB. At 75% the clients that hold most are not read, at 90% new clients are refused, at 95% the
-        /// clients with most unread replies are closed until it is 90%; and when somebody was not read or refused for
-        /// 2s they are closed until it is 75%. No request may be larger than 75% of it.
+        /// Bytes that all buffers for clients and the upstream may have together; the session of a TLS client counts as
+        /// 12KiB. "auto" is a quarter of the memory that the process may use (of the cgroup, else of the machine), at
+        /// most 1GiB. From 75% on the clients with the largest buffers are not read, from 90% on new clients are
+        /// refused, from 95% on the clients with the most unread replies are closed until 90% is reached. When somebody
+        /// was not read or refused for 2s, they are closed until 75% is reached. No request may be larger than 75% of
+        /// it.
         limit = key("auto", Kind::Or("auto", &Kind::Size { min: 4 * MIB, max: 1024 * GIB }));
     }
 }
 
 table! {
     const RELOAD = "reload." {
-        /// How often the configuration file is looked at; when its content has changed it is read as on SIGHUP or PROXY
-        /// RELOAD. By content, so the swap of a Kubernetes ConfigMap is seen. A file that is wrong changes nothing. 0s
-        /// is never.
+        /// How often the configuration file is looked at. When its content has changed, it is read as on SIGHUP or
+        /// PROXY RELOAD; the swap of a Kubernetes ConfigMap is seen, too. A wrong file changes nothing. 0s is never.
         poll = time("10s", 0);
     }
 }
 
 table! {
     const PAUSE = "pause." {
-        /// Longest PROXY PAUSE: then clients are served again without a PROXY RESUME, and the log says so.
+        /// Longest PROXY PAUSE. After that clients are served again without a PROXY RESUME, and the log says so.
         max = time("60s", 1);
     }
 }

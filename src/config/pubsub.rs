@@ -8,13 +8,14 @@ use super::settings::Settings;
 table! {
     /// Clients with subscriptions.
     pub struct Pubsub = "pubsub." {
-        /// "shared": one upstream connection per worker and user carries all subscriptions. "pinned": each subscriber
-        /// has one of its own from the pool, so that PUBLISH and NUMSUB count exactly over several instances.
+        /// "shared": one subscription connection per worker and user carries all subscriptions. "pinned": each
+        /// subscriber is pinned to a connection of its own, so that PUBLISH and NUMSUB count exactly over several
+        /// instances.
         mode = word("shared", &["shared", "pinned"]);
-        /// "exact" gives each RESP3 client with subscriptions a connection of its own, so that messages and replies
+        /// "exact" pins each RESP3 client with subscriptions to a connection of its own, so that messages and replies
         /// keep the upstream's order between them.
         resp3 = word("shared", &["shared", "exact"]);
-        /// Messages waiting for one subscriber above which it is closed after pubsub.output_soft_time.
+        /// Bytes of messages waiting for one subscriber above which it is closed after pubsub.output_soft_time.
         output_soft: usize = size("8MiB", KIB, 64 * GIB);
         /// How long a subscriber may stay above pubsub.output_soft.
         output_soft_time: Duration = time("60s", 1);

@@ -13,23 +13,24 @@ use super::value::{FromSetting, Setting};
 table! {
     /// Clients that speak TLS.
     pub struct Tls = "tls." {
-        /// Certificate for addresses tls:IP:PORT in `listen`, PEM, with those between it and the authority behind it.
-        /// Read again when it changes; a bad one is reported and the old one stays in use.
+        /// Certificate for addresses tls:IP:PORT in `listen`, PEM, with the intermediate ones. Read again when it
+        /// changes; a bad one is reported, and the old one stays in use.
         cert_file: Option<PathBuf> = optional("\"/etc/respmux/tls.crt\"", Kind::Path).restart();
         /// The key of tls.cert_file, PEM.
         key_file: Option<PathBuf> = optional("\"/etc/respmux/tls.key\"", Kind::Path).restart();
         /// The authorities that sign clients' certificates, PEM. Needed unless tls.client_auth is "no".
         client_ca_file: Option<PathBuf> = optional("\"/etc/respmux/clients-ca.pem\"", Kind::Path).restart();
-        /// Whether clients are asked for a certificate. "optional": one that is shown must be good.
+        /// Whether clients are asked for a certificate. "optional": if one is shown, it must be valid.
         client_auth: ClientAuth = word("no", ClientAuth::WORDS).restart();
         /// Oldest version of TLS, for clients and the upstream.
         min_version: TlsVersion = word("1.2", TlsVersion::WORDS).restart();
-        /// From accept to the end of a client's handshake, its wait for a turn included; then it is closed.
+        /// Time from accept to the end of a client's TLS handshake, including the wait for its turn; then the client is
+        /// closed.
         handshake_timeout: Duration = time("5s", 1).restart();
-        /// Clients of one worker in their handshake or in line for it; further ones are closed. At most two a worker
-        /// are computed between two looks at everybody else.
+        /// Clients of one worker in their TLS handshake or waiting for their turn; further ones are closed. Between two
+        /// looks at all other clients a worker computes at most two handshakes.
         max_handshakes: usize = count("512", 1, 1_000_000).restart();
-        /// How often certificate files are looked at for a change.
+        /// How often certificate files are checked for a change.
         reload_interval: Duration = time("5s", 100).restart();
     }
 }

@@ -9,8 +9,7 @@ table! {
     pub struct Unix = "unix." {
         /// Permissions of the socket files of unix:PATH in `listen`, octal.
         mode: u32 = key("0660", Kind::Mode).restart();
-        /// Numbers of the users whose processes may connect to unix sockets; unset is everybody whom the permissions of
-        /// the file let in.
+        /// User ids whose processes may connect to unix sockets. Unset: all that the permissions of the file let in.
         allow_uids: Option<Vec<u32>> = optional("\"0,1000\"", Kind::Uids);
     }
 }

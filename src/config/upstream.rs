@@ -23,8 +23,8 @@ table! {
         username = optional("\"app\"", Kind::Text);
         /// Password for the upstream. Prefer upstream.password_file.
         password = optional("\"secret\"", Kind::Secret);
-        /// File with the password, read at each login to the upstream, so that a rotated password is taken up. One line
-        /// end after the password is dropped.
+        /// File with the password, read at each login to the upstream, so that a rotated password takes effect. One
+        /// newline at its end is dropped.
         password_file = optional("\"/run/secrets/redis-password\"", Kind::Path);
         /// Hard cap on connections to the upstream, over all workers and kinds. Each worker needs 6.
         max_connections: usize = count("32", 1, 100_000)
@@ -33,10 +33,10 @@ table! {
         connect_timeout: Duration = time("1s", 1);
         /// Time for HELLO, AUTH, SELECT and PING on a new connection.
         handshake_timeout: Duration = time("3s", 1);
-        /// How long a command that was not yet written waits for the upstream to be there before it is answered with
+        /// How long a command of which nothing was written yet waits for the upstream before it is answered with
         /// -LOADING.
         connect_wait: Duration = time("5s", 0);
-        /// A connection that owes replies and sends not one byte for this long is closed. Keep it above Redis'
+        /// A connection that owes replies and sends not a single byte for this long is closed. Keep it above Redis'
         /// busy-reply-threshold (5s), so that -BUSY can be heard.
         progress_timeout: Duration = time("10s", 1);
         /// An upstream connection unused for this long is closed.
@@ -44,31 +44,33 @@ table! {
         /// An open, silent upstream connection is sent a PING this often. Keep it below the upstream's `timeout`
         /// setting. 0s is never.
         keepalive: Duration = time("30s", 0);
-        /// A connection that owes replies and is silent this long is suspect: counted, told in the log, and, if the
-        /// upstream answers others meanwhile, left to those who wait on it.
+        /// A connection that owes replies and is silent for this long is suspect: it is counted and logged, and, if the
+        /// upstream answers on other connections meanwhile, it gets no further clients.
         suspect_after: Duration = time("2s", 1);
-        /// Longest first pause after a failed connect; doubles with each. The pause is drawn between zero and that.
+        /// Longest pause after the first failed connect; doubles with each further one. The actual pause is drawn at
+        /// random between zero and that.
         backoff_min: Duration = time("50ms", 1);
         /// Longest pause between connects.
         backoff_max: Duration = time("1500ms", 1);
-        /// Time of answered commands before the pauses are short again.
+        /// How long commands must be answered before the pauses are short again.
         verified_after: Duration = time("10s", 0);
-        /// After so many failed connects in a row, when connect_wait is over too, commands do not wait for the
+        /// After this many failed connects in a row, and once connect_wait has passed, commands no longer wait for the
         /// upstream: they are answered with -LOADING at once, until one attempt at a time finds it again. 0 is never.
         circuit_failures: usize = count("5", 0, 1_000_000);
-        /// First pause after the upstream refused the configured user or password; doubles. A changed secret is tried
-        /// at once.
+        /// First pause after the upstream refused the configured user or password; doubles with each refusal. A changed
+        /// secret is tried at once.
         auth_backoff_min: Duration = time("15s", 1);
         /// Longest such pause.
         auth_backoff_max: Duration = time("300s", 1);
-        /// Connects to the upstream that may be tried a second, over all workers.
+        /// Connects to the upstream that may be tried per second, over all workers.
         connects_per_second: usize = count("50", 1, 100_000);
-        /// What a client gets whose command was written to an upstream connection that broke before the reply: "close"
-        /// closes the client, as a lost Redis would; "error" answers that the outcome is unknown and keeps the client.
+        /// What a client gets whose command was written to an upstream connection that broke before the reply came:
+        /// "close" closes the client, as the loss of its own connection would; "error" answers that the outcome is
+        /// unknown and keeps the client.
         on_loss: OnLoss = word("close", OnLoss::WORDS);
-        /// Send reads that were written to a connection that broke once more, if the client waits for nothing else.
-        /// Only commands of a list that change nothing; at most a fifth of the requests and 10 a second. Whoever is the
-        /// upstream then answers. Costs a copy of every request in flight.
+        /// Send a read that was written to a connection that broke once more, if its client waits for nothing else.
+        /// Only commands of a list that change nothing; at most a fifth of the requests and 10 a second. Whichever
+        /// server is the upstream then answers. Costs a copy of every request in flight.
         retry_reads: bool = switch("false");
     } with {
         /// Its address.
@@ -88,16 +90,16 @@ table! {
     /// TLS to the upstream.
     #[derive(Default)]
     pub struct UpstreamTls = "upstream.tls_" {
-        /// For a rediss:// URL: the authorities that may sign the upstream's certificate, PEM. Without it those of the
+        /// For a rediss:// URL: the authorities that may sign the upstream's certificate, PEM. Unset: those of the
         /// system. Like all certificates it is read again when it changes.
         ca_file: Option<PathBuf> = optional("\"/etc/respmux/upstream-ca.pem\"", Kind::Path);
         /// For a rediss:// URL: the name that the upstream's certificate must have, in place of the URL's host.
         server_name: Option<String> = optional("\"redis.example\"", Kind::Text);
-        /// For a rediss:// URL: our certificate towards the upstream, PEM. Needs upstream.tls_key_file.
+        /// For a rediss:// URL: respmux' certificate towards the upstream, PEM. Needs upstream.tls_key_file.
         cert_file: Option<PathBuf> = optional("\"/etc/respmux/upstream-client.pem\"", Kind::Path);
         /// The key of upstream.tls_cert_file, PEM.
         key_file: Option<PathBuf> = optional("\"/etc/respmux/upstream-client.key\"", Kind::Path);
-        /// For a rediss:// URL: accept any certificate. Whoever stands between can then read and change everything.
+        /// For a rediss:// URL: accept any certificate. Whoever is in between can then read and change everything.
         insecure_skip_verify: bool = switch("false");
     } with {
         /// The URL says so.

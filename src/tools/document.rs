@@ -82,8 +82,8 @@ fn kind(of: Kind) -> Value {
 /// Every key as a table in Markdown.
 pub(crate) fn reference() -> String {
     let mut text = String::from(
-        "# Configuration reference\n\nWritten by `respmux config reference`. Flags go over `RESPMUX_*` variables, these \
-         over the file.\n",
+        "# Configuration reference\n\nWritten by `respmux config reference`. Flags override `RESPMUX_*` variables, which \
+         override the file.\n",
     );
     let mut last = None;
     for key in KEYS {
