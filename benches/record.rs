@@ -21,8 +21,8 @@ fn per_turn(shard: &Shard, commands: usize) {
     black_box(Instant::now());
     shard.client_received_bytes.add(black_box(25));
     shard.batch_written(black_box(commands));
-    shard.upstream_written(black_box(25 * commands));
-    shard.upstream_read(black_box(30 * commands));
+    shard.upstream_sent_bytes.add(black_box(25 * commands) as u64);
+    shard.upstream_received_bytes.add(black_box(30 * commands) as u64);
 }
 
 /// What is counted for each request.

@@ -45,6 +45,18 @@ impl Counted {
         self.enter(UpstreamState::Active);
     }
 
+    /// Bytes went to the upstream in one write.
+    #[inline]
+    pub(super) fn on_sent(&self, bytes: usize) {
+        self.shard.upstream_sent_bytes.add(bytes as u64);
+    }
+
+    /// Bytes came from the upstream in one read.
+    #[inline]
+    pub(super) fn on_received(&self, bytes: usize) {
+        self.shard.upstream_received_bytes.add(bytes as u64);
+    }
+
     /// It is being closed. The reason that is named first counts; one that never was ready has none.
     pub(super) fn on_closing(&mut self, reason: UpstreamCloseReason) {
         if matches!(self.state, UpstreamState::Active | UpstreamState::Idle) {

@@ -18,6 +18,7 @@ mod mistakes;
 mod open;
 mod owned;
 mod patience;
+mod pump;
 mod refusal;
 mod server;
 mod socket;
@@ -30,6 +31,7 @@ pub use connect::{DialError, Dialer, DialerParts};
 pub use handshake::tolerable;
 pub use keyring::{Credentials, Keyring};
 pub use owned::{Owned, OwnedId};
+pub use pump::{Outgoing, Pump};
 pub(crate) use server::{ServerClient, ServerRef};
 pub use socket::{ReadHalf, Socket, WriteHalf};
 pub use tls::{ClientTls, Material, Tls, client_config, server_config, server_name};
@@ -107,24 +109,28 @@ impl Link {
     }
 
     /// Reads what is there into `buf`.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    #[inline]
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.open_socket()).poll_read(cx, buf)
     }
 
     /// Writes as much as the socket takes now; `Ok(0)` when it takes nothing, after which the caller polls
     /// [`Link::poll_writable`].
-    ///
-    /// # Errors
-    /// The socket's error; the connection is of no use any more.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self.socket.as_ref().map_or(Ok(0), |socket| socket.try_write(bytes)) {
+    #[inline]
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let (Some(socket), Some(place)) = (&self.socket, &self.place) else { return Ok(0) };
+        match socket.try_write(bytes) {
+            Ok(n) => {
+                place.counted.on_sent(n);
+                Ok(n)
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            result => result,
+            Err(e) => Err(e),
         }
     }
 
     /// Ready when a blocked write may go on.
-    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.socket.as_ref().map_or(Poll::Pending, |socket| socket.poll_writable(cx))
     }
 

@@ -22,18 +22,6 @@ impl Shard {
         self.batch_commands.record(commands as u64);
     }
 
-    /// Bytes went to the upstream in one write.
-    #[inline]
-    pub fn upstream_written(&self, bytes: usize) {
-        self.upstream_sent_bytes.add(bytes as u64);
-    }
-
-    /// Bytes came from the upstream in one read.
-    #[inline]
-    pub fn upstream_read(&self, bytes: usize) {
-        self.upstream_received_bytes.add(bytes as u64);
-    }
-
     /// A client waited this long for a lent connection.
     pub fn pool_waited(&self, waited: Duration) {
         self.pool_wait.record(nanos(waited));

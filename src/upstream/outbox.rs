@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::big::Question;
@@ -14,6 +14,7 @@ use super::pace::Pace;
 use super::pubsub::{Hub, Subscriber};
 use super::ration::Ration;
 use super::share::Share;
+use crate::base::TaskWaker;
 use crate::link::WriteHalf;
 use crate::session::Subscribed;
 use crate::telemetry::{BufferKind, CloseReason};
@@ -53,7 +54,7 @@ pub struct Outbox {
     touched: Cell<bool>,
     fate: Cell<Option<CloseReason>>,
     wants: Cell<Wants>,
-    waker: RefCell<Option<Waker>>,
+    task: TaskWaker,
     mailbox: RefCell<Option<Answer>>,
     pub(super) ration: Ration,
     /// Only while the client subscribes through a hub.
@@ -78,7 +79,7 @@ impl Outbox {
             touched: Cell::new(false),
             fate: Cell::new(None),
             wants: Cell::new(Wants::Nothing),
-            waker: RefCell::new(None),
+            task: TaskWaker::default(),
             mailbox: RefCell::new(None),
             ration: Ration::new(limit),
             subscriber: RefCell::new(None),
@@ -382,16 +383,11 @@ impl Outbox {
     /// The client's task is about to wait: remember how to wake it, and for what.
     pub fn await_with(&self, cx: &Context<'_>, wants: Wants) {
         self.wants.set(wants);
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        self.task.remember(cx);
     }
 
     /// Wakes the client's task.
     pub fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.task.wake();
     }
 }

@@ -20,10 +20,9 @@ mod subscriptions;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
-use tokio::io::ReadBuf;
+use bytes::BytesMut;
 use tokio::time::{Sleep, sleep};
 
 use expect::{Expect, Queued};
@@ -310,34 +309,23 @@ impl Pinned {
         }
     }
 
+    /// Whether the socket takes all of it does not matter here: its readiness wakes the client's task.
     fn write_out(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
         let Some(lease) = self.lease.as_mut() else { return Ok(()) };
-        while !self.out.is_empty() {
-            let n = lease.link().try_write(&self.out)?;
-            if n == 0 && lease.link().poll_writable(cx)?.is_pending() {
-                break;
-            }
-            self.out.advance(n);
-            self.node.rt.shard.upstream_written(n);
+        match lease.link().poll_write_out(cx, &mut self.out) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
         }
-        Ok(())
     }
 
     fn read_in(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         let node = Rc::clone(&self.node);
         let mut memory = node.rt.read_buffer.borrow_mut();
-        let mut buf = ReadBuf::new(&mut memory);
         let Some(lease) = self.lease.as_mut() else { return Poll::Pending };
-        match lease.link().poll_read(cx, &mut buf) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost((&error).into()))),
-            Poll::Ready(Ok(())) => {}
+        match ready!(lease.link().poll_chunk(cx, &mut memory)) {
+            Ok(chunk) => Poll::Ready(self.on_bytes(client, chunk)),
+            Err(error) => Poll::Ready(Err(self.lost((&error).into()))),
         }
-        if buf.filled().is_empty() {
-            return Poll::Ready(Err(self.lost(UpstreamCloseReason::Upstream)));
-        }
-        node.rt.shard.upstream_read(buf.filled().len());
-        Poll::Ready(self.on_bytes(client, buf.filled()))
     }
 
     /// A transaction that nobody goes on with does not keep a connection for ever.

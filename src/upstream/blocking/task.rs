@@ -2,14 +2,14 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use tokio::io::ReadBuf;
+use bytes::BytesMut;
 
 use super::fold::SourceId;
 use super::{Fold, Node};
+use crate::base::TaskWaker;
 use crate::link::{ServerClient, ServerRef, Use};
 use crate::resp::{Advance, ReplyScanner};
 use crate::telemetry::{AnomalyReason, UpstreamCloseReason};
@@ -23,7 +23,7 @@ const SILENT_FOR: Duration = Duration::from_secs(3);
 /// What the fold and the task of its connection share.
 pub(super) struct Io {
     out: BytesMut,
-    waker: Option<Waker>,
+    task: TaskWaker,
     released: bool,
     /// The connection as its server knows it, if it told us.
     pub(super) client: Option<ServerClient>,
@@ -68,9 +68,7 @@ impl Io {
     }
 
     fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
+        self.task.wake();
     }
 }
 
@@ -92,7 +90,7 @@ pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
     let sliced = client.is_none() || !unblocks;
     let io = Io {
         out: BytesMut::new(),
-        waker: None,
+        task: TaskWaker::default(),
         released: false,
         client,
         sliced,
@@ -152,27 +150,21 @@ struct Connection {
 impl Connection {
     fn poll(&mut self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            if let Some(end) = self.write(node, fold, source, cx) {
+            if let Some(end) = self.write(fold, source, cx) {
                 return Poll::Ready(end);
             }
             let mut memory = node.rt.read_buffer.borrow_mut();
-            let mut buf = ReadBuf::new(&mut memory);
-            match self.lease.link().poll_read(cx, &mut buf) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(End::Lost((&error).into())),
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => {
-                    return Poll::Ready(End::Lost(UpstreamCloseReason::Upstream));
-                }
-                Poll::Ready(Ok(())) => {}
-            }
-            node.rt.shard.upstream_read(buf.filled().len());
-            if self.on_bytes(node, fold, source, buf.filled()).is_none() {
+            let chunk = match ready!(self.lease.link().poll_chunk(cx, &mut memory)) {
+                Ok(chunk) => chunk,
+                Err(error) => return Poll::Ready(End::Lost((&error).into())),
+            };
+            if self.on_bytes(node, fold, source, chunk).is_none() {
                 return Poll::Ready(End::Anomaly);
             }
         }
     }
 
-    fn write(&mut self, node: &Node, fold: &Fold, source: SourceId, cx: &mut Context<'_>) -> Option<End> {
+    fn write(&mut self, fold: &Fold, source: SourceId, cx: &mut Context<'_>) -> Option<End> {
         let mut links = fold.links.borrow_mut();
         let Some(io) = links.get_mut(&source) else { return Some(End::Anomaly) };
         if io.doomed {
@@ -182,24 +174,11 @@ impl Connection {
             let clean = io.out.is_empty() && !self.scanner.mid_frame();
             return Some(if clean { End::Released } else { End::Anomaly });
         }
-        if !io.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            io.waker = Some(cx.waker().clone());
+        io.task.remember(cx);
+        match self.lease.link().poll_write_out(cx, &mut io.out) {
+            Poll::Ready(Err(error)) => Some(End::Lost((&error).into())),
+            Poll::Ready(Ok(())) | Poll::Pending => None,
         }
-        while !io.out.is_empty() {
-            match self.lease.link().try_write(&io.out) {
-                Err(error) => return Some(End::Lost((&error).into())),
-                Ok(0) => match self.lease.link().poll_writable(cx) {
-                    Poll::Ready(Err(error)) => return Some(End::Lost((&error).into())),
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Pending => break,
-                },
-                Ok(n) => {
-                    io.out.advance(n);
-                    node.rt.shard.upstream_written(n);
-                }
-            }
-        }
-        None
     }
 
     fn on_bytes(&mut self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, chunk: &[u8]) -> Option<()> {

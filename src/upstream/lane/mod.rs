@@ -28,7 +28,6 @@ mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -51,6 +50,7 @@ use super::{Charge, Node};
 use crate::base::bug;
 use crate::command::{CommandId, ReplyMask};
 use crate::config::{Config, Integrity};
+use crate::link::Pump;
 use crate::resp::{FrameKind, ReplyScanner, encode};
 use crate::session::{Resp, RouteKey};
 use crate::telemetry::{
@@ -119,15 +119,12 @@ pub struct Lane {
     suspect: Cell<bool>,
     /// Has answered something since its handshake.
     served: Cell<bool>,
-    /// The next poll writes.
-    deferred: Cell<bool>,
-    /// The socket takes nothing more; its readiness wakes the task.
-    full: Cell<bool>,
+    /// When its task writes.
+    pump: Pump,
     /// CLIENT ID of the connection on the upstream; 0 without one.
     upstream_id: Cell<i64>,
     fate: Rc<Fate>,
     state: RefCell<State>,
-    waker: RefCell<Option<Waker>>,
 }
 
 struct State {
@@ -206,12 +203,10 @@ impl Lane {
             distrusted: Cell::new(None),
             suspect: Cell::new(false),
             served: Cell::new(false),
-            deferred: Cell::new(false),
-            full: Cell::new(false),
+            pump: Pump::default(),
             upstream_id: Cell::new(0),
             fate: Rc::default(),
             state: RefCell::new(state),
-            waker: RefCell::new(None),
         })
     }
 
@@ -440,9 +435,7 @@ impl Lane {
     }
 
     fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.pump.wake();
     }
 }
 

@@ -3,13 +3,12 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
-use tokio::io::ReadBuf;
 
-use super::{Anomaly, Lane, NOT_EXECUTED, Phase};
-use crate::link::{DialError, Link, Patience, Permit, Start, Use, Wanted};
+use super::{Anomaly, Lane, NOT_EXECUTED, Phase, State};
+use crate::link::{DialError, Link, Outgoing, Patience, Permit, Start, Use, Wanted};
 use crate::session::Identity;
 use crate::telemetry::{CloseReason, LossVerdict, UpstreamCloseReason};
 use crate::upstream::Node;
@@ -36,8 +35,7 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
         lane.phase.set(Phase::Ready);
         lane.on_connection(link.client(), node.rt.now());
         lane.fate.on_connected(node.rt.now());
-        lane.deferred.set(false);
-        lane.full.set(false);
+        lane.pump.begin_again();
         lane.served.set(false);
         lane.condemned.set(None);
         // The time without a connection was no silence of this one.
@@ -146,7 +144,7 @@ async fn open(lane: &Rc<Lane>, node: &Rc<Node>, kept: &mut Option<Permit>) -> Op
 async fn meanwhile<F: Future>(lane: &Lane, node: &Node, what: F) -> F::Output {
     let mut what = pin!(what);
     poll_fn(|cx| {
-        lane.remember(cx);
+        lane.pump.remember(cx);
         let result = what.as_mut().poll(cx);
         if result.is_pending() && node.dialer.is_open() {
             lane.refuse_before(node, u64::MAX);
@@ -177,19 +175,16 @@ impl Lane {
 
     /// One turn: read everything that is there and send it on, then write what clients appended.
     ///
-    /// The write waits for one more poll. A lane that is woken by its socket stands in the middle of the run queue:
-    /// clients behind it have requests for the same write. Polled again, it stands behind all of them.
+    /// The write waits for one more poll, for the reason given at [`Pump`](crate::link::Pump).
     fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
-        self.remember(cx);
+        let writes = self.pump.begin_turn(cx);
         if let Some(anomaly) = self.distrusted.take() {
             return Poll::Ready(End::Anomaly(anomaly));
         }
         if let Some(verdict) = self.condemned.take() {
             return Poll::Ready(End::GivenUp(verdict));
         }
-        if (self.deferred.take() || self.full.get())
-            && let Err(e) = self.write_out(node, link, cx)
-        {
+        if writes && let Err(e) = self.write_out(node, link, cx) {
             return Poll::Ready(End::failed(&e));
         }
         for reads in 1.. {
@@ -213,9 +208,8 @@ impl Lane {
         if self.idle_and_unwanted() {
             return Poll::Ready(End::Done);
         }
-        if self.wants_to_write() && !self.deferred.replace(true) {
-            cx.waker().wake_by_ref();
-        }
+        let more = !self.pump.is_full() && self.sendable(&self.state.borrow()) > 0;
+        self.pump.end_turn(cx, more);
         Poll::Pending
     }
 
@@ -228,70 +222,49 @@ impl Lane {
         node.rt.relieve();
     }
 
-    fn remember(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-    }
-
-    /// There are bytes to write, and the socket has not said that it is full.
-    fn wants_to_write(&self) -> bool {
-        let state = self.state.borrow();
-        !self.full.get() && self.sendable(&state) > 0
-    }
-
-    /// Writes what is there; when the socket is full its readiness wakes the task.
+    /// Writes what is there, as far as the lane lets it go; when the socket is full its readiness wakes the task.
     fn write_out(&self, node: &Node, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        self.full.set(false);
         match std::mem::take(&mut state.unwritten) {
             0 => {}
             commands => node.rt.shard.batch_written(commands),
         }
+        // One look at the clock serves every write of the turn, and none is needed for none.
         let now = if state.out.is_empty() { 0 } else { node.rt.now() };
-        loop {
-            let ready = self.sendable(state);
-            if ready == 0 {
-                break;
-            }
-            let n = link.try_write(&state.out[..ready])?;
-            if n == 0 {
-                match link.poll_writable(cx) {
-                    Poll::Ready(result) => result?,
-                    Poll::Pending => {
-                        self.full.set(true);
-                        break;
-                    }
-                }
-            }
-            if self.keeps_requests() {
-                state.kept.on_written(&state.out[..n]);
-            }
-            state.out.advance(n);
-            if n > 0 {
-                state.in_flight.on_written(n, now);
-            }
-            node.rt.shard.upstream_written(n);
-        }
-        Ok(())
+        self.pump.write(cx, link, &mut Out { lane: self, state, now })
     }
 
     /// Reads once into the worker's buffer and delivers.
     fn read_in(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut memory = node.rt.read_buffer.borrow_mut();
-        let mut buf = ReadBuf::new(&mut memory);
-        match link.poll_read(cx, &mut buf) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(End::failed(&e))),
-            Poll::Ready(Ok(())) => {}
-        }
-        let chunk = buf.filled();
-        if chunk.is_empty() {
-            return Poll::Ready(Err(End::Lost(UpstreamCloseReason::Upstream, "closed by the upstream".into())));
-        }
-        node.rt.shard.upstream_read(chunk.len());
+        let chunk = match ready!(link.poll_chunk(cx, &mut memory)) {
+            Ok(chunk) => chunk,
+            Err(error) => return Poll::Ready(Err(End::failed(&error))),
+        };
         Poll::Ready(self.on_bytes(node, chunk, node.rt.now()).map_err(End::Anomaly))
+    }
+}
+
+/// The requests of a lane on their way to the socket.
+struct Out<'a> {
+    lane: &'a Lane,
+    state: &'a mut State,
+    /// When this turn writes, nanoseconds of the worker's clock.
+    now: u64,
+}
+
+impl Outgoing for Out<'_> {
+    fn ready(&self) -> &[u8] {
+        &self.state.out[..self.lane.sendable(self.state)]
+    }
+
+    /// From its first byte on a request counts as sent: its client must not be told any more that it was not executed.
+    fn on_taken(&mut self, bytes: usize) {
+        if self.lane.keeps_requests() {
+            self.state.kept.on_written(&self.state.out[..bytes]);
+        }
+        self.state.out.advance(bytes);
+        self.state.in_flight.on_written(bytes, self.now);
     }
 }

@@ -4,10 +4,9 @@ mod task;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
-use tokio::io::ReadBuf;
+use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -15,7 +14,7 @@ pub(super) use task::run;
 
 use super::core::{Core, Order};
 use crate::base::nanos;
-use crate::link::Link;
+use crate::link::{Link, Pump};
 use crate::resp::ReplyScanner;
 use crate::session::{Family, Identity, Resp};
 use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, UpstreamCloseReason};
@@ -63,12 +62,9 @@ pub struct Hub {
     /// Goes on with another connection as soon as nothing is owed on this one.
     moving: Cell<bool>,
     condemned: Cell<Option<&'static str>>,
-    /// The next poll writes.
-    deferred: Cell<bool>,
-    /// The socket takes nothing more; its readiness wakes the task.
-    full: Cell<bool>,
+    /// When its task writes.
+    pump: Pump,
     pub(super) state: RefCell<State>,
-    waker: RefCell<Option<Waker>>,
     changed: Notify,
 }
 
@@ -106,10 +102,8 @@ impl Hub {
             retired: Cell::new(None),
             moving: Cell::new(false),
             condemned: Cell::new(None),
-            deferred: Cell::new(false),
-            full: Cell::new(false),
+            pump: Pump::default(),
             state: RefCell::new(state),
-            waker: RefCell::new(None),
             changed: Notify::new(),
         })
     }
@@ -203,8 +197,7 @@ impl Hub {
         state.core.begin_again(node.rt.now());
         self.carry_out(node, &mut state, &[]);
         self.moving.set(false);
-        self.deferred.set(false);
-        self.full.set(false);
+        self.pump.begin_again();
     }
 
     /// Names that somebody wants.
@@ -246,9 +239,7 @@ impl Hub {
     }
 
     fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.pump.wake();
     }
 
     fn enter(&self, phase: Phase) {
@@ -257,13 +248,11 @@ impl Hub {
     }
 
     fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
-        self.remember(cx);
+        let writes = self.pump.begin_turn(cx);
         if let Some(reason) = self.condemned.take() {
             return Poll::Ready(End::Lost(UpstreamCloseReason::Timeout, reason.to_owned()));
         }
-        if (self.deferred.take() || self.full.get())
-            && let Err(e) = self.write_out(node, link, cx)
-        {
+        if writes && let Err(e) = self.write_out(link, cx) {
             return Poll::Ready(End::failed(&e));
         }
         loop {
@@ -292,52 +281,21 @@ impl Hub {
         if self.moving.get() && state.core.is_quiet() && !state.scanner.mid_frame() {
             return Poll::Ready(End::Moved);
         }
-        if !self.full.get() && !state.core.out.is_empty() && !self.deferred.replace(true) {
-            cx.waker().wake_by_ref(); // behind the clients that are ready now: one write for all of them
-        }
+        self.pump.end_turn(cx, !state.core.out.is_empty());
         Poll::Pending
     }
 
-    fn remember(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-    }
-
-    fn write_out(&self, node: &Node, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
-        let mut state = self.state.borrow_mut();
-        self.full.set(false);
-        while !state.core.out.is_empty() {
-            let n = link.try_write(&state.core.out)?;
-            if n == 0 {
-                match link.poll_writable(cx) {
-                    Poll::Ready(result) => result?,
-                    Poll::Pending => {
-                        self.full.set(true);
-                        break;
-                    }
-                }
-            }
-            state.core.out.advance(n);
-            node.rt.shard.upstream_written(n);
-        }
-        Ok(())
+    fn write_out(&self, link: &Link, cx: &mut Context<'_>) -> std::io::Result<()> {
+        self.pump.write(cx, link, &mut self.state.borrow_mut().core.out)
     }
 
     fn read_in(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut memory = node.rt.read_buffer.borrow_mut();
-        let mut buf = ReadBuf::new(&mut memory);
-        match link.poll_read(cx, &mut buf) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(End::failed(&e))),
-            Poll::Ready(Ok(())) => {}
-        }
-        if buf.filled().is_empty() {
-            return Poll::Ready(Err(End::Lost(UpstreamCloseReason::Upstream, "closed by the upstream".into())));
-        }
-        node.rt.shard.upstream_read(buf.filled().len());
-        Poll::Ready(self.on_bytes(node, buf.filled(), node.rt.now()).map_err(End::Anomaly))
+        let chunk = match ready!(link.poll_chunk(cx, &mut memory)) {
+            Ok(chunk) => chunk,
+            Err(error) => return Poll::Ready(Err(End::failed(&error))),
+        };
+        Poll::Ready(self.on_bytes(node, chunk, node.rt.now()).map_err(End::Anomaly))
     }
 
     /// The connection is gone: messages may be lost, so everybody with a subscription is closed (rule P4).
