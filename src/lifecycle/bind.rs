@@ -24,7 +24,7 @@ impl CannotListen {
         Self { what, address: address.to_string(), error }
     }
 
-    /// Nothing but another configuration helps: not somebody who has the address now, nor a want of descriptors.
+    /// Whether nothing but another configuration helps. An address in use, or a want of descriptors, may pass.
     pub(super) fn is_lasting(&self) -> bool {
         use io::ErrorKind::{AddrNotAvailable, AlreadyExists, InvalidInput, NotADirectory, NotFound, PermissionDenied};
         let lasting = [AddrNotAvailable, AlreadyExists, InvalidInput, NotADirectory, NotFound, PermissionDenied];
@@ -52,13 +52,13 @@ pub(super) fn tcp_listener(fd: OwnedFd) -> io::Result<TcpListener> {
     TcpListener::from_std(fd.into())
 }
 
-/// The same of a unix socket.
+/// A listening unix socket of a descriptor that was passed.
 pub(super) fn unix_listener(fd: OwnedFd) -> io::Result<UnixListener> {
     UnixListener::from_std(fd.into())
 }
 
-/// A unix socket that listens and does not block, whose file has `mode` before the first client can connect. A socket file that nobody listens on
-/// any more is replaced; one that is in use, or that is no socket, is an error.
+/// A unix socket that listens and does not block, whose file has `mode` before the first client can connect. A socket
+/// file that nobody listens on any more is replaced; one that is in use, or that is no socket, is an error.
 pub(super) fn bind_unix(path: &Path, mode: u32, backlog: usize) -> io::Result<Socket> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(no_socket()),

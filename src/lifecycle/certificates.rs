@@ -113,7 +113,7 @@ impl Certificates {
         }
     }
 
-    /// From here on the files that `config` names are looked at; `upstream` is what was prepared for it.
+    /// Watches the files that `config` names from here on; `upstream` is what was prepared for it.
     pub(super) fn reload(&mut self, config: &Arc<Config>, upstream: Option<ClientTls>) {
         let before = std::mem::replace(&mut self.config, Arc::clone(config));
         if before.upstream.tls == config.upstream.tls {

@@ -35,7 +35,7 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two looks at a server that does not answer yet.
 const POLL: Duration = Duration::from_millis(10);
 
-/// In the order of preference.
+/// Server programs, in the order of preference.
 const SERVERS: [&str; 2] = ["valkey-server", "redis-server"];
 
 /// Waits for the end of standard input, then kills `$1` and removes `$2`.

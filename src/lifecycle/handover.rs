@@ -43,7 +43,7 @@ const TOO_LATE: &str = "too late";
 const MAX_SOCKETS: usize = 250;
 /// Bytes of a line.
 const MAX_LINE: usize = 512;
-/// For each step that takes the other side no time.
+/// How long the other side may take for a step that needs no time.
 const STEP: Duration = Duration::from_secs(5);
 /// From the descriptors to `ready`: the new one binds, starts its workers and waits for the upstream.
 const START: Duration = Duration::from_secs(60);
@@ -124,7 +124,7 @@ impl Handover {
         self.lent.get()
     }
 
-    /// No process can take over any more.
+    /// Ends the offer: no process can take over any more.
     pub(super) fn close(self) {
         let _ = std::fs::remove_file(&self.path); // already gone is as good
     }
@@ -137,7 +137,7 @@ impl Successor {
     /// Tells it that nobody else accepts any more.
     ///
     /// # Errors
-    /// It has just ended.
+    /// The process has just ended.
     pub(super) async fn begin(mut self) -> io::Result<()> {
         timeout(STEP, say(&mut self.0, YOURS)).await?
     }
@@ -200,7 +200,7 @@ impl Predecessor {
     /// Tells it that we serve from now on; it accepts no more when this is done.
     ///
     /// # Errors
-    /// It has lost patience and goes on: we must not.
+    /// The running process has lost patience and goes on, so this one must not accept.
     pub(super) async fn replace(mut self) -> anyhow::Result<()> {
         let answer = async {
             say(&mut self.0, READY).await?;

@@ -13,7 +13,7 @@ use socket2::{SockRef, Type};
 /// Who keeps a socket when this process is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keeper {
-    /// Nobody: a unix socket's file is ours to remove.
+    /// Nobody else: respmux removes the file of a unix socket.
     Us,
     /// systemd, which also made the file.
     Systemd,
@@ -61,7 +61,7 @@ impl Inherited {
     /// Takes a socket in.
     ///
     /// # Errors
-    /// It does not listen, or at no address that `listen` could name.
+    /// The socket does not listen, or at no address that `listen` could name.
     pub(super) fn add(&mut self, fd: OwnedFd, keeper: Keeper) -> io::Result<()> {
         let socket = SockRef::from(&fd);
         if socket.r#type()? != Type::STREAM || !socket.is_listener()? {

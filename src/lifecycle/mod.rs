@@ -1,4 +1,8 @@
-//! The process: start, accept, drain, stop.
+//! The process: start, accept, reload, hand over, drain, stop.
+//!
+//! Owns the listening sockets, the worker threads, signals, and what is decided for all workers at once. The main
+//! thread runs it; `cli` starts it and nothing calls it but `main`. Clients and browsers ask it for changes through
+//! `client::AdminHandle`.
 
 mod accept_loop;
 mod admin_commands;

@@ -59,8 +59,8 @@ pub(crate) fn problems(config: &Config) -> Vec<String> {
     problems
 }
 
-/// The addresses that cannot be listened on here, and those on which somebody listens now: for the second a start has to
-/// wait, or takes them over.
+/// The addresses that cannot be listened on here, and those on which somebody listens now: for the second a start has
+/// to wait, or takes them over.
 pub(crate) fn addresses(config: &Config) -> (Vec<String>, Vec<String>) {
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let mut tried: Vec<(&str, String, io::Result<()>, bool)> = Vec::new();
@@ -125,11 +125,11 @@ fn try_path(path: &Path) -> io::Result<()> {
 
 /// What came of a try to reach the upstream.
 pub(crate) enum Tried {
-    /// In words for people: who it is.
+    /// The upstream answered; the text says who it is.
     Connected(String),
-    /// It is there and does not want what the configuration has.
+    /// The upstream is there and refuses what the configuration has.
     Refused(String),
-    /// It is not there, or does not answer: the configuration may be right.
+    /// The upstream is not there, or does not answer: the configuration may be right.
     Away(String),
 }
 

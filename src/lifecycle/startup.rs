@@ -69,7 +69,7 @@ pub(super) fn settle(config: &mut Config) {
 /// Whether a hard limit leaves a descriptor for clients.
 ///
 /// # Errors
-/// It does not.
+/// The limit leaves none.
 pub(super) fn enough_descriptors(config: &Config, limit: u64) -> Result<(), String> {
     let beside = config.upstream.max_connections + SPARE_DESCRIPTORS;
     if limit > beside as u64 {

@@ -19,11 +19,11 @@ const FULL: Duration = Duration::from_secs(1);
 /// What an attempt that failed says of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// It is not there, or does not answer.
+    /// The server is not there, or does not answer.
     Silent,
-    /// It answers, and takes no connection now: a server that is loading.
+    /// The server answers and accepts no connection now, because it is loading.
     Refusing,
-    /// The same, with too many clients.
+    /// The server answers and accepts no connection now, because it has too many clients.
     Full,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Circuit {
     longest: Duration,
     /// Failures that open it; 0 is never.
     threshold: u32,
-    /// It does not open before it has been away for this long: until then commands wait.
+    /// The circuit does not open before the upstream has been away for this long: until then commands wait.
     patience: Duration,
     /// Time of service that makes the back-off start again from the beginning.
     verified_after: Duration,
@@ -80,7 +80,7 @@ impl Circuit {
         }
     }
 
-    /// Other settings, and what was seen so far.
+    /// Takes other settings, and keeps what was seen so far.
     pub(super) fn reload(&mut self, settings: &Upstream) {
         let Self { first, longest, threshold, patience, verified_after, .. } = Self::new(settings);
         (self.first, self.longest, self.threshold) = (first, longest, threshold);

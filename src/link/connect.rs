@@ -84,7 +84,7 @@ pub struct DialerParts {
     pub worker: usize,
     pub owned: Owned,
     pub keyring: Rc<Keyring>,
-    /// There if the server speaks TLS.
+    /// How to speak TLS; none if the server does not.
     pub tls: Option<ClientTls>,
 }
 
@@ -145,7 +145,7 @@ impl Dialer {
         self.circuit.borrow().retry_at(now())
     }
 
-    /// Nobody waits for the upstream: it has been away for long.
+    /// Whether the circuit is open: nobody waits for the upstream, because it has been away for long.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.circuit.borrow().state() != CircuitState::Closed

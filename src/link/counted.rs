@@ -35,7 +35,7 @@ impl Counted {
         self.shard.upstream_connect_duration.record(nanos(since(self.began)));
     }
 
-    /// Nobody holds it.
+    /// The connection is back in the pool: nobody holds it.
     pub(super) fn on_returned(&mut self) {
         self.enter(UpstreamState::Idle);
     }
@@ -57,7 +57,8 @@ impl Counted {
         self.shard.upstream_received_bytes.add(bytes as u64);
     }
 
-    /// It is being closed. The reason that is named first counts; one that never was ready has none.
+    /// The connection is being closed. The reason that is named first counts; a connection that was never ready has
+    /// none.
     pub(super) fn on_closing(&mut self, reason: UpstreamCloseReason) {
         if matches!(self.state, UpstreamState::Active | UpstreamState::Idle) {
             self.shard.upstream_closed[reason].inc();

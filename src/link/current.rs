@@ -9,7 +9,7 @@ use crate::base::TokenBucket;
 use crate::config::{Config, Endpoint};
 
 impl Dialer {
-    /// From here on connections are made as `config` and `tls` say.
+    /// Makes connections as `config` and `tls` say, from here on.
     pub fn reload(&self, config: Rc<Config>, tls: Option<ClientTls>) {
         let before = self.config.replace(Rc::clone(&config));
         self.tls.replace(tls);
@@ -20,8 +20,8 @@ impl Dialer {
         self.circuit.borrow_mut().reload(&config.upstream);
     }
 
-    /// From here on connections lead to `address`, another server, of which nothing is known: it is not away because the one
-    /// before was.
+    /// From here on connections lead to `address`, another server, of which nothing is known: it is not away because
+    /// the one before was.
     pub fn on_readdressed(&self, address: Endpoint) {
         self.address.replace(Rc::new(address));
         let config = self.config();

@@ -63,7 +63,7 @@ pub(crate) fn pair() -> (MemorySocket, MemorySocket) {
     (end(Rc::clone(&one), Rc::clone(&two)), end(two, one))
 }
 
-/// So many of `most` bytes as one call moves.
+/// How many of `most` bytes one call moves, by chance.
 fn portion(most: usize) -> usize {
     if fastrand::u8(..3) == 0 { most.min(1 + fastrand::usize(..12)) } else { most }
 }
@@ -138,7 +138,7 @@ impl MemorySocket {
         self.0.incoming.borrow().ended
     }
 
-    /// Is woken when something arrives or the peer leaves.
+    /// Wakes the task of `cx` when something arrives or the peer leaves.
     pub(crate) fn watch(&self, cx: &Context<'_>) {
         self.0.incoming.borrow_mut().reader = Some(cx.waker().clone());
     }

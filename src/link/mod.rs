@@ -1,5 +1,9 @@
 //! One ready connection to the upstream, before anyone decides what it is for.
 //!
+//! Owns the cap ([`Budget`]), the way to a server (dialer, circuit, TLS, handshake), the logins of all users
+//! ([`Keyring`]), and the connection itself. `upstream` calls it; it knows no client and no command but those of the
+//! handshake.
+//!
 //! A [`Link`] exists only with a [`Permit`] from the process-wide [`Budget`], and only after its handshake matched
 //! reply by reply: no other code can build one. Closing is orderly: the permit is given back when the upstream has
 //! closed its side too, so that `connected_clients` never counts a connection that the budget has forgotten.
@@ -85,7 +89,7 @@ impl Link {
         &self.key
     }
 
-    /// For the owner of a lent connection, which follows what its only client changes.
+    /// The key of a lent connection, for its owner, who follows what its only client changes.
     pub fn key_mut(&mut self) -> &mut RouteKey {
         &mut self.key
     }
@@ -200,12 +204,12 @@ impl Link {
         }
     }
 
-    /// For the pool: nobody holds it.
+    /// Counts the connection as idle in the pool.
     pub fn on_returned(&mut self) {
         self.counted().on_returned();
     }
 
-    /// For the pool: somebody holds it.
+    /// Counts the connection as lent.
     pub fn on_lent(&mut self) {
         self.counted().on_lent();
     }

@@ -57,7 +57,7 @@ impl Refusals {
         (times, pause)
     }
 
-    /// It takes it now.
+    /// The upstream accepts the configured login again.
     pub(super) fn on_accepted(&self) {
         self.0.take();
     }

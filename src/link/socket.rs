@@ -66,7 +66,7 @@ impl Socket {
         }
     }
 
-    /// Nothing to read and not closed: what an idle connection must be.
+    /// Whether there is nothing to read and the peer has not closed: what an idle connection must be.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let mut byte = [0u8; 1];
@@ -174,11 +174,11 @@ pub enum WriteHalf {
     Tls(Rc<Tls>),
 }
 
-/// The writing half of a TCP socket. When it goes while the peer may still send, that direction is shut down first: what
-/// comes in unread would make the kernel's close a reset, which could overtake the last reply. After the peer's own end
-/// nothing can come in, and the close says it all.
+/// The writing half of a TCP socket. When it goes while the peer may still send, that direction is shut down first:
+/// what comes in unread would make the kernel's close a reset, which could overtake the last reply. After the peer's
+/// own end nothing can come in, and the close says it all.
 pub struct TcpWriter {
-    /// There until the drop.
+    /// The writing half, until the drop.
     half: Option<tcp::OwnedWriteHalf>,
     peer_has_ended: Cell<bool>,
 }
@@ -240,7 +240,7 @@ impl WriteHalf {
         }
     }
 
-    /// Nothing has come in that is not read, as the kernel knows it now; the runtime may learn of it later.
+    /// Whether everything that came in has been read, as the kernel knows it now; the runtime may learn of it later.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];

@@ -1,9 +1,9 @@
 //! A short rest before the sockets are looked at again, so that one write carries more.
 //!
-//! The worker is often quicker than its clients: it wakes for a few requests, writes them, and Redis wakes for these few
-//! in turn. With many clients most of the price of a request is in such waking. So a worker that has much to do and time
-//! to spare lets requests gather, as a network card does with its interrupts; no client notices, since each takes far
-//! longer between two of its requests than the rest takes.
+//! The worker is often quicker than its clients: it wakes for a few requests, writes them, and Redis wakes for these
+//! few in turn. With many clients most of the price of a request is in such waking. So a worker that has much to do
+//! and time to spare lets requests gather, as a network card does with its interrupts; no client notices, since each
+//! takes far longer between two of its requests than the rest takes.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::telemetry::Shard;
 
-/// How long. The kernel adds its timer slack, usually 50 µs.
+/// How long the worker waits. The kernel adds its timer slack, usually 50 µs.
 const REST: Duration = Duration::from_micros(50);
-/// For how long the worker is watched before it decides, and the decision holds.
+/// For how long a worker is watched before it is decided whether it waits, and for how long the decision holds.
 const WATCH: Duration = Duration::from_millis(1);
 /// Reads of clients a millisecond below which a rest gathers next to nothing.
 const READS_PER_MILLI: u128 = 30;

@@ -28,7 +28,7 @@ const AT_ONCE: usize = 2;
 
 /// What a session is taken to hold while its handshake lasts, bytes; a long hello takes more.
 const HANDSHAKE: usize = 24 << 10;
-/// And afterwards, for as long as the client is connected.
+/// Memory of a TLS session after its handshake, for as long as the client is connected; bytes.
 const SESSION: usize = 12 << 10;
 
 /// A client behind TLS, and what its session counts against the memory of all for as long as this lives.

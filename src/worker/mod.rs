@@ -1,5 +1,8 @@
-//! One thread with its runtime, its share of the clients and its own upstream connections. Shares nothing on the
-//! data path; commands and questions come as messages.
+//! A worker: one thread with its runtime, its share of the clients and its own upstream connections.
+//!
+//! Owns that thread and everything on it; nothing on the data path is shared with another worker. `lifecycle` starts
+//! it with a [`Blueprint`]; from then on commands and questions come as messages ([`WorkerCommand`],
+//! `client::PeerQuery`).
 
 mod coalesce;
 mod handshake;
@@ -39,7 +42,8 @@ pub(crate) enum WorkerCommand {
     Drain,
     /// Put another configuration in force. The sender fires once it is.
     Reload(Box<Change>, oneshot::Sender<()>),
-    /// Stop starting client requests. The sender fires once nothing is in flight; it is dropped if the pause ends first.
+    /// Stop starting client requests. The sender fires once nothing is in flight; it is dropped if the pause ends
+    /// first.
     Pause(oneshot::Sender<()>),
     /// Answer how many clients have something in flight.
     Busy(oneshot::Sender<usize>),
@@ -78,15 +82,15 @@ pub(crate) struct Blueprint {
     pub commands: mpsc::Receiver<WorkerCommand>,
     /// Sent by the other workers, and by the admin port.
     pub questions: mpsc::Receiver<PeerQuery>,
-    /// Clients of this worker, those on their way to it included. The accept loop counts a client in, [`Leave`] counts it
-    /// out.
+    /// Clients of this worker, those on their way to it included. The accept loop counts a client in, [`Leave`]
+    /// counts it out.
     pub load: Arc<AtomicUsize>,
     /// The accept loop, on one worker's thread; nothing on the others.
     pub guest: Option<Guest>,
 }
 
-/// Makes a task of another room that runs on a worker's thread, so that what the task hands to this worker wakes no other
-/// thread.
+/// Makes a task of another room that runs on a worker's thread, so that what the task hands to this worker wakes no
+/// other thread.
 pub(crate) type Guest = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// Runs a worker on this thread until it has drained.

@@ -41,7 +41,7 @@ impl ClientTls {
     }
 }
 
-/// For clients: reads certificate, key and authorities.
+/// What TLS towards clients needs: reads certificate, key and authorities.
 ///
 /// # Errors
 /// The file that cannot be used, and why.
@@ -68,7 +68,7 @@ pub fn server_config(tls: &Tls) -> Result<Material<ServerConfig>, String> {
     Ok(Material { config: Arc::new(config), expires })
 }
 
-/// For the upstream: authorities, and our own certificate if there is one.
+/// What TLS towards the upstream needs: authorities, and respmux' own certificate if there is one.
 ///
 /// # Errors
 /// The file that cannot be used, and why.
@@ -93,7 +93,7 @@ pub fn client_config(tls: &UpstreamTls, min_version: TlsVersion) -> Result<Mater
 /// The name that must be in the certificate of the server at `address`.
 ///
 /// # Errors
-/// No certificate can have it.
+/// The text is no name that a certificate can have.
 pub fn server_name(tls: &UpstreamTls, address: &Endpoint) -> Result<ServerName<'static>, String> {
     let name = match (&tls.server_name, address) {
         (Some(name), _) | (None, Endpoint::Tcp { host: name, .. }) => name,
@@ -139,7 +139,7 @@ fn authorities(path: &PathBuf) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// Those that the system trusts; single ones that rustls does not understand are left out.
+/// The authorities that the system trusts; single ones that rustls does not understand are left out.
 fn system_authorities() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();

@@ -179,7 +179,7 @@ impl Tls {
         self.io.borrow().local_addr().ok()
     }
 
-    /// Nothing to read and not closed. What TLS itself has to say is taken note of.
+    /// Whether there is nothing to read and the peer has not closed. What TLS itself has to say is taken note of.
     pub fn is_quiet(&self) -> bool {
         self.look().is_ok_and(|(plaintext, closed)| plaintext == 0 && !closed)
     }
@@ -198,7 +198,7 @@ impl Tls {
         }
     }
 
-    /// Nothing has come in below TLS that is not read.
+    /// Whether everything that came in below TLS has been read.
     pub fn is_silent(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit(); 1];
         let peeked = socket2::SockRef::from(&*self.io.borrow()).peek(&mut byte);
