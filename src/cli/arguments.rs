@@ -128,7 +128,7 @@ pub(super) fn flags(matches: &ArgMatches) -> Result<Flags, String> {
             Ok([one]) => Raw::Untyped(one),
             Err(several) => Raw::List(several),
         };
-        flags.assignments.push(assignment(key, raw, format!("--{name}"))?);
+        flags.assignments.push(assignment(key, raw, key.path, format!("--{name}"))?);
     }
     for text in matches.get_many::<String>("set").into_iter().flatten() {
         let Some((path, value)) = text.split_once('=') else {
@@ -139,14 +139,14 @@ pub(super) fn flags(matches: &ArgMatches) -> Result<Flags, String> {
             return Err(format!("--set: {}", config::unknown_key(path)));
         };
         let raw = Raw::Untyped(value.to_owned());
-        flags.assignments.push(assignment(key, raw, format!("--set {path}"))?);
+        flags.assignments.push(assignment(key, raw, path, format!("--set {path}"))?);
     }
     Ok(flags)
 }
 
-fn assignment(key: &'static Key, raw: Raw, name: String) -> Result<Assignment, String> {
+fn assignment(key: &'static Key, raw: Raw, path: &str, name: String) -> Result<Assignment, String> {
     match key.kind.parse(&raw) {
-        Ok(_) => Ok(Assignment { key, raw, origin: Origin::Flag(name) }),
+        Ok(_) => Ok(Assignment { key, raw, origin: Origin::Flag(name), is_old: key.is_old(path) }),
         Err(reason) => Err(format!("{name}: {}", config::name_key(key, &reason))),
     }
 }

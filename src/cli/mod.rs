@@ -55,7 +55,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(loaded) => say(&config::merged(&loaded)),
             Err(problems) => refuse(&problems, BAD_CONFIGURATION),
         },
-        Task::Example => say(&config::example()),
+        Task::Example => say(&tools::example()),
         Task::HashPassword => hash_password(),
         Task::Schema => say(&tools::schema()),
         Task::Reference => say(&tools::reference()),

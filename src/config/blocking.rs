@@ -13,9 +13,10 @@ table! {
         /// workers. "auto" leaves one of each worker's pool to transactions. For the clients beyond, respmux asks in
         /// turns.
         max_connections: Option<usize> = key("auto", Kind::Or("auto", &Kind::Count { min: 1, max: 100_000 })).restart();
-        /// Connections on which clients that wait with the same command may wait together. More than one gives them a
-        /// fairer share against clients that are connected to the upstream directly.
-        fold_width: usize = count("1", 1, 1024);
+        /// Connections on which clients that wait with the same command may wait together, as a group. More than one
+        /// gives them a fairer share against clients that are connected to the upstream directly. Its old name,
+        /// blocking.fold_width, is read for one more version.
+        group_width: usize = count("1", 1, 1024).formerly("blocking.fold_width");
         /// Shortest time between two questions for clients that wait without a connection.
         poll_min: Duration = time("5ms", 1);
         /// Longest time between two such questions. With more waiting clients it grows, so that there are never more

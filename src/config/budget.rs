@@ -2,15 +2,9 @@
 
 use std::fmt;
 
-/// What a worker needs at least: 1 control, 1 scratch, 2 lanes, 2 pool.
-pub const WORKER_MINIMUM: usize = CONTROL + SCRATCH + LANES_MINIMUM + POOL_MINIMUM;
+/// Servers behind; a configuration names one.
+pub(super) const NODES: usize = 1;
 
-const CONTROL: usize = 1;
-const SCRATCH: usize = 1;
-/// Two, so that a second identity, database or RESP version needs no wait for the first.
-const LANES_MINIMUM: usize = 2;
-/// Two, so that a blocking command does not keep a transaction waiting.
-const POOL_MINIMUM: usize = 2;
 /// One subscriber for so many connections: most applications subscribe as one user.
 const CONNECTIONS_PER_HUB: usize = 7;
 
@@ -30,14 +24,38 @@ pub struct WorkerShare {
     pub hubs: usize,
 }
 
+type Column = (&'static str, fn(&WorkerShare) -> usize);
+
 impl WorkerShare {
-    /// Divides `total` connections, which are at least [`WORKER_MINIMUM`].
-    fn of(total: usize) -> Self {
-        let rest = total - CONTROL - SCRATCH;
-        let spare = rest - LANES_MINIMUM - POOL_MINIMUM;
-        let hubs = spare.min((rest / CONNECTIONS_PER_HUB).max(1));
-        let pool = ((rest - hubs) / 2).max(POOL_MINIMUM);
-        Self { control: CONTROL, scratch: SCRATCH, lanes: rest - hubs - pool, pool, hubs }
+    /// The kinds as people read them, and the sum of all.
+    pub(super) const COLUMNS: [Column; 6] = [
+        ("control", |share| share.control),
+        ("login", |share| share.scratch),
+        ("lanes", |share| share.lanes),
+        ("pool", |share| share.pool),
+        ("hubs", |share| share.hubs),
+        ("total", Self::total),
+    ];
+
+    /// What a worker in front of `nodes` servers cannot do without.
+    pub(super) fn minimum(nodes: usize) -> Self {
+        Self {
+            control: 1,
+            scratch: 1,
+            // Two, so that a second identity, database or RESP version needs no wait for the first.
+            lanes: nodes.max(2),
+            // Two, so that a blocking command does not keep a transaction waiting.
+            pool: 2,
+            hubs: 0,
+        }
+    }
+
+    /// Divides `total` connections, which are at least as many as those of `minimum`.
+    fn of(total: usize, minimum: Self) -> Self {
+        let rest = total - minimum.control - minimum.scratch;
+        let hubs = (total - minimum.total()).min((rest / CONNECTIONS_PER_HUB).max(1));
+        let pool = ((rest - hubs) / 2).clamp(minimum.pool, rest - hubs - minimum.lanes);
+        Self { lanes: rest - hubs - pool, pool, hubs, ..minimum }
     }
 
     /// Every connection this worker may hold at one time.
@@ -53,21 +71,22 @@ pub struct Division {
 }
 
 impl Division {
-    /// Divides `max_connections` over `workers`; what does not divide evenly goes to the first
-    /// workers, one each.
+    /// Divides `max_connections` over `workers`, each in front of `nodes` servers; what does not divide evenly goes to
+    /// the first workers, one each.
     ///
     /// # Errors
-    /// When a worker would get fewer than [`WORKER_MINIMUM`]; the text names both settings and
-    /// the values that would work.
-    pub fn of(max_connections: usize, workers: usize) -> Result<Self, String> {
+    /// When a worker would get fewer than [`WorkerShare::minimum`]; the text names both settings and the values that
+    /// would work.
+    pub fn of(max_connections: usize, workers: usize, nodes: usize) -> Result<Self, String> {
         if workers == 0 {
             return Err("workers = 0: at least one worker is needed".to_owned());
         }
         let (each, left) = (max_connections / workers, max_connections % workers);
-        if each < WORKER_MINIMUM {
-            return Err(too_few(max_connections, workers));
+        let minimum = WorkerShare::minimum(nodes);
+        if each < minimum.total() {
+            return Err(too_few(max_connections, workers, minimum));
         }
-        let shares = (0..workers).map(|i| WorkerShare::of(each + usize::from(i < left))).collect();
+        let shares = (0..workers).map(|i| WorkerShare::of(each + usize::from(i < left), minimum)).collect();
         Ok(Self { shares })
     }
 
@@ -90,40 +109,36 @@ impl Division {
     }
 }
 
-fn too_few(max_connections: usize, workers: usize) -> String {
-    let needed = workers.saturating_mul(WORKER_MINIMUM);
-    let fewer = match max_connections / WORKER_MINIMUM {
+fn too_few(max_connections: usize, workers: usize, minimum: WorkerShare) -> String {
+    let (each, WorkerShare { control, scratch, lanes, pool, .. }) = (minimum.total(), minimum);
+    let needed = workers.saturating_mul(each);
+    let fewer = match max_connections / each {
         0 => String::new(),
         fit => format!(" or lower workers to {fit}"),
     };
     format!(
-        "upstream.max_connections = {max_connections} is too small for workers = {workers}: each \
-         worker needs {WORKER_MINIMUM} ({CONTROL} control, {SCRATCH} login, {LANES_MINIMUM} \
-         lanes, {POOL_MINIMUM} pool), {needed} in all; raise upstream.max_connections to \
-         {needed}{fewer}"
+        "upstream.max_connections = {max_connections} is too small for workers = {workers}: each worker needs {each} \
+         ({control} control, {scratch} login, {lanes} lanes, {pool} pool), {needed} in all; raise \
+         upstream.max_connections to {needed}{fewer}"
     )
 }
 
 /// A table for people: kinds as columns, a row for each worker, totals below.
 impl fmt::Display for Division {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sum = |part: fn(&WorkerShare) -> usize| self.shares.iter().map(part).sum();
+        let line = |name: &str, cell: &dyn Fn(&Column) -> String| {
+            let cells =
+                WorkerShare::COLUMNS.iter().map(|column| format!("  {:>1$}", cell(column), column.0.len().max(5)));
+            format!("  {name:>6}{}", cells.collect::<String>())
+        };
         writeln!(f, "Upstream connections: at most {}, over all workers and kinds (a hard cap)", self.total())?;
-        writeln!(f)?;
-        writeln!(f, "  worker  control  login  lanes   pool   hubs  total")?;
+        writeln!(f, "\n{}", line("worker", &|(title, _)| (*title).to_owned()))?;
         for (index, share) in self.shares.iter().enumerate() {
-            let cells = [share.control, share.scratch, share.lanes, share.pool, share.hubs, share.total()];
-            row(f, &index.to_string(), cells)?;
+            writeln!(f, "{}", line(&index.to_string(), &|(_, part)| part(share).to_string()))?;
         }
-        let totals = [sum(|s| s.control), sum(|s| s.scratch), sum(|s| s.lanes), sum(|s| s.pool), sum(|s| s.hubs)];
-        let [control, scratch, lanes, pool, hubs] = totals;
-        row(f, "all", [control, scratch, lanes, pool, hubs, self.total()])
+        let sum = |part: fn(&WorkerShare) -> usize| self.shares.iter().map(part).sum::<usize>();
+        writeln!(f, "{}", line("all", &|(_, part)| sum(*part).to_string()))
     }
-}
-
-fn row(f: &mut fmt::Formatter<'_>, name: &str, cells: [usize; 6]) -> fmt::Result {
-    let [control, scratch, lanes, pool, hubs, total] = cells;
-    writeln!(f, "  {name:>6}  {control:>7}  {scratch:>5}  {lanes:>5}  {pool:>5}  {hubs:>5}  {total:>5}")
 }
 
 #[cfg(test)]
@@ -133,27 +148,27 @@ mod tests {
 
     #[test]
     fn one_worker_works_with_six() {
-        let division = Division::of(6, 1).unwrap();
+        let division = Division::of(6, 1, 1).unwrap();
         let share = WorkerShare { control: 1, scratch: 1, lanes: 2, pool: 2, hubs: 0 };
         assert_eq!(division.shares(), [share]);
     }
 
     #[test]
     fn the_seventh_connection_is_a_subscriber() {
-        let share = Division::of(7, 1).unwrap().worker(0);
+        let share = Division::of(7, 1, 1).unwrap().worker(0);
         assert_eq!((share.lanes, share.pool, share.hubs), (2, 2, 1));
     }
 
     #[test]
     fn what_is_left_goes_to_the_first_workers() {
-        let division = Division::of(32, 3).unwrap();
+        let division = Division::of(32, 3, 1).unwrap();
         let totals: Vec<usize> = division.shares().iter().map(WorkerShare::total).collect();
         assert_eq!(totals, [11, 11, 10]);
     }
 
     #[test]
     fn too_few_names_both_settings_and_the_remedy() {
-        let reason = Division::of(20, 4).unwrap_err();
+        let reason = Division::of(20, 4, 1).unwrap_err();
         for part in [
             "upstream.max_connections = 20",
             "workers = 4",
@@ -162,13 +177,13 @@ mod tests {
         ] {
             assert!(reason.contains(part), "{part:?} is not in {reason:?}");
         }
-        assert!(!Division::of(5, 1).unwrap_err().contains("lower workers"));
-        assert!(Division::of(5, 0).is_err());
+        assert!(!Division::of(5, 1, 1).unwrap_err().contains("lower workers"));
+        assert!(Division::of(5, 0, 1).is_err());
     }
 
     #[test]
     fn the_table_has_a_row_for_each_worker_and_the_totals() {
-        let table = Division::of(14, 2).unwrap().to_string();
+        let table = Division::of(14, 2, 1).unwrap().to_string();
         let expected = "\
 Upstream connections: at most 14, over all workers and kinds (a hard cap)
 
@@ -182,19 +197,20 @@ Upstream connections: at most 14, over all workers and kinds (a hard cap)
 
     proptest! {
         #[test]
-        fn the_shares_add_up_to_the_cap(max in 0usize..3000, workers in 1usize..200) {
-            match Division::of(max, workers) {
+        fn the_shares_add_up_to_the_cap(max in 0usize..3000, workers in 1usize..200, nodes in 1usize..9) {
+            let minimum = WorkerShare::minimum(nodes);
+            match Division::of(max, workers, nodes) {
                 Ok(division) => {
                     prop_assert_eq!(division.total(), max);
                     prop_assert_eq!(division.shares().len(), workers);
                     for share in division.shares() {
                         prop_assert_eq!((share.control, share.scratch), (1, 1));
-                        prop_assert!(share.lanes >= 2 && share.pool >= 2);
-                        prop_assert!(share.lanes - share.pool <= 1);
-                        prop_assert_eq!(share.hubs > 0, share.total() > WORKER_MINIMUM);
+                        prop_assert!(share.lanes >= minimum.lanes && share.pool >= minimum.pool);
+                        prop_assert!(share.pool <= share.lanes && (share.lanes - share.pool <= 1 || share.lanes == nodes));
+                        prop_assert_eq!(share.hubs > 0, share.total() > minimum.total());
                     }
                 }
-                Err(_) => prop_assert!(max < workers * WORKER_MINIMUM),
+                Err(_) => prop_assert!(max < workers * minimum.total()),
             }
         }
     }

@@ -1,27 +1,29 @@
 //! What is noted while settings become a configuration. The checks themselves stand beside the tables. Pure.
 
-use super::settings::{Origin, Problem, Problems, Settings};
+use std::fmt;
+
+use super::settings::{Origin, Problems, Settings};
 
 /// The settings, and what was found to be wrong with them or worth a word.
 pub(super) struct Check<'a> {
     pub(super) settings: &'a Settings,
-    problems: Vec<Problem>,
+    problems: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl<'a> Check<'a> {
     pub(super) fn new(settings: &'a Settings) -> Self {
-        Self { settings, problems: Vec::new(), warnings: Vec::new() }
+        Self { settings, problems: Vec::new(), warnings: settings.warnings.clone() }
     }
 
     /// Something is wrong where this key was given.
-    pub(super) fn problem(&mut self, path: &str, reason: impl Into<String>) {
-        self.problems.push(Problem::at(self.settings.origin(path).clone(), reason));
+    pub(super) fn problem(&mut self, path: &str, reason: impl fmt::Display) {
+        self.problems.push(format!("{}: {reason}", self.settings.origin(path)));
     }
 
     /// Something is wrong in no single place.
     pub(super) fn general(&mut self, reason: impl Into<String>) {
-        self.problems.push(Problem::general(reason));
+        self.problems.push(reason.into());
     }
 
     /// It works, but perhaps not as meant.

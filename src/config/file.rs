@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{self, KEYS};
 use super::layers::{Assignment, Layer};
 use super::raw::Raw;
-use super::settings::{Origin, Problem};
+use super::settings::Origin;
 
 /// Reads `text`, calling it `name` in errors. What is not understood becomes a problem of the
 /// layer; no problem quotes a line of the file, which may hold a password.
@@ -17,7 +17,7 @@ pub(super) fn read(name: &str, text: &str) -> Layer {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let origin = reader.origin(error.span().unwrap_or(0..0));
-        reader.layer.problems.push(Problem::at(origin, error.message()));
+        reader.layer.problems.push(format!("{origin}: {}", error.message()));
     }
     if errors.is_empty() {
         reader.table("", table.get_ref());
@@ -44,7 +44,7 @@ impl Reader<'_> {
     fn entry(&mut self, path: &str, name: Range<usize>, value: &Spanned<DeValue<'_>>) {
         if let Some(key) = keys::find(path) {
             let (raw, origin) = (raw(value.get_ref()), self.origin(value.span()));
-            self.layer.assignments.push(Assignment { key, raw, origin });
+            self.layer.assignments.push(Assignment { key, raw, origin, is_old: key.is_old(path) });
             return;
         }
         let is_table = KEYS.iter().any(|key| key.table_and_name().0 == path);
@@ -55,7 +55,7 @@ impl Reader<'_> {
             _ => keys::unknown(path),
         };
         let origin = self.origin(name);
-        self.layer.problems.push(Problem::at(origin, reason));
+        self.layer.problems.push(format!("{origin}: {reason}"));
     }
 
     fn origin(&self, span: Range<usize>) -> Origin {

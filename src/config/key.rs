@@ -17,6 +17,8 @@ pub(crate) struct Key {
     pub(crate) kind: Kind,
     /// Long flag without dashes, and what its value is called in the help.
     pub(crate) flag: Option<(&'static str, &'static str)>,
+    /// Its path in the version before; still read, with a warning.
+    pub(crate) old: Option<&'static str>,
     /// A second, shorter variable.
     pub(crate) short_env: Option<&'static str>,
     /// What it is for, with what happens at the bound.
@@ -28,7 +30,18 @@ pub(crate) struct Key {
 impl Key {
     /// The variable every key has: `RESPMUX_` and the path in capitals, dots as underscores.
     pub(crate) fn env(&self) -> String {
-        format!("RESPMUX_{}", self.path.to_ascii_uppercase().replace('.', "_"))
+        variable(self.path)
+    }
+
+    /// All variables that give it.
+    pub(super) fn variables(&self) -> Vec<String> {
+        let more = [self.short_env.map(str::to_owned), self.old.map(variable)];
+        [self.env()].into_iter().chain(more.into_iter().flatten()).collect()
+    }
+
+    /// Whether this is the name that it had before.
+    pub(crate) fn is_old(&self, path: &str) -> bool {
+        self.old == Some(path)
     }
 
     /// The value when nobody gives one.
@@ -57,6 +70,19 @@ impl Key {
         self.path.split_once('.').unwrap_or(("", self.path))
     }
 
+    /// Whether both are in one table.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        self.table_and_name().0 == other.table_and_name().0
+    }
+
+    /// The line of TOML before the keys of its table.
+    pub(crate) fn header(&self) -> String {
+        match self.table_and_name().0 {
+            "" => String::new(),
+            table => format!("[{table}]\n"),
+        }
+    }
+
     /// When a changed value counts, in a few words.
     pub(crate) fn takes_effect(&self) -> &'static str {
         if self.live { "on reload" } else { "after a restart" }
@@ -64,6 +90,10 @@ impl Key {
 
     pub(super) const fn flag(self, name: &'static str, value: &'static str) -> Self {
         Self { flag: Some((name, value)), ..self }
+    }
+
+    pub(super) const fn formerly(self, old: &'static str) -> Self {
+        Self { old: Some(old), ..self }
     }
 
     pub(super) const fn short_env(self, name: &'static str) -> Self {
@@ -81,12 +111,17 @@ impl Key {
     }
 }
 
+/// The variable of a path.
+pub(super) fn variable(path: &str) -> String {
+    format!("RESPMUX_{}", path.to_ascii_uppercase().replace('.', "_"))
+}
+
 pub(super) const fn key(default: &'static str, kind: Kind) -> Key {
     Key { default: Some(default), ..optional("", kind) }
 }
 
 pub(super) const fn optional(example: &'static str, kind: Kind) -> Key {
-    Key { path: "", default: None, example, kind, flag: None, short_env: None, doc: "", live: true }
+    Key { path: "", default: None, example, kind, flag: None, old: None, short_env: None, doc: "", live: true }
 }
 
 /// A time up to a day, from `min` milliseconds.

@@ -62,9 +62,9 @@ const fn count() -> usize {
     count
 }
 
-/// The row of a key.
+/// The row of a key, also by its old name.
 pub(crate) fn find(path: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.path == path)
+    KEYS.iter().find(|key| key.path == path || key.is_old(path))
 }
 
 /// The candidate that looks most like `word`, if one does.

@@ -164,7 +164,7 @@ fn numbers<'a>(texts: impl Iterator<Item = &'a str>) -> Option<Vec<u32>> {
 fn listen(texts: &[&str]) -> Result<Vec<Listen>, String> {
     let mut listen = Vec::with_capacity(texts.len());
     for text in texts {
-        let address = Listen::parse(text)?;
+        let address: Listen = text.parse()?;
         if listen.contains(&address) && !address.is_any_port() {
             return Err(format!("{text:?} is named twice"));
         }

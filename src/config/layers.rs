@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::key::Key;
+use super::key::{Key, variable};
 use super::keys::{KEYS, nearest};
 use super::raw::Raw;
-use super::settings::{Entry, Origin, Problem, Problems, Settings};
+use super::settings::{Entry, Origin, Problems, Settings};
 
 /// The variable that names the configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "RESPMUX_CONFIG";
@@ -19,6 +19,8 @@ pub(crate) struct Assignment {
     pub(crate) key: &'static Key,
     pub(crate) raw: Raw,
     pub(crate) origin: Origin,
+    /// The key was given by its old name.
+    pub(crate) is_old: bool,
 }
 
 /// Without the value, which may be a secret.
@@ -32,27 +34,31 @@ impl fmt::Debug for Assignment {
 #[derive(Debug, Default)]
 pub(crate) struct Layer {
     pub(super) assignments: Vec<Assignment>,
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<String>,
 }
 
 /// Puts `layers` on the defaults, the last on top. A bad value is a problem also where a later
 /// layer would hide it: it would come to light on the day that layer goes.
 pub(super) fn merge(layers: Vec<Layer>) -> Result<Settings, Problems> {
     let default = |key: &Key| Entry { setting: key.default_setting(), origin: Origin::Default };
-    let mut settings = Settings(KEYS.iter().map(|key| (key.path, default(key))).collect());
+    let mut settings = Settings::default();
+    settings.entries.extend(KEYS.iter().map(|key| (key.path, default(key))));
     let mut problems = Vec::new();
     for layer in layers {
         problems.extend(layer.problems);
-        for Assignment { key, raw, origin } in layer.assignments {
-            let entry = settings.0.entry(key.path).or_insert_with(|| default(key));
+        for Assignment { key, raw, origin, is_old } in layer.assignments {
+            if let Some(old) = key.old.filter(|_| is_old) {
+                let path = key.path;
+                let text =
+                    format!("{origin}: {old} is called {path} now; the old name will be unknown in the next version");
+                settings.warnings.push(text);
+            }
+            let entry = settings.entries.entry(key.path).or_insert_with(|| default(key));
             match key.kind.parse(&raw) {
-                Err(reason) => problems.push(Problem::at(origin, name_key(key, &reason))),
+                Err(reason) => problems.push(format!("{origin}: {}", name_key(key, &reason))),
                 Ok(setting) if entry.origin.rank() != origin.rank() => *entry = Entry { setting, origin },
                 Ok(setting) if setting == entry.setting => {}
-                Ok(_) => {
-                    let reason = format!("{} is also given by {}", key.path, entry.origin);
-                    problems.push(Problem::at(origin, reason));
-                }
+                Ok(_) => problems.push(format!("{origin}: {} is also given by {}", key.path, entry.origin)),
             }
         }
     }
@@ -73,20 +79,22 @@ pub(super) fn environment(variables: &[(String, String)]) -> Layer {
         if !name.starts_with(PREFIX) || name == CONFIG_VARIABLE {
             continue;
         }
-        let known = KEYS.iter().find(|key| key.env() == *name || key.short_env == Some(name));
+        let known = KEYS.iter().find(|key| key.variables().contains(name));
         let origin = Origin::Environment(name.clone());
         match known {
-            Some(key) => layer.assignments.push(Assignment { key, raw: Raw::Untyped(value.clone()), origin }),
+            Some(key) => {
+                let is_old = key.old.is_some_and(|old| variable(old) == *name);
+                layer.assignments.push(Assignment { key, raw: Raw::Untyped(value.clone()), origin, is_old });
+            }
             None if is_service_link(name) => {}
-            None => layer.problems.push(Problem::at(origin, unknown_variable(name))),
+            None => layer.problems.push(format!("{origin}: {}", unknown_variable(name))),
         }
     }
     layer
 }
 
 fn unknown_variable(name: &str) -> String {
-    let names = KEYS.iter().flat_map(|key| [Some(key.env()), key.short_env.map(str::to_owned)]).flatten();
-    let names: Vec<String> = names.chain([CONFIG_VARIABLE.to_owned()]).collect();
+    let names: Vec<String> = KEYS.iter().flat_map(Key::variables).chain([CONFIG_VARIABLE.to_owned()]).collect();
     // The common start would make every variable look near to every other.
     let tails = names.iter().map(|name| &name[PREFIX.len()..]);
     match nearest(&name[PREFIX.len()..], tails) {
@@ -176,6 +184,7 @@ mod tests {
                 key: super::super::keys::find("workers").unwrap(),
                 raw: Raw::Untyped(number.to_owned()),
                 origin,
+                is_old: false,
             }],
             problems: vec![],
         };

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::layers::{self, Assignment, CONFIG_VARIABLE, Layer};
 use super::machine::Host;
-use super::settings::{Origin, Problem, Problems, Settings};
+use super::settings::{Origin, Problems, Settings};
 use super::{Config, SecretSource, file};
 
 /// The command line as far as it is about configuration.
@@ -52,15 +52,14 @@ fn check_secret_files(config: &Config, settings: &Settings) -> Result<(), Proble
     });
     for (source, path, whose) in upstream.chain(users) {
         if let (SecretSource::File(_), Err(error)) = (source, source.read()) {
-            let reason = format!("{path}:{whose} {error}");
-            return Err(Problems(vec![Problem::at(settings.origin(path).clone(), reason)]));
+            return Err(Problems::of(format!("{}: {path}:{whose} {error}", settings.origin(path))));
         }
     }
     Ok(())
 }
 
 /// Variables of ours; one that is not UTF-8 is a problem.
-fn respmux_variables() -> (Vec<(String, String)>, Vec<Problem>) {
+fn respmux_variables() -> (Vec<(String, String)>, Vec<String>) {
     let (mut variables, mut problems) = (Vec::new(), Vec::new());
     let ours = |name: &OsString| name.as_encoded_bytes().starts_with(b"RESPMUX_");
     for (name, value) in env::vars_os().filter(|(name, _)| ours(name)) {
@@ -68,7 +67,7 @@ fn respmux_variables() -> (Vec<(String, String)>, Vec<Problem>) {
             (Ok(name), Ok(value)) => variables.push((name, value)),
             (name, _) => {
                 let name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
-                problems.push(Problem::at(Origin::Environment(name), "the value is not UTF-8"));
+                problems.push(format!("{name}: the value is not UTF-8"));
             }
         }
     }
@@ -85,11 +84,11 @@ pub(super) fn file_path(flags: &Flags) -> Option<(PathBuf, Origin)> {
     }
 }
 
-fn read_file(flags: &Flags) -> Result<Option<Layer>, Problem> {
+fn read_file(flags: &Flags) -> Result<Option<Layer>, String> {
     let Some((path, origin)) = file_path(flags) else { return Ok(None) };
     let name = path.display().to_string();
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(file::read(&name, &text))),
-        Err(error) => Err(Problem::at(origin, format!("{name}: {error}"))),
+        Err(error) => Err(format!("{origin}: {name}: {error}")),
     }
 }

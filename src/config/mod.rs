@@ -72,7 +72,7 @@ pub(crate) use keys::{KEYS, find as find_key, nearest, unknown as unknown_key};
 pub(crate) use kind::Kind;
 pub(crate) use layers::{Assignment, name_key};
 pub(crate) use load::{Flags, Loaded, load};
-pub(crate) use print::{example, merged, report_json, report_text};
+pub(crate) use print::{merged, report_json, report_text};
 pub(crate) use process::SPARE_DESCRIPTORS;
 pub(crate) use raw::Raw;
 pub(crate) use reload::Reread;
@@ -105,43 +105,30 @@ pub struct Config {
     pub embedded: bool,
     /// 1 to 9000: client ids start at this times 10^12.
     pub instance: u64,
-    /// The Redis or Valkey behind, and connections to it.
-    pub upstream: Upstream,
-    /// Shared connections.
-    pub lane: Lane,
-    /// Lent connections.
-    pub pool: Pool,
-    /// Clients that wait on the server.
-    pub blocking: Blocking,
-    /// Clients with subscriptions.
-    pub pubsub: Pubsub,
-    /// Clients and their limits.
-    pub client: Client,
     /// Bytes that all buffers may have together; what "auto" came to.
     pub memory_limit: usize,
-    /// Clients that speak TLS.
-    pub tls: Tls,
-    /// Clients on unix sockets.
-    pub unix: Unix,
-    /// Clients before their login, and logins.
-    pub auth: Auth,
-    /// Commands that are refused.
-    pub commands: Commands,
     /// Time between two looks at the configuration file; zero is never.
     pub reload_poll: Duration,
     /// Longest PROXY PAUSE.
     pub pause_max: Duration,
-    /// The end of the process.
-    pub drain: Drain,
-    /// What is written to stderr.
-    pub log: Log,
     /// Other machines may use a local upstream for which no password is configured (rule A9).
     pub allow_remote_passwordless: bool,
     /// How far replies are checked.
     pub integrity: Integrity,
-    /// Slow requests that are kept.
+    // The tables.
+    pub upstream: Upstream,
+    pub lane: Lane,
+    pub pool: Pool,
+    pub blocking: Blocking,
+    pub pubsub: Pubsub,
+    pub client: Client,
+    pub tls: Tls,
+    pub unix: Unix,
+    pub auth: Auth,
+    pub commands: Commands,
+    pub drain: Drain,
+    pub log: Log,
     pub slowlog: Slowlog,
-    /// Keys that are used most.
     pub hotkeys: Hotkeys,
     /// The settings behind all this, for people.
     pub shown: ShownSettings,
@@ -227,7 +214,8 @@ impl Config {
     /// # Panics
     /// When `workers` or `upstream.max_connections` was changed by hand to what cannot work.
     pub fn division(&self) -> Division {
-        Division::of(self.upstream.max_connections, self.workers).expect("a checked configuration can be divided")
+        let division = Division::of(self.upstream.max_connections, self.workers, budget::NODES);
+        division.expect("a checked configuration can be divided")
     }
 
     /// How many connections of the pool of worker `index` blocked clients may use.

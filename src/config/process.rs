@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::address::{Listen, socket_path};
-use super::budget::{Division, WORKER_MINIMUM};
+use super::budget::{Division, NODES, WorkerShare};
 use super::check::Check;
 use super::key::{GIB, Key, MIB, key, optional, switch, table, time, word, words};
 use super::kind::Kind;
@@ -126,16 +126,17 @@ pub(super) fn workers(check: &mut Check<'_>, parallelism: usize) -> usize {
     let settings = check.settings;
     let (cap, asked) = (settings.get("upstream.max_connections"), settings.get::<Option<usize>>("workers"));
     let usual = parallelism.clamp(1, AUTO_WORKERS);
-    let workers = asked.unwrap_or_else(|| usual.min(cap / WORKER_MINIMUM).max(1));
-    if let Err(reason) = Division::of(cap, workers) {
+    let each = WorkerShare::minimum(NODES).total();
+    let workers = asked.unwrap_or_else(|| usual.min(cap / each).max(1));
+    if let Err(reason) = Division::of(cap, workers, NODES) {
         let origins = ["upstream.max_connections", "workers"].map(|path| settings.origin(path));
         let given = origins.into_iter().filter(|origin| **origin != Origin::Default).map(Origin::to_string);
         check.general(format!("{}: {reason}", given.collect::<Vec<_>>().join(", ")));
     } else if asked.is_none() && workers < usual {
         check.warn(format!(
-            "workers lowered from {usual} to {workers}: upstream.max_connections = {cap} has room for \
-             {WORKER_MINIMUM} each; {} would be needed for {usual}",
-            usual * WORKER_MINIMUM
+            "workers lowered from {usual} to {workers}: upstream.max_connections = {cap} has room for {each} each; {} \
+             would be needed for {usual}",
+            usual * each
         ));
     }
     workers

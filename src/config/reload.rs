@@ -9,7 +9,7 @@ use super::Config;
 use super::keys::KEYS;
 use super::load::{self, Flags, Loaded};
 use super::machine::Host;
-use super::settings::{Problem, Problems, Settings};
+use super::settings::{Problems, Settings};
 
 /// Where the configuration comes from, and what was read there.
 #[derive(Clone, Debug)]
@@ -61,8 +61,8 @@ impl Source {
         let (changed, pending) = (differing(&self.current, true), differing(&self.started, false));
         // Each is right as a whole; the mixture of both may not be.
         let source = |live| if live { &settings } else { &self.started };
-        let mixed = KEYS.iter().map(|key| (key.path, source(key.live).entry(key.path).clone())).collect();
-        let mixed = Config::build(&Settings(mixed), Host::detect());
+        let entries = KEYS.iter().map(|key| (key.path, source(key.live).entry(key.path).clone())).collect();
+        let mixed = Config::build(&Settings { entries, ..Settings::default() }, Host::detect());
         let (mut config, _) = mixed.map_err(|problems| needs_restart(&pending, problems))?;
         (config.workers, config.instance) = (running.workers, running.instance);
         if config.embedded {
@@ -80,7 +80,7 @@ impl Source {
 
 fn needs_restart(pending: &[&str], problems: Problems) -> Problems {
     let reason = format!("a restart is needed for {}: without it, what is new does not fit", pending.join(", "));
-    Problems([vec![Problem::general(reason)], problems.0].concat())
+    Problems([vec![reason], problems.0].concat())
 }
 
 #[cfg(test)]

@@ -42,57 +42,25 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One thing that is wrong with the configuration, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Problem {
-    origin: Option<Origin>,
-    reason: String,
-}
-
-impl Problem {
-    pub(super) fn at(origin: Origin, reason: impl Into<String>) -> Self {
-        Self { origin: Some(origin), reason: reason.into() }
-    }
-
-    /// For what lies in no single place.
-    pub(super) fn general(reason: impl Into<String>) -> Self {
-        Self { origin: None, reason: reason.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
-            Some(origin) => write!(f, "{origin}: {}", self.reason),
-            None => f.write_str(&self.reason),
-        }
-    }
-}
-
-/// Everything that is wrong, one line each. Never empty, never holds a secret.
+/// Everything that is wrong, one line each, with where it is. Never empty, never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Problems(pub(super) Vec<Problem>);
+#[error("{}", .0.join("\n"))]
+pub struct Problems(pub(super) Vec<String>);
 
 impl Problems {
     /// One problem that lies in no single place.
     pub(crate) fn of(reason: impl Into<String>) -> Self {
-        Self(vec![Problem::general(reason)])
+        Self(vec![reason.into()])
     }
 
     /// Several such; at least one.
     pub(crate) fn all(reasons: Vec<String>) -> Self {
-        Self(reasons.into_iter().map(Problem::general).collect())
+        Self(reasons)
     }
 
     /// One text for each problem.
     pub fn texts(&self) -> Vec<String> {
-        self.0.iter().map(Problem::to_string).collect()
-    }
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.texts().join("\n"))
+        self.0.clone()
     }
 }
 
@@ -103,13 +71,18 @@ pub(crate) struct Entry {
     pub(super) origin: Origin,
 }
 
-/// One entry for each key, by its path.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings(pub(super) BTreeMap<&'static str, Entry>);
+/// The outcome of all layers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// One for each key, by its path.
+    pub(super) entries: BTreeMap<&'static str, Entry>,
+    /// What works, but will not for ever.
+    pub(super) warnings: Vec<String>,
+}
 
 impl Settings {
     pub(super) fn entry(&self, path: &str) -> &Entry {
-        self.0.get(path).expect("the key has a row in a table")
+        self.entries.get(path).expect("the key has a row in a table")
     }
 
     pub(super) fn origin(&self, path: &str) -> &Origin {

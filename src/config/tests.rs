@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::layers::{Layer, environment, merge};
 use super::*;
+use crate::tools::example;
 
 const HOST: Host = Host { parallelism: 8, open_files: Some(1 << 20), memory: Some(2 << 30), random: 41 };
 
@@ -121,7 +122,7 @@ fn the_defaults_are_those_of_the_design() {
         pool: Pool { wait_timeout: seconds(5), max_waiters: 16_384, idle_transaction_timeout: seconds(60) },
         blocking: Blocking {
             max_connections: None,
-            fold_width: 1,
+            group_width: 1,
             poll_min: Duration::from_millis(5),
             poll_max: Duration::from_millis(50),
             give_back: true,
@@ -226,7 +227,7 @@ fn every_key_reaches_the_configuration() {
             },
         };
         let raw = Raw::Untyped(value);
-        let assignments = vec![Assignment { key, raw, origin: Origin::Flag(String::new()) }];
+        let assignments = vec![Assignment { key, raw, origin: Origin::Flag(String::new()), is_old: false }];
         let layer = Layer { assignments, problems: vec![] };
         let (config, _) = Config::build(&merge(vec![layer]).unwrap(), HOST).unwrap();
         assert_ne!(config, defaults, "{}", key.path);
@@ -238,6 +239,22 @@ fn a_key_without_effect_is_named() {
     let (config, warnings) = good("client.exact_connection_commands = true");
     assert_eq!(config, good("").0);
     assert!(warnings[0].contains("client.exact_connection_commands has no effect any more"), "{warnings:?}");
+}
+
+#[test]
+fn a_key_is_read_by_its_old_name_too_with_a_warning() {
+    let (config, warnings) = good("blocking.fold_width = 3");
+    assert_eq!(
+        (config.blocking.group_width, config.shown.json()["blocking.group_width"]["value"].clone()),
+        (3, 3.into())
+    );
+    let text =
+        "blocking.fold_width is called blocking.group_width now; the old name will be unknown in the next version";
+    assert_eq!(warnings, [format!("f:1:23: {text}")]);
+    let (config, warnings) = load_both("blocking.group_width = 2", &[("RESPMUX_BLOCKING_FOLD_WIDTH", "4")]).unwrap();
+    assert_eq!((config.blocking.group_width, warnings), (4, vec![format!("RESPMUX_BLOCKING_FOLD_WIDTH: {text}")]));
+    let twice = bad("[blocking]\nfold_width = 3\ngroup_width = 4");
+    assert_eq!(twice, ["f:3:15: blocking.group_width is also given by f:2:14"]);
 }
 
 #[test]

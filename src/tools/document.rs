@@ -79,6 +79,54 @@ fn kind(of: Kind) -> Value {
     }
 }
 
+/// Columns of a comment.
+const WIDTH: usize = 100;
+
+/// Every key with its meaning, names and default, as TOML that loads as the defaults.
+pub(crate) fn example() -> String {
+    let mut text = String::from(
+        "# Configuration of respmux: every key, each with its default.\n\
+         # Flags override RESPMUX_* variables, which override this file. Durations are whole numbers with\n\
+         # ms, s, m or h; sizes with B, KiB, MiB or GiB. An unknown key is an error.\n\
+         # Read it with --config FILE or RESPMUX_CONFIG; test it with `respmux check --config FILE`.\n",
+    );
+    for table in KEYS.chunk_by(Key::is_beside) {
+        let mut header = table[0].header();
+        for key in table {
+            text += &format!("\n{}", std::mem::take(&mut header));
+            for line in [wrap(key.doc), wrap(&names(key))].concat() {
+                text += &format!("# {line}\n");
+            }
+            let (value, is_default) = key.example_toml();
+            text += &format!("{}{} = {value}\n", if is_default { "" } else { "# " }, key.table_and_name().1);
+        }
+    }
+    text
+}
+
+/// How else the key is given.
+fn names(key: &Key) -> String {
+    let short = key.short_env.map_or_else(String::new, |short| format!("{short} or "));
+    let flag = key.flag.map_or_else(|| format!("--set {}=…", key.path), |(flag, _)| format!("--{flag}"));
+    let restart = if key.live { "" } else { ". Takes effect after a restart" };
+    format!("Variable {short}{}, flag {flag}{restart}", key.env())
+}
+
+/// Lines of a comment, broken at spaces.
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH - 2 => {
+                *line += " ";
+                *line += word;
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Every key as a table in Markdown.
 pub(crate) fn reference() -> String {
     let mut text = String::from(

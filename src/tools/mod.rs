@@ -1,5 +1,5 @@
 //! What the program does when it is not the proxy: it asks a running one (`ping`, `healthcheck`, `stat`, `top`), or
-//! writes documents about itself (`config reference`, `man`).
+//! writes documents about itself (`config example`, `config reference`, `man`).
 //!
 //! Owns the views in a terminal. `cli` calls it. All of it is blocking and works from outside: over RESP as a client
 //! would, over HTTP as Prometheus would.
@@ -15,7 +15,7 @@ mod top;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-pub(crate) use document::{completions, manual, reference, schema};
+pub(crate) use document::{completions, example, manual, reference, schema};
 pub(crate) use ping::{Target, ping};
 pub(crate) use stat::stat;
 pub(crate) use top::{Show, top};

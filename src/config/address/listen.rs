@@ -19,20 +19,6 @@ pub enum Listen {
 }
 
 impl Listen {
-    /// Reads `ADDRESS:PORT`, `[ADDRESS]:PORT`, either after `tls:`, or `unix:PATH`.
-    pub(in crate::config) fn parse(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return socket_path(path.strip_prefix("//").unwrap_or(path)).map(Self::Unix);
-        }
-        let address = match text.strip_prefix("tls:") {
-            Some(address) => address.parse().map(Self::Tls),
-            None => text.parse().map(Self::Tcp),
-        };
-        address.map_err(|_| {
-            format!("expected IP:PORT (\"127.0.0.1:6380\", \"[::1]:6380\"), tls:IP:PORT or unix:PATH, got {text:?}")
-        })
-    }
-
     /// Whether its clients speak TLS.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
@@ -99,8 +85,18 @@ fn covers(all: SocketAddr, one: SocketAddr) -> bool {
 impl FromStr for Listen {
     type Err = String;
 
+    /// Reads `ADDRESS:PORT`, `[ADDRESS]:PORT`, either after `tls:`, or `unix:PATH`.
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::parse(text)
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket_path(path.strip_prefix("//").unwrap_or(path)).map(Self::Unix);
+        }
+        let address = match text.strip_prefix("tls:") {
+            Some(address) => address.parse().map(Self::Tls),
+            None => text.parse().map(Self::Tcp),
+        };
+        address.map_err(|_| {
+            format!("expected IP:PORT (\"127.0.0.1:6380\", \"[::1]:6380\"), tls:IP:PORT or unix:PATH, got {text:?}")
+        })
     }
 }
 
@@ -125,14 +121,14 @@ mod tests {
     #[test]
     fn listen_addresses() {
         for text in ["127.0.0.1:6380", "[::1]:0", "unix:/run/r.sock", "unix:////r"] {
-            assert_eq!(Listen::parse(text).unwrap().to_string(), text);
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
         }
-        assert_eq!(Listen::parse("unix:///r").unwrap(), Listen::Unix(PathBuf::from("/r")));
+        assert_eq!("unix:///r".parse::<Listen>().unwrap(), Listen::Unix(PathBuf::from("/r")));
         for text in ["", "6380", ":6380", "localhost:6380", "127.0.0.1", "unix:"] {
-            assert!(Listen::parse(text).is_err(), "{text:?}");
+            assert!(text.parse::<Listen>().is_err(), "{text:?}");
         }
         let long = format!("unix:/{}", "x".repeat(107));
-        assert!(Listen::parse(&long).unwrap_err().contains("at most 107 bytes"));
+        assert!(long.parse::<Listen>().unwrap_err().contains("at most 107 bytes"));
     }
 
     #[test]
@@ -145,7 +141,7 @@ mod tests {
             ("[::]:1", true),
             ("10.0.0.1:1", true),
         ] {
-            assert_eq!(Listen::parse(text).unwrap().is_remote(), remote, "{text}");
+            assert_eq!(text.parse::<Listen>().unwrap().is_remote(), remote, "{text}");
         }
     }
 }

@@ -173,7 +173,7 @@ impl Fold {
             PopKind::Move => Burst::Copies,
             PopKind::ManyOfList(_) | PopKind::ManyOfScores => Burst::Never,
         };
-        let machine = fold::Fold::new(node.rt.config().blocking.fold_width, burst);
+        let machine = fold::Fold::new(node.rt.config().blocking.group_width, burst);
         Rc::new(Self {
             key,
             pop,

@@ -10,7 +10,7 @@ const SETTINGS: [&str; 8] = [
     "upstream.retry_reads = true\n",
     "client.request_timeout = \"1ms\"\n",
     "integrity = \"strict\"\nupstream.on_loss = \"error\"\nupstream.retry_reads = true\nlane.canary_commands = 3\n",
-    "pool.wait_timeout = \"2ms\"\nblocking.fold_width = 2\n",
+    "pool.wait_timeout = \"2ms\"\nblocking.group_width = 2\n",
     "pubsub.resp3 = \"exact\"\npool.wait_timeout = \"1ms\"\nblocking.max_connections = 1\n",
 ];
 
