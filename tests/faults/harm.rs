@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use crate::network::{Harm, Network, PAYLOAD, Way};
-use crate::tally::{Tally, Verdict};
+use crate::tally::{Finding, Tally};
 use crate::victim::{Fate, Next, Rules, Script, Victim, command};
-use kit::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis};
 
 /// Bytes of a marked reply on the wire, and of a marked request.
 const REPLY: usize = PAYLOAD + 9;
@@ -88,7 +88,7 @@ struct Stage {
 /// Runs and prints a line.
 pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
-    let upstream = Network::start(tcp(&redis.address()));
+    let upstream = Network::start(redis.tcp_address());
     let options = ProxyOptions {
         upstream: Some(format!("redis://{}", upstream.address)),
         ..ProxyOptions::sized(1, 24)
@@ -97,13 +97,13 @@ pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally 
             .set("upstream.backoff_max=5ms")
     };
     let mut proxy = Proxy::start(&redis, &options);
-    let client = Network::start(tcp(&proxy.address()));
+    let client = Network::start(proxy.tcp_address());
     let stage = Stage { upstream, client, marks: AtomicU32::new(1), over: AtomicBool::new(false) };
     let all = jobs(&mut Rng::with_seed(seed), step, random);
     let (total, began) = (all.len(), Instant::now());
     let queue = Mutex::new(all);
     let tally = Mutex::new(Tally::default());
-    let (address, queue, shared, stage) = (tcp(&proxy.address()), &queue, &tally, &stage);
+    let (address, queue, shared, stage) = (proxy.tcp_address(), &queue, &tally, &stage);
     std::thread::scope(|scope| {
         for number in 0..BYSTANDERS {
             scope.spawn(move || merge(shared, bystander(address, number, &stage.over)));
@@ -118,7 +118,7 @@ pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally 
     });
     let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !proxy.runs() {
-        tally.found(Verdict::Bystander, "respmux ended");
+        tally.found(Finding::Bystander, "respmux ended");
     }
     let done = stage.upstream.done() + stage.client.done();
     let anomalies = proxy.metric("respmux_integrity_violations_total", &[]).unwrap_or(0.0);
@@ -131,7 +131,7 @@ pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally 
         tally.closed,
         tally.refused,
         tally.unknown,
-        tally.verdicts(),
+        tally.counts(),
     );
     assert!(done * 10 >= total as u64 * 9, "only {done} of {total} faults were done");
     tally
@@ -139,13 +139,6 @@ pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally 
 
 fn merge(shared: &Mutex<Tally>, tally: Tally) {
     shared.lock().unwrap_or_else(PoisonError::into_inner).add(tally);
-}
-
-fn tcp(address: &Address) -> SocketAddr {
-    match address {
-        Address::Tcp(address) => *address,
-        _ => unreachable!("the networks speak TCP"),
-    }
 }
 
 /// Works through the queue with a database, and with it an upstream connection, of its own.
@@ -162,7 +155,7 @@ fn victim(stage: &Stage, db: u32, queue: &Mutex<Vec<Job>>, direct: SocketAddr) -
         // What respmux has not noticed yet may cost the SELECT, too.
         let mut tries = (0..50).filter_map(|_| Victim::connect(address, db));
         let Some(mut client) = open.remove(&through_network).or_else(|| tries.next()) else {
-            tally.found(Verdict::Missing, &format!("{job:?}: no connection"));
+            tally.found(Finding::Missing, &format!("{job:?}: no connection"));
             continue;
         };
         let network = if through_network { &stage.client } else { &stage.upstream };
@@ -213,7 +206,7 @@ fn is_in_step(client: &mut Victim, network: &Network, job: Job, mark: u32, tally
             false
         }
         other => {
-            tally.found(Verdict::Surplus, &format!("{job:?}: {other:?}"));
+            tally.found(Finding::Surplus, &format!("{job:?}: {other:?}"));
             false
         }
     }
@@ -242,9 +235,9 @@ pub(crate) fn check_ledger(counts: &HashMap<String, u32>, fates: &HashMap<String
     for (token, fate) in fates {
         let count = counts.get(token).copied().unwrap_or(0);
         match (fate, count) {
-            (Fate::Executed, 0) => tally.found(Verdict::Lost, token),
-            (Fate::Refused, 1..) => tally.found(Verdict::Phantom, token),
-            (_, 2..) => tally.found(Verdict::Duplicated, token),
+            (Fate::Executed, 0) => tally.found(Finding::Lost, token),
+            (Fate::Refused, 1..) => tally.found(Finding::Phantom, token),
+            (_, 2..) => tally.found(Finding::Duplicated, token),
             _ => {}
         }
         tally.unknown += u64::from(*fate == Fate::Unknown);
@@ -255,7 +248,7 @@ pub(crate) fn check_ledger(counts: &HashMap<String, u32>, fates: &HashMap<String
 fn bystander(address: SocketAddr, number: u32, over: &AtomicBool) -> Tally {
     let mut tally = Tally::default();
     let Some(mut client) = Victim::connect(address, 1) else {
-        tally.found(Verdict::Bystander, "no connection");
+        tally.found(Finding::Bystander, "no connection");
         return tally;
     };
     let mut turn = 0_u64;
@@ -266,7 +259,7 @@ fn bystander(address: SocketAddr, number: u32, over: &AtomicBool) -> Tally {
         match client.next() {
             Next::Frame(frame) if frame.text == token.as_bytes() => tally.bystander_replies += 1,
             other => {
-                tally.found(Verdict::Bystander, &format!("{token}: {other:?}"));
+                tally.found(Finding::Bystander, &format!("{token}: {other:?}"));
                 return tally;
             }
         }
@@ -278,7 +271,7 @@ fn bystander(address: SocketAddr, number: u32, over: &AtomicBool) -> Tally {
 /// The control: the same checks on a client whose connection is harmed itself.
 pub(crate) fn without_respmux(seed: u64) -> Tally {
     let redis = RealRedis::start(Flavour::Redis70, &[]);
-    let network = Network::start(tcp(&redis.address()));
+    let network = Network::start(redis.tcp_address());
     let mut tally = Tally::default();
     let mut rng = Rng::with_seed(seed);
     let harms = [Harm::Cut(rng.usize(1..REPLY)), Harm::Surplus, Harm::Duplicate, Harm::Reset(rng.usize(1..REPLY))];

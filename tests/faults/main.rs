@@ -36,7 +36,7 @@ fn faults_full() {
 #[test]
 fn the_checker_goes_red() {
     let tally = harm::without_respmux(9);
-    assert!(tally.wrong() >= 3, "only {} findings: {}", tally.wrong(), tally.verdicts());
+    assert!(tally.wrong() >= 3, "only {} findings: {}", tally.wrong(), tally.counts());
 }
 
 #[test]

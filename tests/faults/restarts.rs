@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harm::check_ledger;
-use crate::tally::{Tally, Verdict};
+use crate::tally::{Finding, Tally};
 use crate::victim::{Fate, NOT_EXECUTED, Next, Victim, command};
-use kit::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis};
 
 /// What `upstream.connects_per_second` is set to.
 const CONNECTS: i64 = 20;
@@ -70,7 +70,7 @@ pub(crate) fn run(size: Size) -> Tally {
         .set("upstream.suspect_after=300ms")
         .set("upstream.handshake_timeout=1s");
     let mut proxy = Proxy::start(&redis, &options);
-    let Address::Tcp(address) = proxy.address() else { unreachable!("the proxy listens on TCP") };
+    let address = proxy.tcp_address();
     let cells = || (0..size.writers).map(|_| AtomicU64::new(0)).collect();
     let (began, over) = (Instant::now(), AtomicBool::new(false));
     let shared = &Shared { began, over, acknowledged: cells(), ended: cells() };
@@ -101,7 +101,7 @@ pub(crate) fn run(size: Size) -> Tally {
     });
     audit(&redis, &ledgers, &mut tally);
     if !proxy.runs() {
-        tally.found(Verdict::Bystander, "respmux ended");
+        tally.found(Finding::Bystander, "respmux ended");
     }
     print(&size, &proxy, &mut figures, &tally, began);
     let bar = if size.full { 2000.0 } else { 5000.0 };
@@ -165,25 +165,25 @@ fn write(address: SocketAddr, number: usize, shared: &Shared) -> (Tally, HashMap
             // The server's own: it is there and does not serve yet.
             Next::Frame(frame) if frame.as_str().starts_with("LOADING ") => Fate::Refused,
             Next::Frame(frame) => {
-                tally.found(Verdict::Misdelivered, &format!("{token}: {frame:?}"));
+                tally.found(Finding::Misdelivered, &format!("{token}: {frame:?}"));
                 Fate::Unknown
             }
             Next::End(rest) => {
                 tally.closed += 1;
                 shared.ended[number].store(shared.now(), Ordering::Relaxed);
                 if !rest.is_empty() {
-                    tally.found(Verdict::Torn, &token);
+                    tally.found(Finding::Torn, &token);
                 }
                 client = None;
                 Fate::Unknown
             }
             Next::Garbage(what) => {
-                tally.found(Verdict::Torn, &what);
+                tally.found(Finding::Torn, &what);
                 client = None;
                 Fate::Unknown
             }
             Next::Nothing => {
-                tally.found(Verdict::Missing, &token);
+                tally.found(Finding::Missing, &token);
                 client = None;
                 Fate::Unknown
             }
@@ -230,7 +230,7 @@ fn print(size: &Size, proxy: &Proxy, figures: &mut Figures, tally: &Tally, began
         losses("dead"),
         losses("hung"),
         proxy.metric("respmux_upstream_circuit_opened_total", &[]).unwrap_or(0.0),
-        tally.verdicts(),
+        tally.counts(),
     );
 }
 

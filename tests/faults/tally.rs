@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// What must not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Verdict {
+pub(crate) enum Finding {
     /// A reply that is not that of the request.
     Misdelivered,
     /// A part of a reply.
@@ -23,15 +23,15 @@ pub(crate) enum Verdict {
     Bystander,
 }
 
-const ALL: [Verdict; 8] = [
-    Verdict::Misdelivered,
-    Verdict::Torn,
-    Verdict::Surplus,
-    Verdict::Missing,
-    Verdict::Lost,
-    Verdict::Duplicated,
-    Verdict::Phantom,
-    Verdict::Bystander,
+const ALL: [Finding; 8] = [
+    Finding::Misdelivered,
+    Finding::Torn,
+    Finding::Surplus,
+    Finding::Missing,
+    Finding::Lost,
+    Finding::Duplicated,
+    Finding::Phantom,
+    Finding::Bystander,
 ];
 
 #[derive(Default)]
@@ -41,15 +41,15 @@ pub(crate) struct Tally {
     pub(crate) closed: u64,
     pub(crate) unknown: u64,
     pub(crate) bystander_replies: u64,
-    found: BTreeMap<Verdict, u64>,
+    found: BTreeMap<Finding, u64>,
     pub(crate) told: Vec<String>,
 }
 
 impl Tally {
-    pub(crate) fn found(&mut self, verdict: Verdict, what: &str) {
-        *self.found.entry(verdict).or_default() += 1;
+    pub(crate) fn found(&mut self, finding: Finding, what: &str) {
+        *self.found.entry(finding).or_default() += 1;
         if self.told.len() < 30 {
-            self.told.push(format!("{verdict:?}: {}", what.chars().take(300).collect::<String>()));
+            self.told.push(format!("{finding:?}: {}", what.chars().take(300).collect::<String>()));
         }
     }
 
@@ -59,8 +59,8 @@ impl Tally {
         self.closed += other.closed;
         self.unknown += other.unknown;
         self.bystander_replies += other.bystander_replies;
-        for (verdict, count) in other.found {
-            *self.found.entry(verdict).or_default() += count;
+        for (finding, count) in other.found {
+            *self.found.entry(finding).or_default() += count;
         }
         self.told.extend(other.told);
     }
@@ -70,10 +70,10 @@ impl Tally {
     }
 
     /// `"misdelivered":0,…`
-    pub(crate) fn verdicts(&self) -> String {
-        let pair = |verdict: &Verdict| {
-            let name = format!("{verdict:?}").to_lowercase();
-            format!("\"{name}\":{}", self.found.get(verdict).copied().unwrap_or(0))
+    pub(crate) fn counts(&self) -> String {
+        let pair = |finding: &Finding| {
+            let name = format!("{finding:?}").to_lowercase();
+            format!("\"{name}\":{}", self.found.get(finding).copied().unwrap_or(0))
         };
         ALL.iter().map(pair).collect::<Vec<_>>().join(",")
     }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::network::{MARK, PAYLOAD};
-use crate::tally::{Tally, Verdict};
+use crate::tally::{Finding, Tally};
 use kit::Frame;
 
 /// How long an outcome may take before it counts as missing.
@@ -117,7 +117,7 @@ impl Script {
                         fate = Fate::Refused;
                     }
                     if rules.lossless {
-                        tally.found(Verdict::Lost, &format!("{position}: {frame:?}"));
+                        tally.found(Finding::Lost, &format!("{position}: {frame:?}"));
                     }
                 }
                 Next::Frame(frame) if wanted == Some(&frame) => tally.replies += 1,
@@ -126,25 +126,25 @@ impl Script {
                     fate = Fate::Executed;
                 }
                 Next::Frame(frame) => {
-                    tally.found(Verdict::Misdelivered, &format!("{position}: {frame:?}"));
+                    tally.found(Finding::Misdelivered, &format!("{position}: {frame:?}"));
                     return (false, fate);
                 }
                 Next::End(rest) => {
                     tally.closed += 1;
                     if !rest.is_empty() && !rules.torn_allowed {
-                        tally.found(Verdict::Torn, &format!("{position}: {} bytes", rest.len()));
+                        tally.found(Finding::Torn, &format!("{position}: {} bytes", rest.len()));
                     }
                     if rules.lossless {
-                        tally.found(Verdict::Lost, &format!("{position}: closed"));
+                        tally.found(Finding::Lost, &format!("{position}: closed"));
                     }
                     return (false, fate);
                 }
                 Next::Garbage(what) => {
-                    tally.found(Verdict::Torn, &format!("{position}: {what}"));
+                    tally.found(Finding::Torn, &format!("{position}: {what}"));
                     return (false, fate);
                 }
                 Next::Nothing => {
-                    tally.found(Verdict::Missing, &format!("{position}: no outcome"));
+                    tally.found(Finding::Missing, &format!("{position}: no outcome"));
                     return (false, fate);
                 }
             }

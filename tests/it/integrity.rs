@@ -35,12 +35,12 @@ struct Plan {
 }
 
 /// Stands between respmux and the server.
-struct Middle {
+struct FaultProxy {
     address: SocketAddr,
     plan: Arc<Plan>,
 }
 
-impl Middle {
+impl FaultProxy {
     fn start(redis: &RealRedis) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
@@ -112,7 +112,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// A proxy behind a middle, a client that reads the marked key, one that has a request on the same connection, and one
+/// A proxy behind a fault proxy, a client that reads the marked key, one that has a request on the same connection, and one
 /// on another.
 struct Scene {
     _redis: RealRedis,
@@ -128,9 +128,9 @@ impl Scene {
         let redis = RealRedis::start(Flavour::Redis70, &[]);
         let mut direct = redis.connect();
         direct.ask("SET marked swap-me");
-        let middle = Middle::start(&redis);
+        let fault_proxy = FaultProxy::start(&redis);
         let mut options = ProxyOptions::sized(1, 8);
-        options.upstream = Some(format!("redis://{}", middle.address));
+        options.upstream = Some(format!("redis://{}", fault_proxy.address));
         let options = settings.iter().fold(options, |options, setting| options.set(setting));
         let proxy = Proxy::start(&redis, &options);
         let [mut victim, mut comrade, mut bystander] = [proxy.connect(), proxy.connect(), proxy.connect()];
@@ -139,8 +139,8 @@ impl Scene {
             assert!(!client.ask(&format!("HELLO {protocol}")).is_error());
             assert!(!client.ask("PING").is_error());
         }
-        *middle.plan.fault.lock().unwrap() = Some(fault);
-        Self { _redis: redis, proxy, plan: middle.plan, victim, comrade, bystander }
+        *fault_proxy.plan.fault.lock().unwrap() = Some(fault);
+        Self { _redis: redis, proxy, plan: fault_proxy.plan, victim, comrade, bystander }
     }
 
     /// The victim has sent `lines`, of which one reads the marked key; the fault happens when the comrade's request is

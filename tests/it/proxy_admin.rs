@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kit::{Address, Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
 
 /// Everything may be asked and changed.
 fn open(redis: &RealRedis, settings: &[&str]) -> Proxy {
@@ -413,7 +413,7 @@ fn who_may_only_read_is_refused_and_counted() {
 }
 
 fn url(proxy: &Proxy) -> String {
-    let Address::Tcp(address) = proxy.address() else { panic!("the proxy listens on TCP") };
+    let address = proxy.tcp_address();
     format!("redis://{address}")
 }
 
@@ -494,7 +494,7 @@ fn top_shows_the_proxy_once_and_as_json() {
 #[test]
 fn top_needs_somebody_who_answers() {
     let redis = RealRedis::start(Flavour::Redis70, &["--requirepass", "sesame"]);
-    let Address::Tcp(server) = redis.address() else { panic!("TCP") };
+    let server = redis.tcp_address();
     let run = |url: &str| {
         let output =
             Command::new(env!("CARGO_BIN_EXE_respmux")).args(["top", "--once", "--url", url]).output().unwrap();

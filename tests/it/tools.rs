@@ -13,7 +13,7 @@ fn tool(arguments: &[&str]) -> (i32, String, String) {
 }
 
 fn url(proxy: &Proxy) -> String {
-    let Address::Tcp(address) = proxy.address() else { panic!("the proxy listens on TCP") };
+    let address = proxy.tcp_address();
     format!("redis://{address}")
 }
 
@@ -42,7 +42,7 @@ fn a_proxy_that_is_well_is_well_from_outside() {
 #[test]
 fn one_that_is_not_gives_exit_code_1_and_says_why() {
     let redis = RealRedis::start(Flavour::Redis70, &["--requirepass", "sesame"]);
-    let Address::Tcp(address) = redis.address() else { panic!("TCP") };
+    let address = redis.tcp_address();
     let (code, _, err) = tool(&["ping", "--url", &format!("redis://{address}")]);
     assert_eq!((code, err.contains("-NOAUTH")), (1, true), "{err}");
     let (code, _, err) = tool(&["ping", "--url", &format!("redis://:hunter2@{address}")]);

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::settings;
 use kit::resp::Value;
 use kit::wire::Wire;
-use kit::{Address, Flavour, Proxy, ProxyOptions, RealRedis};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis};
 
 /// Workers of the proxy.
 pub(crate) const WORKERS: u32 = 2;
@@ -62,12 +62,12 @@ impl Stage {
 
     /// Where the clients connect.
     pub(crate) fn target(&self) -> SocketAddr {
-        tcp(self.proxy.as_ref().map_or_else(|| self.server.address(), Proxy::address))
+        self.proxy.as_ref().map_or_else(|| self.server.tcp_address(), Proxy::tcp_address)
     }
 
     /// Where the server itself listens.
     pub(crate) fn origin(&self) -> SocketAddr {
-        tcp(self.server.address())
+        self.server.tcp_address()
     }
 
     /// CPU seconds so far: of the server, of the proxy.
@@ -89,13 +89,6 @@ impl Stage {
             sleep(Duration::from_millis(10)).await;
         }
         panic!("{}: {count} clients are not blocked within 20 s", self.arm());
-    }
-}
-
-fn tcp(address: Address) -> SocketAddr {
-    match address {
-        Address::Tcp(address) => address,
-        other => panic!("{other:?} is not TCP"),
     }
 }
 

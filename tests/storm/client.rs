@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 
-use crate::crowd::Crowd;
-use crate::judge::{End, Judge};
-use crate::mate::{Ears, mate_call};
+use crate::checker::{Checker, End};
 use crate::op::{Names, Op, User};
-use crate::plan::{Batch, Mate, Planner, Style};
+use crate::peer::{Ears, peer_call};
+use crate::plan::{Batch, Peer, Planner, Style};
 use crate::storm::{Retired, Shared};
-use crate::verdict::Verdict;
+use crate::tally::Finding;
+use crate::waiters::Waiters;
 use kit::resp::Value;
 use kit::wire::{Wire, write_pieces};
 
@@ -42,7 +42,7 @@ struct Session {
     shared: Rc<Shared>,
     wire: Option<Wire>,
     planner: Planner,
-    judge: Judge,
+    checker: Checker,
     half_closed: bool,
 }
 
@@ -51,9 +51,9 @@ impl Session {
         let config = &shared.config;
         let names = Names { seed: config.seed, who, life };
         let planner = Planner::new(config.mix, config.seed, who, life);
-        let judge = Judge::new(shared.clone(), names);
+        let checker = Checker::new(shared.clone(), names);
         shared.tally.borrow_mut().lives += 1;
-        Self { shared, wire: Some(wire), planner, judge, half_closed: false }
+        Self { shared, wire: Some(wire), planner, checker, half_closed: false }
     }
 
     async fn live(&mut self) -> End {
@@ -65,7 +65,7 @@ impl Session {
             if self.shared.stop.get() {
                 break;
             }
-            let batch = self.planner.next(&self.judge.model, &mut self.judge.ledger);
+            let batch = self.planner.next(&self.checker.model, &mut self.checker.ledger);
             if let Err(end) = self.send(batch).await {
                 return end;
             }
@@ -77,17 +77,17 @@ impl Session {
 
     /// Sends a batch in its style and judges the replies.
     async fn send(&mut self, batch: Batch) -> Result<(), End> {
-        let Batch { ops, style, mate } = batch;
-        match (style, mate) {
+        let Batch { ops, style, peer } = batch;
+        match (style, peer) {
             (Style::Cut { reset }, _) => self.cut(ops, reset).await,
-            (_, Some(Mate::Feeds(push))) => self.fed(ops, push).await,
-            (_, Some(Mate::Listens { channel, messages, protocols, busy })) => {
+            (_, Some(Peer::Feeds(push))) => self.fed(ops, push).await,
+            (_, Some(Peer::Listens { channel, messages, protocols, busy })) => {
                 let mut ears = Vec::new();
                 for protocol in protocols {
                     let one = Ears::open(&self.shared, channel, messages.clone(), protocol).await;
                     ears.push(one.ok_or(End::Unclear)?);
                 }
-                let refused = self.judge.refusals;
+                let refused = self.checker.refusals;
                 let shared = self.shared.clone();
                 let talk = async {
                     match ears.first_mut() {
@@ -98,7 +98,7 @@ impl Session {
                 let (outcome, talked) = tokio::join!(self.exchange(ops, style), talk);
                 outcome?;
                 // Which of the messages were refused does not matter: the next storm has others.
-                if self.judge.refusals != refused {
+                if self.checker.refusals != refused {
                     return self.nothing_left();
                 }
                 for one in ears.into_iter().skip(usize::from(!talked)) {
@@ -106,24 +106,24 @@ impl Session {
                 }
                 Ok(())
             }
-            (_, Some(Mate::Waits { key, tokens, way })) => {
-                let names = self.judge.names;
-                let crowd = Crowd::open(&self.shared, &names, key, tokens, way).await.ok_or(End::Unclear)?;
-                let refused = self.judge.refusals;
+            (_, Some(Peer::Waits { key, tokens, way })) => {
+                let names = self.checker.names;
+                let waiters = Waiters::open(&self.shared, &names, key, tokens, way).await.ok_or(End::Unclear)?;
+                let refused = self.checker.refusals;
                 self.exchange(ops, style).await?;
-                if self.judge.refusals == refused {
-                    crowd.served(&self.shared).await;
+                if self.checker.refusals == refused {
+                    waiters.served(&self.shared).await;
                 }
                 Ok(())
             }
-            (_, Some(Mate::Writes { after, key, token })) => {
+            (_, Some(Peer::Writes { after, key, token })) => {
                 let (before, behind) = ops.split_at(after);
                 self.exchange(before.to_vec(), Style::OneByOne).await?;
                 let write = Op::Set { key, token, size: 30 };
                 if self.by_mate(&write).await != Some(Value::ok()) {
                     return Err(End::Unclear);
                 }
-                self.judge.model.written_by_mate(key, token, 30);
+                self.checker.model.written_by_mate(key, token, 30);
                 self.exchange(behind.to_vec(), Style::OneByOne).await
             }
             (_, None) => self.exchange(ops, style).await,
@@ -146,9 +146,9 @@ impl Session {
     /// One write and its replies.
     async fn round(&mut self, ops: Vec<Op>, style: Style) -> Result<(), End> {
         let mut bytes = Vec::new();
-        ops.iter().for_each(|op| op.encode(&self.judge.names, &mut bytes));
+        ops.iter().for_each(|op| op.encode(&self.checker.names, &mut bytes));
         let pieces = if style == Style::Pieces { pieces(&bytes, &mut self.planner.rng) } else { [&bytes[..]].into() };
-        self.judge.pending.extend(ops);
+        self.checker.pending.extend(ops);
         let wire = self.wire.as_mut().ok_or(End::Own)?;
         let writing = async {
             write_pieces(&mut wire.writer, pieces).await;
@@ -157,10 +157,10 @@ impl Session {
                 self.half_closed = true;
             }
         };
-        let both = async { tokio::join!(writing, self.judge.read(&mut wire.reader)).1 };
+        let both = async { tokio::join!(writing, self.checker.read(&mut wire.reader)).1 };
         match timeout(self.shared.config.patience, both).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(self.judge.missing(&wire.reader.left_over())),
+            Err(_) => Err(self.checker.missing(&wire.reader.left_over())),
         }
     }
 
@@ -169,9 +169,9 @@ impl Session {
         let wire = self.wire.as_mut().ok_or(End::Own)?;
         match timeout(self.shared.config.patience, wire.reader.rest()).await {
             Ok(rest) if rest.is_empty() => Err(End::Own),
-            Ok(rest) => Err(self.judge.surplus(&rest)),
+            Ok(rest) => Err(self.checker.surplus(&rest)),
             Err(_) => {
-                self.judge.found(Verdict::Missing, || "the end of a half-closed connection".into());
+                self.checker.found(Finding::Missing, || "the end of a half-closed connection".into());
                 Err(End::Wrong)
             }
         }
@@ -179,7 +179,7 @@ impl Session {
 
     fn nothing_left(&mut self) -> Result<(), End> {
         let left = self.wire.as_mut().map(|wire| wire.reader.left_over()).unwrap_or_default();
-        if left.is_empty() { Ok(()) } else { Err(self.judge.surplus(&left)) }
+        if left.is_empty() { Ok(()) } else { Err(self.checker.surplus(&left)) }
     }
 
     /// Sends a part, reads perhaps a little, and is gone.
@@ -187,20 +187,20 @@ impl Session {
         let mut bytes = Vec::new();
         let mut ends = Vec::new();
         for op in &ops {
-            op.encode(&self.judge.names, &mut bytes);
+            op.encode(&self.checker.names, &mut bytes);
             ends.push(bytes.len());
         }
         let upto = self.planner.rng.usize(..=bytes.len());
         let whole = ends.iter().filter(|&&end| end <= upto).count();
         let unsent = ops[whole..].iter();
-        self.judge.refuse_unsent(unsent);
-        self.judge.pending.extend(ops[..whole].iter().cloned());
+        self.checker.refuse_unsent(unsent);
+        self.checker.pending.extend(ops[..whole].iter().cloned());
         let mut wire = self.wire.take().ok_or(End::Own)?;
         let linger = Duration::from_micros(self.planner.rng.u64(..20_000));
         let read = self.planner.rng.bool();
         let talking = async {
             tokio::join!(write_pieces(&mut wire.writer, [&bytes[..upto]].into()), async {
-                if read { self.judge.read(&mut wire.reader).await } else { Ok(()) }
+                if read { self.checker.read(&mut wire.reader).await } else { Ok(()) }
             })
             .1
         };
@@ -215,12 +215,12 @@ impl Session {
 
     /// A blocking pop that another connection feeds.
     async fn fed(&mut self, ops: Vec<Op>, push: Op) -> Result<(), End> {
-        let names = self.judge.names;
+        let names = self.checker.names;
         let shared = self.shared.clone();
         let pause = Duration::from_micros(self.planner.rng.u64(..4000));
         let feed = async move {
             sleep(pause).await;
-            mate_call(&shared, &names, &push).await == Some(Value::Int(1))
+            peer_call(&shared, &names, &push).await == Some(Value::Int(1))
         };
         let exchange = self.exchange(ops, Style::Together);
         tokio::pin!(feed, exchange);
@@ -234,7 +234,7 @@ impl Session {
     }
 
     async fn by_mate(&self, op: &Op) -> Option<Value> {
-        mate_call(&self.shared, &self.judge.names, op).await
+        peer_call(&self.shared, &self.checker.names, op).await
     }
 
     /// Hands the ledger to the audit.
@@ -244,17 +244,18 @@ impl Session {
             // must not (rule F7).
             let servers_right = self.half_closed && self.shared.config.direct_arm;
             if self.shared.certain.get() && !servers_right {
-                let count = self.judge.pending.len();
-                self.judge.found(Verdict::Dropped, || format!("{count} unanswered, half closed: {}", self.half_closed));
+                let count = self.checker.pending.len();
+                self.checker
+                    .found(Finding::Dropped, || format!("{count} unanswered, half closed: {}", self.half_closed));
             } else {
                 self.shared.tally.borrow_mut().disconnects += 1;
             }
         }
-        let pending = self.judge.pending.make_contiguous();
+        let pending = self.checker.pending.make_contiguous();
         let unclear = *end == End::Unclear || pending.iter().any(Op::moves_what_follows);
-        self.judge.model.abandon(pending);
-        self.judge.take_effects(false);
-        let Judge { names, ledger, .. } = self.judge;
+        self.checker.model.abandon(pending);
+        self.checker.take_effects(false);
+        let Checker { names, ledger, .. } = self.checker;
         if unclear {
             self.shared.unclear.borrow_mut().insert((names.who, names.life));
         }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use crate::op::{EntryRef, Key, Names};
+use crate::tally::{Finding, Tally};
 use crate::token::Token;
-use crate::verdict::{Tally, Verdict};
 use kit::resp::Value;
 
 /// What the client knows of one write.
@@ -74,11 +74,11 @@ impl List {
         for item in content {
             let token = if let Value::Bulk(text) = item { Token::whole(text, names.seed) } else { None };
             match token.and_then(|token| places.get(&token)) {
-                None => tally.found(Verdict::Stray, || format!("{} holds {item:?}", names.key(self.key))),
+                None => tally.found(Finding::Stray, || format!("{} holds {item:?}", names.key(self.key))),
                 Some(&place) => {
                     seen[place] += 1;
                     if place < last {
-                        tally.found(Verdict::Misordered, || format!("{} holds {item:?} too late", names.key(self.key)));
+                        tally.found(Finding::Misordered, || format!("{} holds {item:?} too late", names.key(self.key)));
                     }
                     last = last.max(place);
                 }
@@ -92,9 +92,9 @@ impl List {
         for (entry, &times) in self.entries.iter().zip(seen) {
             tally.ledger_writes += 1;
             let wrong = match (entry.fate, times) {
-                (Fate::Refused, 1..) => Some(Verdict::Phantom),
-                (_, 2..) => Some(Verdict::Duplicated),
-                (Fate::Executed, 0) => Some(Verdict::Lost),
+                (Fate::Refused, 1..) => Some(Finding::Phantom),
+                (_, 2..) => Some(Finding::Duplicated),
+                (Fate::Executed, 0) => Some(Finding::Lost),
                 (Fate::Unknown | Fate::Silent, 0) => {
                     tally.unknown_absent += 1;
                     None
@@ -105,8 +105,8 @@ impl List {
                 }
                 _ => None,
             };
-            if let Some(verdict) = wrong {
-                tally.found(verdict, || {
+            if let Some(finding) = wrong {
+                tally.found(finding, || {
                     format!(
                         "{} in {}: {:?}, {times} times",
                         entry.token.text(names.seed),
@@ -124,7 +124,7 @@ impl List {
         let last_present = seen.iter().rposition(|&times| times > 0).unwrap_or(0);
         for (place, entry) in self.entries.iter().enumerate().take(last_present) {
             if entry.fate == Fate::Unknown && entry.unit == 0 && seen[place] == 0 {
-                tally.found(Verdict::Gap, || {
+                tally.found(Finding::Gap, || {
                     format!("{} is not in {}, a later one is", entry.token.text(names.seed), names.key(self.key))
                 });
             }
@@ -136,7 +136,7 @@ impl List {
         }
         for (unit, (there, missing)) in units {
             if there > 0 && missing > 0 {
-                tally.found(Verdict::Split, || {
+                tally.found(Finding::Split, || {
                     format!("transaction {unit} of {}: {there} writes there, {missing} not", names.key(self.key))
                 });
             }
@@ -182,13 +182,13 @@ mod tests {
     #[test]
     fn each_wrong_has_its_name() {
         use Fate::{Executed, Refused, Unknown};
-        assert_eq!(audit(&[(0, Executed)], &[]).count(Verdict::Lost), 1);
-        assert_eq!(audit(&[(0, Executed)], &[0, 0]).count(Verdict::Duplicated), 1);
-        assert_eq!(audit(&[(0, Unknown)], &[0, 0]).count(Verdict::Duplicated), 1);
-        assert_eq!(audit(&[(0, Refused)], &[0]).count(Verdict::Phantom), 1);
-        assert_eq!(audit(&[(0, Executed), (0, Executed)], &[1, 0]).count(Verdict::Misordered), 1);
-        assert_eq!(audit(&[(0, Unknown), (0, Unknown)], &[1]).count(Verdict::Gap), 1);
-        assert_eq!(audit(&[(7, Unknown), (7, Unknown)], &[0]).count(Verdict::Split), 1);
-        assert_eq!(audit(&[(0, Executed)], &[0, 9]).count(Verdict::Stray), 1);
+        assert_eq!(audit(&[(0, Executed)], &[]).count(Finding::Lost), 1);
+        assert_eq!(audit(&[(0, Executed)], &[0, 0]).count(Finding::Duplicated), 1);
+        assert_eq!(audit(&[(0, Unknown)], &[0, 0]).count(Finding::Duplicated), 1);
+        assert_eq!(audit(&[(0, Refused)], &[0]).count(Finding::Phantom), 1);
+        assert_eq!(audit(&[(0, Executed), (0, Executed)], &[1, 0]).count(Finding::Misordered), 1);
+        assert_eq!(audit(&[(0, Unknown), (0, Unknown)], &[1]).count(Finding::Gap), 1);
+        assert_eq!(audit(&[(7, Unknown), (7, Unknown)], &[0]).count(Finding::Split), 1);
+        assert_eq!(audit(&[(0, Executed)], &[0, 9]).count(Finding::Stray), 1);
     }
 }

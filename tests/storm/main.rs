@@ -5,32 +5,32 @@
 //! `STORM_SECONDS`, `STORM_REPLIES` (`1e8`: for as long as that takes), `STORM_SEED`, `STORM_CLIENTS`, `STORM_WORKERS`, `STORM_CONNECTIONS`.
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "tests report and pace themselves")]
 
+mod bad_network;
 mod chaos;
+mod checker;
 mod client;
-mod crowd;
-mod judge;
+mod fault_proxy;
 mod ledger;
-mod mate;
 mod metrics;
-mod middle;
 mod model;
 mod op;
+mod peer;
 mod plan;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
-mod shim;
 mod storm;
+mod tally;
 mod token;
-mod verdict;
+mod waiters;
 
 use std::time::Duration;
 
+use bad_network::BadNetwork;
+use fault_proxy::{Fault, FaultProxy};
 use kit::{Flavour, Proxy, ProxyOptions, RealRedis, setting};
-use middle::{Fault, Middle};
 use plan::Mix;
-use shim::Shim;
 use storm::Config;
-use verdict::{Tally, Verdict};
+use tally::{Finding, Tally};
 
 fn config(server: &RealRedis, target: std::net::SocketAddr, seconds: u64) -> Config {
     let config = Config {
@@ -125,17 +125,17 @@ fn through_six_connections() {
 #[test]
 fn through_a_bad_network() {
     let server = RealRedis::start_with_direct_address(Flavour::Redis82);
-    let shim = Shim::start(server.tcp_address(), setting("STORM_SEED", 7));
+    let network = BadNetwork::start(server.tcp_address(), setting("STORM_SEED", 7));
     let mut options = ProxyOptions::sized(2, 40);
-    options.upstream = Some(format!("redis://{}", shim.address));
+    options.upstream = Some(format!("redis://{}", network.address));
     let mut proxy = Proxy::start(&server, &options);
     let mut config = config(&server, proxy.tcp_address(), 12);
     config.clients = config.clients.min(100);
     config.admin = Some(proxy.admin());
     config.chaos += std::mem::take(&mut config.calm);
     let tally = report("respmux, bad network", config);
-    eprintln!("{} connections were cut", shim.cuts());
-    assert!(shim.cuts() > 20, "only {} cuts", shim.cuts());
+    eprintln!("{} connections were cut", network.cuts());
+    assert!(network.cuts() > 20, "only {} cuts", network.cuts());
     assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
     assert!(tally.replies > 1000, "only {} replies were checked", tally.replies);
     assert!(proxy.runs(), "respmux ended");
@@ -171,8 +171,8 @@ fn long() {
 
 /// A storm of small, separate commands, over at the first finding.
 fn self_test(server: &RealRedis, fault: Fault) -> (Tally, bool) {
-    let middle = Middle::start(server.tcp_address(), fault);
-    let mut config = config(server, middle.address, 6);
+    let fault_proxy = FaultProxy::start(server.tcp_address(), fault);
+    let mut config = config(server, fault_proxy.address, 6);
     config.clients = 20;
     config.calm = Duration::from_secs(6);
     config.chaos = Duration::ZERO;
@@ -181,7 +181,7 @@ fn self_test(server: &RealRedis, fault: Fault) -> (Tally, bool) {
     config.patience = Duration::from_secs(4);
     config.stop_on_red = true;
     let tally = report(&format!("self-test {fault:?}"), config);
-    (tally, middle.done())
+    (tally, fault_proxy.done())
 }
 
 /// A checker that cannot go red proves nothing: each fault must be found under its own name, and no fault must be
@@ -193,21 +193,21 @@ fn the_checker_sees_each_fault() {
     assert_eq!(tally.wrong(), 0, "without a fault:\n{}", tally.told.join("\n"));
     assert!(tally.replies >= 4000, "only {} replies", tally.replies);
     let faults = [
-        (Fault::Swap, Verdict::Misdelivered),
-        (Fault::Stale, Verdict::Misordered),
-        (Fault::Drop, Verdict::Missing),
-        (Fault::Duplicate, Verdict::Surplus),
-        (Fault::Shorten, Verdict::Torn),
-        (Fault::Flip, Verdict::Torn),
-        (Fault::Close, Verdict::Dropped),
-        (Fault::WriteTwice, Verdict::Duplicated),
-        (Fault::WriteElse, Verdict::Lost),
-        (Fault::Deny, Verdict::Phantom),
-        (Fault::WrongDatabase, Verdict::Stray),
+        (Fault::Swap, Finding::Misdelivered),
+        (Fault::Stale, Finding::Misordered),
+        (Fault::Drop, Finding::Missing),
+        (Fault::Duplicate, Finding::Surplus),
+        (Fault::Shorten, Finding::Torn),
+        (Fault::Flip, Finding::Torn),
+        (Fault::Close, Finding::Dropped),
+        (Fault::WriteTwice, Finding::Duplicated),
+        (Fault::WriteElse, Finding::Lost),
+        (Fault::Deny, Finding::Phantom),
+        (Fault::WrongDatabase, Finding::Stray),
     ];
-    for (fault, verdict) in faults {
+    for (fault, finding) in faults {
         let (tally, done) = self_test(&server, fault);
         assert!(done, "{fault:?} never happened");
-        assert!(tally.count(verdict) > 0, "{fault:?} is not found as {verdict:?}:\n{}", tally.told.join("\n"));
+        assert!(tally.count(finding) > 0, "{fault:?} is not found as {finding:?}:\n{}", tally.told.join("\n"));
     }
 }

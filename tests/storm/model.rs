@@ -143,9 +143,9 @@ impl Model {
         match (&mut self.transaction, op) {
             (Transaction::None, Op::Multi) => self.transaction = Transaction::Poisoned,
             (Transaction::None, Op::Watch(_)) => self.watch_refused = true,
-            (Transaction::None, Op::Pop { key, mate, .. }) => {
+            (Transaction::None, Op::Pop { key, peer, .. }) => {
                 let queue = self.queues.entry(*key).or_default();
-                queue.extend(mate.iter());
+                queue.extend(peer.iter());
             }
             (Transaction::Poisoned, Op::Exec | Op::Discard) => self.transaction = Transaction::None,
             (Transaction::Open { .. }, Op::Exec | Op::Discard) => {
@@ -288,9 +288,9 @@ impl Model {
                 queue.push_back(*token);
                 Value::Int(queue.len() as i64)
             }
-            Op::Pop { key, mate, .. } => {
+            Op::Pop { key, peer, .. } => {
                 let queue = self.queues.entry(*key).or_default();
-                queue.extend(mate.iter());
+                queue.extend(peer.iter());
                 match queue.pop_front() {
                     Some(token) => {
                         Value::Array(vec![Value::text(&self.names.key(*key)), Value::text(&token.text(seed))])

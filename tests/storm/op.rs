@@ -19,7 +19,7 @@ pub(crate) enum Kind {
     /// Filled and emptied by blocking pops.
     Queue,
     /// Filled for many waiters at once.
-    Crowd,
+    Waiters,
     /// Only ever pushed to; compared with the ledger at the end.
     Ledger,
 }
@@ -39,7 +39,7 @@ impl Names {
             Kind::Value => 'v',
             Kind::Counter => 'c',
             Kind::Queue => 'q',
-            Kind::Crowd => 'w',
+            Kind::Waiters => 'w',
             Kind::Ledger => 'l',
         };
         format!("storm:{}.{}:{}:{kind}{}", self.who, self.life, key.db, key.number)
@@ -155,11 +155,11 @@ pub(crate) enum Op {
         key: Key,
         token: Token,
     },
-    /// A blocking pop; `mate` is what another connection of this client pushes meanwhile.
+    /// A blocking pop; `peer` is what another connection of this client pushes meanwhile.
     Pop {
         key: Key,
         seconds: &'static str,
-        mate: Option<Token>,
+        peer: Option<Token>,
     },
     Script(Shape, Token),
     Unknown(Token),

@@ -24,7 +24,7 @@ pub(crate) enum Style {
 
 /// What another connection of the same client does meanwhile.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Mate {
+pub(crate) enum Peer {
     /// Feeds the blocking pop, once it has been sent.
     Feeds(Op),
     /// Writes a watched key between the `n`th command's reply and the next one.
@@ -40,7 +40,7 @@ pub(crate) enum Mate {
 pub(crate) struct Batch {
     pub(crate) ops: Vec<Op>,
     pub(crate) style: Style,
-    pub(crate) mate: Option<Mate>,
+    pub(crate) peer: Option<Peer>,
 }
 
 /// Which batches a storm has.
@@ -108,7 +108,7 @@ impl Planner {
             }
         }
         ops.push(Op::ClientId);
-        Batch { ops, style: self.style(), mate: None }
+        Batch { ops, style: self.style(), peer: None }
     }
 
     /// The next batch.
@@ -126,7 +126,7 @@ impl Planner {
             760..800 => self.pop(),
             800..830 => self.silence(ledger),
             830..855 => self.state(ledger),
-            855..870 => self.crowd(),
+            855..870 => self.waiters(),
             870..890 => self.big(),
             890..920 => self.identity(),
             920..940 => self.listen(),
@@ -142,13 +142,13 @@ impl Planner {
     /// The last words of a connection that has lived its time: everything is answered, and nothing follows.
     pub(crate) fn farewell(&mut self) -> Batch {
         let token = self.token();
-        Batch { ops: vec![Op::Echo { token, size: 40, inline: false }], style: Style::HalfClose, mate: None }
+        Batch { ops: vec![Op::Echo { token, size: 40, inline: false }], style: Style::HalfClose, peer: None }
     }
 
     fn batch(&mut self, fill: impl FnOnce(&mut Self, &mut Vec<Op>), style: Style) -> Batch {
         let mut ops = Vec::new();
         fill(self, &mut ops);
-        Batch { ops, style, mate: None }
+        Batch { ops, style, peer: None }
     }
 
     fn style(&mut self) -> Style {
@@ -266,19 +266,19 @@ impl Planner {
                 ops.push(Op::Select(self.db));
                 self.plain(&mut ops, ledger, unit);
                 ops.push(Op::Exec);
-                return Batch { ops, style, mate: None };
+                return Batch { ops, style, peer: None };
             }
             2 => {
                 let (key, token) = (self.key(Kind::Queue), self.token());
                 ops.push(Op::QueuePush { key, token });
-                ops.push(Op::Pop { key, seconds: "0", mate: None });
-                ops.push(Op::Pop { key, seconds: "0", mate: None });
+                ops.push(Op::Pop { key, seconds: "0", peer: None });
+                ops.push(Op::Pop { key, seconds: "0", peer: None });
             }
             _ => {}
         }
         ops.push(if self.rng.u8(..8) == 0 { Op::Discard } else { Op::Exec });
         self.plain(&mut ops, ledger, 0);
-        Batch { ops, style, mate: None }
+        Batch { ops, style, peer: None }
     }
 
     /// Optimistic locking: undisturbed, disturbed by the client itself, or by another connection of it.
@@ -287,13 +287,13 @@ impl Planner {
         let unit = self.unit;
         let key = self.key(Kind::Value);
         let mut ops = vec![Op::Watch(key), Op::Get(key)];
-        let mut mate = None;
+        let mut peer = None;
         let mut style = self.style();
         match self.rng.u8(..6) {
             0 => ops.push(Op::Set { key, token: self.token(), size: 50 }),
             1 => ops.push(Op::Unwatch),
             2 => {
-                mate = Some(Mate::Writes { after: ops.len(), key, token: self.token() });
+                peer = Some(Peer::Writes { after: ops.len(), key, token: self.token() });
                 style = Style::OneByOne;
             }
             3 => ops.extend([Op::Exec, Op::Discard]),
@@ -308,33 +308,33 @@ impl Planner {
         if self.rng.u8(..8) == 0 {
             ops.push(Op::Watch(key)); // left watching: a later transaction, or the end of the connection
         }
-        Batch { ops, style, mate }
+        Batch { ops, style, peer }
     }
 
     fn pop(&mut self) -> Batch {
         let (key, token) = (self.key(Kind::Queue), self.token());
         let before = Op::Echo { token: self.token(), size: 30, inline: false };
         let after = Op::Set { key: self.key(Kind::Value), token: self.token(), size: 30 };
-        let mut mate = None;
+        let mut peer = None;
         let mut ops = match self.rng.u8(..4) {
-            0 => vec![Op::Pop { key, seconds: "0.05", mate: None }],
-            1 => vec![Op::QueuePush { key, token }, Op::Pop { key, seconds: "10", mate: None }],
+            0 => vec![Op::Pop { key, seconds: "0.05", peer: None }],
+            1 => vec![Op::QueuePush { key, token }, Op::Pop { key, seconds: "10", peer: None }],
             _ => {
-                mate = Some(Mate::Feeds(Op::QueuePush { key, token }));
-                vec![Op::Pop { key, seconds: "0", mate: Some(token) }]
+                peer = Some(Peer::Feeds(Op::QueuePush { key, token }));
+                vec![Op::Pop { key, seconds: "0", peer: Some(token) }]
             }
         };
         ops.insert(0, before);
         ops.push(after);
-        Batch { ops, style: Style::Together, mate }
+        Batch { ops, style: Style::Together, peer }
     }
 
     /// Leaves while blocked: what stands behind the blocked command must not run.
     fn pop_and_leave(&mut self, ledger: &mut Ledger) -> Batch {
         let key = Key { db: self.db, kind: Kind::Queue, number: 9 };
-        let mut ops = vec![self.push(ledger, 0), Op::Pop { key, seconds: "0", mate: None }];
+        let mut ops = vec![self.push(ledger, 0), Op::Pop { key, seconds: "0", peer: None }];
         ops.push(self.push_to(ledger, 0, Key { db: self.db, kind: Kind::Ledger, number: u16::MAX }));
-        Batch { ops, style: Style::Cut { reset: self.rng.bool() }, mate: None }
+        Batch { ops, style: Style::Cut { reset: self.rng.bool() }, peer: None }
     }
 
     /// CLIENT REPLY: commands that run without an answer.
@@ -364,7 +364,7 @@ impl Planner {
             }
         }
         self.plain(&mut ops, ledger, 0);
-        Batch { ops, style, mate: None }
+        Batch { ops, style, peer: None }
     }
 
     /// Changes of the connection's state, with data commands before and after each.
@@ -395,7 +395,7 @@ impl Planner {
             });
             self.any(&mut ops, ledger);
         }
-        Batch { ops, style, mate: None }
+        Batch { ops, style, peer: None }
     }
 
     fn big(&mut self) -> Batch {
@@ -408,19 +408,19 @@ impl Planner {
         let (key, token) = (Key { db: self.db, kind: Kind::Value, number: 0 }, self.token());
         let small = Op::Set { key, token: self.token(), size: 20 };
         let ops = vec![Op::Set { key, token, size }, Op::Get(key), Op::Strlen(key), small, Op::Get(key)];
-        Batch { ops, style: self.style(), mate: None }
+        Batch { ops, style: self.style(), peer: None }
     }
 
     fn identity(&mut self) -> Batch {
         let style = self.style();
         let name = self.token();
-        Batch { ops: vec![Op::SetName(name), Op::GetName, Op::ClientInfo, Op::Whoami, Op::ClientId], style, mate: None }
+        Batch { ops: vec![Op::SetName(name), Op::GetName, Op::ClientInfo, Op::Whoami, Op::ClientId], style, peer: None }
     }
 
     /// Many wait for one key, and are fed in one to three writes.
-    fn crowd(&mut self) -> Batch {
+    fn waiters(&mut self) -> Batch {
         let tokens: Vec<_> = (0..self.rng.usize(2..7)).map(|_| self.token()).collect();
-        let key = Key { db: self.db, kind: Kind::Crowd, number: self.sequence as u16 };
+        let key = Key { db: self.db, kind: Kind::Waiters, number: self.sequence as u16 };
         let most = tokens.len() as i64;
         let mut ops = Vec::new();
         let mut rest = &tokens[..];
@@ -430,8 +430,8 @@ impl Planner {
             ops.push(Op::Echo { token: self.token(), size: 30, inline: false });
             rest = later;
         }
-        let mate = Mate::Waits { key, tokens, way: self.rng.u8(..3) };
-        Batch { ops, style: self.style(), mate: Some(mate) }
+        let peer = Peer::Waits { key, tokens, way: self.rng.u8(..3) };
+        Batch { ops, style: self.style(), peer: Some(peer) }
     }
 
     fn listen(&mut self) -> Batch {
@@ -448,8 +448,8 @@ impl Planner {
                 ops.push(Op::Echo { token: self.token(), size: 20, inline: false });
             }
         }
-        let mate = Mate::Listens { channel, messages, protocols, busy };
-        Batch { ops, style: self.style(), mate: Some(mate) }
+        let peer = Peer::Listens { channel, messages, protocols, busy };
+        Batch { ops, style: self.style(), peer: Some(peer) }
     }
 }
 

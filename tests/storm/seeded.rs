@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use crate::storm::Config;
-use crate::verdict::{Tally, git, seeds};
+use crate::tally::{Tally, git, seeds};
 use crate::{config, report};
 use kit::{Flavour, Proxy, ProxyOptions, RealRedis, setting};
 

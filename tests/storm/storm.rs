@@ -15,7 +15,7 @@ use crate::ledger::{Ledger, List};
 use crate::metrics;
 use crate::op::Names;
 use crate::plan::Mix;
-use crate::verdict::{Tally, Verdict};
+use crate::tally::{Finding, Tally};
 use kit::resp::Value;
 use kit::wire::Wire;
 
@@ -68,7 +68,7 @@ impl Shared {
     pub(crate) fn not_connected(&self, error: &std::io::Error) {
         let mut tally = self.tally.borrow_mut();
         if self.certain.get() {
-            tally.found(Verdict::Dropped, || format!("no connection: {error}"));
+            tally.found(Finding::Dropped, || format!("no connection: {error}"));
         } else {
             tally.disconnects += 1;
         }
@@ -161,7 +161,7 @@ async fn finish(shared: &Shared, tasks: Vec<tokio::task::JoinHandle<()>>) {
         match timeout(left, task).await {
             Ok(Ok(())) => {}
             Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-            Err(_) => shared.tally.borrow_mut().found(Verdict::Missing, || "a client does not come to its end".into()),
+            Err(_) => shared.tally.borrow_mut().found(Finding::Missing, || "a client does not come to its end".into()),
         }
     }
 }
@@ -258,7 +258,7 @@ async fn stray_keys(shared: &Shared, direct: &mut Wire) {
                 let named = owner_of(&key);
                 let expected = named.is_some_and(|(life, at)| at == db || shared.unclear.borrow().contains(&life));
                 if !expected {
-                    shared.tally.borrow_mut().found(Verdict::Stray, || format!("{key} is in database {db}"));
+                    shared.tally.borrow_mut().found(Finding::Stray, || format!("{key} is in database {db}"));
                 }
             }
             cursor = String::from_utf8_lossy(next).into_owned();

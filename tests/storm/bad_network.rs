@@ -14,14 +14,14 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::sleep;
 
 /// Listens, and relays to the server until dropped.
-pub(crate) struct Shim {
+pub(crate) struct BadNetwork {
     pub(crate) address: SocketAddr,
     cuts: Arc<AtomicU64>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Shim {
+impl BadNetwork {
     /// The same seed gives each connection, in the order of arrival, the same budget and pieces.
     pub(crate) fn start(server: SocketAddr, seed: u64) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
@@ -55,7 +55,7 @@ impl Shim {
     }
 }
 
-impl Drop for Shim {
+impl Drop for BadNetwork {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {

@@ -5,16 +5,16 @@ use std::collections::VecDeque;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::judge::is_refusal;
+use crate::checker::is_refusal;
 use crate::op::{Names, Op};
 use crate::storm::Shared;
+use crate::tally::Finding;
 use crate::token::Token;
-use crate::verdict::Verdict;
 use kit::resp::Value;
 use kit::wire::{NoFrame, Wire, request};
 
 /// One command over a new connection of the same client.
-pub(crate) async fn mate_call(shared: &Shared, names: &Names, op: &Op) -> Option<Value> {
+pub(crate) async fn peer_call(shared: &Shared, names: &Names, op: &Op) -> Option<Value> {
     let mut wire = Wire::connect(shared.config.target).await.ok()?;
     let mut bytes = Vec::new();
     if let Op::Set { key, .. } | Op::QueuePush { key, .. } = op {
@@ -69,8 +69,8 @@ impl Ears {
         got.each_text(&mut |text| {
             foreign |= Token::any_in(text, shared.config.seed, |token| token.who != self.channel.who)
         });
-        let verdict = if foreign { Verdict::Misdelivered } else { Verdict::Misordered };
-        shared.tally.borrow_mut().found(verdict, || format!("a subscriber wants {wanted:?}, got {got:?}"));
+        let finding = if foreign { Finding::Misdelivered } else { Finding::Misordered };
+        shared.tally.borrow_mut().found(finding, || format!("a subscriber wants {wanted:?}, got {got:?}"));
     }
 
     /// Joins and leaves another channel and a pattern that covers its own, and asks questions, while messages come.
@@ -128,7 +128,7 @@ impl Ears {
                 Ok(Err(NoFrame::End(_))) if !shared.certain.get() => return false,
                 _ => {
                     let story = || format!("a subscriber waits for {answer:?}");
-                    shared.tally.borrow_mut().found(Verdict::Missing, story);
+                    shared.tally.borrow_mut().found(Finding::Missing, story);
                     return false;
                 }
             };
@@ -196,9 +196,9 @@ impl Ears {
             }
             // The subscriber's upstream connection may have been killed.
             Ok(Err(NoFrame::End(_))) if !shared.certain.get() => return false,
-            Ok(Err(NoFrame::End(_))) => Verdict::Dropped,
-            Ok(Err(NoFrame::Broken(_))) => Verdict::Torn,
-            Err(_) => Verdict::Missing,
+            Ok(Err(NoFrame::End(_))) => Finding::Dropped,
+            Ok(Err(NoFrame::Broken(_))) => Finding::Torn,
+            Err(_) => Finding::Missing,
         };
         shared.tally.borrow_mut().found(finding, || format!("a subscriber waits for {wanted:?}"));
         false

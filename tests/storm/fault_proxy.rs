@@ -1,4 +1,4 @@
-//! Somebody in the middle who does what a faulty proxy would do, once: the proof that the checker sees it.
+//! A proxy between respmux and the server that does what a faulty one would do, once: the proof that the checker sees it.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -47,14 +47,14 @@ pub(crate) enum Fault {
 const AFTER: u64 = 400;
 
 /// Listens, and relays to the target until dropped.
-pub(crate) struct Middle {
+pub(crate) struct FaultProxy {
     pub(crate) address: SocketAddr,
     done: Arc<AtomicBool>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Middle {
+impl FaultProxy {
     pub(crate) fn start(target: SocketAddr, fault: Fault) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         listener.set_nonblocking(true).expect("a listener can be non-blocking");
@@ -82,7 +82,7 @@ impl Middle {
     }
 }
 
-impl Drop for Middle {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -91,7 +91,7 @@ impl Drop for Middle {
     }
 }
 
-/// What all relays of one [`Middle`] share.
+/// What all relays of one [`FaultProxy`] share.
 struct Plot {
     fault: Fault,
     replies: Cell<u64>,

@@ -7,8 +7,8 @@ use crate::ledger::{Fate, Ledger};
 use crate::model::{Effects, Expected, Model};
 use crate::op::{Names, Op};
 use crate::storm::Shared;
+use crate::tally::Finding;
 use crate::token::{COUNTER_STRIDE, Token};
-use crate::verdict::Verdict;
 use kit::resp::Value;
 use kit::wire::{NoFrame, Reader};
 
@@ -26,7 +26,7 @@ pub(crate) enum End {
 }
 
 /// What is known about the connection, and what was sent and not yet answered.
-pub(crate) struct Judge {
+pub(crate) struct Checker {
     shared: Rc<Shared>,
     pub(crate) names: Names,
     pub(crate) model: Model,
@@ -40,7 +40,7 @@ pub(crate) struct Judge {
 /// How many commands before a finding are told.
 const STORY: usize = 12;
 
-impl Judge {
+impl Checker {
     pub(crate) fn new(shared: Rc<Shared>, names: Names) -> Self {
         Self {
             shared,
@@ -60,11 +60,11 @@ impl Judge {
         self.answered.push_back(op);
     }
 
-    pub(crate) fn found(&self, verdict: Verdict, what: impl FnOnce() -> String) {
+    pub(crate) fn found(&self, finding: Finding, what: impl FnOnce() -> String) {
         let (names, answered, pending) = (&self.names, &self.answered, self.pending.iter().take(STORY));
         let story =
             || format!("{names:?}: {}\n    after {answered:?}\n    pending {:?}", what(), pending.collect::<Vec<_>>());
-        self.shared.tally.borrow_mut().found(verdict, story);
+        self.shared.tally.borrow_mut().found(finding, story);
     }
 
     /// Reads until nothing is pending.
@@ -77,12 +77,12 @@ impl Judge {
             match reader.frame().await {
                 Ok(reply) => {
                     let op = op.clone();
-                    self.judge(&op, &reply)?;
+                    self.checker(&op, &reply)?;
                     self.pending.pop_front();
                     self.remember(op);
                 }
                 Err(NoFrame::Broken(broken)) => {
-                    self.found(Verdict::Torn, || format!("{broken:?} in the reply of {op:?}"));
+                    self.found(Finding::Torn, || format!("{broken:?} in the reply of {op:?}"));
                     return Err(End::Wrong);
                 }
                 Err(NoFrame::End(partial)) => return Err(self.ended_in(&partial)),
@@ -103,11 +103,11 @@ impl Judge {
         if whole.starts_with(partial) || refusal {
             return End::Lost;
         }
-        self.found(Verdict::Torn, || format!("{} instead of {op:?}", partial[..partial.len().min(200)].escape_ascii()));
+        self.found(Finding::Torn, || format!("{} instead of {op:?}", partial[..partial.len().min(200)].escape_ascii()));
         End::Wrong
     }
 
-    fn judge(&mut self, op: &Op, reply: &Value) -> Result<(), End> {
+    fn checker(&mut self, op: &Op, reply: &Value) -> Result<(), End> {
         self.shared.tally.borrow_mut().replies += 1;
         if is_refusal(reply) {
             self.shared.tally.borrow_mut().refused += 1;
@@ -118,8 +118,8 @@ impl Judge {
         }
         let expected = self.model.execute(op);
         if !self.fits(&expected, reply) {
-            let verdict = self.classify(&expected, reply);
-            self.found(verdict, || format!("{op:?} wants {expected:?}, got {reply:?}"));
+            let finding = self.classify(&expected, reply);
+            self.found(finding, || format!("{op:?} wants {expected:?}, got {reply:?}"));
             self.model.effects = Effects::default();
             return Err(End::Wrong);
         }
@@ -184,7 +184,7 @@ impl Judge {
     }
 
     /// Which kind of wrong a reply is: by whose tokens are in it.
-    fn classify(&self, expected: &Expected, reply: &Value) -> Verdict {
+    fn classify(&self, expected: &Expected, reply: &Value) -> Finding {
         let seed = self.names.seed;
         let (mut foreign, mut own) = (false, false);
         reply.each_text(&mut |text| {
@@ -194,30 +194,30 @@ impl Judge {
         let stranger =
             |number: i64| number >= COUNTER_STRIDE && number / COUNTER_STRIDE != i64::from(self.names.who) + 1;
         match (reply, expected) {
-            _ if foreign => Verdict::Misdelivered,
+            _ if foreign => Finding::Misdelivered,
             (Value::Int(number), Expected::Exact(Value::Int(_) | Value::Bulk(_))) if stranger(*number) => {
-                Verdict::Misdelivered
+                Finding::Misdelivered
             }
-            (Value::Int(_), Expected::ClientId) => Verdict::Misdelivered,
+            (Value::Int(_), Expected::ClientId) => Finding::Misdelivered,
             (Value::Bulk(got), Expected::Exact(Value::Bulk(wanted)))
                 if own && got.len() >= 40 && wanted.starts_with(&got[..40]) =>
             {
-                Verdict::Torn
+                Finding::Torn
             }
-            (Value::Push(_), _) => Verdict::Surplus,
-            _ => Verdict::Misordered,
+            (Value::Push(_), _) => Finding::Surplus,
+            _ => Finding::Misordered,
         }
     }
 
     pub(crate) fn surplus(&self, bytes: &[u8]) -> End {
-        self.found(Verdict::Surplus, || bytes[..bytes.len().min(200)].escape_ascii().to_string());
+        self.found(Finding::Surplus, || bytes[..bytes.len().min(200)].escape_ascii().to_string());
         End::Wrong
     }
 
     /// The deadline has passed; `partial` is what came of the reply.
     pub(crate) fn missing(&self, partial: &[u8]) -> End {
-        let verdict = if partial.is_empty() { Verdict::Missing } else { Verdict::Torn };
-        self.found(verdict, || format!("{} bytes of the reply to {:?}", partial.len(), self.pending.front()));
+        let finding = if partial.is_empty() { Finding::Missing } else { Finding::Torn };
+        self.found(finding, || format!("{} bytes of the reply to {:?}", partial.len(), self.pending.front()));
         End::Wrong
     }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use crate::judge::is_refusal;
+use crate::checker::is_refusal;
 use crate::op::{Key, Names};
 use crate::storm::Shared;
+use crate::tally::Finding;
 use crate::token::Token;
-use crate::verdict::Verdict;
 use kit::resp::Value;
 use kit::wire::{NoFrame, Wire, request};
 
@@ -18,13 +18,13 @@ use kit::wire::{NoFrame, Wire, request};
 const UNCERTAIN: Duration = Duration::from_millis(300);
 
 /// As many waiters as there will be elements.
-pub(crate) struct Crowd {
+pub(crate) struct Waiters {
     waiters: Vec<Wire>,
     key: String,
     tokens: Vec<Token>,
 }
 
-impl Crowd {
+impl Waiters {
     /// Connects every waiter and sends its blocking command; `None` when one could not be prepared.
     pub(crate) async fn open(shared: &Shared, names: &Names, key: Key, tokens: Vec<Token>, way: u8) -> Option<Self> {
         let name = names.key(key);
@@ -60,7 +60,7 @@ impl Crowd {
         let me = self.tokens[0].who;
         for mut wire in self.waiters {
             let patience = if shared.certain.get() { shared.config.patience } else { UNCERTAIN };
-            let verdict = match timeout(patience, wire.reader.frame()).await {
+            let finding = match timeout(patience, wire.reader.frame()).await {
                 Ok(Ok(reply)) if is_refusal(&reply) => continue,
                 Ok(Ok(reply)) => {
                     shared.tally.borrow_mut().replies += 1;
@@ -69,18 +69,18 @@ impl Crowd {
                     }
                     let mut foreign = false;
                     reply.each_text(&mut |text| foreign |= Token::any_in(text, seed, |token| token.who != me));
-                    let verdict = if foreign { Verdict::Misdelivered } else { Verdict::Misordered };
+                    let finding = if foreign { Finding::Misdelivered } else { Finding::Misordered };
                     let story = || format!("a waiter on {} wants one of {left:?}, got {reply:?}", self.key);
-                    shared.tally.borrow_mut().found(verdict, story);
+                    shared.tally.borrow_mut().found(finding, story);
                     return;
                 }
-                Ok(Err(NoFrame::Broken(_))) => Verdict::Torn,
+                Ok(Err(NoFrame::Broken(_))) => Finding::Torn,
                 _ if !shared.certain.get() => continue,
-                Ok(Err(NoFrame::End(_))) => Verdict::Dropped,
-                Err(_) => Verdict::Missing,
+                Ok(Err(NoFrame::End(_))) => Finding::Dropped,
+                Err(_) => Finding::Missing,
             };
             let story = || format!("a waiter on {}, with {left:?} not yet seen", self.key);
-            shared.tally.borrow_mut().found(verdict, story);
+            shared.tally.borrow_mut().found(finding, story);
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 /// What can be wrong. Each of these must be 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Finding {
     /// A reply with another client's token (or id).
     Misdelivered,
     /// A reply that is not the one of this place: an own token in the wrong slot, a wrong count, a wrong kind.
@@ -34,7 +34,7 @@ pub(crate) enum Verdict {
     Split,
 }
 
-impl Verdict {
+impl Finding {
     pub(crate) const ALL: [Self; 12] = [
         Self::Misdelivered,
         Self::Misordered,
@@ -57,7 +57,7 @@ const TOLD: usize = 40;
 /// Counts of one storm.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    found: [u64; Verdict::ALL.len()],
+    found: [u64; Finding::ALL.len()],
     /// The first findings, in words.
     pub(crate) told: Vec<String>,
     pub(crate) replies: u64,
@@ -80,15 +80,15 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn found(&mut self, verdict: Verdict, what: impl FnOnce() -> String) {
-        self.found[verdict as usize] += 1;
+    pub(crate) fn found(&mut self, finding: Finding, what: impl FnOnce() -> String) {
+        self.found[finding as usize] += 1;
         if self.told.len() < TOLD {
-            self.told.push(format!("{verdict:?}: {}", what()));
+            self.told.push(format!("{finding:?}: {}", what()));
         }
     }
 
-    pub(crate) fn count(&self, verdict: Verdict) -> u64 {
-        self.found[verdict as usize]
+    pub(crate) fn count(&self, finding: Finding) -> u64 {
+        self.found[finding as usize]
     }
 
     /// All findings together; a storm is green only at 0.
@@ -99,8 +99,8 @@ impl Tally {
     /// Wrong bytes that a client has got, or bytes that it has not.
     #[cfg(feature = "seeded-bugs")]
     pub(crate) fn wrong_replies(&self) -> u64 {
-        use Verdict::{Misdelivered, Misordered, Missing, Surplus, Torn};
-        [Misdelivered, Misordered, Torn, Surplus, Missing].iter().map(|verdict| self.count(*verdict)).sum()
+        use Finding::{Misdelivered, Misordered, Missing, Surplus, Torn};
+        [Misdelivered, Misordered, Torn, Surplus, Missing].iter().map(|finding| self.count(*finding)).sum()
     }
 
     /// One more arm in the sum.
@@ -130,8 +130,8 @@ impl Tally {
         line.insert("seed".into(), json!(seed));
         line.insert("clients".into(), json!(clients));
         line.insert("replies".into(), json!(self.replies));
-        for verdict in Verdict::ALL {
-            line.insert(format!("{verdict:?}").to_lowercase(), json!(self.count(verdict)));
+        for finding in Finding::ALL {
+            line.insert(format!("{finding:?}").to_lowercase(), json!(self.count(finding)));
         }
         let rest = json!({
             "ledger_writes": self.ledger_writes,
