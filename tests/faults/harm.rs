@@ -11,7 +11,7 @@ use fastrand::Rng;
 use crate::network::{Harm, Network, PAYLOAD, Way};
 use crate::tally::{Finding, Tally};
 use crate::victim::{Fate, Next, Rules, Script, Victim, command};
-use kit::{Flavour, Proxy, ProxyOptions, RealRedis};
+use kit::{Flavour, Progress, Proxy, ProxyOptions, RealRedis};
 
 /// Bytes of a marked reply on the wire, and of a marked request.
 const REPLY: usize = PAYLOAD + 9;
@@ -82,6 +82,7 @@ struct Stage {
     upstream: Network,
     client: Network,
     marks: AtomicU32,
+    progress: Progress,
     over: AtomicBool,
 }
 
@@ -98,9 +99,16 @@ pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally 
     };
     let mut proxy = Proxy::start(&redis, &options);
     let client = Network::start(proxy.tcp_address());
-    let stage = Stage { upstream, client, marks: AtomicU32::new(1), over: AtomicBool::new(false) };
     let all = jobs(&mut Rng::with_seed(seed), step, random);
-    let (total, began) = (all.len(), Instant::now());
+    let total = all.len();
+    let stage = Stage {
+        upstream,
+        client,
+        marks: AtomicU32::new(1),
+        progress: Progress::new("faults").of(total as u64),
+        over: AtomicBool::new(false),
+    };
+    let began = Instant::now();
     let queue = Mutex::new(all);
     let tally = Mutex::new(Tally::default());
     let (address, queue, shared, stage) = (proxy.tcp_address(), &queue, &tally, &stage);
@@ -149,6 +157,7 @@ fn victim(stage: &Stage, db: u32, queue: &Mutex<Vec<Job>>, direct: SocketAddr) -
     let mut open: HashMap<bool, Victim> = HashMap::new();
     loop {
         let Some(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { break };
+        stage.progress.add(1);
         let mark = stage.marks.fetch_add(1, Ordering::Relaxed);
         let through_network = job.side == Side::Client;
         let address = if through_network { stage.client.address } else { direct };

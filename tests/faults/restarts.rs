@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::harm::check_ledger;
 use crate::tally::{Finding, Tally};
 use crate::victim::{Fate, NOT_EXECUTED, Next, Victim, command};
-use kit::{Flavour, Proxy, ProxyOptions, RealRedis};
+use kit::{Flavour, Progress, Proxy, ProxyOptions, RealRedis};
 
 /// What `upstream.connects_per_second` is set to.
 const CONNECTS: i64 = 20;
@@ -81,7 +81,7 @@ pub(crate) fn run(size: Size) -> Tally {
         let writers: Vec<_> =
             (0..size.writers).map(|number| scope.spawn(move || write(address, number, shared))).collect();
         shared.served_after(0, Duration::from_secs(20));
-        for cycle in 0..size.kills + size.stops {
+        for cycle in Progress::over("restarts", 0..size.kills + size.stops) {
             // Spread, so that both meet each other's aftermath.
             let stop =
                 (cycle + 1) * size.stops / (size.kills + size.stops) > cycle * size.stops / (size.kills + size.stops);

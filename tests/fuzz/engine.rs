@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use fastrand::Rng;
+use kit::Progress;
 
 use crate::MEMORY;
 use crate::mutate::{mutate, shrink};
@@ -89,6 +90,7 @@ pub(crate) fn run(target: &mut dyn Target, seed: u64, executions: u64) -> Report
     let mut known = HashSet::new();
     let mut report = Report { target: target.name().to_owned(), executions, ..Report::default() };
     let began = Instant::now();
+    let progress = Progress::new(&format!("fuzz {}: inputs", target.name())).of(executions);
     for round in 0..executions {
         let input = match corpus.get(round as usize) {
             Some(input) if (round as usize) < given => input.clone(),
@@ -107,6 +109,7 @@ pub(crate) fn run(target: &mut dyn Target, seed: u64, executions: u64) -> Report
             wrong => note(target, &mut report, input.clone(), &wrong),
         }
         if round % WEIGHED == 0 {
+            progress.reach(round);
             report.bytes_per_byte = report.bytes_per_byte.max(weigh(target, &input));
         }
     }

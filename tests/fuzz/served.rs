@@ -13,7 +13,7 @@ use crate::engine::Report;
 use crate::model::Seen;
 use crate::mutate::mutate;
 use crate::requests::feed;
-use kit::{Address, Flavour, RealRedis};
+use kit::{Address, Flavour, Progress, RealRedis};
 
 const SCRIPT: &[u8] = b"return ARGV";
 const WORDS: [&[u8]; 22] = [
@@ -52,7 +52,7 @@ pub(crate) fn run(flavour: Flavour, seed: u64, frames: u64) -> Report {
     let mut rng = Rng::with_seed(seed ^ flavour as u64);
     let mut report = Report { target: format!("served by {}", flavour.name()), ..Report::default() };
     let began = Instant::now();
-    for _ in 0..frames {
+    for _ in Progress::over(&format!("fuzz, {}", report.target), 0..frames) {
         let stream = stream(&mut rng);
         let cut = rng.usize(..=stream.len());
         let seen = match feed(&[&stream[..cut], &stream[cut..]], &RequestLimits::default()) {

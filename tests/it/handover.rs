@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use kit::{Address, Flavour, PATIENCE, Pki, RealRedis, TestClient, eventually, free_port, pause, signal};
+use kit::{Address, Flavour, PATIENCE, Pki, Progress, RealRedis, TestClient, eventually, free_port, pause, signal};
 use load::Load;
 
 /// Addresses that outlive processes.
@@ -170,7 +170,7 @@ fn hand_over(times: usize, openers: usize) {
     let mut running = site.start(&arguments);
     site.wait_until_served();
     let load = Load::start(&site.addresses(), openers, 4);
-    for time in 0..times {
+    for time in Progress::over("take-overs", 0..times) {
         pause(Duration::from_millis(200));
         let next = site.start(&arguments);
         let status = running.wait_exit();
@@ -216,7 +216,7 @@ fn activate(times: usize, openers: usize) {
     let mut running = sockets.activate(&site, &arguments);
     site.wait_until_served();
     let load = Load::start(&site.addresses()[..2], openers, 4);
-    for _ in 0..times {
+    for _ in Progress::over("activations", 0..times) {
         pause(Duration::from_millis(200));
         running.wait_until_ready();
         signal(running.child.id(), "TERM");

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use inputs::Input;
-use kit::{Address, Flavour, Proxy, ProxyOptions, RealRedis, Shown, TestClient, encode, setting};
+use kit::{Address, Flavour, Progress, Proxy, ProxyOptions, RealRedis, Shown, TestClient, encode, setting};
 use relay::Relay;
 
 /// Inputs of the short form.
@@ -27,14 +27,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// for reuse included.
 const MOST_GROWTH: u64 = 16 << 10;
 
-/// Runs `act` on every item, some at a time.
-fn in_parallel<T: Sync>(items: &[T], act: impl Fn(&T) + Sync) {
+/// Runs `act` on every item, some at a time; `what` they are is told while it takes.
+fn in_parallel<T: Sync>(what: &str, items: &[T], act: impl Fn(&T) + Sync) {
+    let progress = Progress::new(what).of(items.len() as u64);
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
                     act(item);
+                    progress.add(1);
                 }
             });
         }
@@ -101,9 +103,11 @@ fn bad_inputs_are_answered_as_the_server_answers_them() {
     let inputs = inputs::corpus(seed, count / arms.len());
     for Arm { name, redis, proxy } in &mut arms {
         // What is allocated once and kept is not growth.
-        in_parallel(&inputs[..inputs.len() / 4], |input| drop(converse(&proxy.address(), &input.bytes)));
+        in_parallel("hostile: inputs", &inputs[..inputs.len() / 4], |input| {
+            drop(converse(&proxy.address(), &input.bytes))
+        });
         let before = resident(proxy.process_id());
-        in_parallel(&inputs, |input| {
+        in_parallel("hostile: inputs", &inputs, |input| {
             let Input { about, bytes, comparable } = input;
             let heard = said(&proxy.address(), bytes);
             // A known deviation: logins cannot be queued (rule M7).
@@ -244,7 +248,7 @@ fn nothing_of_an_unauthenticated_client_reaches_the_upstream() {
     let mut proxy = Proxy::start(&redis, &options);
     let cases = cases();
     let served = Mutex::new(Vec::new());
-    in_parallel(&cases, |case| {
+    in_parallel("hostile: commands before login", &cases, |case| {
         let heard = converse(&proxy.address(), &case.bytes);
         if !case.is_refused(&heard) {
             let complaint = format!("{}: {:?}", case.about, Shown(&heard));

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use kit::{Address, Flavour, Frame, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, encode, pause};
+use kit::{
+    Address, Flavour, Frame, PATIENCE, Progress, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, encode, pause,
+};
 
 /// Each may touch keys and channels that begin with its name, and nothing else. The first needs no login.
 const USERS: [&str; 4] = ["default", "ann", "bob", "cat"];
@@ -251,7 +253,7 @@ fn server() -> RealRedis {
 }
 
 /// One thread's clients, in step: all have sent before the first is read.
-fn play(address: &Address, tally: &Tally, thread: u64, seed: u64, most: u64) -> Vec<String> {
+fn play(address: &Address, tally: &Tally, thread: u64, seed: u64, most: u64, progress: &Progress) -> Vec<String> {
     let mut rng = Rng::with_seed(seed.wrapping_mul(1000) + thread);
     let mut number = thread << 32;
     let mut fresh = || {
@@ -261,6 +263,7 @@ fn play(address: &Address, tally: &Tally, thread: u64, seed: u64, most: u64) -> 
     let mut switchers: Vec<_> = (0..CLIENTS).map(|_| fresh()).collect();
     let mut complaints = Vec::new();
     while tally.operations.load(Relaxed) < most && complaints.is_empty() {
+        progress.reach(tally.operations.load(Relaxed));
         let batches: Vec<Vec<Op>> = switchers
             .iter_mut()
             .map(|switcher| {
@@ -310,12 +313,13 @@ fn run(operations: u64, every: Duration) {
     let options = ProxyOptions::sized(2, 12).set("auth.max_failures=0").set("auth.failure_delay=0s");
     let proxy = Proxy::start(&redis, &options);
     let (tally, stop, address) = (Tally::default(), AtomicBool::new(false), proxy.address());
-    let began = Instant::now();
+    let (began, progress) = (Instant::now(), Progress::new("identities: operations").of(most));
     let (complaints, kills) = std::thread::scope(|scope| {
         let disturber = scope.spawn(|| disturb(&redis, &stop, every, seed));
-        let (address, tally) = (&address, &tally);
-        let threads: Vec<_> =
-            (0..THREADS).map(|thread| scope.spawn(move || play(address, tally, thread, seed, most))).collect();
+        let (address, tally, progress) = (&address, &tally, &progress);
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| scope.spawn(move || play(address, tally, thread, seed, most, progress)))
+            .collect();
         let complaints: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().expect("it ends")).collect();
         stop.store(true, Relaxed);
         (complaints, disturber.join().expect("it ends"))

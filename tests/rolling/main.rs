@@ -20,7 +20,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use balancer::{Door, Pool};
-use kit::{Flavour, Proxy, ProxyOptions, RealRedis, eventually, path_of, setting};
+use kit::{Flavour, Progress, Proxy, ProxyOptions, RealRedis, eventually, path_of, setting};
 use serde_json::{Value, json};
 
 const REPLICAS: usize = 3;
@@ -174,7 +174,7 @@ fn roll(arms: &[Arm], callers: usize, rounds: usize) -> (Value, Vec<String>) {
     let working: Vec<Callers> = arms.iter().zip(doors).map(|(arm, door)| Callers::start(*arm, door, callers)).collect();
     let mut ends = Ends::default();
     std::thread::sleep(Duration::from_millis(500));
-    for _ in 0..rounds {
+    for _ in Progress::over("rolling: rounds", 0..rounds) {
         for (index, replica) in replicas.iter_mut().enumerate() {
             replica.signal("TERM");
             ends.watch(replica);

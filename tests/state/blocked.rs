@@ -13,6 +13,7 @@ use crate::delivery::{Deliveries, Element};
 use crate::figures::{Latencies, print};
 use crate::settings;
 use crate::stage::{self, Stage, Watch, connect, due};
+use kit::Progress;
 use kit::resp::Value;
 use kit::wire::Wire;
 
@@ -37,6 +38,7 @@ struct Shared {
     /// How much later than its timeout a nil came, at most.
     latest_nil: Cell<Duration>,
     stop: Cell<bool>,
+    progress: Progress,
     start: Instant,
 }
 
@@ -54,6 +56,7 @@ async fn scenario(stage: &Stage, size: Size) {
         nils: Cell::new(0),
         latest_nil: Cell::default(),
         stop: Cell::new(false),
+        progress: Progress::new("pops: elements").within(Duration::from_secs(size.seconds)),
         start: Instant::now(),
     });
     let mut consumers = Vec::new();
@@ -151,6 +154,7 @@ async fn produce(shared: Rc<Shared>, who: usize, mut wire: Wire, start: Instant)
     let mut pushed = rng.u64(0..3);
     while start.elapsed() < Duration::from_secs(shared.size.seconds) {
         due(start, pushed, rate).await;
+        shared.progress.add(1);
         let queue = rng.usize(..shared.size.queues);
         let mut command = vec!["LPUSH".to_owned(), format!("queue:{queue}")];
         for _ in 0..if rng.u8(..8) == 0 { 3 } else { 1 } {

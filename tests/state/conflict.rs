@@ -11,6 +11,7 @@ use tokio::task::spawn_local;
 use crate::figures::{Findings, print};
 use crate::settings;
 use crate::stage::{self, Stage, Watch, connect, version};
+use kit::Progress;
 use kit::resp::Value;
 use kit::wire::{NoFrame, Wire, request};
 
@@ -43,6 +44,7 @@ struct Shared {
     wanted: i64,
     counter: RefCell<Counter>,
     conflicts: Cell<u64>,
+    progress: Progress,
 }
 
 /// Increments until `successes` transactions succeeded, and asserts that the counter says so.
@@ -54,7 +56,12 @@ async fn scenario(stage: &Stage, successes: u64) {
     let watch = Watch::start(stage.origin(), 2).await;
     let mut direct = connect(stage.origin()).await;
     let wanted = i64::try_from(successes).expect("few enough");
-    let shared = Rc::new(Shared { wanted, counter: RefCell::default(), conflicts: Cell::new(0) });
+    let shared = Rc::new(Shared {
+        wanted,
+        counter: RefCell::default(),
+        conflicts: Cell::new(0),
+        progress: Progress::new("race conflict: increments").of(successes),
+    });
     let mut tasks = Vec::new();
     for who in 0..=CLIENTS {
         let wire = connect(if who == CLIENTS { stage.origin() } else { stage.target() }).await;
@@ -90,6 +97,7 @@ fn number(reply: &Value) -> Option<i64> {
 async fn increment(shared: Rc<Shared>, who: u64, mut wire: Wire) {
     let mut rng = Rng::with_seed(settings::seed() ^ who);
     while shared.counter.borrow().successes < shared.wanted {
+        shared.progress.reach(shared.counter.borrow().successes as u64);
         let done = match rng.u8(..5) {
             0 => whole(&mut wire).await,
             way => watched(&mut wire, way < 3).await,

@@ -14,6 +14,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use crate::figures::{Findings, print};
 use crate::settings;
 use crate::stage::{self, Stage, connect, version};
+use kit::Progress;
 use kit::resp::Value;
 use kit::wire::{Wire, request};
 
@@ -75,6 +76,7 @@ struct Shared {
     race: Race,
     rounds: usize,
     begun: Cell<usize>,
+    progress: Progress,
     /// When the push goes out, in microseconds from the start of the round: kept where both outcomes are likely.
     balance: Cell<i64>,
     outcomes: RefCell<BTreeMap<&'static str, u64>>,
@@ -97,6 +99,7 @@ async fn batch(stage: &Stage, race: Race, rounds: usize, clients: usize) -> u64 
         race,
         rounds,
         begun: Cell::new(0),
+        progress: Progress::new(&format!("race {race:?}: rounds")).of(rounds as u64),
         balance: Cell::new(if race == Race::Deadline { LIMIT.as_micros() as i64 } else { 1000 }),
         outcomes: RefCell::default(),
         findings: RefCell::default(),
@@ -143,6 +146,7 @@ impl Player {
         while player.shared.begun.get() < player.shared.rounds {
             let number = player.shared.begun.get();
             player.shared.begun.set(number + 1);
+            player.shared.progress.reach(number as u64);
             match player.round(number).await {
                 Ok(outcome) => player.note(number, outcome),
                 Err(what) => {

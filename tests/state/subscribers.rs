@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::figures::{Findings, Latencies, print};
 use crate::settings;
 use crate::stage::{self, Stage, WORKERS, Watch, connect, due};
+use kit::Progress;
 use kit::resp::Value;
 use kit::wire::Wire;
 
@@ -39,6 +40,7 @@ struct Shared {
     published: RefCell<HashMap<(usize, usize), u64>>,
     over: Cell<bool>,
     delivered: Cell<u64>,
+    progress: Progress,
     latencies: RefCell<Latencies>,
     findings: RefCell<Findings>,
 }
@@ -79,6 +81,7 @@ async fn scenario(stage: &Stage, size: Size) {
         published: RefCell::default(),
         over: Cell::new(false),
         delivered: Cell::new(0),
+        progress: Progress::new("messages").within(Duration::from_secs(size.seconds)),
         latencies: RefCell::default(),
         findings: RefCell::default(),
     });
@@ -191,6 +194,7 @@ async fn publish(shared: Rc<Shared>, mut wire: Wire, who: usize, counts: bool) {
     while start.elapsed() < Duration::from_secs(size.seconds) {
         due(start, done, size.rate).await;
         done += 1;
+        shared.progress.add(1);
         let channel = rng.usize(..size.channels);
         let number = {
             let mut published = shared.published.borrow_mut();

@@ -10,6 +10,7 @@ use tokio::task::spawn_local;
 use crate::figures::{Findings, Latencies, print, rounded};
 use crate::settings;
 use crate::stage::{self, Stage, Watch, connect, due};
+use kit::Progress;
 use kit::resp::Value;
 use kit::wire::{Wire, request};
 
@@ -28,12 +29,17 @@ pub(crate) enum Form {
 struct Shared {
     findings: RefCell<Findings>,
     latencies: RefCell<Latencies>,
+    progress: Progress,
 }
 
 /// `rate` transactions a second for `seconds`, by `clients` with keys of their own.
 pub(crate) fn play(stage: &Stage, form: Form, rate: f64, seconds: u64, clients: usize) {
     stage::run(async {
-        let shared = Rc::new(Shared { findings: RefCell::default(), latencies: RefCell::default() });
+        let shared = Rc::new(Shared {
+            findings: RefCell::default(),
+            latencies: RefCell::default(),
+            progress: Progress::new("transactions").within(Duration::from_secs(seconds)),
+        });
         let mut wires = Vec::new();
         for who in 0..clients {
             let mut wire = connect(stage.target()).await;
@@ -78,6 +84,7 @@ async fn client(shared: Rc<Shared>, mut wire: Wire, form: Form, who: usize, rate
     while start.elapsed() < Duration::from_secs(seconds) {
         due(start, number, rate).await;
         number += 1;
+        shared.progress.add(1);
         let sent = Instant::now();
         match one(&mut wire, form, who, number).await {
             Ok(()) => shared.latencies.borrow_mut().add(sent.elapsed()),

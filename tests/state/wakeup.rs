@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use crate::figures::{Findings, Latencies, print, rounded};
 use crate::settings;
 use crate::stage::{self, Stage, connect, info};
+use kit::Progress;
 use kit::resp::Value;
 use kit::wire::{Wire, request};
 
@@ -66,7 +67,7 @@ async fn scenario(stage: &Stage, rounds: usize, full: bool) {
     let mut direct = connect(stage.origin()).await;
     let mut pairs = [Pair::connect(stage.origin()).await, Pair::connect(stage.target()).await];
     let mut findings = Findings::default();
-    for number in 0..rounds {
+    for number in Progress::over("wake-ups", 0..rounds) {
         for (pair, arm) in pairs.iter_mut().zip(["direct", "respmux"]) {
             if let Err(what) = pair.round(&mut direct, number).await {
                 findings.add("wrong", || format!("{arm}, round {number}: {what}"));

@@ -16,6 +16,7 @@ use crate::metrics;
 use crate::op::Names;
 use crate::plan::Mix;
 use crate::tally::{Finding, Tally};
+use kit::Progress;
 use kit::resp::Value;
 use kit::wire::Wire;
 
@@ -53,6 +54,7 @@ pub(crate) struct Config {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) tally: RefCell<Tally>,
+    progress: Progress,
     /// No upstream connection has been killed so far.
     pub(crate) certain: Cell<bool>,
     pub(crate) stop: Cell<bool>,
@@ -103,6 +105,7 @@ async fn storm(config: Config) -> (Tally, Duration) {
     client::prepare_users(&mut direct).await;
     let shared = Rc::new(Shared {
         tally: RefCell::default(),
+        progress: progress(&config),
         certain: Cell::new(true),
         stop: Cell::new(false),
         ids: RefCell::default(),
@@ -140,6 +143,11 @@ async fn storm(config: Config) -> (Tally, Duration) {
     (shared.tally.take(), took)
 }
 
+fn progress(config: &Config) -> Progress {
+    let progress = Progress::new("storm: replies").within(config.calm + config.chaos);
+    if config.replies == u64::MAX { progress } else { progress.of(config.replies) }
+}
+
 fn over(shared: &Shared, replies: u64) -> bool {
     let tally = shared.tally.borrow();
     let alarm = shared.config.stop_on_alarm && tally.counted.violations > 0;
@@ -149,6 +157,7 @@ fn over(shared: &Shared, replies: u64) -> bool {
 async fn wait(shared: &Shared, time: Duration, replies: u64) {
     let end = Instant::now() + time;
     while Instant::now() < end && !over(shared, replies) {
+        shared.progress.reach(shared.tally.borrow().replies);
         sleep(Duration::from_millis(20)).await;
     }
 }

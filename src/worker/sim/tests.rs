@@ -1,6 +1,6 @@
 //! The seeds.
 
-use kit::setting;
+use kit::{Progress, setting};
 
 use super::*;
 use crate::link::memory::move_to;
@@ -14,7 +14,7 @@ fn run_seeds(first: u64, seeds: u64) -> Vec<String> {
     let began = std::time::Instant::now();
     let (mut sum, mut hash) = (Outcome::default(), DefaultHasher::new());
     let mut played = 0;
-    for seed in first..first + seeds {
+    for seed in Progress::over("sim: seeds", first..first + seeds) {
         if sum.violations.len() >= ENOUGH {
             break;
         }
@@ -78,7 +78,7 @@ fn many_seeds() {
 #[test]
 fn every_await_point_is_cancelled_once() {
     let mut points = 0;
-    for seed in 1..=setting("SIM_SWEEPS", 3) {
+    for seed in Progress::over("sim: sweeps", 1..=setting("SIM_SWEEPS", 3)) {
         let plan = |victim| Plan {
             seed,
             clients: 3,
@@ -112,7 +112,7 @@ fn every_await_point_is_cancelled_once() {
 fn a_drain_loses_no_request() {
     let closed = || TABLE.with(|(_, telemetry, _)| telemetry.shards[0].client_closed[CloseReason::Drain].value());
     let mut violations = Vec::new();
-    for seed in 1..=setting("SIM_SEEDS", 100) {
+    for seed in Progress::over("sim: drains", 1..=setting("SIM_SEEDS", 100)) {
         let outcome =
             run(Plan { kills: false, pauses: false, drains: true, rounds: 12, settings: "", ..Plan::of(seed) });
         violations.extend(outcome.violations.into_iter().map(|what| format!("seed {seed}: {what}")));

@@ -174,12 +174,12 @@ fn nothing_reaches_the_upstream_before_a_tls_handshake_is_done() {
         assert!(heard.is_empty() || matches!(heard[0], 21 | 22), "{:?}: {:?}", Shown(bytes), Shown(&heard));
         answered.fetch_add(usize::from(!heard.is_empty()), Ordering::Relaxed);
     };
-    in_parallel(&openings[..openings.len() / 4], talk);
+    in_parallel("hostile: openings of TLS", &openings[..openings.len() / 4], talk);
     let memory = resident(proxy.process_id());
-    in_parallel(&openings, talk);
+    in_parallel("hostile: openings of TLS", &openings, talk);
     let gaps = [Gap::Plain13, Gap::Plain12, Gap::NoFinished, Gap::WrongFinished];
     let commands: Vec<_> = cases().into_iter().step_by(7).zip(gaps.into_iter().cycle()).collect();
-    in_parallel(&commands, |(case, gap)| {
+    in_parallel("hostile: commands before TLS", &commands, |(case, gap)| {
         let heard = unfinished(&proxy, &pki, *gap, &case.bytes);
         // In the clear, or sealed: two bytes, their kind, and the seal.
         let alert = heard.is_empty() || heard[0] == 21 || heard.starts_with(&[23, 3, 3, 0, 19]) && heard.len() == 24;
@@ -214,7 +214,7 @@ fn the_gate_is_the_same_behind_tls() {
     let proxy = Proxy::start(&redis, &options);
     let all = cases();
     let cases: Vec<_> = all.iter().enumerate().filter(|(n, _)| n % 7 == (n / 7) % 7).collect();
-    in_parallel(&cases, |(_, case)| {
+    in_parallel("hostile: commands before login", &cases, |(_, case)| {
         let heard = converse(&proxy.address(), &case.bytes);
         assert!(case.is_refused(&heard), "{}: {:?}", case.about, Shown(&heard));
     });

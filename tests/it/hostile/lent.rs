@@ -302,7 +302,7 @@ fn nobody_else_notices(flavour: Flavour) {
         let heads: BTreeSet<_> = forms.iter().map(|form| form[0].to_ascii_uppercase()).collect();
         let tries: Vec<_> = forms.iter().flat_map(|form| PLACES.map(|place| (form, place))).collect();
         let done = catch_unwind(AssertUnwindSafe(|| {
-            in_parallel(&tries, |(form, place)| try_out(&proxy, form, *place));
+            in_parallel("hostile: options", &tries, |(form, place)| try_out(&proxy, form, *place));
             for (number, (form, place)) in tries.iter().enumerate().filter(|(number, _)| number % 7 == 0) {
                 try_out(&proxy, form, *place);
                 borrow(&proxy, &format!("{number}: {place:?} {:?}", Shown(&encode(form))));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::{Configured, reload, two_servers};
-use kit::{Flavour, PATIENCE, ProxyOptions, RealRedis, eventually, pause};
+use kit::{Flavour, PATIENCE, Progress, ProxyOptions, RealRedis, eventually, pause};
 
 /// Reads `redis`' own count of clients.
 fn connections(redis: &RealRedis) -> i64 {
@@ -17,7 +17,7 @@ pub(super) fn reload_under_load(times: usize, each: usize, python: usize) -> Str
     let load = Load::start(&it.proxy, each, python);
     let mut admin = it.proxy.connect();
     let started = Instant::now();
-    for number in 0..times {
+    for number in Progress::over("reloads", 0..times) {
         // Limits, retired lanes (integrity), a bad file now and then: everything that a reload can be.
         let integrity = ["normal", "strict", "loose"][number % 3];
         let limit = 5000 + number;
@@ -51,7 +51,7 @@ pub(super) fn reconnect_under_load(times: usize, each: usize, python: usize) -> 
         let ours = list.lines().filter(|line| line.contains("name=respmux:"));
         ours.map(|line| line[3..].split(' ').next().unwrap().parse().unwrap()).collect()
     };
-    for _ in 0..times {
+    for _ in Progress::over("reconnects", 0..times) {
         let before = ids(&mut direct).into_iter().max().unwrap();
         assert!(!admin.ask("PROXY RECONNECT").is_error());
         load.go_on(100);

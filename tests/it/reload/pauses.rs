@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::{Configured, follow, has_caught_up, lines, two_servers};
-use kit::{Flavour, PATIENCE, RealRedis, eventually};
+use kit::{Flavour, PATIENCE, Progress, RealRedis, eventually};
 
 #[test]
 fn a_pause_holds_every_command_in_its_place_and_resume_goes_on() {
@@ -118,7 +118,7 @@ pub(super) fn swaps(times: usize, each: usize, python: usize) -> String {
     let load = Load::start(&it.proxy, each, python);
     let mut admin = it.proxy.connect();
     let mut longest = Duration::ZERO;
-    for round in 0..times {
+    for round in Progress::over("swaps", 0..times) {
         let (old, new) = if round % 2 == 0 { (&one, &two) } else { (&two, &one) };
         load.go_on(300);
         let started = Instant::now();

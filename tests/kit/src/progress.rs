@@ -44,6 +44,15 @@ impl Progress {
         self
     }
 
+    /// The `items`, each counted when the next one is asked for: for a loop that does the work itself.
+    pub fn over<I: Iterator>(what: &str, items: I) -> impl Iterator<Item = I::Item> {
+        let progress = Self { total: items.size_hint().1.map(|most| most as u64), ..Self::new(what) };
+        items.enumerate().map(move |(done, item)| {
+            progress.reach(done as u64);
+            item
+        })
+    }
+
     /// So many more are done.
     pub fn add(&self, more: u64) {
         self.tell(self.done.fetch_add(more, Ordering::Relaxed) + more);
