@@ -237,3 +237,47 @@ def markdown(head, rows):
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A line on standard error every five seconds: how many of how many, how many a second, and the time left. `what` is
+    counted, in the plural; the run ends after `total` of them or after `seconds`. As `kit::Progress` of the Rust tests."""
+
+    EVERY = 5.0
+
+    def __init__(self, what, total=None, seconds=None):
+        self.what, self.total, self.seconds, self.done = what, total, seconds, 0
+        self.begun = self.told = time.monotonic()
+
+    def add(self, more=1):
+        self.reach(self.done + more)
+
+    def reach(self, done):
+        self.done, now = done, time.monotonic()
+        if now >= self.told + self.EVERY:
+            self.told = now
+            say(self.line(now - self.begun))
+
+    def over(self, items):
+        """The `items`, each counted when the next one is asked for."""
+        for done, item in enumerate(items):
+            self.reach(done)
+            yield item
+
+    def line(self, passed):
+        rate, parts = self.done / passed, []
+        if self.done or self.total:
+            of = f" of {self.total:,}" if self.total else ""
+            parts.append(f" {self.done:,}{of}, {rate:,.1f}/s" if rate < 10 else f" {self.done:,}{of}, {rate:,.0f}/s")
+        left = [(self.total - self.done) / rate] if self.total and self.done else []
+        left += [self.seconds - passed] if self.seconds else []
+        if left:
+            parts.append(f" {spoken(max(0, min(left)))} left")
+        return f"{self.what}:{','.join(parts)}"
+
+
+def spoken(seconds):
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

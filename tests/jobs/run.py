@@ -47,6 +47,7 @@ from harness import (  # noqa: E402
     TARGET,
     ConnectionWatch,
     Failure,
+    Progress,
     Redis,
     Respmux,
     command,
@@ -167,12 +168,14 @@ def drive(system, environment, sock, log):
             [*system.enqueue, "0", str(JOBS)], cwd=HERE, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             process_group=0,
         )  # fmt: skip
+        progress = Progress(f"{system.name}: jobs", JOBS)
         next_kill, next_repair, done, moved = started + KILL_EVERY, started + 5, 0, started
         try:
             while (done < JOBS or producer.poll() is None) and time.monotonic() < min(started + SECONDS, moved + QUIET):
                 time.sleep(0.1)
                 before, done, now = done, number(sock, "SCARD", "done"), time.monotonic()
                 moved = now if done > before else moved
+                progress.reach(done)
                 if now >= next_kill and (done < 0.9 * JOBS or workers.kills < KILLS) and done < JOBS:
                     workers.kill()
                     next_kill = now + KILL_EVERY

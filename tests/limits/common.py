@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "benches"))
 
-from harness import Failure, raise_open_files, say  # noqa: E402
+from harness import Failure, Progress, raise_open_files, say  # noqa: E402
 
 CONTEXT = multiprocessing.get_context("fork")
 MIB = 1 << 20
@@ -86,8 +86,10 @@ class Good:
     def begin(self, seconds):
         self.pipe.send(seconds)
 
-    def end(self):
+    def end(self, progress=None):
         """`{"p50_us", "p99_us", "requests", "errors"}` of what was begun."""
+        while progress and not self.pipe.poll(1):
+            progress.reach(0)
         took, errors = self.pipe.recv()
         return {
             "p50_us": round(percentile(took, 0.50) * 1e6),
@@ -97,9 +99,10 @@ class Good:
             "errors": errors,
         }
 
-    def measure(self, seconds):
+    def measure(self, seconds, what=None):
+        """With `what`, the time left is told meanwhile."""
         self.begin(seconds)
-        return self.end()
+        return self.end(what and Progress(what, seconds=seconds))
 
     def stop(self):
         self.pipe.send(None)

@@ -124,11 +124,11 @@ def jain(address, seconds):
     return {"index": round(index, 4), "least": min(done), "most": max(done), "requests": sum(done)}
 
 
-def beside(good, work, *arguments):
+def beside(good, name, work, *arguments):
     """The good clients' figures while `work` goes on, and what it says."""
     background = Background(work, *arguments)
     time.sleep(0.2)
-    figures = good.measure(SECONDS)
+    figures = good.measure(SECONDS, f"head-of-line, {name}")
     figures["other"] = background.finish()
     return figures
 
@@ -158,7 +158,7 @@ def run(stack):
         if name[0] in ONLY:
             # A baseline each: the machine may have other work than this.
             baseline = good.measure(SECONDS / 2)
-            report[name] = beside(good, work, respmux.address) | {"baseline_p99_us": baseline["p99_us"]}
+            report[name] = beside(good, name, work, respmux.address) | {"baseline_p99_us": baseline["p99_us"]}
             report[name]["p99_ratio"] = ratio(report[name], baseline)
             bars.append(report[name]["p99_ratio"] <= 2 and not report[name]["errors"])
     if "j" in ONLY:
@@ -173,8 +173,8 @@ def run(stack):
         fill = "for i = ARGV[1], ARGV[1] + 99999 do redis.call('SET', 'key:' .. i, 'v') end"
         for first in range(0, KEYS, 100_000):
             command(admin, "EVAL", fill, 0, first)
-        direct = beside(control, keys, redis.address)
-        through = beside(good, keys, respmux.address)
+        direct = beside(control, "d_keys direct", keys, redis.address)
+        through = beside(good, "d_keys", keys, respmux.address)
         report["d_keys"] = through | {"control": direct, "p99_ratio": ratio(through, direct)}
         bars.append(report["d_keys"]["p99_ratio"] <= 2 and not through["errors"])
     report["respmux_cpu_seconds"] = round(cpu_seconds(respmux.pid), 2)

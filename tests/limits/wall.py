@@ -177,7 +177,7 @@ def run(stack):
     good = Good(respmux.address)
     stack.callback(good.stop)
     good.measure(2)
-    baseline = good.measure(SECONDS)
+    baseline = good.measure(SECONDS, "memory-wall, before")
     idle = memory_bytes(respmux.pid)
     attack = [
         Background(headers, respmux.address, READERS),
@@ -186,8 +186,8 @@ def run(stack):
         Background(writers, respmux.address, WRITERS),
         Background(readers, respmux.address, READERS, RATE),
     ]
-    during = good.measure(READERS / RATE)
-    after = good.measure(SECONDS)
+    during = good.measure(READERS / RATE, "memory-wall, readers come")
+    after = good.measure(SECONDS, "memory-wall, after")
     series = metrics(respmux.admin)
     results = [work.finish() for work in attack]
     alive = respmux.process.poll() is None

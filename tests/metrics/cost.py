@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "benches"))
 from harness import (  # noqa: E402
     RESPMUX,
     Failure,
+    Progress,
     Redis,
     Respmux,
     Server,
@@ -97,7 +98,7 @@ def counted_run(upstream, requests, pipeline):
 
 def measure(program, directory, upstream, pipeline):
     spent, ns = [], []
-    for _ in range(ROUNDS):
+    for _ in Progress(f"metrics-cost, pipelines of {pipeline}: rounds", ROUNDS).over(range(ROUNDS)):
         with Respmux(directory, upstream, "--workers", 1) as proxy:
             load(proxy.port, REQUESTS // 10, pipeline)
             before = cpu_seconds(proxy.pid)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "tests/limits"))
 
 from common import Good, main  # noqa: E402
 from harness import (  # noqa: E402
+    Progress,
     Redis,
     Respmux,
     command,
@@ -71,7 +72,7 @@ def side_by_side(proxy):
     """p50 and p99 of clients without and with scrapes, microseconds: the medians of all rounds."""
     good = Good(proxy.address)
     rounds = {"without": [], "with": []}
-    for number in range(2 * ROUNDS):
+    for number in Progress("scrapes: rounds", 2 * ROUNDS).over(range(2 * ROUNDS)):
         # without, with, with, without: a trend hits both alike.
         name = ("without", "with", "with", "without")[number % 4]
         stop = threading.Event()

@@ -18,37 +18,25 @@ What the suite printed is in target/suite/redis-py-<arm>.log.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent / "benches"))
-from harness import (  # noqa: E402
-    RESPMUX,
-    TARGET,
-    Failure,
-    Respmux,
-    Server,
-    connect,
-    free_port,
-    info,
-    say,
-)
+from common import ARMS, OUT, SuiteServer, port_of, rows
+from harness import RESPMUX, TARGET, Failure, Progress, say
 
 SOURCE = os.environ.get("REDIS_PY_SOURCE", "")
 VERSION = "5.2.1"
 SERVER = os.environ.get("SUITE_SERVER") or shutil.which("redis-server") or "redis-server"
 PROTOCOL = os.environ.get("SUITE_PROTOCOL", "2")
 ARGS = os.environ.get("SUITE_ARGS", "--max-upstream-connections 64").split()
-# The suite's logins fail on purpose, all from one address: that is not to cost it time, or the next login.
-NO_THROTTLE = ("--set", "auth.failure_delay=0s", "--set", "auth.max_failures=0")
-OUT = TARGET / "suite"
 VENV = TARGET / "venv-redis-py-suite"
 # Of another kind of server, or of modules, or of fixtures that only its own containers have.
 MARKS = "not onlycluster and not redismod and not ssl and not replica"
@@ -89,29 +77,12 @@ def venv():
     return python
 
 
-class SuiteServer(Server):
-    """A server on which the suite may use DEBUG."""
-
-    def __init__(self, directory):
-        self.port = free_port()
-        argv = [SERVER, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", directory]
-        argv += ["--enable-debug-command", "yes"]
-        super().__init__("server", argv, self._is_ours)
-
-    def _is_ours(self, _server):
-        with connect(("127.0.0.1", self.port), 1.0) as sock:
-            return info(sock, "server", "process_id") == self.process.pid
-
-
 def pytest(python, arm, selected):
     """One run; returns {test: (outcome, what was said)}."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(SuiteServer(str(directory)))
-        port = server.port
-        if arm == "respmux":
-            upstream = f"redis://127.0.0.1:{server.port}"
-            port = stack.enter_context(Respmux(directory, upstream, *NO_THROTTLE, *ARGS)).port
+        server = stack.enter_context(SuiteServer([SERVER, "--bind", "127.0.0.1", "--save", ""], directory))
+        port = port_of(arm, server, directory, ARGS, stack)
         tree, report = directory / "tree", directory / "report.xml"
         # Without the package itself: the installed one is tested, and the tree stays as it is.
         shutil.copytree(Path(SOURCE) / "tests", tree / "tests")
@@ -122,10 +93,20 @@ def pytest(python, arm, selected):
         argv += [f"--ignore=tests/{path}" for path in IGNORED] + list(selected)
         log = OUT / f"redis-py-{arm}.log"
         with log.open("ab" if selected else "wb") as out:
-            subprocess.run(argv, cwd=tree, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
+            child = subprocess.Popen(argv, cwd=tree, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            progress = Progress(f"redis-py, {arm}: percent", 100)
+            while child.poll() is None:
+                time.sleep(0.2)
+                progress.reach(percent_of(log))
         if not report.is_file():
             raise Failure(f"pytest wrote no report; see {log}")
         return parse(report)
+
+
+def percent_of(log):
+    """How far pytest says it is."""
+    found = re.findall(r"\[ *(\d+)%\]", log.read_text(errors="replace"))
+    return int(found[-1]) if found else 0
 
 
 def parse(report):
@@ -148,8 +129,7 @@ def selector(name):
 
 def known():
     """`redis_py.txt`: {test: reason}."""
-    lines = (HERE / "redis_py.txt").read_text().splitlines()
-    return dict(line.split("\t") for line in lines if line and not line.startswith("#"))
+    return dict(rows("redis_py.txt"))
 
 
 def settle(python, names):
@@ -166,7 +146,7 @@ def main():
     check_source()
     OUT.mkdir(parents=True, exist_ok=True)
     python = venv()
-    results = {arm: pytest(python, arm, []) for arm in ("direct", "respmux")}
+    results = {arm: pytest(python, arm, []) for arm in ARMS}
     counts = {arm: dict(Counter(outcome for outcome, _ in found.values())) for arm, found in results.items()}
     say(f"direct {counts['direct']}, respmux {counts['respmux']}")
     passing = [name for name, (outcome, _) in results["direct"].items() if outcome == "passed"]

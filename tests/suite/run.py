@@ -32,30 +32,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent / "benches"))
-from harness import (  # noqa: E402
-    RESPMUX,
-    TARGET,
-    Failure,
-    Respmux,
-    Server,
-    connect,
-    free_port,
-    info,
-    say,
-)
+from common import ARMS, HERE, OUT, SuiteServer, port_of, rows
+from harness import RESPMUX, Failure, Progress, free_port, say
 
 SOURCE = os.environ.get("REDIS_SOURCE", "")
 UNITS = os.environ.get("SUITE_UNITS", "")
 SECONDS = int(os.environ.get("SUITE_SECONDS", "60"))
 JOBS = int(os.environ.get("SUITE_JOBS", "2"))
 ARGS = os.environ.get("SUITE_ARGS", "--max-upstream-connections 256").split()
-# The suite's logins fail on purpose, all from one address: that is not to cost it time, or the next login.
-NO_THROTTLE = ("--set", "auth.failure_delay=0s", "--set", "auth.max_failures=0")
 KEEP = os.environ.get("SUITE_BASELINE", "") == "keep"
-OUT = TARGET / "suite"
-ARMS = ("direct", "respmux")
 UNIT_SECONDS = 600  # whatever happens in it
 HANGS = 6  # a unit is run again without the tests that hang, this often
 SPOILER = "not run: "  # how the reason of a test begins that is left out through respmux
@@ -107,32 +92,17 @@ def tree(directory, arm):
     return top
 
 
-class SuiteRedis(Server):
-    """A server as the suite configures its own, DEBUG and everything else allowed."""
-
-    def __init__(self, directory):
-        self.port = free_port()
-        self.address = ("127.0.0.1", self.port)
-        argv = [server_binary(), str(Path(SOURCE) / "tests" / "assets" / "default.conf")]
-        argv += ["--port", str(self.port), "--dir", directory, "--enable-debug-command", "yes"]
-        super().__init__("redis", argv, self._is_ours)
-
-    def _is_ours(self, _server):
-        with connect(self.address, 1.0) as sock:
-            return info(sock, "server", "process_id") == self.process.pid
-
-
 def run_once(unit, arm, skip, log):
     """One run of a unit; returns what it printed and whether it ended by itself."""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         top = tree(directory, arm)
-        redis = stack.enter_context(SuiteRedis(directory))
-        port = redis.port
+        # As the suite configures a server of its own.
+        configured = [server_binary(), str(Path(SOURCE) / "tests" / "assets" / "default.conf")]
+        redis = stack.enter_context(SuiteServer(configured, directory))
+        port = port_of(arm, redis, directory, ARGS, stack)
         environment = {**os.environ, "TERM": "dumb"}
         if arm == "respmux":
-            upstream = f"redis://127.0.0.1:{redis.port}"
-            port = stack.enter_context(Respmux(directory, upstream, *NO_THROTTLE, *ARGS)).port
             environment["SUITE_SERVER_PORT"] = str(redis.port)
         argv = ["tclsh", "tests/test_helper.tcl", "--host", "127.0.0.1", "--port", str(port), "--single", unit]
         argv += ["--durable", "--timeout", str(SECONDS), "--baseport", str(free_port())]
@@ -218,9 +188,7 @@ def run_unit(unit, arm):
 
 def known():
     """`known.txt`: {(unit, test): reason}."""
-    lines = (HERE / "known.txt").read_text().splitlines()
-    rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
-    return {(unit, test): reason for unit, test, reason in rows}
+    return {(unit, test): reason for unit, test, reason in rows("known.txt")}
 
 
 def base_name(test):
@@ -237,12 +205,12 @@ def differences(results, unit):
 
 def report(results, units):
     """Print both counts and every difference; returns the differences that nobody expected."""
-    expected, new, rows, met = known(), [], [], set()
+    expected, new, differing, met = known(), [], [], set()
     for unit in units:
         for test, outcome, said in differences(results, unit):
             key = (unit, base_name(test))
             met.add(key)
-            rows.append({"unit": unit, "test": test, "outcome": outcome, "known": expected.get(key)})
+            differing.append({"unit": unit, "test": test, "outcome": outcome, "known": expected.get(key)})
             print(f"{'known' if key in expected else 'NEW'}  {unit}: {test} [{outcome}]")
             print(f"         {expected.get(key) or ' '.join(said.split())[:300]}")
             if key not in expected:
@@ -252,8 +220,10 @@ def report(results, units):
         print(f"gone   {unit}: {test} is in known.txt and makes no difference any more")
     for arm in ARMS:
         print(f"{arm:8} {counts[arm]}")
-    print(f"{len(rows)} differences, {len(new)} of them not in known.txt")
-    print(json.dumps({"suite": "redis 7.0.15", "respmux": RESPMUX, **counts, "differences": rows, "new": len(new)}))
+    print(f"{len(differing)} differences, {len(new)} of them not in known.txt")
+    print(
+        json.dumps({"suite": "redis 7.0.15", "respmux": RESPMUX, **counts, "differences": differing, "new": len(new)})
+    )
     return new
 
 
@@ -267,7 +237,8 @@ def main():
     work = [(unit, arm) for unit in units for arm in ARMS if unit not in results[arm]]
     say(f"{len(units)} units, {JOBS} at a time")
     with ThreadPoolExecutor(JOBS) as pool:
-        for (unit, arm), found in zip(work, pool.map(lambda one: run_unit(*one), work), strict=True):
+        outcomes = pool.map(lambda one: run_unit(*one), work)
+        for (unit, arm), found in zip(Progress("suite: units", len(work)).over(work), outcomes, strict=True):
             results[arm][unit] = found
     saved.write_text(json.dumps(results, indent=1))
     return 1 if report(results, units) else 0
