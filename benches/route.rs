@@ -7,17 +7,6 @@ use respmux::internals::command::{CommandTable, Policy};
 use respmux::internals::router::{Args, Facts, SubscriptionView, route_free};
 use respmux::internals::session::Guard;
 
-struct Words(Vec<&'static [u8]>);
-
-impl Args for Words {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-    fn nth(&self, index: usize) -> &[u8] {
-        self.0[index]
-    }
-}
-
 fn decide(c: &mut Criterion) {
     let table = CommandTable::new();
     let facts = Facts {
@@ -35,7 +24,7 @@ fn decide(c: &mut Criterion) {
         ("unknown", &[b"NOSUCHCOMMAND", b"x"]),
     ];
     for (name, words) in requests {
-        let words = Words(words.to_vec());
+        let words = words.to_vec();
         c.bench_function(&format!("route/{name}"), |b| {
             b.iter(|| {
                 let words = black_box(&words);

@@ -65,6 +65,16 @@ pub trait Args {
     fn nth(&self, index: usize) -> &[u8];
 }
 
+impl<T: AsRef<[u8]>> Args for Vec<T> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn nth(&self, index: usize) -> &[u8] {
+        self[index].as_ref()
+    }
+}
+
 /// What is left to decide once [`settle`] has let a command pass.
 enum Open {
     /// By what the command is.
@@ -239,17 +249,6 @@ fn refused(op: Op, args: &impl Args) -> Aside {
 mod tests {
     use super::*;
 
-    struct Words(&'static [&'static str]);
-
-    impl Args for Words {
-        fn count(&self) -> usize {
-            self.0.len()
-        }
-        fn nth(&self, index: usize) -> &[u8] {
-            self.0[index].as_bytes()
-        }
-    }
-
     /// `enable-debug-command local`, and a client of another machine, which the server would take for a local one.
     #[test]
     fn debug_is_refused_to_whom_the_server_would_refuse_it() {
@@ -261,7 +260,7 @@ mod tests {
             policy: Policy::ALLOW_ALL,
             debug: false,
         };
-        let debug = Words(&["DEBUG", "SLEEP", "0"]);
+        let debug = vec!["DEBUG", "SLEEP", "0"];
         let free = |facts| route_free(&table, table.lookup(b"DEBUG", Some(b"SLEEP")), facts, &debug);
         let pinned = |facts, view| route_pinned(&table, table.lookup(b"DEBUG", Some(b"SLEEP")), facts, view, &debug);
         let refused = Aside::Refuse(Refusal::Debug);

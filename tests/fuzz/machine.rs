@@ -64,17 +64,7 @@ pub(crate) struct Machine {
     never: HashSet<&'static str>,
 }
 
-struct Words(Vec<Vec<u8>>);
-
-impl Args for Words {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn nth(&self, index: usize) -> &[u8] {
-        &self.0[index]
-    }
-}
+type Words = Vec<Vec<u8>>;
 
 /// Choices, read from the input; zero when it is used up.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -249,7 +239,7 @@ impl Machine {
         for _ in 0..choices.below(8) {
             words.push(VOCABULARY[choices.below(VOCABULARY.len())].to_vec());
         }
-        Words(words)
+        words
     }
 
     /// Whether a connection that clients share must not see it.
@@ -263,7 +253,7 @@ impl Machine {
     /// What no route may break, whatever the state.
     fn check(&self, facts: Facts, words: &Words, lookup: Lookup, to: Route) -> Result<(), String> {
         let broken = |rule: &str| {
-            let shown: Vec<_> = words.0.iter().map(|word| word.escape_ascii().to_string()).collect();
+            let shown: Vec<_> = words.iter().map(|word| word.escape_ascii().to_string()).collect();
             Err(format!("{rule}: {to:?} for {shown:?} ({lookup:?}) with {facts:?}"))
         };
         // As if the client were free: nothing of it goes to the pinned connection.
@@ -272,7 +262,7 @@ impl Machine {
             Route::Pinned(PinnedRoute::Aside(aside)) => Some(aside.into()),
             Route::Pinned(PinnedRoute::Relay(_)) => None,
         };
-        let first = words.0[0].to_ascii_uppercase();
+        let first = words[0].to_ascii_uppercase();
         let name = String::from_utf8_lossy(&first).into_owned();
         if !facts.authenticated {
             let allowed = matches!(
@@ -296,10 +286,10 @@ impl Machine {
         let shared = rides || apart == Some(FreeRoute::Fold);
         // With too few arguments or too many the server refuses it, wherever it is.
         let complete = !matches!(lookup, Lookup::Known(id) if !self.table.spec(id).arity_fits(words.count()));
-        if rides && complete && self.is_never_shared(&words.0) {
+        if rides && complete && self.is_never_shared(words) {
             return broken("never on a shared connection");
         }
-        if rides && name.starts_with("XREAD") && blocks(&words.0) {
+        if rides && name.starts_with("XREAD") && blocks(words) {
             return broken("waits on a shared connection");
         }
         if complete
@@ -314,7 +304,7 @@ impl Machine {
             return broken("a subscriber of RESP2 runs a command");
         }
         if let UnitPart::Body(_) = unit_part(&self.table, lookup, Policy::ALLOW_ALL, words)
-            && (self.is_never_shared(&words.0) || name == "EXEC" || name == "DISCARD")
+            && (self.is_never_shared(words) || name == "EXEC" || name == "DISCARD")
         {
             return broken("rides within a transaction");
         }
@@ -323,7 +313,7 @@ impl Machine {
 
     fn step(&self, client: &mut Client, choices: &mut Choices<'_>) -> Result<(u64, Route), String> {
         let words = self.request(choices);
-        let lookup = self.table.lookup(&words.0[0], words.0.get(1).map(Vec::as_slice));
+        let lookup = self.table.lookup(&words[0], words.get(1).map(Vec::as_slice));
         let facts = client.facts();
         let to = match client.view() {
             None => Route::Free(route_free(&self.table, lookup, facts, &words)),
@@ -445,8 +435,8 @@ pub(crate) fn a_wrong_router_is_seen() -> bool {
         debug: true,
     };
     let wrong = |facts: Facts, words: &[&[u8]]| {
-        let words = Words(words.iter().map(|word| word.to_vec()).collect());
-        let lookup = machine.table.lookup(&words.0[0], words.0.get(1).map(Vec::as_slice));
+        let words: Words = words.iter().map(|word| word.to_vec()).collect();
+        let lookup = machine.table.lookup(&words[0], words.get(1).map(Vec::as_slice));
         machine.check(facts, &words, lookup, Route::Free(FreeRoute::Lane)).is_err()
     };
     wrong(facts, &[b"blpop", b"k", b"0"])

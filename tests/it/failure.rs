@@ -134,10 +134,7 @@ fn a_request_on_a_lent_connection_is_given_up_too() {
     // Commands that wait on the server may.
     waiting.send_command(&["BLMOVE", "a", "b", "LEFT", "RIGHT", "0"]);
     subscribed.ask("SUBSCRIBE c");
-    eventually(PATIENCE, || match redis.info("blocked_clients") {
-        1 => Ok(()),
-        other => Err(other),
-    });
+    redis.becomes("blocked_clients", 1);
     pause(Duration::from_millis(600));
     assert_eq!(proxy.metric("respmux_request_timeouts_total", &[]), Some(0.0));
     // There is one for the next.

@@ -354,10 +354,7 @@ fn a_client_that_unblocks_others_does_not_crash_a_paused_server() {
             assert_eq!(victim.ask("WATCH k").as_str(), "OK");
             assert_eq!(direct.ask("CLIENT PAUSE 60000 WRITE").as_str(), "OK");
             victim.send(b"BLPOP q 0\r\n");
-            eventually(Duration::from_secs(5), || match redis.info("blocked_clients") {
-                1 => Ok(()),
-                other => Err(format!("{other} are blocked")),
-            });
+            redis.becomes("blocked_clients", 1);
             let request = format!("CLIENT UNBLOCK {id}\r\n");
             admin.send(request.as_bytes());
             pause(Duration::from_millis(600));

@@ -82,10 +82,7 @@ fn another_upstream_takes_over_without_a_failed_request() {
         it.write(&new.url(), "");
         reload(&mut admin, "upstream.url");
         load.go_on(500);
-        eventually(Duration::from_secs(10), || match connections(old) {
-            0 => Ok(()),
-            left => Err(format!("{left} connections on the old upstream")),
-        });
+        old.becomes("connected_clients", 1);
         assert!(connections(new) <= 24);
         let metrics = it.proxy.metrics();
         assert!(
@@ -109,16 +106,10 @@ fn subscriptions_and_blocked_pops_are_made_again_on_the_new_upstream() {
     assert_eq!(pattern.ask("PSUBSCRIBE n*").as_str(), "");
     popper.send(b"BLPOP queue 0\r\n");
     timed.send(b"BLPOP queue:timed 2\r\n");
-    eventually(PATIENCE, || match one.info("blocked_clients") {
-        2 => Ok(()),
-        other => Err(format!("{other} blocked")),
-    });
+    one.becomes("blocked_clients", 2);
     it.write(&two.url(), "");
     reload(&mut admin, "upstream.url");
-    eventually(PATIENCE, || match connections(&one) {
-        0 => Ok(()),
-        left => Err(format!("{left} connections on the old upstream")),
-    });
+    one.becomes("connected_clients", 1);
     eventually(PATIENCE, || {
         let mut direct = two.connect();
         let (names, patterns) = (direct.ask("PUBSUB CHANNELS"), direct.ask("PUBSUB NUMPAT").as_int());
@@ -147,10 +138,7 @@ fn what_was_begun_on_the_old_upstream_ends_there() {
     assert_eq!(open.ask("MULTI").as_str(), "OK");
     assert_eq!(open.ask("SET where one").as_str(), "QUEUED");
     waiting.send(b"XREAD BLOCK 0 STREAMS s $\r\n");
-    eventually(PATIENCE, || match one.info("blocked_clients") {
-        1 => Ok(()),
-        other => Err(format!("{other} blocked")),
-    });
+    one.becomes("blocked_clients", 1);
     it.write(&two.url(), "");
     reload(&mut admin, "upstream.url");
     assert_eq!(admin.ask("SET where two").as_str(), "OK");
@@ -160,10 +148,7 @@ fn what_was_begun_on_the_old_upstream_ends_there() {
     assert_eq!(waiting.read_frame().items.len(), 1);
     assert_eq!(waiting.ask("GET where").as_str(), "two");
     assert_eq!(one.connect().ask("GET where").as_str(), "one");
-    eventually(PATIENCE, || match connections(&one) {
-        0 => Ok(()),
-        left => Err(format!("{left} connections on the old upstream")),
-    });
+    one.becomes("connected_clients", 1);
 }
 
 /// CLIENT UNBLOCK of a wait on the old upstream must hit nobody on the new one.
@@ -173,18 +158,12 @@ fn a_client_that_leaves_a_wait_on_the_old_upstream_disturbs_nobody_on_the_new_on
     let it = Configured::start(&one, "");
     let (mut admin, mut waiting) = (it.proxy.connect(), it.proxy.connect());
     waiting.send(b"XREAD BLOCK 0 STREAMS s $\r\n");
-    eventually(PATIENCE, || match one.info("blocked_clients") {
-        1 => Ok(()),
-        other => Err(format!("{other} blocked")),
-    });
+    one.becomes("blocked_clients", 1);
     it.write(&two.url(), "");
     reload(&mut admin, "upstream.url");
     assert_eq!(admin.ask("SET k v").as_str(), "OK");
     drop(waiting);
-    eventually(PATIENCE, || match connections(&one) {
-        0 => Ok(()),
-        left => Err(format!("{left} connections on the old upstream")),
-    });
+    one.becomes("connected_clients", 1);
     let stats = two.connect().ask("INFO commandstats").as_str();
     assert!(!stats.contains("cmdstat_client|unblock"), "{stats}");
     pause(Duration::from_millis(1));

@@ -40,10 +40,7 @@ fn a_pause_waits_for_open_transactions_and_not_for_blocked_pops() {
     let it = Configured::start(&redis, "");
     let (mut admin, mut open, mut popper) = (it.proxy.connect(), it.proxy.connect(), it.proxy.connect());
     popper.send(b"BLPOP q 0\r\n");
-    eventually(PATIENCE, || match redis.info("blocked_clients") {
-        1 => Ok(()),
-        other => Err(format!("{other} blocked")),
-    });
+    redis.becomes("blocked_clients", 1);
     assert_eq!(open.ask("MULTI").as_str(), "OK");
     assert_eq!(open.ask("INCR k").as_str(), "QUEUED");
     let error = admin.ask("PROXY PAUSE 150").as_str();
@@ -132,10 +129,7 @@ pub(super) fn swaps(times: usize, each: usize, python: usize) -> String {
         longest = longest.max(started.elapsed());
         load.go_on(300);
         // Only now: a primary that becomes a replica throws its blocked clients out, and there are none left.
-        eventually(Duration::from_secs(10), || match old.info("connected_clients") - 1 {
-            0 => Ok(()),
-            left => Err(format!("{left} connections on the old upstream")),
-        });
+        old.becomes("connected_clients", 1);
         follow(old, new);
     }
     let last = if times.is_multiple_of(2) { &one } else { &two };

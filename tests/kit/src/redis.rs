@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::{Address, Pair, Pki, TestClient, eventually, free_port, path_of};
+use crate::{Address, PATIENCE, Pair, Pki, TestClient, eventually, free_port, path_of};
 
 /// The servers the tests know. What they answer differs; an expectation says for which of them it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -217,6 +217,15 @@ impl RealRedis {
     pub fn info(&self, field: &str) -> i64 {
         let text = TestClient::connect(&self.unix_address()).ask("INFO").as_str();
         info_field(&text, field)
+    }
+
+    /// Waits until INFO says so: `becomes("blocked_clients", 1)`.
+    #[track_caller]
+    pub fn becomes(&self, field: &str, wanted: i64) {
+        eventually(PATIENCE, || match self.info(field) {
+            value if value == wanted => Ok(()),
+            other => Err(format!("{field} is {other}, not {wanted}")),
+        });
     }
 
     /// What the server wrote to its log.
