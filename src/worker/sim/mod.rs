@@ -210,15 +210,16 @@ impl World {
         Wire { id, socket: theirs, log, ledger, input: Vec::new() }
     }
 
+    async fn drain_soon(self: Rc<Self>) {
+        sleep(Duration::from_micros(fastrand::u64(..20_000))).await;
+        self.shared.drain();
+    }
+
     async fn play(self: Rc<Self>, plan: Plan) {
         let places: Vec<_> =
             (0..plan.clients as u64).map(|number| spawn_local(Rc::clone(&self).place(number, plan))).collect();
         if plan.drains {
-            let world = Rc::clone(&self);
-            spawn_local(async move {
-                sleep(Duration::from_micros(fastrand::u64(..20_000))).await;
-                world.shared.drain();
-            });
+            spawn_local(Rc::clone(&self).drain_soon());
         }
         let killer = plan.kills.then(|| {
             let world = Rc::clone(&self);
