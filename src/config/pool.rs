@@ -12,7 +12,8 @@ table! {
         wait_timeout: Duration = time("5s", 0);
         /// Clients that may wait in line for one; further ones are answered with an error at once.
         max_waiters: usize = count("16384", 0, 1_000_000);
-        /// A client that sends nothing inside MULTI or after WATCH for this long is closed. 0s is never.
+        /// A client that sends nothing inside MULTI or after WATCH for this long loses its pinned connection, and its
+        /// transaction does not run: EXEC is nil or an error. 0s is never.
         idle_transaction_timeout: Duration = time("60s", 0);
     }
 }
