@@ -249,24 +249,7 @@ impl World {
                 }
             })
         });
-        let mover = plan.moves.then(|| {
-            let world = Rc::clone(&self);
-            spawn_local(async move {
-                while world.ledger.violations.borrow().is_empty() {
-                    sleep(Duration::from_micros(2_000 + fastrand::u64(..20_000))).await;
-                    if fastrand::u8(..3) > 0 {
-                        if fastrand::bool() {
-                            world.server.take_over();
-                        }
-                        world.upstream.reconnect();
-                    } else {
-                        world.upstream.pause(true);
-                        pause(20_000).await;
-                        world.upstream.pause(false);
-                    }
-                }
-            })
-        });
+        let mover = plan.moves.then(|| spawn_local(Rc::clone(&self).move_about()));
         for place in places {
             if place.await.is_err() {
                 self.ledger.wrong("a client's side panicked".to_owned());
@@ -284,6 +267,23 @@ impl World {
             self.upstream.pause(false);
         }
         self.check_the_end().await;
+    }
+
+    /// Tells connections to move, to the other server or to the same one, and holds clients, again and again.
+    async fn move_about(self: Rc<Self>) {
+        while self.ledger.violations.borrow().is_empty() {
+            sleep(Duration::from_micros(2_000 + fastrand::u64(..20_000))).await;
+            if fastrand::u8(..3) > 0 {
+                if fastrand::bool() {
+                    self.server.take_over();
+                }
+                self.upstream.reconnect();
+            } else {
+                self.upstream.pause(true);
+                pause(20_000).await;
+                self.upstream.pause(false);
+            }
+        }
     }
 
     /// When everybody has left and the idle connections are gone, nothing is held and nothing is missing.

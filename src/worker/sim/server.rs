@@ -125,6 +125,16 @@ impl Server {
         self.last_ids.iter().map(Cell::get).sum()
     }
 
+    /// The last id that the server gave out to which new connections lead.
+    pub(super) fn last_told(&self) -> i64 {
+        self.last_ids[self.site.get()].get()
+    }
+
+    /// The ids of the connections that wait, each as its server knows it.
+    pub(super) fn blocked_ids(&self) -> Vec<i64> {
+        self.blocked.borrow().iter().map(|blocked| told(blocked.connection)).collect()
+    }
+
     /// From now on new connections lead to the other server. Those that stand stay where they are.
     pub(super) fn take_over(&self) {
         self.site.set(1 - self.site.get());

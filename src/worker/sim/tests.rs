@@ -156,15 +156,56 @@ fn a_demoted_upstream_is_left_when_its_name_leads_elsewhere() {
     });
 }
 
+/// Two servers of one name give out equal ids: whoever waits at the first is not unblocked through the second, where the
+/// same id is another client's connection.
+#[test]
+fn an_id_of_one_server_is_nobodys_at_the_other() {
+    simulate(Plan::of(1), async |world| {
+        let moment = Duration::from_millis(50);
+        let waiting = || world.server.blocked_ids();
+        for _ in 0..9 {
+            drop(world.server.accept()); // ids that the other server can still give out
+        }
+        let (first, number) = blocked(&world, 1).await;
+        let id = waiting()[0];
+        world.server.take_over();
+        world.upstream.reconnect();
+        // The lane and the control connection go over; what the next client needs besides its own is one connection.
+        let mut third = world.admit(3, Cancel::Never);
+        assert_eq!(third.ask(&[b"SET", b"k", b"v"]).await.as_deref(), Some(&b"+OK\r\n"[..]));
+        sleep(Duration::from_secs(5)).await;
+        while world.server.last_told() + 2 < id {
+            drop(world.server.accept());
+        }
+        let (second, _) = blocked(&world, 2).await;
+        assert_eq!(waiting(), [id, id], "one at each server");
+        let number = number.to_string();
+        let reply = third.ask(&[b"CLIENT", b"UNBLOCK", number.as_bytes(), b"ERROR"]).await;
+        sleep(moment).await;
+        assert_eq!(waiting(), [id, id], "neither was hit, and the answer was {reply:?}");
+        assert_ne!(reply.as_deref(), Some(&b":1\r\n"[..]));
+        drop((first, second));
+    });
+}
+
+/// A client that waits on a connection of its own, and its number.
+async fn blocked(world: &World, id: u64) -> (client::Wire, u64) {
+    let mut wire = world.admit(id, Cancel::Never);
+    let reply = wire.ask(&[b"CLIENT", b"ID"]).await.unwrap_or_default();
+    let number = String::from_utf8_lossy(&reply).trim_start_matches(':').trim_end().parse().expect("a number");
+    assert_eq!(wire.ask(&[b"WATCH", b"w"]).await.as_deref(), Some(&b"+OK\r\n"[..]));
+    assert!(wire.send(&[b"BLPOP", b"nothing", b"100"]).await);
+    sleep(Duration::from_millis(50)).await;
+    (wire, number)
+}
+
 /// The oracle sees each bug that is seeded in the path of replies and connections, and says so soon.
 #[cfg(feature = "seeded-bugs")]
 #[test]
 fn seeded_bugs_are_seen() {
     let program = std::env::current_exe().expect("the test's own program");
     let seeds = setting("SIM_SEEDS", 300).to_string();
-    for bug in
-        ["drop_tombstone", "drop_reply", "duplicate_reply", "swap_replies", "double_write", "skip_select", "any_server"]
-    {
+    for bug in ["drop_tombstone", "drop_reply", "duplicate_reply", "swap_replies", "double_write", "skip_select"] {
         let began = std::time::Instant::now();
         let run = std::process::Command::new(&program)
             .args(["worker::sim::tests::some_seeds", "--exact", "--nocapture"])
@@ -184,4 +225,12 @@ fn seeded_bugs_are_seen() {
         );
         assert!(seen, "{bug} is not seen: {said}{}", String::from_utf8_lossy(&run.stderr));
     }
+    // Rare by chance, so it has a test of its own.
+    let run = std::process::Command::new(&program)
+        .args(["worker::sim::tests::an_id_of_one_server_is_nobodys_at_the_other", "--exact", "--nocapture"])
+        .env("SEEDED_BUG", "any_server")
+        .env("SEEDED_EVERY", "1")
+        .output()
+        .expect("the test's own program runs");
+    assert!(String::from_utf8_lossy(&run.stderr).contains("neither was hit"), "any_server is not seen");
 }
