@@ -189,7 +189,7 @@ fn an_id_of_one_server_is_nobodys_at_the_other() {
 }
 
 /// A client that waits on a connection of its own, and its number.
-async fn blocked(world: &World, id: u64) -> (client::Wire, u64) {
+async fn blocked(world: &World, id: u64) -> (Wire, u64) {
     let mut wire = world.admit(id, Cancel::Never);
     let reply = wire.ask(&[b"CLIENT", b"ID"]).await.unwrap_or_default();
     let number = String::from_utf8_lossy(&reply).trim_start_matches(':').trim_end().parse().expect("a number");
