@@ -23,12 +23,12 @@ storm() {
     cargo_test --release --test storm -- --ignored --nocapture ${STORM_ARGS:-}
 }
 
-entry seeded '10 min' 'the storm sees six bugs that are built into respmux on purpose, with each of three seeds' STORM_BUG STORM_SEEDS
+entry seeded '10 min' 'the storm sees six bugs that are built into respmux on purpose, with each of three seeds' STORM_BUG STORM_SEEDS SEEDED_EVERY STORM_CONNECTIONS
 seeded() {
     cargo_test --features seeded-bugs --test storm seeded_bugs -- --nocapture
 }
 
-entry sim '30 min' 'a whole worker in simulated time over 100,000 seeds, and cut off or dropped at every await point' \
+entry sim '5 min' 'a whole worker in simulated time over 100,000 seeds, and cut off or dropped at every await point' \
     SIM_SEEDS SIM_FIRST SIM_SWEEPS=100
 sim() {
     # One seed again: SIM_SEED=n cargo test --lib sim::tests::some
@@ -36,13 +36,13 @@ sim() {
     "$CARGO" test --profile fuzz --locked --lib --features seeded-bugs seeded_bugs_are_seen -- --nocapture
 }
 
-entry faults '5 min' 'harm to connections at every byte of a reply, on both sides of respmux: nobody gets a wrong reply' \
+entry faults '1 min' 'harm to connections at every byte of a reply, on both sides of respmux: nobody gets a wrong reply' \
     FAULTS_SEED FAULTS_STEP FAULTS_RANDOM
 faults() {
     cargo_test --release --test faults -- --ignored --nocapture faults_full
 }
 
-entry restarts '5 min' 'the server is killed and stopped again and again under writers: no acknowledged write is lost or doubled' \
+entry restarts '4 min' 'the server is killed and stopped again and again under writers: no acknowledged write is lost or doubled' \
     RESTARTS_KILLS RESTARTS_STOPS
 restarts() {
     cargo_test --release --test faults -- --ignored --nocapture restarts_full
@@ -54,7 +54,7 @@ fuzz() {
     cargo_test --profile fuzz --test fuzz -- --ignored --nocapture
 }
 
-entry hostile '5 min' 'bad inputs, every command before login, every option of a lent connection: answered as the server answers' \
+entry hostile '1 min' 'bad inputs, every command before login, every option of a lent connection: answered as the server answers' \
     HOSTILE_INPUTS=50000 HOSTILE_SEED
 hostile() {
     export HOSTILE_SEED=${HOSTILE_SEED:-$(date +%s)}
@@ -68,7 +68,7 @@ identities() {
 }
 
 entry state '15 min' 'blocking pops, subscribers, transactions and their races, directly and through respmux' \
-    STATE_ARM STATE_SET STATE_SEED STATE_CAP STATE_BARS STATE_ARGS
+    STATE_ARM STATE_SECONDS STATE_CLIENTS STATE_ROUNDS STATE_RATE STATE_DEPTH STATE_WORKERS STATE_CAP STATE_SET STATE_SEED STATE_BARS STATE_ARGS
 state() {
     # shellcheck disable=SC2086 # one scenario by its name, or none
     cargo_test --release --test state -- --ignored --nocapture --test-threads 1 ${STATE_ARGS:-}
@@ -108,7 +108,7 @@ head-of-line() {
     tests/limits/head.py
 }
 
-entry suite '30 min' "Redis' own test suite, directly and through respmux; REDIS_SOURCE is a checkout of Redis 7.0.15" \
+entry suite '10 min' "Redis' own test suite, directly and through respmux; REDIS_SOURCE is a checkout of Redis 7.0.15" \
     REDIS_SOURCE SUITE_UNITS SUITE_SECONDS SUITE_JOBS SUITE_ARGS SUITE_BASELINE
 suite() {
     .ci/need redis-server=redis-server redis-cli=redis-tools tclsh=tcl python3=python3
