@@ -115,7 +115,7 @@ runbook() {
 # Metrics, keys, PROXY's subcommands, make targets and links in the documents.
 documents() {
     local texts
-    mapfile -t texts < <(git ls-files --cached --others --exclude-standard 'deploy/*.md')
+    mapfile -t texts < <(git ls-files --cached --others --exclude-standard 'deploy/*.md' README.md SECURITY.md tests/README.md)
     "$tools/python" deploy/check_docs.py "$respmux" "${texts[@]}"
 }
 

@@ -45,7 +45,8 @@ def known(respmux):
         "keys": keys,
         "values": {f"{table}.{key}" for table, row in values.items() if isinstance(row, dict) for key in row},
         "tables": {key.split(".")[0] for key in keys if "." in key},
-        "variables": set(re.findall(r"`(RESPMUX_\w+)`", reference)),
+        # The last one is for the tests, which name another build by it.
+        "variables": set(re.findall(r"\b(RESPMUX_\w+)", reference + said("run", "--help"))) | {"RESPMUX_UNDER_TEST"},
         "metrics": set(re.findall(r'"(respmux_\w+)"', (ROOT / "src/telemetry/catalogue.rs").read_text())),
         "verbs": set(re.findall(r'\("([A-Z]+)", \d', sources)),
         "targets": targets(),
