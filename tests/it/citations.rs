@@ -279,12 +279,40 @@ fn each_rule_is_defined_once() {
 #[test]
 fn links_lead_somewhere() {
     let mut broken = Vec::new();
-    let documents = files(&root().join("docs")).into_iter().chain([root().join("README.md")]);
-    for path in documents.filter(|path| path.extension().is_some_and(|end| end == "md")) {
+    for path in documents() {
         let text = std::fs::read_to_string(&path).expect("a document is text");
         broken.extend(broken_links(&path, &text).into_iter().map(|what| format!("{}: {what}", path.display())));
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The glossary says where each word is; a file that was renamed must not stay there under its old name.
+#[test]
+fn files_that_documents_name_exist() {
+    let mut missing = Vec::new();
+    for path in documents() {
+        let text = std::fs::read_to_string(&path).expect("a document is text");
+        missing.extend(missing_files(&text).into_iter().map(|what| format!("{}: {what}", path.display())));
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The documents whose links and names of files are checked here; `deploy/check_docs.py` looks at those of `deploy`.
+fn documents() -> Vec<PathBuf> {
+    let mut found = files(&root().join("docs"));
+    found.retain(|path| path.extension().is_some_and(|end| end == "md"));
+    found.extend(["README.md", "SECURITY.md", "tests/README.md"].map(|name| root().join(name)));
+    found
+}
+
+/// Files of the repository that stand in backquotes and do not exist.
+fn missing_files(text: &str) -> Vec<String> {
+    let is_path = |name: &&str| {
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+        plain && ["src/", "tests/", "benches/", "deploy/", "docs/"].iter().any(|folder| name.starts_with(folder))
+    };
+    let quoted = text.split('`').skip(1).step_by(2).filter(is_path);
+    quoted.filter(|name| !root().join(name).exists()).map(str::to_owned).collect()
 }
 
 /// The checker sees each kind of mistake, and nothing else.
@@ -325,4 +353,5 @@ fn the_checker_can_fail() {
     let here = root().join("docs/design/README.md");
     assert!(broken_links(&here, "[a](semantics.md) [b](semantics.md#82-rules) [c](https://x.org/y)").is_empty());
     assert_eq!(broken_links(&here, "[a](no.md) [b](semantics.md#none)").len(), 2);
+    assert_eq!(missing_files("`src/lib.rs` `src/no_such.rs` `src/*.rs` `make test`"), ["src/no_such.rs"]);
 }
