@@ -107,7 +107,7 @@ mod tests {
         drop(second);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
-        assert!(bind_unix(&path, 0o600, 8).unwrap_err().to_string().contains("no socket"));
+        assert!(bind_unix(&path, 0o600, 8).unwrap_err().to_string().contains("not a socket"));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

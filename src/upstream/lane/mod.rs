@@ -423,7 +423,7 @@ impl Lane {
         for slot in sent.iter().chain(&unsent) {
             match slot.owner {
                 Owner::Inner(number) => node.inquiries.lose(number),
-                owner => drop(owner.client().map(|client| node.rt.roster.with(client, |outbox| outbox.close(reason)))),
+                owner => _ = owner.client().map(|client| node.rt.roster.with(client, |outbox| outbox.close(reason))),
             }
         }
     }
