@@ -112,6 +112,8 @@ fn in_flight(telemetry: &Telemetry, reports: &[Report], lanes: &[LaneReport], no
 
 fn upstream(telemetry: &Telemetry, (in_flight, oldest): (u64, Option<f64>)) -> Value {
     let facts = &telemetry.facts;
+    // The shards count for all servers together: until they count for each, there is one.
+    let node = facts.node(0);
     let open =
         |kind: UpstreamKind, state: UpstreamState| sum(telemetry, |s| s.upstream_connections[kind][state].value());
     let of_kind = |kind: UpstreamKind| UpstreamState::ALL.iter().map(|state| open(kind, *state)).sum::<u64>();
@@ -119,10 +121,11 @@ fn upstream(telemetry: &Telemetry, (in_flight, oldest): (u64, Option<f64>)) -> V
         json!({ "kind": kind.label(), "connections": of_kind(*kind), "max": facts.upstream_max_of(kind.index()) })
     });
     json!({
-        "endpoint": facts.endpoint(),
-        "up": facts.upstream_up(),
-        "away_since": facts.upstream_away_since().map(seconds),
-        "last_error": facts.outage().last().map(|last| json!({ "time": seconds(last.at), "text": last.text })),
+        "name": node.name(),
+        "endpoint": node.endpoint(),
+        "up": node.is_up(),
+        "away_since": node.away_since().map(seconds),
+        "last_error": node.outage().last().map(|last| json!({ "time": seconds(last.at), "text": last.text })),
         "connections": UpstreamKind::ALL.iter().map(|kind| of_kind(*kind)).sum::<u64>(),
         "max": facts.upstream_max(),
         "kinds": kinds.collect::<Vec<_>>(),

@@ -219,7 +219,7 @@ impl Client {
 
     pub(super) fn limits(&self) -> RequestLimits {
         RequestLimits {
-            max_bulk: self.rt().process.upstream_max_bulk(),
+            max_bulk: self.rt().process.max_bulk(),
             max_args: 2_147_483_647,
             authenticated: !matches!(self.admission, Admission::Unauthenticated | Admission::Unasked),
         }

@@ -164,11 +164,11 @@ async fn dial(config: &Config) -> Result<String, DialError> {
         }
         false => None,
     };
-    let facts = Arc::new(ProcessFacts::new(&startup::endpoint(config), ""));
+    let facts = ProcessFacts::new(&startup::endpoint(config), "");
     let parts = DialerParts {
         config: Rc::new(config.clone()),
         shard: Arc::new(Shard::new(1)),
-        process: facts,
+        facts: Arc::clone(facts.node(NodeId::ONLY.number())),
         worker: 0,
         owned: Owned::default(),
         keyring: Rc::default(),

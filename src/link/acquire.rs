@@ -193,7 +193,7 @@ mod tests {
         /// A server that answers the handshake of a bare link, or refuses connects.
         fn new() -> Self {
             let config = Rc::new(tested("[upstream]\nconnects_per_second = 1000\n"));
-            let process = Arc::new(ProcessFacts::new("test", "test"));
+            let facts = Arc::clone(ProcessFacts::new("test", "test").node(0));
             let shard = Arc::new(Shard::new(1));
             let budget = Budget::new(config.division().worker(0));
             let dialer = Rc::new(Dialer::new(
@@ -202,7 +202,7 @@ mod tests {
                 DialerParts {
                     config,
                     shard,
-                    process,
+                    facts,
                     worker: 0,
                     owned: Owned::default(),
                     keyring: Rc::default(),

@@ -22,7 +22,7 @@ use super::{Link, Owned, Permit, Place, ServerRef, Socket};
 use crate::base::{TokenBucket, now};
 use crate::config::{Config, Endpoint};
 use crate::session::{Identity, RouteKey};
-use crate::telemetry::{CircuitState, ConnectError, NameLookup, ProcessFacts, Shard, UpstreamCloseReason};
+use crate::telemetry::{CircuitState, ConnectError, NameLookup, NodeFacts, Shard, UpstreamCloseReason};
 use crate::topology::{NodeId, Peers};
 
 /// Why no link could be opened. Nothing of any client was written.
@@ -57,7 +57,8 @@ pub struct Dialer {
     /// Where the server is. Moved by [`Dialer::on_readdressed`] only.
     pub(super) address: RefCell<Rc<Endpoint>>,
     pub(super) shard: Arc<Shard>,
-    pub(super) process: Arc<ProcessFacts>,
+    /// What all workers together know of the server.
+    pub(super) facts: Arc<NodeFacts>,
     worker: usize,
     serial: Cell<u64>,
     /// The server to which new connections lead; moved by [`Dialer::rotate`].
@@ -76,11 +77,12 @@ pub struct Dialer {
     pub(super) shaking: Cell<u32>,
 }
 
-/// What a dialer is built from: all of it is the worker's, nothing the server's.
+/// What a dialer is built from: beside its address: what is the worker's, and the facts of the server.
 pub struct DialerParts {
     pub config: Rc<Config>,
     pub shard: Arc<Shard>,
-    pub process: Arc<ProcessFacts>,
+    /// What all workers together know of the server.
+    pub facts: Arc<NodeFacts>,
     pub worker: usize,
     pub owned: Owned,
     pub keyring: Rc<Keyring>,
@@ -95,7 +97,7 @@ impl Dialer {
     /// A dialer for `node` at `address` that has not connected to anything yet.
     #[must_use]
     pub fn new(node: NodeId, address: Endpoint, parts: DialerParts) -> Self {
-        let DialerParts { config, shard, process, worker, owned, keyring, tls } = parts;
+        let DialerParts { config, shard, facts, worker, owned, keyring, tls } = parts;
         let rate = connect_rate(&config);
         let circuit = Circuit::new(&config.upstream);
         shard.circuit[circuit.state()].set(1);
@@ -103,7 +105,7 @@ impl Dialer {
             config: RefCell::new(config),
             address: RefCell::new(Rc::new(address)),
             shard,
-            process,
+            facts,
             worker,
             serial: Cell::new(0),
             server: Cell::new(ServerRef::first(node)),

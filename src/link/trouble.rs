@@ -17,11 +17,11 @@ impl Dialer {
     }
 
     pub(super) fn note_trouble(&self, text: &str) {
-        self.process.outage().note(unix_millis(), text);
+        self.facts.outage().note(unix_millis(), text);
     }
 
     pub(super) fn on_connected(&self) {
-        if let Some(away) = self.process.outage().on_connected(unix_millis()) {
+        if let Some(away) = self.facts.outage().on_connected(unix_millis()) {
             let (upstream, away_ms) = (self.address(), millis(away));
             tracing::info!(%upstream, away_ms, "the upstream accepts connections again");
         }
@@ -33,7 +33,7 @@ impl Dialer {
         let pause = self.moved(|circuit| circuit.on_failure(began, now, why, fastrand::f64()));
         let failures = self.circuit.borrow().failures();
         if let Some(pause) = pause
-            && self.process.outage().on_failure(unix_millis(), failures, reason)
+            && self.facts.outage().on_failure(unix_millis(), failures, reason)
         {
             let (upstream, pause_ms) = (self.address(), millis(pause));
             tracing::warn!(%upstream, reason, failures, pause_ms, "cannot connect to the upstream");
@@ -42,7 +42,7 @@ impl Dialer {
 
     pub(super) fn on_login_refused(&self, login: Credentials, text: &[u8]) {
         let (times, pause) = self.refused.on_refused(login, text, &self.config().upstream);
-        if self.process.outage().on_login_refused(times) {
+        if self.facts.outage().on_login_refused(times) {
             let (upstream, reason, pause_s) = (self.address(), String::from_utf8_lossy(text), pause.as_secs());
             tracing::error!(%upstream, %reason, pause_s, "the upstream refused the configured login");
         }
@@ -50,7 +50,7 @@ impl Dialer {
 
     pub(super) fn on_login_accepted(&self) {
         self.refused.on_accepted();
-        if self.process.outage().on_login_accepted() {
+        if self.facts.outage().on_login_accepted() {
             tracing::info!(upstream = %self.address(), "the upstream accepts the configured login again");
         }
     }
@@ -67,7 +67,7 @@ impl Dialer {
             if after == CircuitState::Open && before == CircuitState::Closed {
                 self.shard.circuit_opened.inc();
                 self.on_circuit_open();
-            } else if after == CircuitState::Closed && self.process.outage().on_circuit_closed() {
+            } else if after == CircuitState::Closed && self.facts.outage().on_circuit_closed() {
                 let upstream = self.address();
                 tracing::info!(%upstream, "circuit closed: commands go to the upstream");
             }
@@ -76,9 +76,9 @@ impl Dialer {
     }
 
     fn on_circuit_open(&self) {
-        if self.process.outage().on_circuit_open() {
+        if self.facts.outage().on_circuit_open() {
             let upstream = self.address();
-            let reason = self.process.outage().last().map_or_else(String::new, |last| last.text);
+            let reason = self.facts.outage().last().map_or_else(String::new, |last| last.text);
             tracing::error!(
                 %upstream,
                 reason,

@@ -1,18 +1,17 @@
 //! What is true of the process as a whole.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cells::Each;
 use super::log_count::LogCounts;
 use super::memory::Total;
-use super::outage::Outage;
+use super::node_facts::NodeFacts;
 use super::reasons::{ReloadResult, TlsSide, UpstreamKind};
-use super::server_limits::{Heard, ServerLimits};
 
-/// `proto-max-bulk-len` of a server that was not told otherwise, bytes.
-const MAX_BULK: u64 = 512 << 20;
+/// The name of the only upstream there is.
+const ONLY: &str = "default";
 
 /// Facts of the process: set rarely, from any thread; read by the admin thread.
 ///
@@ -25,15 +24,10 @@ pub struct ProcessFacts {
     started_unix_millis: u64,
     listening: AtomicBool,
     draining: AtomicBool,
-    upstream_up: AtomicBool,
-    /// When that changed last, unix time in milliseconds; 0 is never.
-    upstream_changed: AtomicU64,
-    outage: Outage,
+    /// The servers, by the number that the topology gives them; there is one.
+    nodes: Vec<Arc<NodeFacts>>,
     /// Changes of users' rights that have passed by.
     rights_changes: AtomicU64,
-    upstream_busy_millis: AtomicU64,
-    upstream_max_bulk: AtomicU64,
-    server_limits: Heard,
     client_max: AtomicU64,
     upstream_max: AtomicU64,
     upstream_max_by_kind: Each<UpstreamKind, AtomicU64>,
@@ -45,15 +39,8 @@ pub struct ProcessFacts {
 
 /// What a reload can change.
 struct Running {
-    endpoint: String,
     config_sha256: String,
     pending_restart: Vec<&'static str>,
-}
-
-impl Running {
-    fn new(endpoint: &str, config_sha256: String, pending_restart: Vec<&'static str>) -> Self {
-        Self { endpoint: without_credentials(endpoint), config_sha256, pending_restart }
-    }
 }
 
 impl ProcessFacts {
@@ -63,20 +50,15 @@ impl ProcessFacts {
     /// out. `config_sha256` is the hash of the running configuration in hex.
     pub fn new(endpoint: &str, config_sha256: impl Into<String>) -> Self {
         Self {
-            running: Mutex::new(Running::new(endpoint, config_sha256.into(), Vec::new())),
+            running: Mutex::new(Running { config_sha256: config_sha256.into(), pending_restart: Vec::new() }),
             last_load_good: AtomicBool::new(true),
             loaded_unix_millis: AtomicU64::new(unix_millis()),
             paused: AtomicBool::new(false),
             started_unix_millis: unix_millis(),
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            upstream_up: AtomicBool::new(false),
-            upstream_changed: AtomicU64::new(0),
-            outage: Outage::default(),
+            nodes: vec![Arc::new(NodeFacts::new(ONLY, endpoint))],
             rights_changes: AtomicU64::new(0),
-            upstream_busy_millis: AtomicU64::new(u64::MAX),
-            upstream_max_bulk: AtomicU64::new(MAX_BULK),
-            server_limits: Heard::default(),
             client_max: AtomicU64::new(0),
             upstream_max: AtomicU64::new(0),
             upstream_max_by_kind: Each::default(),
@@ -106,9 +88,33 @@ impl ProcessFacts {
         &self.memory
     }
 
-    /// The configured upstream address, without credentials.
-    pub fn endpoint(&self) -> String {
-        self.running().endpoint.clone()
+    /// The servers, by the number that the topology gives them.
+    pub fn nodes(&self) -> &[Arc<NodeFacts>] {
+        &self.nodes
+    }
+
+    /// The server with this number in the topology.
+    ///
+    /// # Panics
+    /// There is none: the topology has more servers than the process was started with.
+    pub fn node(&self, number: usize) -> &Arc<NodeFacts> {
+        &self.nodes[number]
+    }
+
+    /// How many bytes an argument may have that goes to whichever server: the smallest of their limits.
+    #[inline]
+    pub fn max_bulk(&self) -> u64 {
+        self.nodes.iter().map(|node| node.max_bulk()).min().unwrap_or(u64::MAX)
+    }
+
+    /// The configured address of each server, without credentials.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.endpoint()).collect()
+    }
+
+    /// Whether every server answered its last health check.
+    pub fn upstream_up(&self) -> bool {
+        self.nodes.iter().all(|node| node.is_up())
     }
 
     /// The hash of the running configuration, in hex.
@@ -124,10 +130,9 @@ impl ProcessFacts {
     /// A configuration was read again and is in force now, but for the keys `pending_restart`. As
     /// [`ProcessFacts::new`].
     pub fn set_loaded(&self, endpoint: &str, config_sha256: impl Into<String>, pending_restart: Vec<&'static str>) {
-        let running = Running::new(endpoint, config_sha256.into(), pending_restart);
-        let before = std::mem::replace(&mut *self.running(), running);
-        if before.endpoint != self.endpoint() {
-            self.outage.forget();
+        *self.running() = Running { config_sha256: config_sha256.into(), pending_restart };
+        for node in &self.nodes {
+            node.on_address(endpoint);
         }
         self.last_load_good.store(true, Relaxed);
         self.loaded_unix_millis.store(unix_millis(), Relaxed);
@@ -187,50 +192,6 @@ impl ProcessFacts {
         self.draining.load(Relaxed)
     }
 
-    /// The result of the last health check of the upstream.
-    pub fn set_upstream_up(&self, up: bool) {
-        if self.upstream_up.swap(up, Relaxed) != up {
-            self.upstream_changed.store(unix_millis(), Relaxed);
-        }
-    }
-
-    /// When the upstream was found to be there, or away, last: unix time in milliseconds; 0 before the first time.
-    pub fn upstream_changed(&self) -> u64 {
-        self.upstream_changed.load(Relaxed)
-    }
-
-    /// What went wrong on the way to the upstream.
-    pub fn outage(&self) -> &Outage {
-        &self.outage
-    }
-
-    /// Since when the upstream is away, if it is: unix time in milliseconds; the start of the process if it never
-    /// answered.
-    pub fn upstream_away_since(&self) -> Option<u64> {
-        let since = match self.upstream_changed() {
-            0 => self.started_unix_millis,
-            changed => changed,
-        };
-        (!self.upstream_up()).then_some(since)
-    }
-
-    /// Whether the upstream answered its last health check; false before the first.
-    pub fn upstream_up(&self) -> bool {
-        self.upstream_up.load(Relaxed)
-    }
-
-    /// What the upstream's configuration says: after how many milliseconds it answers -BUSY to others than the caller
-    /// of a script, and how many bytes an argument may have. What is not told stays as it was. Asked by the workers'
-    /// control connections.
-    pub fn set_upstream_limits(&self, busy_millis: Option<u64>, max_bulk: Option<u64>) {
-        if let Some(millis) = busy_millis {
-            self.upstream_busy_millis.store(millis, Relaxed);
-        }
-        if let Some(bytes) = max_bulk {
-            self.upstream_max_bulk.store(bytes.min(MAX_BULK), Relaxed);
-        }
-    }
-
     /// A command that may change users' rights was answered to a client.
     pub fn on_rights_change(&self) {
         self.rights_changes.fetch_add(1, Relaxed);
@@ -239,31 +200,6 @@ impl ProcessFacts {
     /// How many changes of rights and settings have passed through respmux.
     pub fn rights_changes(&self) -> u64 {
         self.rights_changes.load(Relaxed)
-    }
-
-    /// Milliseconds; `u64::MAX` when not known.
-    pub fn upstream_busy_millis(&self) -> u64 {
-        self.upstream_busy_millis.load(Relaxed)
-    }
-
-    /// Bytes; the default of every server when not known, and never more.
-    pub fn upstream_max_bulk(&self) -> u64 {
-        self.upstream_max_bulk.load(Relaxed)
-    }
-
-    /// What its configuration limits on connections was heard; whether it is news.
-    pub fn set_server_limits(&self, limits: ServerLimits) -> bool {
-        self.server_limits.set(limits)
-    }
-
-    /// How often that has changed: whoever keeps a copy looks at this.
-    pub fn server_limit_changes(&self) -> u64 {
-        self.server_limits.changes()
-    }
-
-    /// What the upstream's configuration limits on connections.
-    pub fn server_limits(&self) -> ServerLimits {
-        self.server_limits.get()
     }
 
     /// The client limit of the whole process.
@@ -326,31 +262,9 @@ pub fn unix_millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The address without `user:password@`. Only an address with a scheme can have one; there the
-/// last `@` counts, so that an unescaped one in a password does not show half of it.
-fn without_credentials(address: &str) -> String {
-    match (address.split_once("://"), address.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
-        _ => address.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn credentials_are_cut_out_of_the_endpoint() {
-        for (address, shown) in [
-            ("redis://user:pa@ss/wo:rd@db.example:6379/2", "redis://db.example:6379/2"),
-            ("redis://:secret@[::1]:6379", "redis://[::1]:6379"),
-            ("valkey://db:6379", "valkey://db:6379"),
-            ("127.0.0.1:6379", "127.0.0.1:6379"),
-            ("/run/redis@main.sock", "/run/redis@main.sock"),
-        ] {
-            assert_eq!(ProcessFacts::new(address, "").endpoint(), shown);
-        }
-    }
 
     #[test]
     fn a_new_process_claims_nothing() {

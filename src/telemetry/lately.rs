@@ -363,10 +363,10 @@ mod tests {
         let telemetry = telemetry();
         let start = Instant::now();
         telemetry.pulse.beat(&telemetry, start);
-        telemetry.facts.set_upstream_up(true);
+        telemetry.facts.node(0).set_up(true);
         telemetry.acceptor.client_rejected[RejectReason::Limit].add(3);
         telemetry.pulse.beat(&telemetry, start + STEP);
-        telemetry.facts.set_upstream_up(false);
+        telemetry.facts.node(0).set_up(false);
         telemetry.facts.set_draining(true);
         telemetry.acceptor.client_rejected[RejectReason::Limit].add(4);
         telemetry.pulse.beat(&telemetry, start + 2 * STEP);

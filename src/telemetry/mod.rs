@@ -4,7 +4,7 @@
 //! none asks it anything for a decision; `admin` and PROXY read it.
 //!
 //! A worker counts into its own [`Shard`] ([`cells`] says how); facts of the whole process are in
-//! [`ProcessFacts`]; [`catalogue`] is the list of metrics; [`Telemetry::render`] makes the text of
+//! [`ProcessFacts`], those of one server in [`NodeFacts`]; [`catalogue`] is the list of metrics; [`Telemetry::render`] makes the text of
 //! a scrape. Reasons are enums in [`reasons`]: the same value is the log field, the metric label
 //! and what a test names.
 //!
@@ -23,6 +23,7 @@ pub mod lately;
 pub mod log;
 pub mod log_count;
 pub mod memory;
+mod node_facts;
 pub mod outage;
 pub mod reading;
 pub mod reasons;
@@ -39,6 +40,7 @@ pub use facts::{ProcessFacts, unix_millis};
 pub use lately::Lately;
 pub use memory::Pressure;
 pub use metrics_process::collector::collect as process_numbers;
+pub use node_facts::NodeFacts;
 pub use outage::Met;
 pub use reading::{Durations, Reading};
 pub use reasons::{
@@ -66,7 +68,7 @@ pub struct Telemetry {
 
 /// The series, and what their labels say.
 struct Labelled {
-    endpoint: String,
+    endpoints: Vec<String>,
     config_sha256: String,
     registry: registry::Registry,
 }
@@ -74,7 +76,7 @@ struct Labelled {
 impl Labelled {
     fn new(facts: &ProcessFacts, commands: &[String]) -> Self {
         let registry = registry::Registry::new(facts, commands);
-        Self { endpoint: facts.endpoint(), config_sha256: facts.config_sha256(), registry }
+        Self { endpoints: facts.endpoints(), config_sha256: facts.config_sha256(), registry }
     }
 }
 
@@ -95,7 +97,7 @@ impl Telemetry {
     pub fn render(&self) -> String {
         let mut labelled = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // The values are all in the shards, so that series with other labels lose nothing.
-        if labelled.endpoint != self.facts.endpoint() || labelled.config_sha256 != self.facts.config_sha256() {
+        if labelled.endpoints != self.facts.endpoints() || labelled.config_sha256 != self.facts.config_sha256() {
             *labelled = Labelled::new(&self.facts, &self.commands);
         }
         labelled.registry.render(&self.shards, &self.acceptor, &self.facts)

@@ -14,10 +14,8 @@ use metrics_process::collector::{Metrics as Process, collect};
 use super::catalogue::{Kind, METRICS, Metric, Place, Scope, Source};
 use super::facts::ProcessFacts;
 use super::histogram::{Histogram, Totals};
+use super::node_facts::NodeFacts;
 use super::shard::Shard;
-
-/// The name of the upstream in labels, as long as there is only one.
-const UPSTREAM: &str = "default";
 
 /// The exporter filters by target and level; we do not.
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
@@ -80,7 +78,7 @@ impl Registry {
             .flat_map(|metric| metric.places().into_iter().map(move |place| (metric, place)))
             .filter_map(|(metric, place)| Series::new(&recorder, facts, metric, place))
             .collect();
-        Self { recorder, series, commands: command_series(commands) }
+        Self { recorder, series, commands: command_series(commands, facts) }
     }
 
     /// The text of a scrape.
@@ -181,7 +179,7 @@ impl CommandSeries {
 ///
 /// A subcommand is written as Redis writes it in INFO commandstats, `client|list`, so that panels
 /// join with redis_exporter's `cmd`.
-fn command_series(commands: &[String]) -> Vec<CommandSeries> {
+fn command_series(commands: &[String], facts: &ProcessFacts) -> Vec<CommandSeries> {
     let mut series: std::collections::BTreeMap<String, Vec<usize>> = Default::default();
     let names = commands.iter().map(String::as_str).chain(["other"]);
     for (id, name) in names.enumerate() {
@@ -191,7 +189,7 @@ fn command_series(commands: &[String]) -> Vec<CommandSeries> {
     series
         .into_iter()
         .map(|(cmd, ids)| CommandSeries {
-            labels: vec![Label::new("upstream", UPSTREAM), Label::new("cmd", cmd)],
+            labels: vec![upstream(facts), Label::new("cmd", cmd)],
             ids,
             counter: OnceLock::new(),
         })
@@ -212,14 +210,24 @@ fn describe(recorder: &PrometheusRecorder, metric: &'static Metric) {
 fn labels(metric: &Metric, facts: &ProcessFacts, place: Place) -> Vec<Label> {
     let mut labels = match metric.scope {
         Scope::Process => Vec::new(),
-        Scope::Upstream => vec![Label::new("upstream", UPSTREAM)],
-        Scope::Endpoint => vec![Label::new("upstream", UPSTREAM), Label::new("endpoint", facts.endpoint())],
+        Scope::Upstream => vec![upstream(facts)],
+        Scope::Endpoint => vec![upstream(facts), Label::new("endpoint", only(facts).endpoint())],
         Scope::Config => vec![Label::new("sha256", facts.config_sha256())],
     };
     for ((name, values), index) in metric.axes.iter().zip(place) {
         labels.push(Label::new(*name, values[index]));
     }
     labels
+}
+
+/// The label that names the server.
+fn upstream(facts: &ProcessFacts) -> Label {
+    Label::new("upstream", only(facts).name())
+}
+
+/// The server of all series. Shards count for a worker, not for a server, so there cannot be two.
+fn only(facts: &ProcessFacts) -> &NodeFacts {
+    facts.node(0)
 }
 
 /// Labels as text. The values of our own text are names from tables and need no escaping.

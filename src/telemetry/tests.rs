@@ -182,7 +182,7 @@ fn facts_are_shown() {
     let facts = &telemetry.facts;
     facts.set_upstream_max(32, &[(UpstreamKind::Pool, 24)]);
     facts.set_client_max(10_000);
-    facts.set_upstream_up(true);
+    facts.node(0).set_up(true);
     facts.set_draining(true);
     facts.set_certificate_expiry(TlsSide::Client, 1_940_889_600);
     facts.reloaded(TlsSide::Upstream, ReloadResult::Failure);

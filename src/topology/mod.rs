@@ -27,6 +27,11 @@ impl NodeId {
     /// The server of an upstream that has only one.
     pub(crate) const ONLY: Self = Self(0);
 
+    /// The place of the server in lists that have one entry for each.
+    pub(crate) fn number(self) -> usize {
+        usize::from(self.0)
+    }
+
     /// For tests and for sources that count their servers.
     #[cfg(test)]
     pub(crate) fn numbered(number: u16) -> Self {

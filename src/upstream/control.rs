@@ -251,7 +251,7 @@ pub(crate) async fn run(node: Rc<Node>) {
                 }
                 Opened::Nothing => {
                     suspicious = false;
-                    node.rt.process.set_upstream_up(false);
+                    node.facts.set_up(false);
                     continue; // dropping the job tells its owner
                 }
             },
@@ -280,7 +280,7 @@ pub(crate) async fn run(node: Rc<Node>) {
             After::HeldBack | After::Silent => drop(link.close(UpstreamCloseReason::Timeout).await),
             After::Broken(reason) => {
                 node.control.lost_at.set(link.is_closed().then(|| node.rt.now()));
-                node.rt.process.set_upstream_up(false);
+                node.facts.set_up(false);
                 drop(link.close(reason).await);
             }
         }
@@ -326,7 +326,7 @@ async fn serve(node: &Node, link: &mut Link, job: Job) -> After {
         After::Fine => {
             node.control.healthy_at.set(Some(crate::base::now()));
             node.on_control_answered();
-            node.rt.process.set_upstream_up(true);
+            node.facts.set_up(true);
         }
         After::HeldBack => node.control.paused_at.set(Some(crate::base::now())),
         After::Broken(_) | After::Silent => {}
@@ -417,7 +417,7 @@ async fn learn(node: &Node, link: &mut Link) -> io::Result<()> {
     node.control.flavour.set(flavour);
     let run_id = field("run_id").unwrap_or_default().as_bytes().to_vec();
     let (name, upstream) = (if valkey.is_some() { "valkey" } else { "redis" }, node.address());
-    match node.rt.process.outage().on_met(&run_id) {
+    match node.facts.outage().on_met(&run_id) {
         Met::First => tracing::info!(%upstream, "connected to {name} {version}"),
         Met::Another => tracing::warn!(
             %upstream,

@@ -205,7 +205,7 @@ impl Lanes {
 fn stuck_after(node: &Node) -> Duration {
     // The server says -BUSY from its own threshold on; where that is lower it counts. What it is now may be unknown:
     // changed by others a moment ago, or not for us to ask. Then its word counts.
-    let servers = Duration::from_millis(node.rt.process.upstream_busy_millis());
+    let servers = Duration::from_millis(node.facts.busy_millis());
     let servers = if node.control.busy_within(BUSY_FOR) { Duration::ZERO } else { servers };
     node.rt.config().lane.busy_threshold.min(servers.max(STUCK_AT_LEAST))
 }

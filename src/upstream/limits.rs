@@ -47,7 +47,7 @@ pub(super) async fn learn(node: &Node, link: &mut Link) -> io::Result<()> {
     }
     let texts: Vec<Option<String>> = ASKED.iter().zip(&replies).map(|(name, reply)| value_of(reply, name)).collect();
     let number = |at: usize| texts[at].as_ref().and_then(|text| text.parse().ok());
-    node.rt.process.set_upstream_limits(number(0), number(1));
+    node.facts.on_limits(number(0), number(1));
     node.control.learn_debug(&replies[8]);
     if texts.iter().all(Option::is_none) {
         // Once, not at every turn.
@@ -62,7 +62,7 @@ pub(super) async fn learn(node: &Node, link: &mut Link) -> io::Result<()> {
         return Ok(());
     }
     let limits = parsed(&texts);
-    if node.rt.process.set_server_limits(limits) {
+    if node.facts.on_server_limits(limits) {
         tell(node, &limits);
     }
     node.notice_limits();
@@ -139,11 +139,11 @@ fn tell(node: &Node, limits: &ServerLimits) {
 impl Node {
     /// Takes over what another worker, or this one, has heard. Called at every tick.
     pub(super) fn notice_limits(&self) {
-        let changes = self.rt.process.server_limit_changes();
+        let changes = self.facts.server_limit_changes();
         if self.server_heard.replace(changes) == changes {
             return;
         }
-        let (now, before) = (self.rt.process.server_limits(), self.server.get());
+        let (now, before) = (self.facts.server_limits(), self.server.get());
         self.server.set(now);
         self.on_output_limits();
         self.big_replies.guard(usize::try_from(now.normal.least()).unwrap_or(usize::MAX));

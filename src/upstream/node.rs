@@ -13,7 +13,7 @@ use super::{
 use crate::command::CommandId;
 use crate::config::Endpoint;
 use crate::link::{ClientTls, Dialer, DialerParts};
-use crate::telemetry::ServerLimits;
+use crate::telemetry::{NodeFacts, ServerLimits};
 use crate::topology::NodeId;
 
 /// A control answer not older than this says that the server is alive.
@@ -29,6 +29,8 @@ const SURVEY_EVERY: u32 = 5;
 pub struct Node {
     pub rt: Rc<Runtime>,
     id: NodeId,
+    /// What all workers together know of this server.
+    pub facts: Arc<NodeFacts>,
     /// How far the server's counts of subscribers are off, over all workers.
     pub interest: HiddenSubscribers,
     /// Commands are held at the clients: PROXY PAUSE, or a pause of the server. Moved by [`Node::on_pause_changed`], at every
@@ -74,10 +76,11 @@ impl Node {
         interest: HiddenSubscribers,
         tls: Option<ClientTls>,
     ) -> Rc<Self> {
+        let facts = Arc::clone(rt.process.node(id.number()));
         let parts = DialerParts {
             config: rt.config(),
             shard: Arc::clone(&rt.shard),
-            process: Arc::clone(&rt.process),
+            facts: Arc::clone(&facts),
             worker: rt.worker,
             owned: rt.owned.clone(),
             keyring: Rc::clone(&rt.keyring),
@@ -86,6 +89,7 @@ impl Node {
         let dialer = Rc::new(Dialer::new(id, address, parts));
         Rc::new(Self {
             id,
+            facts,
             interest,
             holding: Cell::new(rt.is_paused()),
             rt,

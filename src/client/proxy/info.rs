@@ -102,9 +102,10 @@ fn clients(lines: &mut Lines, node: &Node, reports: &[Report]) {
 
 fn upstreams(lines: &mut Lines, node: &Node, reports: &[Report]) {
     let (name, version) = version(flavour(reports));
-    lines.put("upstream", node.rt.process.endpoint());
-    lines.put("upstream_up", u8::from(node.rt.process.upstream_up()));
-    let (away, error) = servers::trouble(&node.rt.process);
+    lines.put("upstream", node.facts.endpoint());
+    lines.put("upstream_name", node.facts.name());
+    lines.put("upstream_up", u8::from(node.facts.is_up()));
+    let (away, error) = servers::trouble(&node.facts);
     lines.put("upstream_away_seconds", away);
     lines.put("upstream_last_error", error.map_or_else(String::new, |(_, text)| text.replace(['\r', '\n'], " ")));
     lines.put("upstream_flavour", name);

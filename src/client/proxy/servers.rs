@@ -1,7 +1,7 @@
 //! PROXY POOLS, SERVERS and LANES: the upstream side as lines.
 
 use crate::session::Flavour;
-use crate::telemetry::{CircuitState, ProcessFacts, unix_millis};
+use crate::telemetry::{CircuitState, NodeFacts, ProcessFacts, unix_millis};
 use crate::upstream::{LaneReport, Report};
 
 /// One line for each worker and kind of connection.
@@ -32,9 +32,14 @@ pub(super) fn pools(reports: &[Report]) -> Vec<String> {
     lines
 }
 
-/// What one endpoint looks like to all workers together: so far there is one.
+/// One line for each server, as all workers together see it.
 pub(super) fn servers(process: &ProcessFacts, reports: &[Report]) -> Vec<String> {
-    let mut line = format!("endpoint={} up={}", process.endpoint(), u8::from(process.upstream_up()));
+    process.nodes().iter().map(|node| server(node, reports)).collect()
+}
+
+/// The line of `node`. The reports of the workers count for all servers together: until they count for each, there is one.
+fn server(node: &NodeFacts, reports: &[Report]) -> String {
+    let mut line = format!("endpoint={} up={}", node.endpoint(), u8::from(node.is_up()));
     let flavour = flavour(reports);
     let (name, version) = version(flavour);
     line.push_str(&format!(" flavour={name} version={version} circuit={}", circuit(reports).label()));
@@ -53,26 +58,27 @@ pub(super) fn servers(process: &ProcessFacts, reports: &[Report]) -> Vec<String>
         sum(&|report| report.opened)
     ));
     // Seconds since; -1 is never.
-    let changed = match process.upstream_changed() {
+    let changed = match node.changed() {
         0 => -1,
         at => i64::try_from(unix_millis().saturating_sub(at) / 1000).unwrap_or(i64::MAX),
     };
     line.push_str(&format!(" last_change_s={changed}"));
-    let (away, error) = trouble(process);
+    let (away, error) = trouble(node);
     line.push_str(&format!(" away_s={away}"));
     match error {
         None => line.push_str(" last_error_s=-1 last_error=\"\""),
         // The words are the operating system's or the server's own: quoted.
         Some((age, text)) => line.push_str(&format!(" last_error_s={age} last_error={text:?}")),
     }
-    vec![line]
+    line.push_str(&format!(" upstream={}", node.name()));
+    line
 }
 
-/// For how many seconds the upstream has been away (-1 if it is not), and what went wrong last how many seconds ago.
-pub(super) fn trouble(process: &ProcessFacts) -> (i64, Option<(u64, String)>) {
+/// For how many seconds the server has been away (-1 if it is not), and what went wrong last how many seconds ago.
+pub(super) fn trouble(node: &NodeFacts) -> (i64, Option<(u64, String)>) {
     let age = |millis: u64| unix_millis().saturating_sub(millis) / 1000;
-    let away = process.upstream_away_since().map_or(-1, |since| i64::try_from(age(since)).unwrap_or(i64::MAX));
-    (away, process.outage().last().map(|last| (age(last.at), last.text)))
+    let away = node.away_since().map_or(-1, |since| i64::try_from(age(since)).unwrap_or(i64::MAX));
+    (away, node.outage().last().map(|last| (age(last.at), last.text)))
 }
 
 /// Which server it is, as the first worker that knows has heard.
