@@ -118,7 +118,7 @@ fn argument(key: &'static Key) -> Option<Arg> {
 
 pub(super) fn flags(matches: &ArgMatches) -> Result<Flags, String> {
     let mut flags = Flags { file: matches.get_one::<PathBuf>("config").cloned(), ..Flags::default() };
-    for key in KEYS {
+    for key in KEYS.iter() {
         let Some((name, _)) = key.flag else { continue };
         let Some(values) = matches.get_many::<String>(key.path) else {
             continue;

@@ -3,21 +3,14 @@
 //! Loading, printing, the example and the command line are all driven by this list, so that they
 //! cannot disagree. A key without a row in a table does not exist.
 
-use super::auth::Auth;
-use super::blocking::Blocking;
-use super::client::Client;
-use super::commands::Commands;
-use super::drain::Drain;
-use super::insight::{Hotkeys, Slowlog};
+use std::sync::LazyLock;
+
 use super::key::Key;
-use super::lane::Lane;
-use super::log::Log;
-use super::pool::Pool;
 use super::process::{MEMORY, PAUSE, PROCESS, RELOAD};
-use super::pubsub::Pubsub;
-use super::tls::Tls;
-use super::unix::Unix;
-use super::upstream::{Upstream, UpstreamTls};
+use super::{
+    Auth, Blocking, Client, Commands, Drain, Hotkeys, Lane, Log, Pool, Pubsub, Slowlog, Tls, Unix, Upstream,
+    UpstreamTls,
+};
 
 /// In the order of the example: keys without a table first, as TOML wants them.
 const TABLES: [&[Key]; 19] = [
@@ -43,24 +36,7 @@ const TABLES: [&[Key]; 19] = [
 ];
 
 /// All rows, table after table.
-pub(crate) static KEYS: &[Key] = &{
-    let mut rows = [PROCESS[0]; count()];
-    let (mut table, mut at) = (0, 0);
-    while table < TABLES.len() {
-        let length = TABLES[table].len();
-        rows.split_at_mut(at).1.split_at_mut(length).0.copy_from_slice(TABLES[table]);
-        (table, at) = (table + 1, at + length);
-    }
-    rows
-};
-
-const fn count() -> usize {
-    let (mut table, mut count) = (0, 0);
-    while table < TABLES.len() {
-        (table, count) = (table + 1, count + TABLES[table].len());
-    }
-    count
-}
+pub(crate) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| TABLES.concat());
 
 /// The row of a key, also by its old name.
 pub(crate) fn find(path: &str) -> Option<&'static Key> {
@@ -118,7 +94,7 @@ mod tests {
 
     #[test]
     fn every_default_and_example_is_valid_and_prints_itself() {
-        for key in KEYS {
+        for key in KEYS.iter() {
             let (text, _) = key.example_toml();
             let file = format!("v = {text}");
             let value: toml::Table = file.parse().unwrap();
@@ -141,7 +117,7 @@ mod tests {
     #[test]
     fn no_name_is_used_twice_and_tables_stay_together() {
         let mut names = HashSet::new();
-        for key in KEYS {
+        for key in KEYS.iter() {
             assert!(names.insert(key.path.to_owned()), "{}", key.path);
             assert!(names.insert(key.env()), "{}", key.path);
             for name in [key.short_env, key.flag.map(|(flag, _)| flag)].into_iter().flatten() {

@@ -101,9 +101,8 @@ impl Kind {
             // An empty text takes back what a lower layer set.
             Self::Text | Self::Secret | Self::Path | Self::Uids if text == Some("") => Ok(Setting::Unset),
             Self::Url => UpstreamUrl::parse(text?).map(Setting::Url),
-            Self::Text => Ok(Setting::Text(text?.to_owned())),
+            Self::Text | Self::Path => Ok(Setting::Text(text?.to_owned())),
             Self::Secret => parse_password(text?.into()).map(Setting::Secret),
-            Self::Path => Ok(Setting::Path(text?.into())),
             Self::LogFilter => log_filter(text?),
             Self::Texts if matches!(raw, Raw::Untyped(text) if text.trim().is_empty()) => Ok(Setting::Texts(vec![])),
             Self::Texts => Ok(Setting::Texts(raw.texts()?.into_iter().map(str::to_owned).collect())),

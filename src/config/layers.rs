@@ -163,7 +163,7 @@ mod tests {
             assert!(problems(&[(link, "tcp://10.0.0.1:6379")]).is_empty());
         }
         assert!(!is_service_link("RESPMUX_PORT_X_TCP"));
-        for key in KEYS {
+        for key in KEYS.iter() {
             assert!(!is_service_link(&key.env()), "{} would be passed over", key.path);
         }
     }

@@ -117,7 +117,7 @@ impl ShownSettings {
     /// What cannot change while the process runs is as in `running`.
     pub(super) fn keep(&mut self, running: &Self) {
         let both = Arc::make_mut(&mut self.0).iter_mut().zip(running.iter());
-        for ((setting, old), _) in both.zip(KEYS).filter(|(_, key)| !key.live) {
+        for ((setting, old), _) in both.zip(KEYS.iter()).filter(|(_, key)| !key.live) {
             setting.effective.clone_from(&old.effective);
         }
     }

@@ -158,7 +158,7 @@ fn the_example_loads_as_the_defaults_and_has_every_key() {
     let example = example();
     assert_eq!(good(&example), good(""));
     // Also what it leaves commented out is valid, though not all at once.
-    for key in KEYS {
+    for key in KEYS.iter() {
         let (value, is_default) = key.example_toml();
         let (table, name) = key.table_and_name();
         let line = format!("{}{name} = {value}", if is_default { "" } else { "# " });
@@ -177,7 +177,7 @@ fn the_example_loads_as_the_defaults_and_has_every_key() {
 fn every_key_reaches_the_configuration() {
     let (defaults, _) = good("");
     // Another valid value for each kind of key.
-    for key in KEYS {
+    for key in KEYS.iter() {
         let value = match key.path {
             "instance" => "7".to_owned(),
             "handover" => "/h".to_owned(),

@@ -25,7 +25,6 @@ pub(crate) enum Setting {
     Url(UpstreamUrl),
     Text(String),
     Secret(Secret),
-    Path(PathBuf),
     Mode(u32),
     Uids(Vec<u32>),
     Texts(Vec<String>),
@@ -53,7 +52,6 @@ impl Setting {
             Self::Url(url) => url.to_string(),
             Self::Text(text) => text.clone(),
             Self::Secret(_) | Self::Accounts(_) => REDACTED.to_owned(),
-            Self::Path(path) => path.to_string_lossy().into_owned(),
             Self::Mode(mode) => format!("{mode:04o}"),
             Self::Uids(users) => users.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
         };
@@ -113,7 +111,7 @@ from_setting! {
     bool: Setting::Switch(on) => *on;
     Duration: Setting::Time(time) => *time;
     String: Setting::Text(text) => text.clone();
-    PathBuf: Setting::Path(path) => path.clone();
+    PathBuf: Setting::Text(path) => path.into();
     Secret: Setting::Secret(secret) => secret.clone();
     SocketAddr: Setting::Address(address) => *address;
     UpstreamUrl: Setting::Url(url) => url.clone();

@@ -25,7 +25,7 @@ pub(crate) fn manual(command: Command) -> std::io::Result<Vec<u8>> {
 pub(crate) fn schema() -> String {
     let mut top = Map::new();
     let mut tables: Map<String, Value> = Map::new();
-    for key in KEYS {
+    for key in KEYS.iter() {
         let (table, name) = key.table_and_name();
         let place = if table.is_empty() {
             &mut top
@@ -134,7 +134,7 @@ pub(crate) fn reference() -> String {
          override the file.\n",
     );
     let mut last = None;
-    for key in KEYS {
+    for key in KEYS.iter() {
         let (table, name) = key.table_and_name();
         if last != Some(table) {
             let title = if table.is_empty() { "Without a table".to_owned() } else { format!("`[{table}]`") };
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn the_schema_has_every_key_and_takes_every_default() {
         let schema: Value = serde_json::from_str(&schema()).unwrap();
-        for key in KEYS {
+        for key in KEYS.iter() {
             let (table, name) = key.table_and_name();
             let of = if table.is_empty() { &schema } else { &schema["properties"][table] };
             let property = &of["properties"][name];
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn the_reference_has_a_row_for_every_key() {
         let reference = reference();
-        for key in KEYS {
+        for key in KEYS.iter() {
             assert!(reference.contains(&format!("`{}`", key.env())), "{}", key.path);
         }
     }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn every_default_of_the_reference_is_accepted() {
         let reference = reference();
-        for key in KEYS {
+        for key in KEYS.iter() {
             let variable = format!(" | `{}`", key.env());
             let row = reference.lines().find(|line| line.contains(&variable)).unwrap();
             let default = row.split(" | ").nth(1).unwrap();
