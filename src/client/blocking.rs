@@ -122,10 +122,9 @@ impl Client {
     /// The end of a client's place in a fold. Its input is read meanwhile, so that a close is noticed: then the
     /// command ends, and everything behind it is dropped (rule F7).
     async fn wait_in_fold(&mut self, waiter: &Waiter, deadline: Option<Instant>) -> Result<Turn, Closed> {
-        *self.record.waiting.borrow_mut() = Some(Rc::clone(waiter.wait()));
+        self.record.activity.blocks(waiter.wait());
         let mut timer = timer(deadline);
         let mut leaving = false;
-        self.record.busy.set(false); // it may be for ever
         let end = poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
@@ -139,8 +138,7 @@ impl Client {
             waiter.take().map_or(Poll::Pending, |turn| Poll::Ready(Ok(turn)))
         })
         .await;
-        self.record.waiting.borrow_mut().take();
-        self.record.busy.set(true);
+        self.record.activity.is_released();
         if end.is_err() {
             waiter.wait().left(false);
         }
@@ -195,7 +193,7 @@ impl Client {
         let wait = Wait::new(self.outbox(), false);
         let result = self.ask_in_turns(&mut command, &read, &wait).await;
         node.folds.count_alone(false);
-        self.record.waiting.borrow_mut().take();
+        self.record.activity.is_released();
         wait.left(false); // whoever asked for it meanwhile
         result
     }
@@ -249,8 +247,7 @@ impl Client {
     async fn pause(&mut self, wait: &Rc<Wait>, pause: Duration, deadline: Option<Instant>) -> Result<bool, Closed> {
         let until = Instant::now() + pause;
         let mut timer = timer(Some(deadline.map_or(until, |deadline| deadline.min(until))));
-        *self.record.waiting.borrow_mut() = Some(Rc::clone(wait));
-        self.record.busy.set(false);
+        self.record.activity.blocks(wait);
         let over = poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
@@ -266,7 +263,7 @@ impl Client {
             }
         })
         .await;
-        self.record.busy.set(true);
+        self.record.activity.asks();
         over
     }
 

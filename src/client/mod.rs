@@ -47,6 +47,7 @@ mod subscribe;
 mod sweep;
 mod switch;
 
+mod activity;
 mod admin_command;
 
 pub(crate) use admin_command::{AdminCommand, AdminHandle, AdminReply, AdminRequest};

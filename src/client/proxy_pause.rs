@@ -66,7 +66,7 @@ impl Shared {
     pub(crate) fn busy(&self) -> usize {
         let mut clients = 0;
         self.clients.each(|record| {
-            clients += usize::from(record.outbox.pending() > 0 || record.busy.get());
+            clients += usize::from(record.outbox.pending() > 0 || record.activity.is_under_way());
         });
         let owed: usize = self.upstream.nodes().iter().map(|node| node.in_flight()).sum();
         if clients == 0 { owed } else { clients }

@@ -1,6 +1,7 @@
 //! How a client is read: by its loop, while it waits, and ahead of what can be carried out.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,53 +23,86 @@ const HASTE: Duration = Duration::from_millis(1);
 pub(super) const WAITING_INPUT: usize = 64 << 10;
 
 impl Client {
-    /// Reads once. Whole requests are processed straight from the worker's buffer; only what is left is copied.
-    pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
-        let node = self.node();
-        let mut memory = node.rt.read_buffer.borrow_mut();
-        let mut buf = ReadBuf::new(&mut memory);
+    /// Reads once, at most `most` bytes, by way of the worker's buffer, and keeps the books of it; `take` gets the bytes,
+    /// none at the end, and how long before that the client was read. All readers of a client come through here: its loop,
+    /// its waits, and its close. The one exception is [`Client::read_ahead`], which reads past what is kept here.
+    #[inline]
+    pub(super) fn poll_chunk<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        take: impl FnOnce(&mut Self, &[u8], Option<u64>) -> T,
+    ) -> Poll<Result<T, Closed>> {
+        let rt = Rc::clone(self.rt());
+        let mut memory = rt.read_buffer.borrow_mut();
+        let room = most.min(memory.len());
+        let mut buf = ReadBuf::new(&mut memory[..room]);
         let ahead = self.read.is_ahead();
-        match self.read.poll_read(cx, &mut buf) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(_)) => return Poll::Ready(Some(Step::Close(self.left()))),
-            Poll::Ready(Ok(())) => {}
+        if std::task::ready!(self.read.poll_read(cx, &mut buf)).is_err() {
+            return Poll::Ready(Err(Closed(self.left())));
         }
         let chunk = buf.filled();
+        let mut gap = None;
         if chunk.is_empty() {
             self.eof = true;
-            self.outbox().on_end();
-            return Poll::Ready(None);
+        } else {
+            // One look at the clock serves all requests of this read.
+            self.now = rt.now();
+            // What was read ahead was counted then.
+            if !ahead {
+                gap = Some(self.now.saturating_sub(self.on_received(chunk.len(), self.now)));
+            }
         }
-        self.now = node.rt.now();
-        if !ahead {
-            let before = self.on_received(chunk.len(), self.now);
-            let reads = &node.rt.shard.client_reads;
+        Poll::Ready(Ok(take(self, chunk, gap)))
+    }
+
+    /// Reads once, for the loop. Whole requests are processed straight from the worker's buffer; only what is left is
+    /// copied.
+    pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        match std::task::ready!(self.poll_chunk(cx, usize::MAX, Self::on_chunk)) {
+            Ok(step) => Poll::Ready(step),
+            Err(Closed(reason)) => Poll::Ready(Some(Step::Close(reason))),
+        }
+    }
+
+    fn on_chunk(&mut self, chunk: &[u8], gap: Option<u64>) -> Option<Step> {
+        if chunk.is_empty() {
+            self.outbox().on_end();
+            return None;
+        }
+        if let Some(gap) = gap {
+            let reads = &self.rt().shard.client_reads;
             reads.all.inc();
-            if self.now.saturating_sub(before) < nanos(HASTE) {
+            if gap < nanos(HASTE) {
                 reads.hasty.inc();
             }
         }
         if !self.carry.is_empty() {
-            self.carry.extend_from_slice(chunk);
+            self.keep(chunk);
             self.exhausted = false;
-            self.count_input();
-            node.rt.relieve();
             if self.input_over_budget() {
-                return Poll::Ready(Some(Step::Close(CloseReason::AuthInput)));
+                return Some(Step::Close(CloseReason::AuthInput));
             }
             if self.request_too_large() {
-                return Poll::Ready(Some(Step::Close(CloseReason::QueryBuffer)));
+                return Some(Step::Close(CloseReason::QueryBuffer));
             }
-            return Poll::Ready(None);
+            return None;
         }
         let (used, flow) = self.process(chunk);
         self.carry.extend_from_slice(&chunk[used..]);
         self.exhausted = matches!(flow, Flow::NeedMore);
         match flow {
             // The stall is found again at once, from `carry`, where the wait is arranged.
-            Flow::NeedMore | Flow::Stalled(_) => Poll::Ready(None),
-            Flow::Step(step) => Poll::Ready(Some(step)),
+            Flow::NeedMore | Flow::Stalled(_) => None,
+            Flow::Step(step) => Some(step),
         }
+    }
+
+    /// Keeps input that cannot be used yet. It counts at once, and makes room for itself.
+    fn keep(&mut self, chunk: &[u8]) {
+        self.carry.extend_from_slice(chunk);
+        self.count_input();
+        self.rt().relieve();
     }
 
     /// The client has so much unread that its requests wait for it.
@@ -166,29 +200,11 @@ impl Client {
 
     /// Reads into `carry` up to `most` bytes, so that a close is noticed; pending when full or at the end.
     pub(super) fn poll_more(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<(), Closed>> {
-        let ahead = self.read.is_ahead();
-        if self.eof || self.carry.len() >= most || (!ahead && self.rt().pauses(self.outbox())) {
+        let throttled = !self.read.is_ahead() && self.rt().pauses(self.outbox());
+        if self.eof || self.carry.len() >= most || throttled {
             return Poll::Pending;
         }
-        let node = self.node();
-        let mut memory = node.rt.read_buffer.borrow_mut();
-        let room = (most - self.carry.len()).min(memory.len());
-        let mut buf = ReadBuf::new(&mut memory[..room]);
-        match self.read.poll_read(cx, &mut buf) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(_)) => Poll::Ready(Err(Closed(CloseReason::Client))),
-            Poll::Ready(Ok(())) => {
-                let chunk = buf.filled();
-                self.eof = chunk.is_empty();
-                if !ahead {
-                    self.on_received(chunk.len(), node.rt.now());
-                }
-                self.carry.extend_from_slice(chunk);
-                self.count_input();
-                node.rt.relieve();
-                Poll::Ready(Ok(()))
-            }
-        }
+        self.poll_chunk(cx, most - self.carry.len(), |client, chunk, _| client.keep(chunk))
     }
 
     /// Ready when the client is closed or has closed; reads and sends meanwhile.

@@ -30,11 +30,9 @@ impl Client {
                 Step::Admit => Box::pin(self.admit()).await,
                 Step::Command(request, route) => {
                     self.kept = request.raw().len();
-                    self.record.busy.set(route.waits_for_resume());
-                    self.record.arguments.set(request.arguments());
+                    self.record.activity.begins(route.waits_for_resume(), request.arguments());
                     let done = Box::pin(self.dispatch(request, route)).await;
-                    self.record.busy.set(false);
-                    self.record.arguments.set(0);
+                    self.record.activity.ends();
                     self.kept = 0;
                     done.and_then(|()| self.on_command_done())
                 }

@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::activity::Activity;
 use super::connection::Client;
 use super::directory::address::Address;
 use super::directory::line::Transport;
-use super::directory::record::{ClientRecord, PinnedFacts};
+use super::directory::record::ClientRecord;
 use super::shared::Shared;
 use crate::command::CommandId;
 use crate::link::Socket;
@@ -38,14 +39,11 @@ impl Shared {
                 self.rt.config().upstream.db,
                 self.rt.rules().policies.of(&Identity::Implicit),
             )),
-            holding: Cell::new(PinnedFacts { multi: -1, ..Default::default() }),
-            waiting: RefCell::default(),
+            activity: Activity::default(),
             command: Cell::new(CommandId::OTHER),
-            arguments: Cell::new(0),
             locked_at: Cell::new(self.rt.now().max(1)),
             connected: now,
             active: Cell::new(self.rt.now()),
-            busy: Cell::new(false),
             departure: Cell::new(self.departure_of_newcomer()),
             received: Cell::new(0),
         });
@@ -70,7 +68,7 @@ impl Drop for Stay {
         if let Some(outcome) = record.departure.get().and_then(|departure| departure.outcome(*end)) {
             node.rt.shard.handoffs[outcome].inc();
         }
-        if let Some(wait) = record.waiting.take() {
+        if let Some(wait) = record.activity.leaves() {
             wait.left(false); // somebody may have asked it to
         }
         node.rt.slowlog.on_client_left(outbox.id(), || record.who());

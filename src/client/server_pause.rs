@@ -49,7 +49,12 @@ impl Client {
                 Passage::Apart if !node.server_pause.is_braced() && node.rt.pool.has_place_for_blocked() => {
                     return Ok(Some(PinReason::Paused));
                 }
-                Passage::Apart | Passage::Wait => self.pause_changed().await?,
+                Passage::Apart | Passage::Wait => {
+                    self.record.activity.stands_in_line();
+                    let changed = self.pause_changed().await;
+                    self.record.activity.goes_on();
+                    changed?;
+                }
             }
             if node.rt.is_paused() && route.waits_for_resume() {
                 self.resumed().await?;
@@ -62,16 +67,13 @@ impl Client {
     async fn pause_changed(&mut self) -> Result<(), Closed> {
         let node = self.node();
         let seen = node.server_pause.changes();
-        self.record.busy.set(false);
-        let result = poll_fn(|cx| {
+        poll_fn(|cx| {
             if node.server_pause.changes() != seen {
                 return std::task::Poll::Ready(Ok(()));
             }
             self.poll_presence(cx).map(Err)
         })
-        .await;
-        self.record.busy.set(true);
-        result
+        .await
     }
 
     /// While everything is held back nobody can be asked who a client is.
@@ -79,7 +81,6 @@ impl Client {
         while self.node().server_pause.is_all() {
             self.pause_changed().await?;
         }
-        self.record.busy.set(false);
         Ok(())
     }
 

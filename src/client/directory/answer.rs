@@ -62,16 +62,16 @@ pub(crate) fn answer(shared: &Shared, question: PeerQuery) {
 
 /// CLIENT UNBLOCK of a client of this worker, wherever it waits.
 async fn unblock(node: &Node, record: &ClientRecord, how: UnblockWith) -> Unblocked {
-    let wait = record.waiting.borrow().clone();
+    let wait = record.activity.wait();
     if let Some(wait) = wait {
         let (answer, left) = oneshot::channel();
         wait.ask_to_leave(how == UnblockWith::Error, answer);
         return Unblocked::Reply(if left.await == Ok(true) { b":1\r\n" } else { b":0\r\n" }.to_vec());
     }
-    let Some(blocked_on) = record.holding.get().blocked_on else { return Unblocked::Reply(b":0\r\n".to_vec()) };
+    let Some(blocked_on) = record.activity.blocked_on() else { return Unblocked::Reply(b":0\r\n".to_vec()) };
     let id = blocked_on.id.to_string();
     let unblock: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", id.as_bytes(), how.word().as_bytes()];
-    let still = || record.holding.get().blocked_on == Some(blocked_on);
+    let still = || record.activity.blocked_on() == Some(blocked_on);
     node.unblock_for_another(blocked_on, unblock, still).await
 }
 

@@ -4,9 +4,6 @@ use crate::command::CommandId;
 use crate::link::ServerClient;
 use crate::telemetry;
 
-/// What a client is doing, in one word: all there are.
-pub(in crate::client) const STATES: [&str; 5] = ["open", "blocked", "transaction", "subscribed", "monitor"];
-
 /// How a client reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {

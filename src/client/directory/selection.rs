@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use crate::client::directory::line::{ClientLine, STATES};
+use crate::client::activity::STATES;
+use crate::client::directory::line::ClientLine;
 use crate::client::directory::record::ClientRecord;
 use crate::client::directory::table::ClientTable;
 use crate::client::error_reply;
@@ -152,7 +153,7 @@ impl Selection {
             && self.addr.as_ref().is_none_or(|addr| addr == record.address.to_string().as_bytes())
             && self.laddr.as_ref().is_none_or(|laddr| laddr == record.local_address().as_bytes())
             && self.state.is_none_or(|state| state == record.state())
-            && self.pinned.is_none_or(|pinned| pinned.fits(record.holding.get().pin.map(Into::into)))
+            && self.pinned.is_none_or(|pinned| pinned.fits(record.activity.pinned().map(|pinned| pinned.reason.into())))
     }
 
     /// Puts the lines of several workers together.

@@ -4,11 +4,10 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::ReadBuf;
 use tokio::time::timeout;
 
 use super::departure::{DrainTimer, sequence};
-use crate::client::connection::Client;
+use crate::client::connection::{Client, Closed};
 use crate::session::{Guard, MaintNotifications, Resp};
 use crate::telemetry::CloseReason;
 
@@ -96,15 +95,11 @@ impl Client {
         let node = self.node();
         let mut late = false;
         let parted = async {
-            poll_fn(|cx| self.outbox().poll_end(cx)).await?;
+            poll_fn(|cx| self.outbox().poll_end(cx)).await.map_err(|_| Closed(reason))?;
             loop {
-                let read = poll_fn(|cx| {
-                    let mut memory = node.rt.read_buffer.borrow_mut();
-                    let mut buf = ReadBuf::new(&mut memory);
-                    self.read.poll_read(cx, &mut buf).map_ok(|()| buf.filled().len())
-                });
+                let read = poll_fn(|cx| self.poll_chunk(cx, usize::MAX, |_, chunk, _| chunk.len()));
                 match read.await? {
-                    0 => return std::io::Result::Ok(()),
+                    0 => return Ok::<_, Closed>(()),
                     _ => late = true,
                 }
             }

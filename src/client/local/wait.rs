@@ -70,11 +70,9 @@ impl Client {
         }
         watcher.is_behind();
         let wait = Wait::new(self.outbox(), false);
-        *self.record.waiting.borrow_mut() = Some(Rc::clone(&wait));
-        self.record.busy.set(false); // it may be for ever
+        self.record.activity.blocks(&wait);
         let end = self.await_replicas(&command, &watcher, &wait, offset, wanted, count).await;
-        self.record.busy.set(true);
-        self.record.waiting.borrow_mut().take();
+        self.record.activity.is_released();
         wait.left(false); // whoever asked for it meanwhile
         end
     }

@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::rc::Rc;
 
 use crate::client::connection::{Client, Closed};
-use crate::client::directory::record::PinnedFacts;
 use crate::client::error_reply;
 use crate::client::pinned::{Pinned, PinnedEvent};
 use crate::client::request::Request;
@@ -37,7 +36,7 @@ impl Client {
         let pinned = PinCount::new(&node, reason);
         let result = self.hold(lease, first, reason, asked).await;
         drop(pinned);
-        self.record.holding.set(PinnedFacts { multi: -1, ..PinnedFacts::default() });
+        self.record.activity.is_unpinned();
         if self.outbox().hub().is_none() {
             node.limit_output(self.outbox(), OutputClass::Normal);
         }
@@ -49,13 +48,13 @@ impl Client {
     async fn lend_unless_paused(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
         loop {
             // In line nothing is begun, and it may take as long as others are blocked.
-            self.record.busy.set(false);
+            self.record.activity.stands_in_line();
             let lent = self.lend(reason).await?;
-            self.record.busy.set(true);
+            self.record.activity.goes_on();
             match lent {
                 Ok(lease) if self.rt().is_paused() => {
                     lease.give_back(Return::Clean);
-                    self.record.busy.set(false);
+                    self.record.activity.stands_in_line();
                     self.resumed().await?;
                 }
                 lent => return Ok(lent),

@@ -15,6 +15,7 @@ mod redirect;
 mod relay;
 mod replies;
 mod request_timeout;
+mod sticky;
 mod subscriptions;
 
 use std::collections::VecDeque;
@@ -26,10 +27,11 @@ use bytes::BytesMut;
 use tokio::time::{Sleep, sleep};
 
 use expect::{Expect, Queued};
+use sticky::{Aftermath, Sticky};
 use subscriptions::Subscriptions;
 
+use super::activity::PinnedFacts;
 use super::connection::{Client, Closed};
-use super::directory::record::PinnedFacts;
 use super::read::WAITING_INPUT;
 use super::request::Request;
 use crate::resp::{ProtocolError, ReplyScanner};
@@ -76,15 +78,10 @@ pub(super) struct Pinned {
     subscriptions: Subscriptions,
     /// Confirmations that the subscribe command under way still brings.
     confirmations: u64,
-    monitor: bool,
-    tracking: bool,
-    session: bool,
-    /// Something ran whose traces only RESET removes.
-    unproved: bool,
-    /// DEBUG ran here, and what it leaves RESET need not remove.
-    spent: bool,
-    /// A reply could not be trusted: the connection is of no use to anybody.
-    broken: bool,
+    /// What only replies tell of the connection's state; `sticky()` adds what the transaction and the subscriptions say.
+    stuck: Sticky,
+    /// Moved by what was sent, when it is sent: a reply that never comes must not hide it.
+    aftermath: Aftermath,
     /// Subscriptions are made here, not on a hub.
     subscribes: bool,
     relayed: u32,
@@ -116,12 +113,11 @@ impl Pinned {
             wrote_before: false,
             subscriptions: Subscriptions::default(),
             confirmations: 0,
-            monitor: false,
-            tracking: false,
-            session: false,
-            unproved: matches!(reason, PinReason::Isolated | PinReason::OutOfBand),
-            spent: false,
-            broken: false,
+            stuck: Sticky::default(),
+            aftermath: match reason {
+                PinReason::Isolated | PinReason::OutOfBand => Aftermath::Unproved,
+                _ => Aftermath::Known,
+            },
             subscribes: reason == PinReason::Subscribe,
             relayed: 0,
             asked: Some(asked),
@@ -198,7 +194,7 @@ impl Pinned {
     /// Whether this is over, one way or the other.
     fn settled(&self, client: &Client) -> Option<PinnedEvent> {
         let quiet = self.expect.is_empty() && self.out.is_empty();
-        if quiet && !self.sticky() {
+        if quiet && self.sticky().is_empty() {
             return Some(PinnedEvent::Done);
         }
         if (client.eof && quiet) || (client.has_ended() && (self.blocked() || self.held_back())) {
@@ -219,14 +215,18 @@ impl Pinned {
         quiet && !self.scanner.mid_frame() && self.partial.is_empty()
     }
 
-    /// The connection's state is this client's.
-    fn sticky(&self) -> bool {
-        !self.transaction.clean() || self.subscriptions.any() || self.monitor || self.tracking || self.session
+    /// What of the connection's state is this client's.
+    fn sticky(&self) -> Sticky {
+        let queueing = self.transaction.queueing();
+        self.stuck
+            | Sticky::MULTI.when(queueing)
+            | Sticky::WATCH.when(!queueing && !self.transaction.clean())
+            | Sticky::SUBSCRIBED.when(self.subscriptions.any())
     }
 
     /// Replies come whether the client reads them or not.
     fn unstoppable(&self) -> bool {
-        self.subscriptions.any() || self.monitor
+        self.sticky().has_any(Sticky::SUBSCRIBED | Sticky::MONITOR)
     }
 
     /// The newest request waits on the server; nothing may be sent behind it.
@@ -259,7 +259,7 @@ impl Pinned {
 
     /// The client's subscriptions are on this connection, or are to be.
     fn has_subscriptions(&self) -> bool {
-        self.subscribes || self.session || self.tracking || self.monitor || self.subscriptions.any()
+        self.subscribes || self.sticky().has_any(Sticky::NEEDS_RESET)
     }
 
     /// How routing sees this connection.
@@ -302,6 +302,11 @@ impl Pinned {
         Closed(CloseReason::UpstreamLost)
     }
 
+    /// What runs here leaves this behind.
+    fn becomes(&mut self, aftermath: Aftermath) {
+        self.aftermath = self.aftermath.max(aftermath);
+    }
+
     /// The connection is of no use to anybody.
     fn spoil(&mut self, reason: UpstreamCloseReason) {
         if let Some(lease) = self.lease.as_mut() {
@@ -331,7 +336,7 @@ impl Pinned {
     /// A transaction that nobody goes on with does not keep a connection for ever.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<PinnedEvent> {
         let open = !self.transaction.clean() && self.expect.is_empty();
-        if !open || self.subscriptions.any() || self.tracking || self.session {
+        if !open || self.sticky().has_any(Sticky::SUBSCRIBED | Sticky::TRACKING | Sticky::SESSION) {
             return Poll::Pending;
         }
         let patience = self.node.rt.config().pool.idle_transaction_timeout;
@@ -346,18 +351,18 @@ impl Pinned {
     fn show(&mut self, client: &Client) {
         let (blocked, there) = (self.blocked(), self.node.control.server());
         let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
-        client.record.busy.set(!quiet && !blocked);
         let link = self.lease.as_mut().and_then(|lease| lease.link().client());
         // Only a connection to the server that can be asked to unblock it.
         let blocked_on = link.filter(|link| blocked && link.server == there);
         let multi = if self.queueing() { i32::try_from(self.transaction.queued()).unwrap_or(i32::MAX) } else { -1 };
-        client.record.holding.set(PinnedFacts {
+        client.record.activity.shows(PinnedFacts {
             channels: small(self.subscriptions.channels),
             patterns: small(self.subscriptions.patterns),
             shards: small(self.subscriptions.shards),
             multi,
-            monitor: self.monitor,
-            pin: Some(self.reason),
+            monitor: self.stuck.has_any(Sticky::MONITOR),
+            reason: self.reason,
+            under_way: !quiet && !blocked,
             blocked_on,
             link,
         });
@@ -366,10 +371,9 @@ impl Pinned {
     /// The client needs the connection no more and everything is answered.
     pub(super) fn give_back(mut self) {
         let Some(mut lease) = self.lease.take() else { return };
-        let subscribed = self.subscriptions.any();
-        if self.spent {
+        if self.aftermath >= Aftermath::Spent {
             lease.spoil(UpstreamCloseReason::Dirty); // closed
-        } else if self.unproved || self.monitor || self.tracking || self.session || subscribed {
+        } else if self.aftermath == Aftermath::Unproved || self.sticky().has_any(Sticky::NEEDS_RESET) {
             lease.give_back(Return::Unknown);
         } else {
             lease.give_back(return_for(self.transaction.queueing(), self.transaction.watching()));
@@ -379,17 +383,23 @@ impl Pinned {
     /// The client is gone. What it left unfinished on the connection is ended there, never handed on.
     pub(super) fn abandon(mut self, client: &Client) {
         let lost = matches!(client.outbox().fate(), Some(CloseReason::UpstreamLost | CloseReason::UpstreamAnomaly));
-        let torn = self.broken || !self.out.is_empty() || self.scanner.mid_frame() || !self.partial.is_empty() || lost;
+        let torn = self.aftermath == Aftermath::Broken
+            || !self.out.is_empty()
+            || self.scanner.mid_frame()
+            || !self.partial.is_empty()
+            || lost;
         if torn || self.held_back() {
             return; // dropping the lease closes the connection
         }
-        if self.blocked() && !self.spent {
+        if self.blocked() && self.aftermath < Aftermath::Spent {
             if let Some(lease) = self.lease.take() {
                 lease.cancel();
             }
             return;
         }
-        self.unproved |= !self.expect.is_empty();
+        if !self.expect.is_empty() {
+            self.becomes(Aftermath::Unproved);
+        }
         self.give_back();
     }
 }

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::expect::{Expect, Payload, Queued};
 use super::redirect::to_nobody;
+use super::sticky::Aftermath;
 use super::{NextInput, Pinned, PinnedEvent};
 use crate::client::connection::{Client, Closed};
 use crate::client::identity::hello::Hello;
@@ -63,7 +64,7 @@ impl Pinned {
     }
 
     pub(super) fn may_send(&self, client: &Client) -> bool {
-        let more = self.sticky() || self.reason == PinReason::Overflow && self.relayed < OVERFLOW_RUN;
+        let more = !self.sticky().is_empty() || self.reason == PinReason::Overflow && self.relayed < OVERFLOW_RUN;
         let limit = self.node.rt.config().client.inflight_commands;
         more && !client.carry.is_empty()
             && self.expect.len() < limit
@@ -170,8 +171,11 @@ impl Pinned {
         }
         client.note_write(id);
         let suppressed = client.record.session.borrow_mut().take_suppressed();
-        self.unproved |= matches!(relay, Relay::Isolated | Relay::Monitor | Relay::Tracking | Relay::Session);
-        self.spent |= relay == Relay::Debug;
+        match relay {
+            Relay::Isolated | Relay::Monitor | Relay::Tracking | Relay::Session => self.becomes(Aftermath::Unproved),
+            Relay::Debug => self.becomes(Aftermath::Spent),
+            _ => {}
+        }
         if matches!(relay, Relay::Subscribe | Relay::Unsubscribe) {
             let arguments = request.count() as u64 - 1;
             let family = self.node.rt.table.spec(id).family;

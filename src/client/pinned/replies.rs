@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use super::Pinned;
 use super::expect::{Expect, Payload, Queued};
+use super::sticky::{Aftermath, Sticky};
 use super::subscriptions::Frame;
 use crate::client::connection::{Client, Closed};
 use crate::client::error_reply;
@@ -41,7 +42,7 @@ impl Pinned {
 
     /// The connection is killed, and its client with it (rule I5).
     fn distrust(&mut self, reason: AnomalyReason) -> Closed {
-        self.broken = true;
+        self.becomes(Aftermath::Broken);
         self.spoil(UpstreamCloseReason::Anomaly);
         self.node.rt.shard.anomaly(Use::Pool, reason);
         self.node.on_connection_lost();
@@ -56,7 +57,7 @@ impl Pinned {
     /// both protocols count; with subscriptions a PING is answered in a form of its own.
     fn fits(&self, byte: u8) -> bool {
         let Some(expect) = self.expect.front() else { return false };
-        if self.node.rt.config().integrity == Integrity::Loose || self.subscriptions.any() || self.monitor {
+        if self.node.rt.config().integrity == Integrity::Loose || self.unstoppable() {
             return true;
         }
         let own = match &expect.payload {
@@ -99,7 +100,10 @@ impl Pinned {
             | Payload::Auth(_)
             | Payload::Hello(_) => true,
         });
-        kind == b'>' || head_changes || self.may_be_pubsub(kind) || (self.monitor && kind == b'+')
+        kind == b'>'
+            || head_changes
+            || self.may_be_pubsub(kind)
+            || (self.stuck.has_any(Sticky::MONITOR) && kind == b'+')
     }
 
     fn may_be_pubsub(&self, kind: u8) -> bool {
@@ -142,7 +146,8 @@ impl Pinned {
 
     /// Pushes, messages, confirmations and MONITOR lines go to the client at once; position does not count for them.
     fn is_not_a_reply(&mut self, client: &Client, frame: &[u8], kind: FrameKind) -> bool {
-        let monitor_line = self.monitor && kind.byte() == b'+' && frame.get(1).is_some_and(u8::is_ascii_digit);
+        let monitor_line =
+            self.stuck.has_any(Sticky::MONITOR) && kind.byte() == b'+' && frame.get(1).is_some_and(u8::is_ascii_digit);
         let found = if kind.is_push() || self.may_be_pubsub(kind.byte()) {
             decode(frame).map_or(Frame::Other, |value| self.subscriptions.on_frame(&value))
         } else {
@@ -268,8 +273,8 @@ impl Pinned {
             (Relay::Unwatch, Reply::Ok) if !was_queueing => {
                 client.record.session.borrow_mut().guard = Guard::Intact;
             }
-            (Relay::Session, Reply::Ok | Reply::Other) => self.session = true,
-            (Relay::Monitor, Reply::Ok) if !was_queueing => self.monitor = true,
+            (Relay::Session, Reply::Ok | Reply::Other) => self.stuck.set(Sticky::SESSION, true),
+            (Relay::Monitor, Reply::Ok) if !was_queueing => self.stuck.set(Sticky::MONITOR, true),
             (Relay::Pause, Reply::Ok) if !was_queueing => {
                 if let Payload::Pause(change) = expect.payload {
                     client.on_pause_accepted(change);
@@ -277,7 +282,7 @@ impl Pinned {
             }
             (Relay::Tracking, Reply::Ok) => {
                 if let Payload::Tracking(on) = expect.payload {
-                    self.tracking = on || was_queueing;
+                    self.stuck.set(Sticky::TRACKING, on || was_queueing);
                 }
             }
             (Relay::Select, Reply::Ok) => {

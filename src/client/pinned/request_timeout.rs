@@ -50,7 +50,7 @@ impl Pinned {
         );
         self.node.rt.shard.request_timeouts[RequestOutcome::Unknown].add(self.expect.len() as u64);
         self.spoil(UpstreamCloseReason::Timeout);
-        if self.sticky() || !self.expect.iter().all(Expect::leaves_nothing) {
+        if !self.sticky().is_empty() || !self.expect.iter().all(Expect::leaves_nothing) {
             return Err(Closed(CloseReason::UpstreamLost));
         }
         for expect in self.expect.drain(..) {
