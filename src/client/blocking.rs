@@ -55,14 +55,19 @@ impl Client {
     /// A blocking pop: asks once without waiting, then waits together with others. What is not surely understood
     /// waits on a connection of its own, verbatim.
     pub(super) async fn fold(&mut self, request: Request) -> Result<(), Closed> {
+        // What is not surely understood waits verbatim: the server judges its arguments.
         let parsed = Pop::parse(&(0..request.count()).map(|i| request.nth(i)).collect::<Vec<_>>());
         let Some(pop) = parsed else { return self.pin(request, PinReason::Blocking).await };
+        // The time runs from here, not from the place in the queue.
         let mut command = Command::begin(self, &request, pop.timeout());
         let Some(lane) = self.lane_with_room(request.raw().len()).await? else {
             return self.pin(request, PinReason::Blocking).await;
         };
         let node = self.node();
         let key = self.record.session.borrow().key.clone();
+        // The non-blocking form first: most queues are not empty, and then nothing is waited for. It also has the
+        // server judge
+        // rights and types.
         let won = match self.call(&lane, CommandId::OURS, &pop.twin()).await? {
             Answer::NotExecuted(line) => {
                 self.reply_error(&line);
@@ -92,10 +97,13 @@ impl Client {
             }
         };
         command.begin_to_wait(self);
+        // Who wants no reply still gets its element taken from the list, as on a server.
         let wants_reply = self.record.session.borrow().reply == ReplyMode::On;
         let waiter = Folds::join(&node, &key, pop, Wait::new(self.outbox(), wants_reply), won);
         let turn = self.wait_in_fold(&waiter, command.deadline).await?;
+        // From here on CLIENT UNBLOCK finds nobody, and whoever asked before learns whether it was in time.
         let with_error = waiter.wait().left(matches!(turn, Turn::Nil));
+        // Out of the group before the reply: the next element is for the others.
         drop(waiter);
         match turn {
             Turn::Element(frame) => {
@@ -129,6 +137,7 @@ impl Client {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
             }
+            // The end is asked for, not taken: an element may be on its way to this client, and the group alone knows.
             let over = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
             if (over || waiter.wait().is_asked_to_leave()) && !leaving {
                 leaving = true;
@@ -202,9 +211,11 @@ impl Client {
     async fn ask_in_turns(&mut self, command: &mut Command, read: &StreamWait, wait: &Rc<Wait>) -> Result<(), Closed> {
         let node = self.node();
         let question = read.question();
+        // Sparser with each question, up to poll_max: what was not there for long will not be there in a moment.
         let mut pause = node.rt.config().blocking.poll_min;
         let mut first = true;
         loop {
+            // While the server is paused nothing is asked; the time goes on.
             let lane = if node.holds() { None } else { self.lane_with_room(question.len()).await? };
             let Some(lane) = lane else {
                 if self.pause(wait, node.rt.config().blocking.poll_max, command.deadline).await? {

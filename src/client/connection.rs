@@ -59,20 +59,29 @@ pub(super) struct Multi {
 
 /// One client's task.
 pub(crate) struct Client {
+    /// What all clients of the worker share. Set once.
     pub(super) shared: Rc<Shared>,
+    /// What others may see of this client. Shared with the worker's table of clients; moved by this task.
     pub(super) record: Rc<ClientRecord>,
+    /// The client's socket, behind what was read ahead from it. Moved by `read`.
     pub(super) read: Input,
     /// Input that is not processed yet; starts at the beginning of a request.
     pub(super) carry: BytesMut,
+    /// How far the scanner came in a request whose end is not there yet: its next look goes on there. Moved by the
+    /// scanner.
     pub(super) resume: Option<Box<Resume>>,
+    /// The lane of the client's key, once something rode. Moved by `ride`; forgotten by whatever changes the key.
     pub(super) lane: Option<Rc<Lane>>,
     /// The node of `lane`; moved whenever the client gets another lane.
     pub(super) node: Rc<Node>,
     /// `lane` is the one for long replies.
     pub(super) on_big_lane: bool,
+    /// Moved by `identity` alone.
     pub(super) admission: Admission,
+    /// The client has closed its side and everything before that was read. Moved by `read`, and never taken back.
     pub(super) eof: bool,
     /// Commands without a login.
+    /// Moved by `identity`: counted with each answer, forgotten with the login.
     pub(super) strikes: u32,
     /// Moved by whatever sends a command that may write.
     pub(super) wrote: LastWrite,

@@ -14,16 +14,19 @@ use std::rc::Rc;
 impl Client {
     /// Everything that is not a ride on the client's own lane.
     pub(super) async fn dispatch(&mut self, request: Request, route: FreeRoute) -> Result<(), Closed> {
+        // Nothing of the client may be unanswered: what is answered aside would overtake it (rule I2).
         self.drained().await?;
         if self.admission == Admission::Unreachable && !Self::is_known_without_upstream(route) {
             return self.on_unreachable(route);
         }
+        // May wait for as long as the server is paused; the client can leave meanwhile.
         if let Some(reason) = self.pass_pause(&request, route).await? {
             return self.pin(request, reason).await;
         }
         match route {
             FreeRoute::Lane | FreeRoute::Publish => self.carry_over(request).await,
             FreeRoute::Hub => self.subscribe(request).await,
+            // Not every command that blocks needs a connection for that.
             FreeRoute::Pin(PinReason::Blocking) => self.block(request).await,
             FreeRoute::Pin(reason) => self.pin(request, reason).await,
             FreeRoute::Fold => self.fold(request).await,
@@ -70,6 +73,7 @@ impl Client {
 
     /// A command for a lane that did not ride: too large, or no lane was free.
     async fn carry_over(&mut self, request: Request) -> Result<(), Closed> {
+        // Its bytes would be written for so long that everybody behind it on the lane waits for them.
         if request.raw().len() > self.rt().config().lane.max_command_bytes {
             return self.pin(request, PinReason::Large).await;
         }
@@ -81,6 +85,7 @@ impl Client {
             match self.lane_for(request.id(), question) {
                 Err(CannotRide::NoLane) => {
                     self.rt().shard.lane_overflow.inc();
+                    // The pool carries it: slower, but nobody is refused because others use many databases.
                     return self.pin(request, PinReason::Overflow).await;
                 }
                 Err(CannotRide::Wait(_)) => self.drained().await?,

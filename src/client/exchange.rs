@@ -37,15 +37,18 @@ impl Client {
         self.exhausted = false;
         poll_fn(|cx| {
             let outbox = self.outbox();
+            // The close first: whoever is killed while it waits gets no further answer.
             if let Some(reason) = outbox.fate() {
                 return Poll::Ready(Err(Closed(reason)));
             }
             if let Poll::Ready(Err(_)) = outbox.poll_flush(cx, &self.rt().buffers) {
                 return Poll::Ready(Err(Closed(CloseReason::IoError)));
             }
+            // Behind the flush: what it waits for may be room in its own output.
             if let Some(value) = ready(outbox) {
                 return Poll::Ready(Ok(value));
             }
+            // Last, when the condition was false: what changes from here on wakes this task.
             outbox.await_with(cx, wants);
             Poll::Pending
         })
@@ -62,6 +65,7 @@ impl Client {
 
     /// Puts one reply of respmux's own behind everything before it; dropped if the client wants no replies.
     pub(super) fn reply(&self, frame: &[u8]) {
+        // A SKIP is used up by the reply that is left out, not by the command.
         if !self.record.session.borrow_mut().take_suppressed() {
             self.outbox().push(&self.rt().buffers, frame);
         }

@@ -1,6 +1,7 @@
 //! What the first bytes of a client tell before they are a whole request.
 
-/// Whether the first word of the request in `buf`, however it is written, is `word`; nothing if that cannot be said yet.
+/// Whether the first word of the request in `buf`, however it is written, is `word`; nothing if that cannot be said
+/// yet.
 pub(super) fn begins_with(buf: &[u8], word: &[u8]) -> Option<bool> {
     let mut rest = buf;
     if let Some(header) = buf.strip_prefix(b"*") {

@@ -21,6 +21,7 @@ use crate::upstream::Pieces;
 
 /// What comes from a client: what was read ahead, then its socket.
 pub(super) struct Input {
+    /// The other half, for writing, is the outbox's: replies go out while requests come in.
     socket: ReadHalf,
     /// Only after its client was read ahead.
     ahead: Option<Box<ReadAhead>>,
@@ -32,6 +33,7 @@ struct ReadAhead {
     /// The oldest piece, of which the bytes up to `at` are used.
     front: Vec<u8>,
     at: usize,
+    /// What is behind `front`, in pieces as they were read; moved by `poll_ahead` and `take`.
     rest: Pieces,
     /// The socket has ended behind it.
     ended: bool,

@@ -37,6 +37,7 @@ impl Client {
         multi: Multi,
     ) -> Result<usize, (usize, Flow)> {
         let shared = Rc::clone(&self.shared);
+        // The worker's memory for it, so that a transaction costs no allocation.
         let mut parts = shared.parts.borrow_mut();
         if let Some(unit) = self.look_ahead(scanner, buf, multi, &mut parts) {
             match self.ride_unit(scanner, buf, &unit, &mut parts) {
@@ -46,6 +47,7 @@ impl Client {
             }
         }
         let Multi { id, len, canonical } = multi;
+        // Scanned again, as the request is copied out of the scanner.
         scanner.scan(buf, &mut None, &self.limits()); // the look ahead has left MULTI behind
         self.record.command.set(id);
         let request = Request::take(&Scanned { scanner, buf }, len, canonical, Lookup::Known(id));
@@ -63,6 +65,7 @@ impl Client {
     ) -> Option<Unit> {
         let Multi { id, len, canonical } = multi;
         let mut unit = Unit { len, canonical };
+        // What a transaction before it has left.
         parts.clear();
         parts.push(Part { command: id, bytes: len, owner: None });
         let limits = self.limits();
@@ -80,6 +83,7 @@ impl Client {
             let args = Scanned { scanner, buf: rest };
             let second = (args.count() > 1).then(|| args.nth(1));
             let lookup = rules.table.lookup(args.nth(0), second);
+            // Routed as if by itself: the same policy and the same table as for every request.
             let part = unit_part(&rules.table, lookup, policy, &args);
             unit.len += len;
             unit.canonical &= canonical;
@@ -107,6 +111,7 @@ impl Client {
         unit: &Unit,
         parts: &mut [Part],
     ) -> Result<usize, CannotRide> {
+        // Never the lane for long replies: a transaction cannot be asked again.
         let lane = self.main_lane()?;
         let node = self.node();
         if !lane.has_room(&node, parts.len(), unit.len) {
@@ -124,6 +129,7 @@ impl Client {
         let key = self.outbox().key();
         let mut writes = false;
         for part in parts.iter_mut() {
+            // CLIENT REPLY counts replies, and each part has one.
             let suppressed = self.record.session.borrow_mut().take_suppressed();
             part.owner = Some(if suppressed { Owner::Discard(key) } else { Owner::Forward(key) });
             self.outbox().on_submitted(part.bytes);
@@ -132,6 +138,7 @@ impl Client {
         if let Some(exec) = parts.last() {
             self.record.command.set(exec.command);
         }
+        // In one step, so that nobody's command comes between (rule M1).
         lane.submit_unit(&node, parts, bytes, self.now);
         if writes {
             self.wrote.on_lane(&self.node, &lane);

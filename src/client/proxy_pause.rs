@@ -50,6 +50,7 @@ impl Shared {
         self.upstream.pause(true);
         let shared = Rc::clone(self);
         spawn_local(async move {
+            // Polled, as most of what is waited for tells nobody of its end.
             while shared.rt.is_paused() && !quiet.is_closed() {
                 if shared.busy() == 0 {
                     // Whoever asked may have left.

@@ -23,8 +23,10 @@ const HASTE: Duration = Duration::from_millis(1);
 pub(super) const WAITING_INPUT: usize = 64 << 10;
 
 impl Client {
-    /// Reads once, at most `most` bytes, by way of the worker's buffer, and keeps the books of it; `take` gets the bytes,
-    /// none at the end, and how long before that the client was read. All readers of a client come through here: its loop,
+    /// Reads once, at most `most` bytes, by way of the worker's buffer, and keeps the books of it; `take` gets the
+    /// bytes,
+    /// none at the end, and how long before that the client was read. All readers of a client come through here: its
+    /// loop,
     /// its waits, and its close. The one exception is [`Client::read_ahead`], which reads past what is kept here.
     #[inline]
     pub(super) fn poll_chunk<T>(
@@ -77,6 +79,7 @@ impl Client {
                 reads.hasty.inc();
             }
         }
+        // Behind the beginning of a request, or behind requests that wait: kept, and processed from there.
         if !self.carry.is_empty() {
             self.keep(chunk);
             self.exhausted = false;
@@ -114,6 +117,7 @@ impl Client {
 
     /// Holds the client's requests until it reads its replies. Returns whether it does again.
     pub(super) fn wait_until_read(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        // Counted once for each time that the client falls behind.
         if !self.behind {
             self.behind = true;
             self.rt().shard.client_stalls[StallReason::Output].inc();
@@ -127,6 +131,7 @@ impl Client {
     #[cold]
     pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
         let node = self.node();
+        // A client that sends faster than it is read must not keep the worker from others.
         for reads in 0..READS_PER_TURN {
             // Who has not logged in has limits that are smaller than the first piece.
             let may = self.admission == Admission::Admitted && !self.read.has_ended() && !self.eof;
@@ -200,6 +205,7 @@ impl Client {
 
     /// Reads into `carry` up to `most` bytes, so that a close is noticed; pending when full or at the end.
     pub(super) fn poll_more(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<(), Closed>> {
+        // Out of memory: the client waits in its own socket, as long as nobody else can give way.
         let throttled = !self.read.is_ahead() && self.rt().pauses(self.outbox());
         if self.eof || self.carry.len() >= most || throttled {
             return Poll::Pending;

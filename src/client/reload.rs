@@ -15,6 +15,7 @@ impl Shared {
         }
         let (rules, now) = (self.rt.rules(), self.rt.config());
         self.clients.each(|record| {
+            // The policy is a bit in the session, so that no request has to look a name up.
             let mut session = record.session.borrow_mut();
             let policy = rules.policies.of(&session.key.identity);
             session.policy = policy;

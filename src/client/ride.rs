@@ -24,11 +24,14 @@ pub(super) enum CannotRide {
 impl Client {
     /// The lane of the client's key. It may be another one than before only when nothing is unanswered (rule I2).
     pub(super) fn current_lane(&mut self) -> Result<Rc<Lane>, CannotRide> {
+        // A lane that is retired accepts nothing more; what is on it comes to its end, and the next request begins a
+        // new one.
         if let Some(lane) = &self.lane
             && lane.accepting()
         {
             return Ok(Rc::clone(lane));
         }
+        // Its replies would come over two lanes, in whatever order those are read (rule I2).
         if self.outbox().pending() > 0 {
             return Err(CannotRide::Wait(Wants::Pending(0)));
         }
@@ -53,6 +56,7 @@ impl Client {
     /// none.
     #[inline]
     pub(super) fn lane_for(&mut self, id: CommandId, question: Question) -> Result<Rc<Lane>, CannotRide> {
+        // Nearly always one look at an empty table: nobody had a long reply lately.
         let big = match self.way(id, question) {
             Way::Lane => false,
             Way::BigLane => true,
@@ -92,26 +96,31 @@ impl Client {
         if !canonical {
             self.look_for_stray(scanned.buf);
         }
+        // A container needs its second word; the table does not look at it for others.
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
         let rt = Rc::clone(self.rt());
         let rules = rt.look();
         let lookup = rules.table.lookup(scanned.nth(0), second);
         let route = route_free(&rules.table, lookup, self.facts(false), scanned);
+        // One flag for all kinds of pause, so that a request pays one look while there is none.
         let held = self.node.holds();
         if held && rt.is_paused() && route.waits_for_resume() {
             return Err(Halt::Stalled(Wants::Nothing));
         }
+        // What the server would hold back may not ride: everybody behind it on the lane would wait.
         let aside = held && self.steps_aside(route, lookup, scanned);
         if let (true, Lookup::Known(id)) = (route.rides() && !aside, lookup)
             && len <= rules.config.lane.max_command_bytes
             && self.admission == Admission::Admitted
         {
+            // The whole way of a command that rides is in this call; everything below is for those that do not.
             match self.ride(id, scanned, len, canonical) {
                 Ok(()) => return Ok(()),
                 Err(CannotRide::Wait(wants)) => return Err(Halt::Stalled(wants)),
                 Err(CannotRide::NoLane) => {}
             }
         }
+        // MULTI may ride after all, if the whole transaction is here: only the caller has the input behind it.
         if let (FreeRoute::Pin(PinReason::Transaction), Lookup::Known(id), false) = (route, lookup, aside)
             && self.admission == Admission::Admitted
             && self.record.session.borrow().guard == Guard::Intact
@@ -131,6 +140,8 @@ impl Client {
             lane.wait_for_room(self.outbox().key());
             return Err(CannotRide::Wait(Wants::Nothing));
         }
+        // Behind the last reason to stay: a request that waits for room is looked at again, and must not be counted
+        // twice.
         self.record.command.set(id);
         self.outbox().asks(question);
         if canonical {
@@ -140,6 +151,7 @@ impl Client {
             encode::request(&mut encoded, scanned.scanner, scanned.buf);
             self.put_on_lane(&lane, id, &encoded, scanned, self.now);
         }
+        // A WAIT asks later which history has the client's writes.
         if self.rt().table.spec(id).write {
             self.wrote.on_lane(&self.node, &lane);
         }
@@ -149,9 +161,11 @@ impl Client {
     /// Appends one request to the lane; says there who gets the reply, and what is to be done with it.
     pub(super) fn put_on_lane(&self, lane: &Lane, id: CommandId, bytes: &[u8], args: &impl Args, now: u64) {
         let (node, key) = (&self.node, self.outbox().key());
+        // A countdown of the worker: true for one command in `hotkeys.sample`.
         if node.rt.hotkeys.is_due() {
             self.sample_key(id, args);
         }
+        // Before the lane has it: the reply counts it off, and may be read in this very turn.
         self.outbox().on_submitted(bytes.len());
         if self.record.session.borrow_mut().take_suppressed() {
             lane.submit(node, Owner::Discard(key), id, bytes, now);

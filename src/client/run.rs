@@ -23,11 +23,14 @@ impl Client {
     /// Serves the client to its end; the reason is also the metric's label.
     pub(super) async fn run(mut self) -> CloseReason {
         loop {
+            // The only await of a client whose commands all ride: what comes back from it is rare.
             let step = poll_fn(|cx| self.poll_step(cx)).await;
             // Everything but the lane is rare or slow: boxed, so that an idle client's task stays small.
             let result = match step {
                 Step::Close(reason) => Err(Closed(reason)),
                 Step::Admit => Box::pin(self.admit()).await,
+                // The request left the input already; until it is answered its bytes count for the client through
+                // `kept`.
                 Step::Command(request, route) => {
                     self.kept = request.raw().len();
                     self.record.activity.begins(route.waits_for_resume(), request.arguments());
@@ -65,7 +68,9 @@ impl Client {
             if let Some(reason) = self.outbox().fate() {
                 return Poll::Ready(Step::Close(reason));
             }
+            // Before anything else: what is done below may need memory, and who has most is asked first.
             self.count_input();
+            // The announcement goes out with the flush that follows.
             let must_wait = self.announce();
             let flushed = match self.outbox().poll_flush(cx, &self.rt().buffers) {
                 Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::IoError)),
@@ -83,11 +88,15 @@ impl Client {
                 self.outbox().await_with(cx, Wants::Nothing);
                 return Poll::Pending;
             }
+            // Whoever reads everything is behind no more, however large the next reply is.
             self.behind &= !flushed;
+            // It is to be told that it must move, but between two replies, not in the middle of a pipeline: what is
+            // unanswered comes first, and nothing new is begun.
             if must_wait {
                 self.outbox().await_with(cx, Wants::Pending(0));
                 return Poll::Pending;
             }
+            // Requests that are here already go before new input: a stall ends in the order in which it began.
             if !self.exhausted {
                 match self.process_carry() {
                     Flow::Step(step) => return Poll::Ready(step),
@@ -99,6 +108,7 @@ impl Client {
                     Flow::NeedMore => {}
                 }
             }
+            // Only behind the requests: the last ones may have come together with the end.
             if let Some(poll) = self.poll_end(cx, flushed) {
                 return poll;
             }
@@ -112,6 +122,8 @@ impl Client {
                     if let Poll::Ready(reason) = self.poll_departure(cx, true) {
                         return Poll::Ready(Step::Close(reason));
                     }
+                    // A departing client must be woken by its last reply: the moment for the close is counted from
+                    // there.
                     let parts = self.record.departure.get().is_some();
                     let wants = if parts { Wants::Pending(0) } else { Wants::Nothing };
                     self.outbox().await_with(cx, wants);
@@ -137,6 +149,8 @@ impl Client {
     }
 
     fn process_carry(&mut self) -> Flow {
+        // Taken out for as long as it is processed, so that the requests in it can be borrowed from it while the client
+        // is changed.
         let carry = self.carry.split();
         let (used, flow) = self.process(&carry);
         let mut rest = carry;
@@ -158,10 +172,12 @@ impl Client {
 
     /// Processes whole requests from the start of `data`; returns how many bytes are done with.
     pub(super) fn process(&mut self, data: &[u8]) -> (usize, Flow) {
+        // One scanner for all clients of the worker: what it remembers between two looks is in `resume`.
         let shared = Rc::clone(&self.shared);
         let mut scanner = shared.scanner.borrow_mut();
         let mut at = 0;
         while at < data.len() {
+            // Compared first, because it is false for every request of a client that has been admitted.
             if self.admission != Admission::Admitted && self.is_to_be_asked() && !self.admit_if_known() {
                 match begins_with(&data[at..], b"PROXY") {
                     // PROXY asks itself, and not for long: it is for the time when nobody answers.
@@ -170,6 +186,8 @@ impl Client {
                     None => break,
                 }
             }
+            // Looked at before each request, not once for a read: one read may bring more requests than may be
+            // unanswered.
             if let Some(stall) = self.stalled() {
                 return (at, stall);
             }
@@ -212,6 +230,7 @@ impl Client {
             return None; // one request larger than the limit
         }
         self.rt().shard.client_stalls[StallReason::Inflight].inc();
+        // Half of it, so that a client that is always ahead stalls once for many requests and not once for each.
         Some(Flow::Stalled(Wants::Pending(pending / 2)))
     }
 

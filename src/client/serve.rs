@@ -27,6 +27,7 @@ impl Shared {
     pub(crate) async fn serve(self: Rc<Self>, accepted: Box<Accepted>) {
         let Accepted { socket, transport, address } = *accepted;
         let (read, write) = socket.into_split();
+        // The limit of a client that needs no login; whoever turns out to need one gets a smaller one.
         let limit = self.node().output_limit(OutputClass::Normal);
         let id = self.ids.next();
         let outbox = self.rt.roster.admit(|key| Outbox::new(key, id, write, limit));
@@ -41,14 +42,18 @@ impl Shared {
             )),
             activity: Activity::default(),
             command: Cell::new(CommandId::OTHER),
+            // Counted from here although nobody knows yet whether it must log in: who says nothing must not stay for
+            // ever.
             locked_at: Cell::new(self.rt.now().max(1)),
             connected: now,
             active: Cell::new(self.rt.now()),
+            // A client that was in the backlog when the drain began is served, and sent away like the others.
             departure: Cell::new(self.departure_of_newcomer()),
             received: Cell::new(0),
         });
         self.clients.enter(&record);
         self.rt.shard.client_began();
+        // From here on the client is in tables of others, and leaves them when `stay` is dropped.
         let mut stay = Stay { shared: Rc::clone(&self), record: Rc::clone(&record), end: CloseReason::Internal };
         stay.end = Client::new(Rc::clone(&self), record, read).run().await;
     }
@@ -63,6 +68,8 @@ struct Stay {
 
 impl Drop for Stay {
     fn drop(&mut self) {
+        // The order: first who waits for this client, then what it has of others, then the tables in which it could be
+        // found.
         let Self { shared, record, end } = self;
         let (node, outbox) = (&shared.node(), &record.outbox);
         if let Some(outcome) = record.departure.get().and_then(|departure| departure.outcome(*end)) {

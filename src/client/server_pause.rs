@@ -43,6 +43,7 @@ impl Client {
         route: FreeRoute,
     ) -> Result<Option<PinReason>, Closed> {
         let node = self.node();
+        // A loop, as one pause may follow the other, and PROXY PAUSE may be on as well.
         while let Some(extent) = node.server_pause.extent() {
             match passage(extent, &node.rt.table, request.lookup(), route, request) {
                 Passage::Free => return Ok(None),
@@ -90,6 +91,7 @@ impl Client {
         let peers = self.shared.peers.clone();
         let change = pause_change(&request.args_from(1).collect::<Vec<_>>());
         if let Some(PauseChange::Begun(extent, _)) = change {
+            // Asked first: otherwise anybody could make all clients wait for a command that is refused.
             if !self.may_pause().await? {
                 return Ok(());
             }
@@ -98,6 +100,7 @@ impl Client {
         let key = self.record.session.borrow().key.clone();
         let answer = self.twin(&key, request).await?; // closed meanwhile: nobody is braced for long
         match change {
+            // All workers learn the truth of it, in either case: who braces and hears nothing lets go by itself.
             Some(change) if is_ok(&answer) => peers.on_server_pause(change).await,
             Some(_) => peers.brace(None).await,
             None => {}
@@ -106,7 +109,8 @@ impl Client {
         Ok(())
     }
 
-    /// Asks the server by a pause without a time, which it refuses to all: who may not pause must not make anybody wait. The
+    /// Asks the server by a pause without a time, which it refuses to all: who may not pause must not make anybody
+    /// wait. The
     /// client gets the answer if it is another.
     async fn may_pause(&mut self) -> Result<bool, Closed> {
         let mut twin = BytesMut::new();
@@ -175,6 +179,7 @@ impl Shared {
         let node = self.node();
         let (now, deadline) = (node.rt.now(), Instant::now() + SETTLE);
         spawn_local(async move {
+            // Only what was sent before the brace: what comes later has been judged by it.
             let owes = || node.lanes.all().iter().any(|lane| lane.oldest().is_some_and(|at| at < now));
             while owes() && Instant::now() < deadline && !ready.is_closed() {
                 sleep(LOOK_EVERY).await;

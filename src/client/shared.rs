@@ -41,14 +41,21 @@ impl Ids {
 
 /// What all clients of a worker share.
 pub(crate) struct Shared {
+    /// The servers, as this worker reaches them.
     pub upstream: Rc<Upstream>,
+    /// What the worker has once, whatever the servers: the same as `upstream.rt`, one step nearer for each request.
     pub rt: Rc<Runtime>,
+    /// The ways to the clients of other workers. Cold path only.
     pub peers: Peers,
+    /// Shared by all workers: an id says nothing of where its client is.
     pub ids: Arc<Ids>,
     /// When each client is to leave; set once the process drains.
     pub(super) schedule: Cell<Option<Schedule>>,
+    /// Moved by the tick of the worker, for what is not done at each of them.
     pub(super) ticks: Cell<u32>,
+    /// Entered and left by `serve` alone, however a client ends.
     pub(super) clients: ClientTable,
+    /// Borrowed for the scan of one read. It keeps its tables, so that no request allocates them.
     pub(super) scanner: RefCell<RequestScanner>,
     /// The parts of the transaction that is being looked at; kept for its memory.
     pub(super) parts: RefCell<Vec<Part>>,

@@ -65,6 +65,7 @@ impl Client {
             return Ok(SubscribeVia::Refused);
         }
         let node = self.node();
+        // The hub may have to connect first; the client can leave meanwhile.
         let found = tokio::select! {
             biased;
             found = node.hubs.obtain(&node, &identity) => found,
@@ -97,12 +98,14 @@ impl Client {
             raw: request.raw(),
         };
         let outbox = self.outbox();
+        // Before the command: its confirmation may come in this turn.
         outbox.enter_hub(hub);
         if !hub.submit(&node, outbox, &order) {
             // A client that had subscriptions there is being closed.
             outbox.take_hub(&node.rt.buffers);
             return false;
         }
+        // Messages come whether they are read or not: the limit for subscribers counts from the first one on.
         node.limit_output(outbox, OutputClass::Pubsub);
         self.record.command.set(request.id());
         // Confirmations come whatever CLIENT REPLY says (docs/design/semantics.md 9.1), but the command uses up a SKIP.
@@ -116,6 +119,7 @@ impl Client {
         let started = node.rt.now();
         self.wait_for(Wants::Nothing, Outbox::take_answer).await?;
         node.answered(request.id(), node.rt.now().saturating_sub(started));
+        // The last subscription ended, or the first was refused: the client may choose another hub next time.
         if self.outbox().subscribed().is_empty() {
             debug_assert!(self.outbox().hub().is_some_and(|own| Rc::ptr_eq(&own, hub)));
             self.leave_hub();

@@ -21,6 +21,7 @@ impl Shared {
 
     /// Closes the clients that have been idle for longer than the upstream's `timeout`.
     pub(super) fn close_the_idle(&self) {
+        // As of the last look at the server's settings: CONFIG SET timeout counts for clients that are here already.
         let timeout = self.node().server_limits().timeout;
         if timeout == 0 {
             return;

@@ -23,6 +23,7 @@ impl Client {
     }
 
     async fn select(&mut self, request: &Request) -> Result<(), Closed> {
+        // These three errors are the same in all servers, and cost no round trip.
         let Some(index) = strict_integer(request.nth(1)) else {
             self.reply_error(error_reply::NOT_AN_INTEGER);
             return Ok(());
@@ -35,9 +36,11 @@ impl Client {
             self.reply_error(error_reply::DB_OUT_OF_RANGE);
             return Ok(());
         };
+        // Asked on a lane of that database: there the command changes nothing, and the server says whether it exists.
         let key = RouteKey { db, ..self.record.session.borrow().key.clone() };
         let answer = self.twin(&key, request).await?;
         if matches!(&answer, Answer::NotExecuted(text) if text == error_reply::DB_OUT_OF_RANGE) {
+            // Remembered for all: the next client with this number is refused here.
             self.node().on_bad_db(db);
         }
         if self.pass_on_switch(answer)? {
@@ -71,6 +74,7 @@ impl Client {
         if reply.starts_with(b"-") {
             lease.give_back(Return::Clean);
         } else {
+            // It was accepted, so the connection is in that mode now, and must be reset.
             lease.give_back(Return::Unknown);
             let no_touch = node.rt.table.spec(request.id()).op == Op::NoTouch;
             if no_touch {

@@ -62,6 +62,7 @@ pub(crate) fn answer(shared: &Shared, question: PeerQuery) {
 
 /// CLIENT UNBLOCK of a client of this worker, wherever it waits.
 async fn unblock(node: &Node, record: &ClientRecord, how: UnblockWith) -> Unblocked {
+    // A client in a group of waiters is on no connection: the group lets it go.
     let wait = record.activity.wait();
     if let Some(wait) = wait {
         let (answer, left) = oneshot::channel();
@@ -71,6 +72,8 @@ async fn unblock(node: &Node, record: &ClientRecord, how: UnblockWith) -> Unbloc
     let Some(blocked_on) = record.activity.blocked_on() else { return Unblocked::Reply(b":0\r\n".to_vec()) };
     let id = blocked_on.id.to_string();
     let unblock: &[&[u8]] = &[b"CLIENT", b"UNBLOCK", id.as_bytes(), how.word().as_bytes()];
+    // Looked at again before it is sent: the connection may be somebody else's by then, and UNBLOCK would hit that
+    // client.
     let still = || record.activity.blocked_on() == Some(blocked_on);
     node.unblock_for_another(blocked_on, unblock, still).await
 }

@@ -38,6 +38,7 @@ impl Client {
         // Rights, role and arguments are the server's to judge; a negative timeout is refused behind all of them.
         let mut words: Vec<&[u8]> = (0..request.count() - 1).map(|at| request.nth(at)).collect();
         words.push(b"-1");
+        // One round trip, and the server has judged everything but the wait itself.
         if !self.would_wait(&words).await? {
             return Ok(());
         }
@@ -47,6 +48,7 @@ impl Client {
         };
         let command = Command::begin(self, request, (!timeout.is_zero()).then_some(timeout));
         let node = self.node();
+        // Asks ROLE with the others that wait: one question for all of them.
         let watcher = Acks::watch(&node, self.outbox().key());
         let first = self.wait_for(Wants::Nothing, |_| watcher.take()).await?;
         let offset = match &*first {
@@ -68,6 +70,7 @@ impl Client {
             self.finish_count(&command, count);
             return Ok(());
         }
+        // From here on the question is asked again and again.
         watcher.is_behind();
         let wait = Wait::new(self.outbox(), false);
         self.record.activity.blocks(&wait);
@@ -198,6 +201,7 @@ impl Client {
                 return Ok(());
             }
         };
+        // For this one lease; the client's identity stays what it is.
         self.wait_as_respmux = !as_itself;
         let result = Box::pin(self.pin(request.clone(), PinReason::Wait)).await;
         self.wait_as_respmux = false;

@@ -23,11 +23,13 @@ impl Client {
                 session.guard = Guard::Intact; // a new MULTI is a new attempt
             }
         }
+        // The time in line counts for the slow log: the client has waited for it.
         let asked = node.rt.now();
         let lease = match self.lend_unless_paused(reason).await? {
             Ok(lease) => lease,
             Err(error) => return self.refuse_lease(reason, error),
         };
+        // Behind the line: the connection may have been lost while the client stood there.
         if reason == PinReason::Wait && self.wrote.is_lost(&self.node()) {
             // Rule W4: another history would answer for the writes of the old one.
             lease.give_back(Return::Clean);
@@ -37,6 +39,7 @@ impl Client {
         let result = self.hold(lease, first, reason, asked).await;
         drop(pinned);
         self.record.activity.is_unpinned();
+        // It may have subscribed here; a client of a hub keeps its limit.
         if self.outbox().hub().is_none() {
             node.limit_output(self.outbox(), OutputClass::Normal);
         }
@@ -67,12 +70,14 @@ impl Client {
     async fn lend(&mut self, reason: PinReason) -> Result<Result<Lease, LendError>, Closed> {
         let node = self.node();
         let mut key = self.record.session.borrow().key.clone();
+        // SELECT itself would be refused while a script runs.
         if reason == PinReason::OutOfBand {
             key.db = 0;
         }
         if self.wait_as_respmux {
             key = RouteKey { resp: key.resp, ..RouteKey::fresh(Identity::Implicit, 0) };
         }
+        // A server ends what only waits when its client has closed; what it has begun, it carries out.
         let dies_with_eof = matches!(
             reason,
             PinReason::Blocking | PinReason::Wait | PinReason::Subscribe | PinReason::Monitor | PinReason::Paused
@@ -85,6 +90,8 @@ impl Client {
             }
         };
         tokio::select! {
+            // A connection that is there is taken, even if the client closed in the same moment: it is given back at
+            // once.
             biased;
             lease = lend => Ok(lease),
             closed = self.watch(dies_with_eof) => Err(closed),
@@ -107,6 +114,7 @@ impl Client {
                 }
                 PinnedEvent::Idle => {
                     self.rt().shard.pool_limits.idle_transactions.inc();
+                    // What follows of the transaction must not run as if there had been none.
                     let guard = pinned.guard_when_idle();
                     self.record.session.borrow_mut().guard = guard;
                     pinned.give_back();

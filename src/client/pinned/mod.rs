@@ -34,7 +34,7 @@ use super::activity::PinnedFacts;
 use super::connection::{Client, Closed};
 use super::read::WAITING_INPUT;
 use super::request::Request;
-use crate::resp::{ProtocolError, ReplyScanner};
+use crate::resp::ReplyScanner;
 use crate::router::{Aside, PinReason, PinnedView, Relay};
 use crate::session::{Guard, Resp, Transaction};
 use crate::telemetry::{BufferKind, CloseReason, UpstreamCloseReason};
@@ -59,35 +59,47 @@ pub(super) enum PinnedEvent {
 
 /// One lent connection and what its client has done to it.
 pub(super) struct Pinned {
+    /// Taken once, when the connection goes back. Dropped with this, it is closed.
     lease: Option<Lease>,
     node: Rc<Node>,
+    /// Why the client was pinned. It may stay for another reason, which `sticky` says.
     reason: PinReason,
+    /// Requests that the upstream has not taken yet. Filled by `relay`, emptied by `write_out`.
     out: BytesMut,
+    /// One entry for each request that has no reply yet, oldest first: position is all that tells what a reply answers.
     expect: VecDeque<Expect>,
+    /// How far the reply in progress is.
     scanner: ReplyScanner,
     /// The beginning of a reply that must be seen whole.
     partial: BytesMut,
     /// The reply in progress is passed on piece by piece.
     streaming: bool,
+    /// Followed from the replies, never from the requests: the server alone knows what it accepted.
     transaction: Transaction,
+    /// Commands of the body whose elements in EXEC's reply are changed or obeyed. Cleared by MULTI.
     queued: Vec<Queued>,
     /// respmux refused a command of the body: EXEC must not execute (rule M7).
     refused: bool,
     /// The client had written something before its MULTI.
     wrote_before: bool,
+    /// Followed from the counts in the confirmations.
     subscriptions: Subscriptions,
     /// Confirmations that the subscribe command under way still brings.
     confirmations: u64,
-    /// What only replies tell of the connection's state; `sticky()` adds what the transaction and the subscriptions say.
+    /// What only replies tell of the connection's state; `sticky()` adds what the transaction and the subscriptions
+    /// say.
     stuck: Sticky,
     /// Moved by what was sent, when it is sent: a reply that never comes must not hide it.
     aftermath: Aftermath,
     /// Subscriptions are made here, not on a hub.
     subscribes: bool,
+    /// Requests that were sent here; an overflow lease ends after some of them, so that others have a turn.
     relayed: u32,
     /// When the first request was asked for, until it is sent.
     asked: Option<u64>,
+    /// The client has begun a request whose end is not there. Moved by each scan of its input.
     incomplete: bool,
+    /// Runs while a transaction is open and nothing happens; begun again by each request.
     idle: Option<Pin<Box<Sleep>>>,
     /// When the oldest command may be late.
     late: Option<Pin<Box<Sleep>>>,
@@ -138,9 +150,13 @@ impl Pinned {
                 Poll::Ready(Err(_)) => return Poll::Ready(PinnedEvent::Closed(Closed(CloseReason::IoError))),
                 other => other.is_ready(),
             };
+            // Requests first: their replies may be what the client waits for before it reads.
             if let Err(error) = self.write_out(cx) {
                 return Poll::Ready(PinnedEvent::Closed(self.lost((&error).into())));
             }
+            // As long as one of the three directions moves, the others are looked at again: what one has read may be
+            // what
+            // another one waits for.
             let mut progress = false;
             // The upstream waits for a client that does not read. Subscribers are read on: their limit closes them.
             client.behind &= !flushed;
@@ -151,6 +167,7 @@ impl Pinned {
                     Poll::Pending => {}
                 }
             }
+            // Behind the replies: how the next request is routed depends on them.
             match self.relay_input(client) {
                 Ok(relayed) => progress |= relayed,
                 Err(event) => {
@@ -162,6 +179,7 @@ impl Pinned {
             self.charge.set(self.out.len() + self.partial.len());
             client.count_input();
             self.node.rt.relieve();
+            // Before more is read: what the client sends next may be for its lane again.
             if let Some(event) = self.settled(client) {
                 return Poll::Ready(event);
             }
@@ -187,6 +205,7 @@ impl Pinned {
                 }
                 return self.poll_idle(cx);
             }
+            // Something happened: the client goes on with its transaction.
             self.idle = None;
         }
     }
@@ -194,6 +213,7 @@ impl Pinned {
     /// Whether this is over, one way or the other.
     fn settled(&self, client: &Client) -> Option<PinnedEvent> {
         let quiet = self.expect.is_empty() && self.out.is_empty();
+        // A connection is given back with nothing asked and nothing kept; what came in behind that is routed anew.
         if quiet && self.sticky().is_empty() {
             return Some(PinnedEvent::Done);
         }
@@ -351,6 +371,7 @@ impl Pinned {
     fn show(&mut self, client: &Client) {
         let (blocked, there) = (self.blocked(), self.node.control.server());
         let quiet = self.expect.is_empty() && self.out.is_empty() && self.transaction.clean();
+        // CLIENT LIST takes from the server's own line what only the server knows of a connection.
         let link = self.lease.as_mut().and_then(|lease| lease.link().client());
         // Only a connection to the server that can be asked to unblock it.
         let blocked_on = link.filter(|link| blocked && link.server == there);
@@ -388,11 +409,15 @@ impl Pinned {
             || self.scanner.mid_frame()
             || !self.partial.is_empty()
             || lost;
+        // Half a request or half a reply: the next user of the connection would read the other half.
         if torn || self.held_back() {
             return; // dropping the lease closes the connection
         }
         if self.blocked() && self.aftermath < Aftermath::Spent {
             if let Some(lease) = self.lease.take() {
+                // UNBLOCK ends the command on the server, and the connection is worth keeping. For a connection that
+                // is closed the
+                // server might give an element to nobody.
                 lease.cancel();
             }
             return;
@@ -416,15 +441,4 @@ fn return_for(queueing: bool, watching: bool) -> Return {
 /// A count of channels as it is kept: nobody subscribes to 2^32 of them.
 fn small(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// What a scan of the client's input found.
-enum NextInput {
-    Nothing,
-    Relay(Request, Relay),
-    /// The server begins to pause when it gets this.
-    Pause(Request, Relay),
-    /// Does not run on this connection.
-    Aside(Request, Aside),
-    Invalid(ProtocolError),
 }

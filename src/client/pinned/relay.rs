@@ -7,14 +7,14 @@ use bytes::BytesMut;
 use super::expect::{Expect, Payload, Queued};
 use super::redirect::to_nobody;
 use super::sticky::Aftermath;
-use super::{NextInput, Pinned, PinnedEvent};
+use super::{Pinned, PinnedEvent};
 use crate::client::connection::{Client, Closed};
 use crate::client::identity::hello::Hello;
 use crate::client::identity::login::auth_credentials;
 use crate::client::local::wait::bump;
 use crate::client::request::{Request, Scanned, strict_integer};
 use crate::command::{CommandId, Family, Lookup, Op, token_is};
-use crate::resp::{Scan, encode};
+use crate::resp::{ProtocolError, Scan, encode};
 use crate::router::{
     Args, Aside, Effect, Extent, Local, Login, PauseChange, PinReason, PinnedRoute, Relay, pause_change, route_pinned,
 };
@@ -26,9 +26,21 @@ const OVERFLOW_RUN: u32 = 64;
 /// Request bytes kept for the upstream before the client is not read any more.
 const OUT_AHEAD: usize = 1 << 20;
 
+/// What a scan of the client's input found.
+enum NextInput {
+    Nothing,
+    Relay(Request, Relay),
+    /// The server begins to pause when it gets this.
+    Pause(Request, Relay),
+    /// Does not run on this connection.
+    Aside(Request, Aside),
+    Invalid(ProtocolError),
+}
+
 impl Pinned {
     /// Sends the request for which the connection was borrowed.
     pub(in crate::client) fn begin(&mut self, client: &mut Client, request: Request) {
+        // The bytes are in `out` from here on, and count there.
         client.kept = 0;
         let facts = client.facts(self.has_subscriptions());
         let route = route_pinned(&self.node.rt.rules().table, request.lookup(), facts, self.view(), &request);
@@ -44,6 +56,7 @@ impl Pinned {
     /// Sends what the client has, as far as it may; whether anything was done.
     pub(super) fn relay_input(&mut self, client: &mut Client) -> Result<bool, PinnedEvent> {
         let mut relayed = false;
+        // As many as are here: a pinned client may pipeline as well.
         while self.may_send(client) {
             match self.next(client) {
                 NextInput::Nothing => break,
@@ -75,6 +88,7 @@ impl Pinned {
     /// The next whole request and its route; nothing while it must wait for the answers before it.
     fn next(&mut self, client: &mut Client) -> NextInput {
         let shared = Rc::clone(&client.shared);
+        // The worker's scanner: the same limits and errors as on the way to a lane.
         let mut scanner = shared.scanner.borrow_mut();
         let limits = client.limits();
         loop {
@@ -104,7 +118,9 @@ impl Pinned {
                     if self.node.rt.is_paused() && self.transaction.clean() && route.waits_for_resume() {
                         return NextInput::Nothing;
                     }
+                    // Everybody must be ready before the server sees it, so it is not sent in passing.
                     let pauses = matches!(route, PinnedRoute::Relay(relay) if self.pauses(relay, &scanned));
+                    // An answer of respmux would overtake the replies that are still owed.
                     let waits = match route {
                         PinnedRoute::Relay(relay) => pauses || waits_for_answers(relay),
                         PinnedRoute::Aside(_) => true,
@@ -114,6 +130,7 @@ impl Pinned {
                     }
                     let request = Request::take(&scanned, len, canonical, lookup);
                     drop(client.carry.split_to(len));
+                    // An empty buffer gives its memory back: clients may stay pinned for long.
                     if client.carry.is_empty() {
                         client.carry = BytesMut::new();
                     }
@@ -162,13 +179,16 @@ impl Pinned {
     /// Appends one request and what its answer will mean.
     fn send(&mut self, client: &mut Client, request: Request, relay: Relay) {
         self.relayed += 1;
+        // The client goes on.
         self.idle = None;
         let id = request.id();
         let known = matches!(request.lookup(), Lookup::Known(_));
         client.record.command.set(if known { id } else { CommandId::OTHER });
+        // WAIT inside the transaction counts on this connection, and what the client wrote before went over others.
         if relay == Relay::Multi {
             self.wrote_before = client.wrote.any();
         }
+        // Before it is sent: whether it was executed nobody may ever know.
         client.note_write(id);
         let suppressed = client.record.session.borrow_mut().take_suppressed();
         match relay {
@@ -184,6 +204,7 @@ impl Pinned {
         let payload = self.payload(client, &request, relay);
         let (arguments, bytes) = (u32::try_from(request.count()).unwrap_or(u32::MAX), request.raw().len() as u64);
         let publishes = relay == Relay::Exec || self.node.rt.table.spec(id).op == Op::Publish;
+        // Its message may come back over the hub before the reply does; it is kept until then (rule P7).
         let own = publishes && client.outbox().hub().is_some();
         if own {
             client.outbox().on_own_publish(&self.node.rt.buffers, false);
@@ -192,10 +213,12 @@ impl Pinned {
             Payload::Nil | Payload::Abort => encode::command(&mut self.out, &["DISCARD"]),
             Payload::Wait(_) => bump(&mut self.out),
             _ if self.node.rt.table.spec(id).op == Op::Tracking => self.out.extend_from_slice(&to_nobody(&request)),
+            // Moved, not copied: most requests find an empty buffer.
             _ if self.out.is_empty() => self.out = request.into_raw(),
             _ => self.out.extend_from_slice(request.raw()),
         }
         let at = self.node.rt.now();
+        // The first one has waited for the connection; all others are asked for when they are sent.
         let asked = self.asked.take().unwrap_or(at);
         self.expect.push_back(Expect { relay, payload, suppressed, own, id, at, asked, arguments, bytes });
     }

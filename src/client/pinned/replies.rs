@@ -24,6 +24,7 @@ impl Pinned {
     pub(super) fn on_bytes(&mut self, client: &mut Client, chunk: &[u8]) -> Result<(), Closed> {
         let mut rest = chunk;
         while !rest.is_empty() {
+            // A read may end anywhere: in the middle of a frame, or behind several.
             match self.scanner.advance(rest) {
                 Advance::Complete { len, kind } => {
                     let (piece, after) = rest.split_at(len);
@@ -46,6 +47,7 @@ impl Pinned {
         self.spoil(UpstreamCloseReason::Anomaly);
         self.node.rt.shard.anomaly(Use::Pool, reason);
         self.node.on_connection_lost();
+        // For the log, so that the line can be found in what the server says.
         let connection = self.lease.as_mut().and_then(|lease| lease.link().client()).map_or(0, |client| client.id);
         let command = self.node.rt.command_name(self.expect.front().map(|expect| expect.id));
         tracing::error!(upstream = %self.node.address(), connection, %reason, command, clients = 1,
@@ -60,6 +62,7 @@ impl Pinned {
         if self.node.rt.config().integrity == Integrity::Loose || self.unstoppable() {
             return true;
         }
+        // What was sent is not always what the client asked.
         let own = match &expect.payload {
             // Sent in its place.
             Payload::Nil | Payload::Abort => ReplyMask::STATUS,
@@ -71,6 +74,7 @@ impl Pinned {
 
     /// Bytes in the middle of a frame: passed on, unless it must be seen whole.
     fn on_piece(&mut self, client: &Client, piece: &[u8]) -> Result<(), Closed> {
+        // Kept only when it must be: a long reply passes piece by piece, and costs no memory here.
         if !self.streaming && self.needs_whole(self.scanner.kind()) {
             self.partial.extend_from_slice(piece);
             return Ok(());
@@ -78,6 +82,7 @@ impl Pinned {
         if !self.streaming && self.scanner.kind().is_some_and(|byte| !self.fits(byte)) {
             return Err(self.distrust(AnomalyReason::WrongType));
         }
+        // From here on the frame belongs to the client; nothing can be said in the middle of it.
         self.streaming = true;
         if self.expect.front().is_some_and(|expect| !expect.suppressed) {
             client.outbox().on_reply_part(&self.node.rt.buffers, false);
@@ -121,6 +126,7 @@ impl Pinned {
             &held
         };
         let streamed = std::mem::take(&mut self.streaming);
+        // Out of turn: it answers nothing, so nothing is taken from `expect`.
         if !streamed && self.is_not_a_reply(client, frame, kind) {
             return Ok(());
         }
@@ -129,6 +135,7 @@ impl Pinned {
             return Err(self.distrust(reason));
         }
         let Some(expect) = self.expect.pop_front() else { return Ok(()) };
+        // -READONLY and its like are news for the node as well.
         if kind.is_error() {
             self.node.on_error_reply(frame);
         }
@@ -165,6 +172,7 @@ impl Pinned {
 
     /// One confirmation of the subscribe command under way; with the last one it is answered.
     fn on_confirmation(&mut self, client: &Client) {
+        // Servers give subscribers a limit of their own, and take it back with the last subscription.
         let class = if self.subscriptions.any() { OutputClass::Pubsub } else { OutputClass::Normal };
         self.node.limit_output(client.outbox(), class);
         if self.confirmations == 0 {
@@ -205,6 +213,7 @@ impl Pinned {
             b'+' => Reply::Ok,
             _ => Reply::Other,
         };
+        // Before the reply counts: QUEUED means something else than the reply to the same command outside MULTI.
         let was_queueing = self.transaction.queueing();
         let index = self.transaction.queued();
         self.transaction.on_reply(expect.tracked(), reply);
@@ -216,6 +225,7 @@ impl Pinned {
             Payload::Hello(Hello { auth: Some((user, _)), .. }) => client.on_judged(user, frame),
             _ => {}
         }
+        // The state first, the reply behind it: the client may act on the reply at once.
         self.on_state(client, &expect, reply, was_queueing);
         match expect.payload {
             Payload::Effect(effect, text) if was_queueing && reply != Reply::Error => {
@@ -235,6 +245,7 @@ impl Pinned {
             Payload::Wait(wait) => self.on_bumped(client, wait, frame, &expect.relay, expect.suppressed, expect.id),
             Payload::Publish(by) => forward(client, expect.suppressed, &recounted(frame, by)),
             Payload::Auth(credentials) if reply == Reply::Ok => {
+                // The pool must know whose connection comes back.
                 let identity = Identity::user(&credentials.user);
                 client.on_login(credentials);
                 self.change_key(|key| key.identity = identity.clone());

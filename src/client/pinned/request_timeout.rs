@@ -12,7 +12,8 @@ use crate::telemetry::{CloseReason, Origin, RequestOutcome, UpstreamCloseReason}
 use crate::upstream::TOO_LATE;
 
 impl Pinned {
-    /// Ready when the oldest command has waited for too long. What waits on the server may; and in the middle of a reply
+    /// Ready when the oldest command has waited for too long. What waits on the server may; and in the middle of a
+    /// reply
     /// nothing else can be said.
     pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let patience = self.node.rt.look().config.client.request_timeout;
