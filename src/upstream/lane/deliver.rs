@@ -7,14 +7,15 @@ use bytes::{Bytes, BytesMut};
 use super::in_flight::{Owner, Popped, Slot};
 use super::retry::candidates;
 use super::slow;
-use super::{Lane, State, UNKNOWN_OUTCOME, Withheld, canary_text};
+use super::tell::{Failed, UNKNOWN_OUTCOME, tell};
+use super::{Lane, State, Withheld, canary_text};
 use crate::base::bug;
 use crate::command::CommandId;
 use crate::config::{Integrity, OnLoss};
 use crate::link::{decoded, tolerable};
 use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Identity, Resp, RouteKey};
-use crate::telemetry::{AnomalyReason, CloseReason, Origin, RetryOutcome};
+use crate::telemetry::{AnomalyReason, CloseReason, RetryOutcome};
 use crate::upstream::Node;
 use crate::upstream::outbox::Answer;
 
@@ -43,7 +44,8 @@ impl Lane {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.last_progress = now;
-        self.served.set(true);
+        state.last_answer = now;
+        self.life.on_answer();
         let mut rest = chunk;
         while !rest.is_empty() {
             match state.scanner.advance(rest) {
@@ -247,13 +249,13 @@ impl Lane {
                 state.in_flight.push_again(slot);
                 continue;
             }
-            if let Owner::Inner(number) = slot.owner {
-                node.inquiries.lose(number);
-                continue;
-            }
             let torn = position == 0 && cut;
-            let tell = self.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
-            if tell { tell_unknown(node, state, slot) } else { close(slot) }
+            let stays = self.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
+            if stays || slot.owner.client().is_none() {
+                state.touched.extend(tell(node, slot, Failed::Unknown(UNKNOWN_OUTCOME)));
+            } else {
+                close(slot);
+            }
         }
         for slot in unsent {
             let request = waiting.split_to(slot.bytes as usize);
@@ -293,28 +295,6 @@ fn fits(node: &Node, key: &RouteKey, unit_refused: bool, slot: &Slot, byte: u8) 
 fn by_itself(node: &Node, key: &RouteKey, slot: &Slot, byte: u8) -> bool {
     let replies = node.rt.table.spec(slot.command).replies;
     if key.resp == Resp::Three { replies.three.allows(byte) } else { replies.two.allows(byte) }
-}
-
-/// `upstream.on_loss = "error"`: the client stays, and learns that nobody knows.
-fn tell_unknown(node: &Node, state: &mut State, slot: &Slot) {
-    let Some(client) = slot.owner.client() else { return };
-    node.rt.roster.with(client, |outbox| {
-        match slot.owner {
-            // The task that waits for this answer has changed nothing yet; closing is the truthful way out.
-            Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
-            Owner::Forward(key) | Owner::Publish(key, _) => {
-                node.rt.shard.error(Origin::Proxy, b"ERR");
-                if outbox.push_noted(&node.rt.buffers, UNKNOWN_OUTCOME) {
-                    state.touched.push(key);
-                }
-            }
-            Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
-        }
-        if let Owner::Publish(..) = slot.owner {
-            outbox.on_own_publish(&node.rt.buffers, true);
-        }
-        outbox.on_answered(slot.bytes as usize);
-    });
 }
 
 /// A whole reply (or the end of a streamed one) for a client, who may have left.

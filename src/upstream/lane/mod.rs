@@ -20,10 +20,12 @@ mod deliver;
 mod fate;
 mod guard;
 mod in_flight;
+mod life;
 mod retry;
 mod show;
 mod slow;
 mod task;
+mod tell;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -36,16 +38,18 @@ use deliver::Anomaly;
 pub(crate) use deliver::recounted;
 pub use fate::Fate;
 pub(crate) use in_flight::{InFlight, Owner, Slot};
+pub use life::Phase;
 pub use retry::RetryBudget;
 pub(crate) use show::LaneReport;
 pub(crate) use task::run;
-pub(crate) use watch::TOO_LATE;
+pub(crate) use tell::{NOT_EXECUTED, TOO_LATE};
 
 use guard::Guard;
+use life::{Cause, Life};
 use retry::Kept;
+use tell::{Failed, tell};
 
 use super::client_key::ClientKey;
-use super::outbox::Answer;
 use super::{Charge, Node};
 use crate::base::bug;
 use crate::command::{CommandId, ReplyMask};
@@ -53,38 +57,10 @@ use crate::config::{Config, Integrity};
 use crate::link::Pump;
 use crate::resp::{FrameKind, ReplyScanner, encode};
 use crate::session::{Resp, RouteKey};
-use crate::telemetry::{
-    AnomalyReason, BufferKind, CloseReason, LossVerdict, Pressure, RetryOutcome, UpstreamCloseReason,
-};
-
-/// Requests from which bytes are never written when the upstream is away are answered with this.
-pub(crate) const NOT_EXECUTED: &[u8] = b"LOADING upstream is not available, command was not executed";
-/// The answer to a written request whose connection was lost, when the configuration prefers it to a close.
-const UNKNOWN_OUTCOME: &[u8] = b"-ERR upstream connection lost, the command may have been executed\r\n";
+use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, Pressure, UpstreamCloseReason};
 
 /// While memory is short, no more than this waits for the upstream, bytes.
 const TIGHT_OUT: usize = 64 << 10;
-
-/// Where a lane is in its life. One function moves it: `task::run`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Waiting for a permit, for the back-off, or for the handshake.
-    Opening,
-    Ready,
-    Closed,
-}
-
-impl Phase {
-    /// The phase in a word, for people.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::Ready => "ready",
-            Self::Closed => "closed",
-        }
-    }
-}
 
 /// One command of a transaction that rides whole.
 pub(crate) struct Part {
@@ -109,16 +85,7 @@ pub struct Lane {
     /// As it was when the lane was made: what its replies must be does not change under way.
     config: Rc<Config>,
     guard: Guard,
-    accepting: Cell<bool>,
-    /// Why it is retired: moved, and there is another connection in its place.
-    leaves: Cell<UpstreamCloseReason>,
-    phase: Cell<Phase>,
-    distrusted: Cell<Option<Anomaly>>,
-    condemned: Cell<Option<LossVerdict>>,
-    /// Owes replies and has been silent for too long.
-    suspect: Cell<bool>,
-    /// Has answered something since its handshake.
-    served: Cell<bool>,
+    life: Life,
     /// When its task writes.
     pump: Pump,
     /// CLIENT ID of the connection on the upstream; 0 without one.
@@ -154,7 +121,9 @@ struct State {
     /// Nanoseconds of the worker's clock.
     last_canary: u64,
     last_used: u64,
+    /// The beginning of the silence that is judged: an answer, or the connection itself.
     last_progress: u64,
+    last_answer: u64,
     /// When it was connected, or wanted.
     since: u64,
     /// Of the request that is being answered, if it was slow.
@@ -187,6 +156,7 @@ impl Lane {
             last_canary: now,
             last_used: now,
             last_progress: now,
+            last_answer: 0,
             since: now,
             slow_key: None,
             charge: Charge::new(&node.rt.memory, BufferKind::Upstream),
@@ -196,13 +166,7 @@ impl Lane {
             key,
             guard: Guard::new(&config.lane, &node.server_limits(), big, now),
             config,
-            accepting: Cell::new(true),
-            leaves: Cell::new(UpstreamCloseReason::Idle),
-            phase: Cell::new(Phase::Opening),
-            condemned: Cell::new(None),
-            distrusted: Cell::new(None),
-            suspect: Cell::new(false),
-            served: Cell::new(false),
+            life: Life::new(),
             pump: Pump::default(),
             upstream_id: Cell::new(0),
             fate: Rc::default(),
@@ -217,12 +181,12 @@ impl Lane {
 
     /// Takes new requests.
     pub fn accepting(&self) -> bool {
-        self.accepting.get()
+        self.life.accepting()
     }
 
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
-        self.phase.get()
+        self.life.phase()
     }
 
     /// Requests without a reply.
@@ -324,8 +288,7 @@ impl Lane {
 
     /// Takes no more requests; its task closes it when the last reply is in.
     pub fn retire(&self, reason: UpstreamCloseReason) {
-        self.leaves.set(reason);
-        self.accepting.set(false);
+        self.life.retire(reason);
         self.wake();
     }
 
@@ -336,31 +299,28 @@ impl Lane {
 
     /// Its place is promised.
     pub fn is_replaced(&self) -> bool {
-        self.leaves.get() == UpstreamCloseReason::Moved
+        self.life.is_replaced()
     }
 
     /// The connection must not be used any more; its task tears it down.
-    fn condemn(&self, verdict: LossVerdict) {
-        if self.condemned.get().is_none() {
-            self.condemned.set(Some(verdict));
-        }
+    fn condemn(&self, cause: Cause) {
+        self.life.condemn(cause);
         self.wake();
     }
 
     /// What it answered to `command` can not be: its task kills it, and closes every client that has a slot on it.
     pub fn distrust(&self, reason: AnomalyReason, command: CommandId) {
-        self.distrusted.set(Some(Anomaly { reason, command: Some(command) }));
-        self.wake();
+        self.condemn(Cause::Distrusted(Anomaly { reason, command: Some(command) }));
     }
 
     /// Owes replies and has been silent for `upstream.suspect_after`.
     pub fn is_suspect(&self) -> bool {
-        self.suspect.get()
+        self.life.is_suspect()
     }
 
-    /// When a reply came last on the connection that stands, nanoseconds of the worker's clock.
+    /// When something came from the upstream last, nanoseconds of the worker's clock; 0 before the first.
     pub fn last_answer(&self) -> u64 {
-        if self.served.get() { self.state.borrow().last_progress } else { 0 }
+        self.state.borrow().last_answer
     }
 
     /// For how long it has owed a reply without saying anything.
@@ -377,34 +337,8 @@ impl Lane {
 
     /// Answers a request that was never written with an error line.
     fn refuse_slot(&self, node: &Node, slot: Slot, error: &[u8]) {
-        if let Owner::Inner(number) = slot.owner {
-            node.inquiries.answer(number, Answer::NotExecuted(error.to_vec()));
-        }
-        let Some(client) = slot.owner.client() else { return };
-        node.rt.roster.with(client, |outbox| {
-            if slot.retried {
-                // It was written once: "not executed" would be a lie.
-                node.rt.shard.retries[RetryOutcome::Lost].inc();
-                outbox.close(CloseReason::UpstreamLost);
-                return;
-            }
-            match slot.owner {
-                Owner::Call(_) => outbox.deliver(Answer::NotExecuted(error.to_vec())),
-                Owner::Discard(_) => {}
-                Owner::Forward(key) | Owner::Publish(key, _) => {
-                    let mut line = BytesMut::with_capacity(error.len() + 3);
-                    encode::error(&mut line, error);
-                    if outbox.push_noted(&node.rt.buffers, &line) {
-                        self.state.borrow_mut().touched.push(key);
-                    }
-                }
-                Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
-            }
-            if let Owner::Publish(..) = slot.owner {
-                outbox.on_own_publish(&node.rt.buffers, true);
-            }
-            outbox.on_answered(slot.bytes as usize);
-        });
+        let touched = tell(node, &slot, Failed::NotExecuted(error));
+        self.state.borrow_mut().touched.extend(touched);
     }
 
     /// Every request that waits is refused with the server's own words: the lane cannot be opened.

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Buf;
 
-use super::{Anomaly, Lane, NOT_EXECUTED, Phase, State};
+use super::life::Cause;
+use super::{Anomaly, Lane, NOT_EXECUTED, State};
 use crate::link::{DialError, Link, Outgoing, Patience, Permit, Start, Use, Wanted};
 use crate::session::Identity;
 use crate::telemetry::{CloseReason, LossVerdict, UpstreamCloseReason};
@@ -32,22 +33,19 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
     let mut permit = None;
     while let Some(link) = open(&lane, &node, &mut permit).await {
         let mut link = link;
-        lane.phase.set(Phase::Ready);
+        lane.life.on_connected();
         lane.on_connection(link.client(), node.rt.now());
         lane.fate.on_connected(node.rt.now());
         lane.pump.begin_again();
-        lane.served.set(false);
-        lane.condemned.set(None);
         // The time without a connection was no silence of this one.
         lane.state.borrow_mut().last_progress = node.rt.now();
         let ready = crate::base::now();
         let alone = lane.guard.is_solo();
         let end = poll_fn(|cx| lane.poll_turn(&node, &mut link, cx)).await;
-        lane.phase.set(Phase::Opening);
+        let answered = lane.life.on_disconnected();
         lane.on_connection(None, node.rt.now());
-        lane.suspect.set(false);
         // Whose reply is too long ends a connection that was well.
-        if !alone && !lane.served.get() && !matches!(end, End::Done | End::Anomaly(_)) {
+        if !alone && !answered && !matches!(end, End::Done | End::Anomaly(_)) {
             node.dialer.on_unproven_loss(ready, "lost before it had answered anything");
         }
         if !matches!(end, End::Done) {
@@ -84,8 +82,7 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
             break;
         }
     }
-    lane.accepting.set(false);
-    lane.phase.set(Phase::Closed);
+    lane.life.close();
     drop(permit);
     node.lanes.on_closed(&lane);
     // Whoever submitted between the last look and the end would wait for ever.
@@ -99,7 +96,7 @@ impl End {
 
     fn reason(&self, lane: &Lane) -> UpstreamCloseReason {
         match self {
-            Self::Done => lane.leaves.get(),
+            Self::Done => lane.life.leaves_as(),
             Self::Lost(reason, _) => *reason,
             Self::GivenUp(_) => UpstreamCloseReason::Timeout,
             Self::Anomaly(_) => UpstreamCloseReason::Anomaly,
@@ -129,11 +126,11 @@ async fn open(lane: &Rc<Lane>, node: &Rc<Node>, kept: &mut Option<Permit>) -> Op
     match error {
         DialError::Unavailable { .. } => {}
         DialError::State(text) => {
-            lane.accepting.set(false);
+            lane.life.retire(UpstreamCloseReason::Idle);
             lane.refuse_all(node, &text);
         }
         DialError::Identity(text) => {
-            lane.accepting.set(false);
+            lane.life.retire(UpstreamCloseReason::Idle);
             on_identity_refused(lane, node, &text);
         }
     }
@@ -170,7 +167,7 @@ fn on_identity_refused(lane: &Lane, node: &Node, text: &[u8]) {
 impl Lane {
     /// Retired before it was needed.
     fn idle_and_unwanted(&self) -> bool {
-        !self.accepting.get() && self.state.borrow().in_flight.is_empty()
+        !self.life.accepting() && self.state.borrow().in_flight.is_empty()
     }
 
     /// One turn: read everything that is there and send it on, then write what clients appended.
@@ -178,11 +175,10 @@ impl Lane {
     /// The write waits for one more poll, for the reason given at [`Pump`](crate::link::Pump).
     fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
         let writes = self.pump.begin_turn(cx);
-        if let Some(anomaly) = self.distrusted.take() {
-            return Poll::Ready(End::Anomaly(anomaly));
-        }
-        if let Some(verdict) = self.condemned.take() {
-            return Poll::Ready(End::GivenUp(verdict));
+        match self.life.sentence() {
+            None => {}
+            Some(Cause::Distrusted(anomaly)) => return Poll::Ready(End::Anomaly(anomaly)),
+            Some(Cause::GivenUp(verdict)) => return Poll::Ready(End::GivenUp(verdict)),
         }
         if writes && let Err(e) = self.write_out(node, link, cx) {
             return Poll::Ready(End::failed(&e));

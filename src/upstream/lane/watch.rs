@@ -2,16 +2,15 @@
 
 use bytes::Buf;
 
-use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, slow};
+use super::life::Cause;
+use super::tell::{Failed, tell};
+use super::{Lane, NOT_EXECUTED, Owner, Phase, Slot, State, TOO_LATE, slow};
 use crate::base::nanos;
 use crate::command::{CommandId, Pausing, ReplyMask};
 use crate::resp::encode;
-use crate::telemetry::{CloseReason, LossVerdict, Origin, RequestOutcome};
+use crate::telemetry::{LossVerdict, RequestOutcome};
 use crate::upstream::Node;
 
-/// The answer to a written request that took longer than `client.request_timeout`.
-pub(crate) const TOO_LATE: &[u8] =
-    b"-ERR upstream did not answer in time, outcome unknown: the command may have been executed\r\n";
 /// A lane with fewer requests than this is not given up for what it owes to nobody: one slow command must not cost
 /// the connection.
 const MANY: usize = 16;
@@ -20,7 +19,7 @@ impl Lane {
     /// The worker's tick: canary, audit, expiry of what waits in vain. `healthy` says that the control connection
     /// had an answer lately: then a silent lane is slow, not dead.
     pub fn on_tick(&self, node: &Node, now: u64, healthy: bool) {
-        match self.phase.get() {
+        match self.life.phase() {
             Phase::Opening => self.expire(node, now),
             Phase::Ready => {
                 self.give_up_requests(node, now);
@@ -39,7 +38,7 @@ impl Lane {
 
     /// Owes a reply to something that a pause of writes holds back, and has been silent for `nanos`.
     pub(in crate::upstream) fn may_be_held(&self, node: &Node, now: u64, least: u64) -> bool {
-        let silent = self.phase.get() == Phase::Ready && nanos(self.silence(now)) >= least;
+        let silent = self.life.phase() == Phase::Ready && nanos(self.silence(now)) >= least;
         let command = self.state.borrow().in_flight.head().map(|slot| slot.command);
         silent && command.is_some_and(|id| id == CommandId::OURS || node.rt.table.spec(id).pausing != Pausing::Never)
     }
@@ -82,7 +81,7 @@ impl Lane {
         // What a pause of the server has taken was no silence of the lane.
         let silent = silent.min(node.server_pause.ended_before());
         let suspect = silent >= nanos(node.rt.config().upstream.suspect_after) && !node.server_pause.excuses_silence();
-        if suspect && !self.suspect.get() {
+        if self.life.on_silence(suspect) {
             let silent_ms = silent / 1_000_000;
             tracing::warn!(
                 upstream = %node.address(),
@@ -92,10 +91,9 @@ impl Lane {
                 "shared connection is suspect: it owes replies and is silent"
             );
         }
-        self.suspect.set(suspect);
         if silent >= nanos(node.rt.config().upstream.progress_timeout) && !healthy {
             node.rt.shard.lane_detection.record(silent);
-            self.condemn(LossVerdict::Hung);
+            self.condemn(Cause::GivenUp(LossVerdict::Hung));
         }
     }
 
@@ -140,7 +138,11 @@ impl Lane {
         late.extend(state.in_flight.orphan_before(deadline, spare));
         let withdrawn = state.in_flight.withdraw_before(deadline, &mut state.out, spare);
         for slot in &late {
-            tell_late(node, state, slot);
+            if let Some(client) = slot.owner.client() {
+                state.slow_key = None; // of another
+                slow::keep(node, state, slot, client, node.rt.now());
+            }
+            state.touched.extend(tell(node, slot, Failed::Unknown(TOO_LATE)));
         }
         drop(guard);
         for _ in &late {
@@ -172,7 +174,7 @@ impl Lane {
         let too_old = given_up.is_some_and(|at| now.saturating_sub(at) >= limit);
         drop(state);
         if most || too_old {
-            self.condemn(LossVerdict::Abandoned);
+            self.condemn(Cause::GivenUp(LossVerdict::Abandoned));
         }
     }
 }
@@ -187,28 +189,4 @@ fn give_up_withheld(state: &mut State, deadline: u64) -> Vec<Slot> {
         given_up
     })
     .collect()
-}
-
-/// The client stays, and learns that nobody knows.
-fn tell_late(node: &Node, state: &mut State, slot: &Slot) {
-    let Some(client) = slot.owner.client() else { return };
-    state.slow_key = None; // of another
-    slow::keep(node, state, slot, client, node.rt.now());
-    node.rt.roster.with(client, |outbox| {
-        match slot.owner {
-            Owner::Forward(key) | Owner::Publish(key, _) => {
-                node.rt.shard.error(Origin::Proxy, b"ERR");
-                if outbox.push_noted(&node.rt.buffers, TOO_LATE) {
-                    state.touched.push(key);
-                }
-            }
-            // What the client's task asked for it; closing is the truthful way out.
-            Owner::Call(_) => outbox.close(CloseReason::UpstreamLost),
-            Owner::Discard(_) | Owner::Orphan | Owner::Inner(_) | Owner::Canary(_) | Owner::Audit => {}
-        }
-        if let Owner::Publish(..) = slot.owner {
-            outbox.on_own_publish(&node.rt.buffers, true);
-        }
-        outbox.on_answered(slot.bytes as usize);
-    });
 }
