@@ -2,6 +2,22 @@
 //!
 //! What differs lies below: bytes that rustls has decrypted are read without a look at the socket, and a write is
 //! one record that either lies wholly in the kernel's buffer or does not count as written.
+//!
+//! rustls is driven here and not by tokio-rustls, and not because of what that costs. Measured side by side, the same
+//! echo loop over the same session settings, TLS 1.3, one thread: 2,000 idle clients take 8.14 KiB each with either, and
+//! a request of 22 bytes on one of 50 connections takes 8.5 to 8.6 µs of CPU here and 8.3 to 8.9 µs there, system calls
+//! included. Both have one rustls session and nothing else for each connection. What decides is what a stream of
+//! tokio-rustls cannot say:
+//!
+//! * *Whether a byte was written.* Its `poll_write` takes bytes into the session's buffer and calls them written. A
+//!   lane answers "not executed" for what it has not written (invariant 5), and a client's output is limited by what its
+//!   socket has not taken: for both, a byte in a buffer in between would be a lie.
+//! * *Writing without being the task that waits.* Lanes write to their clients' sockets in their own turn. `try_write`
+//!   leaves no waker behind; `poll_write` would replace that of the client's task by the lane's.
+//! * *Looking without reading.* An idle link must be known to be quiet ([`Tls::is_quiet`]) and a client to be gone
+//!   ([`Tls::peer_is_gone`]) without taking a byte from whoever reads next.
+//! * *Two halves without a lock.* Reader and writer of a client are two owners on one thread: an `Rc`, where
+//!   `tokio::io::split` has a mutex.
 
 mod expiry;
 mod material;
