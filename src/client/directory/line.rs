@@ -47,7 +47,7 @@ pub(crate) struct ClientLine {
     pub request: usize,
     /// The upstream's id of the connection that it holds; 0 for none.
     pub link: Option<ServerClient>,
-    /// What the client is doing: one of [`STATES`].
+    /// What the client is doing: one of `activity::STATES`.
     pub state: &'static str,
     pub command: CommandId,
     /// Why it holds a connection of its own, if it does.
