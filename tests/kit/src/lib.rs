@@ -30,6 +30,6 @@ pub use progress::Progress;
 pub use proxy::{Proxy, ProxyOptions, program};
 pub use redis::{Flavour, RealRedis, info_field, signal};
 pub use setting::setting;
-pub use setup::{path_of, root};
+pub use setup::path_of;
 pub use tls::{Pair, Pki};
 pub use wait::{eventually, pause};

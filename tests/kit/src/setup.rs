@@ -14,16 +14,8 @@ pub fn path_of(key: &str) -> PathBuf {
     paths.get(key).unwrap_or_else(|| panic!("target/test-env has no {key}; does tests/setup.sh write it?")).clone()
 }
 
-/// The root of the repository.
-pub fn root() -> &'static Path {
-    static ROOT: OnceLock<PathBuf> = OnceLock::new();
-    ROOT.get_or_init(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("tests/kit lies in it")
-    })
-}
-
 fn provision() -> HashMap<String, PathBuf> {
-    let root = root();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let script = root.join("tests/setup.sh");
     let done = Command::new("bash").arg(&script).output().expect("bash runs");
     assert!(done.status.success(), "tests/setup.sh failed:\n{}", String::from_utf8_lossy(&done.stderr));
