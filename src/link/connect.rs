@@ -225,6 +225,8 @@ impl Dialer {
             return Err((DialError::Identity(text), permit));
         }
         let limit = settings.connect_timeout + settings.handshake_timeout + Duration::from_secs(1);
+        // The circuit lets one attempt through at a time while it is open. Whoever is let through has to tell how it ended;
+        // if nobody does, the next may try after `limit`.
         if !self.moved(|circuit| circuit.begin(now(), limit)) {
             return Err((DialError::waiting(), permit));
         }
@@ -257,6 +259,7 @@ impl Dialer {
 
     async fn attempt(&self, permit: Permit, key: &RouteKey, stage: Stage) -> Dialed {
         let (settings, server) = (&self.config().upstream, self.server.get());
+        // From here on it is in the figures, and out of them however this ends.
         let counted = Counted::new(Arc::clone(&self.shard), permit.purpose());
         let socket = match timeout(settings.connect_timeout, connect(&self.address())).await {
             Ok(Ok((socket, peer))) => {
@@ -266,6 +269,7 @@ impl Dialer {
             Ok(Err(error)) => return Err((error, permit)),
             Err(_) => return Err((DialError::unavailable(ConnectError::Timeout, "connect timed out"), permit)),
         };
+        // A link before its handshake: the server counts the connection, so the permit must live as long as it does.
         let mut link = Link {
             socket: Some(socket),
             place: Some(Place { permit, counted }),

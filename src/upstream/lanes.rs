@@ -31,11 +31,13 @@ pub struct Full;
 /// The lanes of one worker.
 #[derive(Default)]
 pub struct Lanes {
+    /// The lane of each key. `obtain` enters it; it leaves when it is retired, or with the end of its task.
     by_key: RefCell<crate::base::Map<RouteKey, Rc<Lane>>>,
     /// Lanes for long replies, where there is room for a second one.
     big: RefCell<crate::base::Map<RouteKey, Rc<Lane>>>,
     /// Retired lanes that still have replies to read, or permits to give back.
     leaving: RefCell<Vec<Rc<Lane>>>,
+    /// The number of the newest lane.
     serial: Cell<u64>,
 }
 
@@ -54,6 +56,7 @@ impl Lanes {
         }
         self.serial.set(self.serial.get() + 1);
         let lane = Lane::new(self.serial.get(), key.clone(), node, false);
+        // One that was there takes no requests any more: it leaves when it has no replies to come, and counts until then.
         if let Some(old) = self.by_key.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }

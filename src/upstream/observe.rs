@@ -1,5 +1,11 @@
 //! The events that the data path reports, and the counters they move: one call an event, so that no room has to
 //! know which metrics belong together.
+//!
+//! Bytes of upstream connections are missing here: a link counts its own (`link::counted`).
+//!
+//! The `From`s translate what rooms above telemetry call a thing into the label that metrics have for it. They are not one
+//! enum each because the label is a promise to dashboards and the other a decision of the code: two ways to be pinned
+//! may have one label, and a `match` here does not compile until a new one has been given its label.
 
 use std::time::Duration;
 

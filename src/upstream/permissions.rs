@@ -71,6 +71,8 @@ impl<K: Eq + Hash, V: Clone> Joint<K, V> {
 impl Node {
     /// Whether whoever is served by connections in the state `key` may run `twin`; asked for no longer than `patience`.
     pub async fn permission(self: &Rc<Self>, key: &RouteKey, twin: Twin, patience: Duration) -> Permission {
+        // Joined before it is asked, and asked in a task of its own: the first who wants to know may lose patience, and the
+        // others still get the answer.
         let (answer, first) = self.permissions.rights.join((key.clone(), twin));
         if first {
             let (node, key) = (Rc::clone(self), key.clone());
@@ -98,9 +100,12 @@ impl Node {
     async fn inquire(self: &Rc<Self>, key: &RouteKey, twin: Twin) -> Permission {
         let mut command = BytesMut::new();
         encode::command(&mut command, twin);
+        // Where clients of this key ride anyway, the question rides with them. Only without a place for a lane is a
+        // connection lent for it.
         if let Ok(lane) = self.lanes.obtain(self, key) {
             return match self.inquiries.ask(self, &lane, CommandId::OURS, &command).await {
                 Ok(Answer::Reply(reply)) => of_reply(&reply),
+                // The lane could not be opened for this identity: that is the answer, in the server's words.
                 Ok(Answer::NotExecuted(line)) if is_about(key, &line) => of_error(&line),
                 Ok(Answer::NotExecuted(_)) | Err(_) => Permission::Unknown,
             };

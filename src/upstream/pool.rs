@@ -38,6 +38,7 @@ struct Idle {
     link: Link,
     /// Needs RESET and a handshake before it may serve anybody.
     dirty: bool,
+    /// When it came back.
     since: Instant,
 }
 
@@ -46,6 +47,8 @@ struct Idle {
 pub struct Pool {
     /// How many places there are, and how many of them blocked clients may have.
     sizes: (usize, usize),
+    /// Fair: whoever waits longest gets the next place. A place comes back with the drop of its lease, or when its
+    /// connection has been made clean.
     places: Arc<Semaphore>,
     /// How many of them blocked clients may have: transactions never wait for those.
     for_blocked: Arc<Semaphore>,
@@ -111,6 +114,7 @@ impl Pool {
     pub async fn lend_for_blocked_in_line(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LendError> {
         let for_blocked = match Arc::clone(&self.for_blocked).try_acquire_owned() {
             Ok(place) => place,
+            // Waiters that a fold serves can be served another way, slower; these commands cannot.
             Err(_) => {
                 super::Folds::give_way(node);
                 self.in_line(node, &self.for_blocked).await?
@@ -185,6 +189,7 @@ impl Pool {
             node.rt.shard.pool_limits.line_full.inc();
             return Err(LendError::Exhausted);
         }
+        // The clock of the wait stands still while the server is paused: nobody can give a connection back then.
         let waiting = Waiting::new(self, node);
         let place = node.within(node.rt.config().pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
         drop(waiting);

@@ -22,8 +22,11 @@ const SILENT_FOR: Duration = Duration::from_secs(3);
 
 /// What the fold and the task of its connection share.
 pub(super) struct Io {
+    /// Packets that the machine has sent and the socket has not taken.
     out: BytesMut,
+    /// The task of the connection; every change here wakes it.
     task: TaskWaker,
+    /// The machine needs the connection no more. Set once, by `release`.
     released: bool,
     /// The connection as its server knows it, if it told us.
     pub(super) client: Option<ServerClient>,
@@ -72,14 +75,18 @@ impl Io {
     }
 }
 
+/// How the wait on one connection ended.
 enum End {
+    /// Nobody waits any more and every reply is there.
     Released,
+    /// Gone, or given up: what its waiters asked for has to be waited for elsewhere.
     Lost(UpstreamCloseReason),
     Anomaly,
 }
 
 /// Borrows a connection, waits on it for `fold` for as long as that needs it, and gives it back.
 pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
+    // The lease first: an answer to the second question is of no use to a fold that gets no connection.
     let lease = node.rt.pool.lend_for_blocked(&node, &fold.key.0).await;
     let unblocks = lease.is_ok() && may_unblock(&node).await;
     let Ok(mut lease) = lease else {
@@ -98,6 +105,7 @@ pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
         doomed: false,
         not_blocked: None,
     };
+    // Before the machine hears of it: what it decides is sent through this entry.
     fold.links.borrow_mut().insert(source, io);
     if server.is_before(node.dialer.server()) {
         fold.act(&node, super::fold::Fold::give_way); // told to move meanwhile
@@ -105,6 +113,7 @@ pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
     fold.act(&node, |machine| machine.lent(source, sliced));
     let mut connection = Connection { lease, scanner: ReplyScanner::new(), partial: BytesMut::new() };
     let end = poll_fn(|cx| connection.poll(&node, &fold, source, cx)).await;
+    // Before the machine hears of the end: it must not send anything through an entry that nobody writes any more.
     fold.links.borrow_mut().remove(&source);
     match end {
         End::Released => connection.lease.give_back(Return::Clean),
@@ -148,6 +157,7 @@ struct Connection {
 }
 
 impl Connection {
+    /// Writes and reads in turn until there is nothing to read: a reply may lead to the next packet at once.
     fn poll(&mut self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             if let Some(end) = self.write(fold, source, cx) {
@@ -164,13 +174,17 @@ impl Connection {
         }
     }
 
+    /// Writes what the machine wants sent; the end, if that is what it wants.
     fn write(&mut self, fold: &Fold, source: SourceId, cx: &mut Context<'_>) -> Option<End> {
         let mut links = fold.links.borrow_mut();
         let Some(io) = links.get_mut(&source) else { return Some(End::Anomaly) };
+        // Before what is to be written: nothing of it may be begun on a connection that is given up.
         if io.doomed {
             return Some(End::Lost(UpstreamCloseReason::Moved));
         }
         if io.released {
+            // The machine releases a connection of which every reply is there. If bytes are left its books are wrong, and
+            // nobody else may be lent it.
             let clean = io.out.is_empty() && !self.scanner.mid_frame();
             return Some(if clean { End::Released } else { End::Anomaly });
         }

@@ -78,6 +78,8 @@ impl Lane {
         if state.in_flight.head().is_some_and(gone) && bug("drop_tombstone") {
             state.in_flight.forget_head();
         }
+        // Looked at before it is taken: a slot whose reply does not fit must stay, so that its client is closed with all
+        // others that have one.
         let (key, refused) = (&self.key, state.unit_refused);
         let mut slot = match state.in_flight.pop_if(|slot| fits(node, key, refused, slot, kind.byte())) {
             Popped::Slot(slot) => slot,
@@ -86,11 +88,13 @@ impl Lane {
                 return Err(Anomaly { reason: AnomalyReason::WrongType, command: Some(command) });
             }
         };
+        // MULTI itself, or a request outside of transactions; what is joined to it does not change what it said.
         if !slot.joined {
             state.unit_refused = kind.is_error();
         }
         slot.written = state.in_flight.written_at(&slot);
         node.rt.replied(slot.command, now.saturating_sub(slot.written));
+        // Nearly every reply lies whole in the read buffer and is not copied before it reaches its outbox.
         let carried;
         let frame: &[u8] = if state.carry.is_empty() {
             piece
@@ -103,6 +107,7 @@ impl Lane {
         if self.guard.is_on() {
             self.guard.on_reply(frame.len() + if streamed { state.streamed } else { 0 });
         }
+        // Before anything is handed over: in strict mode it is the canary that says whether what came before it is true.
         if let Owner::Canary(number) = slot.owner {
             let wrong = |reason| Anomaly { reason, command: Some(slot.command) };
             self.check_canary(node, number, frame, kind).map_err(wrong)?;
@@ -139,11 +144,14 @@ impl Lane {
         streamed: bool,
         now: u64,
     ) -> Result<(), Anomaly> {
+        // In this order: the key is read from the request that is kept, and then the request is let go.
         self.remember_key(node, state, slot, now);
         state.kept.on_answered(slot.bytes as usize);
         if slot.retried {
             node.rt.shard.retries[RetryOutcome::Answered].inc();
         }
+        // Of an error that was streamed only the end is here. Scripts and unknown commands write errors as they like,
+        // so those of theirs say nothing about the connection.
         if kind.is_error() && !streamed {
             node.on_error_reply(frame);
             if !node.rt.chooses_its_errors(slot.command) {
@@ -158,6 +166,7 @@ impl Lane {
                 node.inquiries.answer(number, Answer::Reply(frame.to_vec()));
                 node.answered(slot.command, now.saturating_sub(slot.at));
             }
+            // Was checked when it came.
             Owner::Canary(_) => {}
             Owner::Audit => check_audit(&self.key, frame)?,
         }
@@ -171,6 +180,8 @@ impl Lane {
     }
 
     fn check_canary(&self, node: &Node, number: u64, frame: &[u8], kind: FrameKind) -> Result<(), AnomalyReason> {
+        // An error is in its place, too: the identity may not run PING, or the server is busy. Any other text is the reply
+        // to something else.
         let text = canary_text(self.id, number);
         let right = if kind.is_error() {
             tolerable(frame.get(1..).unwrap_or_default())
@@ -187,6 +198,7 @@ impl Lane {
 
     /// Sends every client that has new replies what its socket takes, one call each.
     pub(super) fn flush_touched(&self, node: &Node) {
+        // Taken out, so that the lane is not borrowed while sockets are written to.
         let touched = std::mem::take(&mut self.state.borrow_mut().touched);
         for client in &touched {
             node.rt.roster.with(*client, |outbox| outbox.flush(&node.rt.buffers));
@@ -197,6 +209,7 @@ impl Lane {
             state.touched = touched;
             state.touched.clear();
         }
+        // Half empty and not one slot: clients that are woken for one slot each would find it taken and wait again.
         let roomy = state.in_flight.len() <= self.guard.most_commands() / 2
             && state.in_flight.bytes() <= self.guard.most_bytes() / 2;
         if roomy && !state.crowd.is_empty() {
@@ -217,6 +230,7 @@ impl Lane {
         // A reply that was not given to anybody is none: its canary did not come.
         let withheld = std::mem::take(&mut state.withheld).into_iter().map(|withheld| withheld.slot);
         let sent: Vec<Slot> = withheld.chain(waiting_for_replies).collect();
+        // `out` begins with what is left of a request that was written in part; the unwritten ones lie whole at its end.
         let unsent_bytes: usize = unsent.iter().map(|slot| slot.bytes as usize).sum();
         let mut old = state.out.split();
         let mut waiting = old.split_off(old.len() - unsent_bytes);
@@ -227,6 +241,7 @@ impl Lane {
             () if self.guard.is_solo() => CloseReason::OutputLimit,
             () => CloseReason::UpstreamLost,
         };
+        // Before anybody is told: what a client has asked can be seen only while it has no answer.
         self.learn_from_loss(node, &sent);
         let mut closed = HashSet::new();
         let mut close = |slot: &Slot| {
@@ -236,12 +251,15 @@ impl Lane {
             }
         };
         state.unit_refused = false;
+        // All written requests, with the rest of the one that was cut: what is sent again must be whole.
         let mut kept = state.kept.take(&old);
         let again = match (self.config.upstream.retry_reads || self.guard.is_on()) && !anomaly {
             true => candidates(node, &sent, cut, self.guard.is_on()),
             false => HashSet::new(),
         };
         self.guard.set_solo(self.guard.is_on() && !anomaly);
+        // First those that were written, then those that were not: on the next connection each client finds its requests in
+        // the order in which it sent them.
         for (position, slot) in sent.iter().enumerate() {
             let request = kept.split_to((slot.bytes as usize).min(kept.len()));
             if slot.owner.client().is_some_and(|client| again.contains(&client)) {
@@ -249,6 +267,7 @@ impl Lane {
                 state.in_flight.push_again(slot);
                 continue;
             }
+            // Half a reply is out already: an error behind it would be read as part of it.
             let torn = position == 0 && cut;
             let stays = self.config.upstream.on_loss == OnLoss::Error && !anomaly && !torn;
             if stays || slot.owner.client().is_none() {

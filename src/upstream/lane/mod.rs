@@ -95,7 +95,10 @@ pub struct Lane {
 }
 
 struct State {
+    /// Requests that the socket has not taken. Appended to by clients, emptied by the lane's task.
     out: BytesMut,
+    /// One slot for each request in `out` and for each that was written and has no reply: clients append in the same step
+    /// as to `out`, replies take from the front.
     in_flight: InFlight,
     scanner: ReplyScanner,
     /// The beginning of a reply that is not complete and not streamed.
@@ -112,17 +115,22 @@ struct State {
     streamed: usize,
     /// Clients that found the lane full, in order.
     crowd: Vec<ClientKey>,
+    /// Clients with new bytes in their outbox since the last flush.
     touched: Vec<ClientKey>,
+    /// Commands submitted behind the newest canary.
     since_canary: usize,
     /// Commands submitted since the last write.
     unwritten: usize,
+    /// The number of the newest canary.
     canaries: u64,
+    /// CLIENT INFO was asked since the last command: an idle lane is audited once.
     audited: bool,
     /// Nanoseconds of the worker's clock.
     last_canary: u64,
     last_used: u64,
     /// The beginning of the silence that is judged: an answer, or the connection itself.
     last_progress: u64,
+    /// When something came from the upstream, on this connection or one before.
     last_answer: u64,
     /// When it was connected, or wanted.
     since: u64,

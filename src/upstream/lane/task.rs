@@ -30,6 +30,7 @@ enum End {
 
 /// Runs a lane to its end: until it is retired, idle and drained, or cannot be opened.
 pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
+    // Goes from one connection to the next, so that a lane that connects again does not have to wait in line.
     let mut permit = None;
     while let Some(link) = open(&lane, &node, &mut permit).await {
         let mut link = link;
@@ -75,6 +76,7 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
                     "shared connection killed: its replies cannot be trusted; its clients are closed");
             }
         }
+        // Before the close, which may take a second: clients that were told something read it now.
         let reason = end.reason(&lane);
         lane.flush_touched(&node);
         permit = Some(link.close(reason).await);
@@ -83,6 +85,7 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
         }
     }
     lane.life.close();
+    // Before the lane leaves the list: whoever looks for a place counts either the lane or its free permit.
     drop(permit);
     node.lanes.on_closed(&lane);
     // Whoever submitted between the last look and the end would wait for ever.

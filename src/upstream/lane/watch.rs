@@ -52,6 +52,7 @@ impl Lane {
         let interval = nanos(node.rt.config().lane.canary_interval);
         let keepalive = nanos(node.keepalive());
         self.guard.on_tick(now);
+        // Taken before the state is borrowed: it looks at the state itself.
         let silent = nanos(self.silence(now));
         let mut state = self.state.borrow_mut();
         let quiet = now.saturating_sub(state.last_progress.max(state.last_canary));
@@ -81,6 +82,7 @@ impl Lane {
         // What a pause of the server has taken was no silence of the lane.
         let silent = silent.min(node.server_pause.ended_before());
         let suspect = silent >= nanos(node.rt.config().upstream.suspect_after) && !node.server_pause.excuses_silence();
+        // Said once for each silence, not at every tick.
         if self.life.on_silence(suspect) {
             let silent_ms = silent / 1_000_000;
             tracing::warn!(
@@ -112,6 +114,7 @@ impl Lane {
     pub(super) fn refuse_before(&self, node: &Node, deadline: u64) {
         loop {
             let mut state = self.state.borrow_mut();
+            // The oldest is at the front of both lists, and nothing was written: its bytes are the first of `out`.
             let Some(slot) = state.in_flight.pop_unsent_before(deadline) else { break };
             state.out.advance(slot.bytes as usize);
             drop(state);

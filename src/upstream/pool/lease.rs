@@ -33,6 +33,8 @@ pub enum Return {
 
 /// One connection, lent.
 pub struct Lease {
+    /// Both are there until the lease is given back, cancelled or dropped, and leave together: a place without its
+    /// connection would let one connection more be opened than the budget has.
     link: Option<Link>,
     place: Option<Place>,
     node: Rc<Node>,
@@ -94,6 +96,7 @@ impl Lease {
                     drop(place);
                 });
             }
+            // From here on it is current; what the client left on it decides.
             _ if state != Return::Clean && bug("skip_hygiene") => node.idle.keep(link, false),
             Return::Clean => node.idle.keep(link, false),
             Return::Unknown => {
@@ -125,6 +128,8 @@ impl Lease {
     }
 }
 
+/// One command whose `+OK` says that nothing of the client is left: cheaper than RESET, behind which the connection has to
+/// log in again.
 async fn prove_clean(link: &mut Link, word: &str) -> bool {
     let mut batch = BytesMut::new();
     encode::command(&mut batch, &[word]);
@@ -137,6 +142,7 @@ async fn discard(node: &Node, link: Link, reason: UpstreamCloseReason) {
     drop(link.close(reason).await);
 }
 
+/// Nobody knows in which state the connection is: it is closed, behind the back of whoever dropped it.
 impl Drop for Lease {
     fn drop(&mut self) {
         let (Some(link), Some(place)) = (self.link.take(), self.place.take()) else { return };

@@ -17,6 +17,7 @@ const KEPT_BYTES: usize = 1 << 20;
 impl Hub {
     /// Delivers `chunk`, just read.
     pub(super) fn on_bytes(&self, node: &Node, chunk: &[u8], now: u64) -> Result<(), AnomalyReason> {
+        // Borrowed for the whole chunk: everything that a frame leads to goes to outboxes, none of which calls the hub back.
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.last_progress = now;
@@ -26,6 +27,8 @@ impl Hub {
                 Advance::Complete { len, kind } => {
                     let (frame, after) = rest.split_at(len);
                     rest = after;
+                    // A frame that lies whole in the read buffer is not copied before the outboxes. A hub has no streaming:
+                    // a message goes to many, so it has to be there whole.
                     if state.carry.is_empty() {
                         self.on_frame(node, state, frame, kind, now)?;
                     } else {
@@ -44,6 +47,7 @@ impl Hub {
         Ok(())
     }
 
+    /// One whole frame: a message, a confirmation, or the reply to a marker PING, which says where an answer ends.
     fn on_frame(
         &self,
         node: &Node,
@@ -54,6 +58,7 @@ impl Hub {
     ) -> Result<(), AnomalyReason> {
         let outcome = if kind.is_push() {
             match push(frame).ok_or(AnomalyReason::UnexpectedReply)? {
+                // Needs no decision, so it passes the core by.
                 Push::Message { family, name } => {
                     fan_out(node, state, family, name, frame);
                     return Ok(());
@@ -66,21 +71,26 @@ impl Hub {
             }
             state.core.on_reply(kind.is_error(), echo(frame), now)
         };
+        // Also before the connection is given up: what the core decided up to here is true.
         self.carry_out(node, state, frame);
         outcome.map_err(|_| AnomalyReason::UnexpectedReply)
     }
 
     /// Does what the core has decided; `frame` is what it decided about.
     pub(super) fn carry_out(&self, node: &Node, state: &mut State, frame: &[u8]) {
+        // The list goes back when it is empty, for its memory.
         let mut actions = std::mem::take(&mut state.core.actions);
         for action in actions.drain(..) {
             match action {
+                // Comes before the confirmation of the same name: a PUBLISH that its client sends then counts it.
                 Action::Count { family, name, by } => node.interest.change(family, &name, by),
                 Action::Confirm { client, resp, joined, family, name, counts } => {
+                    // First the counts: the client's task routes by them as soon as it has read the confirmation.
                     node.rt.roster.with(client, |outbox| outbox.count_subscriptions(counts));
                     tell(node, state, client, &confirmation(resp, joined, family, name.as_deref(), counts));
                 }
                 Action::Refuse { client } => tell(node, state, client, frame),
+                // An empty answer wakes the client's task; what it is told lies in the outbox before it.
                 Action::Done { client } => {
                     node.rt.roster.with(client, |outbox| outbox.deliver(Answer::Reply(Vec::new())));
                 }
@@ -103,6 +113,7 @@ impl Hub {
 fn fan_out(node: &Node, state: &mut State, family: Family, name: &[u8], frame: &[u8]) {
     let State { core, touched, two, .. } = state;
     let listeners = core.registry.listeners(family, name);
+    // Made for the first listener that wants it, and at most once for a message.
     two.clear();
     for listener in listeners {
         let bytes: &[u8] = match listener.resp {
@@ -121,17 +132,20 @@ fn fan_out(node: &Node, state: &mut State, family: Family, name: &[u8], frame: &
         node.rt.relieve(); // one message, many copies
     }
     node.rt.shard.pubsub_messages.add(listeners.len() as u64);
+    // One huge message must not keep its size for ever.
     if two.capacity() > KEPT_BYTES {
         *two = Vec::new();
     }
 }
 
+/// Something for one client, which is flushed with all others at the end of the read.
 fn tell(node: &Node, state: &mut State, client: ClientKey, frame: &[u8]) {
     if node.rt.roster.with(client, |outbox| outbox.push_message(&node.rt.buffers, frame)) == Some(true) {
         state.touched.push(client);
     }
 }
 
+/// What the server would tell this client: with its own protocol and its own counts, not those of the connection.
 fn confirmation(resp: Resp, joined: bool, family: Family, name: Option<&[u8]>, counts: Subscribed) -> BytesMut {
     let mut frame = BytesMut::with_capacity(64);
     encode::push_header(&mut frame, 3, resp.number());

@@ -56,11 +56,15 @@ impl End {
 pub struct Hub {
     id: u64,
     identity: Identity,
+    /// Moved by the hub's task alone, through `enter`, which wakes whoever waits for it.
     phase: Cell<Phase>,
+    /// Set by the task before it closes a hub that was never ready, or could not go on.
     failure: Cell<Option<Failure>>,
+    /// Takes nobody any more; set by the tick, or by another identity that needs the place. Never taken back.
     retired: Cell<Option<UpstreamCloseReason>>,
     /// Goes on with another connection as soon as nothing is owed on this one.
     moving: Cell<bool>,
+    /// The connection hangs: set by the tick, taken by the task in its next turn.
     condemned: Cell<Option<&'static str>>,
     /// When its task writes.
     pump: Pump,
@@ -73,9 +77,11 @@ pub(super) struct State {
     pub scanner: ReplyScanner,
     /// The beginning of a frame that is not complete.
     pub carry: BytesMut,
+    /// Clients with new bytes in their outbox since the last flush.
     pub touched: Vec<ClientKey>,
     /// The message in progress as RESP2 clients see it.
     pub two: Vec<u8>,
+    /// When something came, and when a client last asked for something; nanoseconds of the worker's clock.
     pub last_progress: u64,
     last_used: u64,
     /// What is to be sent upstream and the frame in progress take.

@@ -11,6 +11,7 @@ use crate::upstream::Node;
 
 /// Runs a hub to its end.
 pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permit: Permit) {
+    // The reason lies in the hub by then; whoever waits for the change of phase reads it there.
     let Some(link) = open(&hub, &node, permit).await else {
         hub.enter(Phase::Closed);
         node.hubs.on_closed(&hub);
@@ -18,6 +19,7 @@ pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permi
     };
     hub.enter(Phase::Ready);
     let (end, link) = serve(&hub, &node, link).await;
+    // Before the clients are closed: none of them may be given this hub again while they go.
     hub.enter(Phase::Closed);
     let reason = match end {
         End::Moved => UpstreamCloseReason::Moved, // gone on with already
@@ -40,6 +42,7 @@ pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permi
     if let Some(link) = link {
         drop(link.close(reason).await);
     }
+    // Last of all: whoever waits for the place of this hub finds it free.
     node.hubs.on_closed(&hub);
 }
 
@@ -51,7 +54,9 @@ async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> (End, Option<Link>) {
             End::Moved => {}
             end => return (end, Some(link)),
         }
+        // What clients ask for from here on is sent on the new connection, behind the subscriptions that are made again.
         hub.begin_again(node);
+        // First closed, then opened: the cap leaves a hub one place, and nothing may be heard twice.
         let permit = link.close(UpstreamCloseReason::Moved).await;
         match open(hub, node, permit).await {
             Some(new) => link = new,
