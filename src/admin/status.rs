@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 use crate::telemetry::reasons::{CircuitState, ClientState, Label, PinReason, TlsSide, UpstreamKind, UpstreamState};
-use crate::telemetry::{Event, Lately, Shard, Telemetry, process_numbers};
+use crate::telemetry::{Event, Rates, Shard, Telemetry, process_numbers};
 use crate::upstream::{LaneReport, Report};
 
 /// The version of the fields below.
@@ -24,7 +24,7 @@ pub(super) fn status(
     now: u64,
 ) -> Value {
     let facts = &telemetry.facts;
-    let lately = telemetry.lately();
+    let rates = telemetry.rates();
     let state = match () {
         () if facts.draining() => "draining",
         () if !facts.listening() => "starting",
@@ -43,11 +43,11 @@ pub(super) fn status(
         "listen": config.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "clients": clients(telemetry),
         "upstream": upstream(telemetry, in_flight(telemetry, reports, lanes, now)),
-        "rates": rates(&lately),
-        "latency": latency(&lately),
+        "rates": rates_of(&rates),
+        "latency": latency(&rates),
         "pools": pools(reports),
         "lanes": lanes.iter().map(lane).collect::<Vec<_>>(),
-        "workers": workers(telemetry, &lately, now),
+        "workers": workers(telemetry, &rates, now),
         "memory": memory(telemetry),
         "trouble": trouble(telemetry),
         "config": {
@@ -58,7 +58,7 @@ pub(super) fn status(
         },
         "certificates": certificates(telemetry),
         "events": telemetry.events.latest().iter().map(event).collect::<Vec<_>>(),
-        "history": history(&lately),
+        "history": history(&rates),
     })
 }
 
@@ -137,30 +137,30 @@ fn upstream(telemetry: &Telemetry, (in_flight, oldest): (u64, Option<f64>)) -> V
     })
 }
 
-fn rates(lately: &Lately) -> Value {
+fn rates_of(rates: &Rates) -> Value {
     json!({
-        "over": lately.rate_over,
-        "commands": lately.commands,
-        "errors_of_respmux": lately.own_errors,
-        "errors_of_upstream": lately.upstream_errors,
-        "bytes_from_clients": lately.received,
-        "bytes_to_clients": lately.sent,
-        "commands_per_write": lately.commands_per_write,
+        "over": rates.rate_over,
+        "commands": rates.commands,
+        "errors_of_respmux": rates.own_errors,
+        "errors_of_upstream": rates.upstream_errors,
+        "bytes_from_clients": rates.received,
+        "bytes_to_clients": rates.sent,
+        "commands_per_write": rates.commands_per_write,
     })
 }
 
 /// `own` is what respmux adds: the mean of commands less the mean at the upstream, and its share of the former.
-fn latency(lately: &Lately) -> Value {
-    let own = lately.mean.zip(lately.upstream_mean).map(|(all, upstream)| (all - upstream).max(0.0));
+fn latency(rates: &Rates) -> Value {
+    let own = rates.mean.zip(rates.upstream_mean).map(|(all, upstream)| (all - upstream).max(0.0));
     json!({
-        "over": lately.latency_over,
-        "p50": lately.p50,
-        "p99": lately.p99,
-        "p999": lately.p999,
-        "mean": lately.mean,
-        "upstream_mean": lately.upstream_mean,
+        "over": rates.latency_over,
+        "p50": rates.p50,
+        "p99": rates.p99,
+        "p999": rates.p999,
+        "mean": rates.mean,
+        "upstream_mean": rates.upstream_mean,
         "own_mean": own,
-        "own_share": own.zip(lately.mean).filter(|(_, mean)| *mean > 0.0).map(|(own, mean)| own / mean),
+        "own_share": own.zip(rates.mean).filter(|(_, mean)| *mean > 0.0).map(|(own, mean)| own / mean),
     })
 }
 
@@ -190,12 +190,12 @@ fn lane(lane: &LaneReport) -> Value {
     })
 }
 
-fn workers(telemetry: &Telemetry, lately: &Lately, now: u64) -> Vec<Value> {
+fn workers(telemetry: &Telemetry, rates: &Rates, now: u64) -> Vec<Value> {
     let one = |(index, (shard, silent)): (usize, (&std::sync::Arc<Shard>, Duration))| {
         json!({
             "worker": index,
             "clients": shard.clients.value(),
-            "load": lately.loads.get(index),
+            "load": rates.loads.get(index),
             "silent": silent.as_secs_f64(),
         })
     };
@@ -230,10 +230,10 @@ fn event(event: &Event) -> Value {
     })
 }
 
-fn history(lately: &Lately) -> Value {
-    let points = &lately.points;
+fn history(rates: &Rates) -> Value {
+    let points = &rates.points;
     json!({
-        "step": crate::telemetry::lately::STEP.as_secs_f64(),
+        "step": crate::telemetry::rates::STEP.as_secs_f64(),
         "commands": points.iter().map(|p| p.commands.round()).collect::<Vec<_>>(),
         "clients": points.iter().map(|p| p.clients).collect::<Vec<_>>(),
         "upstream": points.iter().map(|p| p.upstream).collect::<Vec<_>>(),

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, AdminState};
 use crate::client::AdminHandle;
 use crate::config::{Config, Source};
-use crate::telemetry::{Telemetry, lately};
+use crate::telemetry::{Telemetry, rates};
 use crate::worker::WorkerCommand;
 use bind::CannotListen;
 use certificates::Certificates;
@@ -166,7 +166,7 @@ async fn drain(config: &Config, workers: &Workers) {
 
 /// A sample a second: for rates, the graph, and the events and lines of log that follow from counters.
 async fn sample(telemetry: Arc<Telemetry>) {
-    let mut timer = interval(lately::STEP);
+    let mut timer = interval(rates::STEP);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         timer.tick().await;

@@ -16,16 +16,16 @@
 
 pub mod catalogue;
 pub mod cells;
+pub mod counters;
 pub mod events;
 pub mod facts;
 pub mod histogram;
-pub mod lately;
 pub mod log;
 pub mod log_count;
 pub mod memory;
 mod node_facts;
 pub mod outage;
-pub mod reading;
+pub mod rates;
 pub mod reasons;
 mod registry;
 mod server_limits;
@@ -37,12 +37,13 @@ use std::time::{Duration, Instant};
 
 pub use events::{Event, Events};
 pub use facts::{ProcessFacts, unix_millis};
-pub use lately::Lately;
+
+pub use counters::{Counters, Durations};
 pub use memory::Pressure;
 pub use metrics_process::collector::collect as process_numbers;
 pub use node_facts::NodeFacts;
 pub use outage::Met;
-pub use reading::{Durations, Reading};
+pub use rates::{RateHistory, Rates};
 pub use reasons::{
     AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, HandoffResult,
     HandshakeResult, LoginResult, LossVerdict, NameLookup, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
@@ -61,7 +62,7 @@ pub struct Telemetry {
     pub acceptor: Arc<Shard>,
     /// What happened lately, for people.
     pub events: Events,
-    pulse: lately::Pulse,
+    sampler: rates::RateSampler,
     commands: Vec<String>,
     registry: Mutex<Labelled>,
 }
@@ -87,8 +88,8 @@ impl Telemetry {
         let shards = (0..workers).map(|_| Arc::new(Shard::new(command_names.len()))).collect();
         let registry = Mutex::new(Labelled::new(&facts, command_names));
         let acceptor = Arc::new(Shard::new(command_names.len()));
-        let (events, pulse) = (Events::default(), lately::Pulse::new());
-        Self { shards, facts, acceptor, events, pulse, commands: command_names.to_vec(), registry }
+        let (events, sampler) = (Events::default(), rates::RateSampler::new());
+        Self { shards, facts, acceptor, events, sampler, commands: command_names.to_vec(), registry }
     }
 
     /// All metrics in the text format of Prometheus, version 0.0.4, in a stable order.
@@ -103,14 +104,14 @@ impl Telemetry {
         labelled.registry.render(&self.shards, &self.acceptor, &self.facts)
     }
 
-    /// Takes the sample of this second; to be called every [`lately::STEP`] by whoever shows what is [`lately`](Self::lately).
+    /// Takes the sample of this second; to be called every [`rates::STEP`] by whoever shows [`Telemetry::rates`].
     pub fn beat(&self) {
-        self.pulse.beat(self, Instant::now());
+        self.sampler.beat(self, Instant::now());
     }
 
     /// Rates and latencies of the last seconds, and a graph of the last minutes.
-    pub fn lately(&self) -> Lately {
-        self.pulse.lately()
+    pub fn rates(&self) -> Rates {
+        self.sampler.rates()
     }
 
     /// How long each worker has shown no sign of life at `now`, unix time in milliseconds; one that never did, since the
@@ -122,7 +123,7 @@ impl Telemetry {
 
     /// Limits that were hit and failures since the start: level, words, how often.
     pub fn trouble(&self) -> Vec<(reasons::LogLevel, &str, u64)> {
-        self.pulse.trouble(self)
+        self.sampler.trouble(self)
     }
 }
 

@@ -21,7 +21,6 @@ mod control_pause;
 mod demoted;
 mod ends;
 mod granted;
-mod history;
 mod hotkeys;
 mod inquiries;
 mod lane;

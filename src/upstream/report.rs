@@ -7,7 +7,7 @@ use super::lane::LaneReport;
 use crate::link::Use;
 use crate::session::Flavour;
 use crate::telemetry::reasons::{BufferKind, ClientState, ErrorCode, Label, Origin, PinReason, RefuseReason};
-use crate::telemetry::{CircuitState, ConnectError, Reading, UpstreamKind};
+use crate::telemetry::{CircuitState, ConnectError, Counters, UpstreamKind};
 
 /// Names with numbers.
 pub(crate) type Counts = Vec<(&'static str, u64)>;
@@ -42,8 +42,8 @@ pub(crate) struct Report {
     pub errors: Vec<(Origin, &'static str, u64)>,
     pub refused: Counts,
     /// The counters now, and some seconds ago.
-    pub now: Reading,
-    pub before: Reading,
+    pub now: Counters,
+    pub before: Counters,
 }
 
 /// The upstream connections of one kind.
@@ -92,8 +92,8 @@ impl Node {
             buffered: counts(|kind: BufferKind| shard.buffered[kind].value()),
             errors: errors(Origin::Proxy).chain(errors(Origin::Upstream)).collect(),
             refused: counts(|reason: RefuseReason| shard.commands_rejected[reason].value()),
-            now: Reading::of(shard, self.rt.now()),
-            before: self.rt.history.oldest(),
+            now: Counters::of(shard, self.rt.now()),
+            before: self.rt.rates.oldest(),
         }
     }
 

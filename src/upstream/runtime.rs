@@ -6,12 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::history::History;
 use super::{Buffers, Memory, Parts, Pool, Roster, Rules, hotkeys, slowlog};
 use crate::auth::Throttle;
 use crate::command::{CommandId, CommandTable, Replies};
 use crate::link::{Budget, Keyring, Owned, Use};
-use crate::telemetry::{ProcessFacts, Shard};
+use crate::telemetry::{ProcessFacts, RateHistory, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
 pub const READ_BUFFER: usize = 64 << 10;
@@ -40,7 +39,7 @@ pub struct Runtime {
     pub pool: Pool,
     pub(crate) slowlog: slowlog::Slowlog,
     pub(crate) hotkeys: hotkeys::Hotkeys,
-    pub(super) history: History,
+    pub(super) rates: RateHistory,
     /// Every socket of the worker is read into this one, one after the other.
     pub read_buffer: RefCell<Box<[u8]>>,
     started: Instant,
@@ -69,7 +68,7 @@ impl Runtime {
             pool: Pool::new(budget.limit(Use::Pool), config.blocking_share(*worker)),
             slowlog: slowlog::Slowlog::new(&config.slowlog, *worker, config.workers),
             hotkeys: hotkeys::Hotkeys::new(config.hotkeys.sample),
-            history: History::default(),
+            rates: RateHistory::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             started: crate::base::now(),
         }
@@ -129,6 +128,6 @@ impl Runtime {
     /// What time alone makes happen, servers aside.
     pub(super) fn on_tick(&self) {
         self.memory_tick();
-        self.history.on_tick(&self.shard, self.now());
+        self.rates.on_tick(&self.shard, self.now());
     }
 }

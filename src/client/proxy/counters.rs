@@ -1,18 +1,18 @@
 //! PROXY STATS: counters, and what they were over the last seconds.
 
 use crate::telemetry::reasons::LatencyClass;
-use crate::telemetry::{Durations, Reading};
+use crate::telemetry::{Counters, Durations};
 use crate::upstream::Report;
 
 /// The counters of all workers, and of what came in the last seconds.
 pub(super) struct Totals {
-    pub now: Reading,
-    pub last: Reading,
+    pub now: Counters,
+    pub last: Counters,
 }
 
 impl Totals {
     pub(super) fn of(reports: &[Report]) -> Self {
-        let mut totals = Self { now: Reading::default(), last: Reading::default() };
+        let mut totals = Self { now: Counters::default(), last: Counters::default() };
         for report in reports {
             totals.now.add(&report.now);
             totals.last.add(&report.now.since(&report.before));

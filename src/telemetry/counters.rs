@@ -59,7 +59,7 @@ impl Durations {
 
 /// What one worker, or several together, have counted.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reading {
+pub struct Counters {
     /// When it was read, nanoseconds of the worker's clock; of a difference, how long it covers.
     pub at: u64,
     /// Durations by class, in the order of [`LatencyClass::ALL`].
@@ -78,12 +78,12 @@ pub struct Reading {
     pub pool_timeouts: u64,
 }
 
-impl Reading {
+impl Counters {
     /// The counters of `shard` at `at`.
     pub fn of(shard: &Shard, at: u64) -> Self {
         let errors =
             |origin: Origin| ErrorCode::ALL.iter().map(|code| shard.command_errors[origin][*code].value()).sum();
-        let mut reading = Self {
+        let mut counters = Self {
             at,
             client_in: shard.client_received_bytes.value(),
             client_out: shard.client_sent_bytes.value(),
@@ -95,10 +95,10 @@ impl Reading {
             pool_timeouts: shard.pool_limits.timeouts.value(),
             ..Self::default()
         };
-        for (durations, class) in reading.classes.iter_mut().zip(LatencyClass::ALL) {
+        for (durations, class) in counters.classes.iter_mut().zip(LatencyClass::ALL) {
             *durations = Durations::of(&shard.command_duration[*class]);
         }
-        reading
+        counters
     }
 
     fn counters(&mut self) -> [&mut u64; 8] {
@@ -166,14 +166,14 @@ mod tests {
         let shard = Shard::new(1);
         shard.latency(LatencyClass::Read, 60_000);
         shard.client_received_bytes.add(10);
-        let before = Reading::of(&shard, 1_000);
+        let before = Counters::of(&shard, 1_000);
         for nanos in [60_000, 60_000, 60_000, 20_000_000_000] {
             shard.latency(LatencyClass::Write, nanos);
         }
         shard.latency(LatencyClass::Blocking, 1_000_000_000);
         shard.client_received_bytes.add(5);
         shard.error(Origin::Proxy, b"ERR");
-        let now = Reading::of(&shard, 3_000);
+        let now = Counters::of(&shard, 3_000);
         let since = now.since(&before);
         assert_eq!((since.at, since.client_in, since.own_errors, since.upstream_errors), (2_000, 5, 1, 0));
         assert_eq!((since.requests(), now.requests()), (5, 6));

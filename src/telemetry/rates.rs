@@ -1,14 +1,18 @@
 //! What the last seconds and minutes were like: rates, latencies, a graph, and the events that follow from counters.
 //!
-//! The main thread takes a sample a second. Workers do nothing for it.
+//! Both samplers keep [`Counters`] in a [`Window`]. [`RateSampler`] is of the main thread, over all workers, once a
+//! second: the status page, the graph and the events are made of it, and workers do nothing for it. [`RateHistory`] is of one
+//! worker, for PROXY STATS, which asks the workers.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::counters::{Counters, Durations};
 use super::events::Events;
 use super::histogram::{Histogram, Totals};
-use super::reasons::{LatencyClass, LogLevel, Origin};
+use super::reasons::{LatencyClass, LogLevel};
 use super::watch::{self, Watched};
 use super::{Shard, Telemetry, unix_millis};
 
@@ -23,7 +27,7 @@ const LATENCY_OVER: usize = 10;
 
 /// Rates and latencies of the last seconds. Nothing where nothing happened.
 #[derive(Clone, Debug, Default)]
-pub struct Lately {
+pub struct Rates {
     /// Over how many seconds the rates are.
     pub rate_over: f64,
     /// Commands answered a second.
@@ -69,16 +73,70 @@ pub struct Point {
     pub p99: f64,
 }
 
+/// The last values of something, oldest first.
+#[derive(Debug)]
+struct Window<T> {
+    kept: VecDeque<T>,
+    most: usize,
+}
+
+impl<T> Window<T> {
+    /// An empty window that keeps `most` values.
+    fn of(most: usize) -> Self {
+        Self { kept: VecDeque::new(), most }
+    }
+
+    fn push(&mut self, value: T) {
+        if self.kept.len() == self.most {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(value);
+    }
+
+    fn newest(&self) -> Option<&T> {
+        self.kept.back()
+    }
+
+    /// The value `steps` before the newest, or the oldest where there are fewer.
+    fn ago(&self, steps: usize) -> Option<&T> {
+        self.kept.get((self.kept.len()).saturating_sub(steps + 1))
+    }
+}
+
+/// Seconds over which PROXY STATS tells rates.
+const HISTORY: usize = 10;
+
+/// The counters of one worker over the last ten seconds. The worker's tick moves it.
+#[derive(Debug)]
+pub struct RateHistory(RefCell<Window<Counters>>);
+
+impl Default for RateHistory {
+    fn default() -> Self {
+        Self(RefCell::new(Window::of(HISTORY)))
+    }
+}
+
+impl RateHistory {
+    /// Keeps the counters of `shard` if the last ones are a [`STEP`] old; `now` is in nanoseconds of the worker's clock.
+    pub fn on_tick(&self, shard: &Shard, now: u64) {
+        let mut window = self.0.borrow_mut();
+        if window.newest().is_none_or(|last| u128::from(now.saturating_sub(last.at)) >= STEP.as_nanos()) {
+            window.push(Counters::of(shard, now));
+        }
+    }
+
+    /// The oldest counters; those of the worker's start, all zero, before there are any.
+    pub fn oldest(&self) -> Counters {
+        self.0.borrow().ago(HISTORY).cloned().unwrap_or_default()
+    }
+}
+
 /// Everything that is added up, at one moment.
 #[derive(Clone, Debug)]
 struct Sample {
     at: Instant,
     commands: u64,
-    own_errors: u64,
-    upstream_errors: u64,
-    received: u64,
-    sent: u64,
-    command: Totals,
+    counters: Counters,
     upstream: Totals,
     batches: Totals,
     busy: Vec<f64>,
@@ -93,15 +151,14 @@ struct Sample {
 }
 
 /// The samples, and what is noted of their differences.
-pub(super) struct Pulse {
+pub(super) struct RateSampler {
     watched: Vec<Watched>,
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
-    samples: VecDeque<Sample>,
-    points: VecDeque<Point>,
+    samples: Window<Sample>,
+    points: Window<Point>,
     /// What was said in the log of each event of `watch`, in the order of that list; moved at each sample.
     logged: Vec<Logged>,
 }
@@ -128,38 +185,35 @@ impl Logged {
     }
 }
 
-impl Pulse {
+impl RateSampler {
     pub(super) fn new() -> Self {
-        Self { watched: watch::all(), inner: Mutex::default() }
+        let inner = Inner { samples: Window::of(LATENCY_OVER + 1), points: Window::of(POINTS), logged: Vec::new() };
+        Self { watched: watch::all(), inner: Mutex::new(inner) }
     }
 
     /// Takes a sample, and notes what is new since the last one.
     pub(super) fn beat(&self, telemetry: &Telemetry, at: Instant) {
         let sample = self.sample(telemetry, at);
         let mut inner = self.lock();
-        self.note(inner.samples.back(), &sample, &telemetry.events);
+        self.note(inner.samples.newest(), &sample, &telemetry.events);
         self.log(&mut inner, &sample);
-        if let Some(before) = inner.samples.back() {
+        if let Some(before) = inner.samples.newest() {
             let point = point(telemetry, before, &sample);
-            inner.points.push_back(point);
+            inner.points.push(point);
         }
-        inner.samples.push_back(sample);
-        while inner.samples.len() > LATENCY_OVER + 1 {
-            inner.samples.pop_front();
-        }
-        while inner.points.len() > POINTS {
-            inner.points.pop_front();
-        }
+        inner.samples.push(sample);
     }
 
-    pub(super) fn lately(&self) -> Lately {
+    pub(super) fn rates(&self) -> Rates {
         let inner = self.lock();
-        let mut lately = Lately { points: inner.points.iter().copied().collect(), ..Lately::default() };
-        let Some(now) = inner.samples.back() else { return lately };
-        let ago = |samples: usize| inner.samples.len().checked_sub(samples + 1).map_or(0, |index| index);
-        rates(&mut lately, &inner.samples[ago(RATE_OVER)], now);
-        latencies(&mut lately, &inner.samples[ago(LATENCY_OVER)], now);
-        lately
+        let mut rates = Rates { points: inner.points.kept.iter().copied().collect(), ..Rates::default() };
+        if let (Some(now), Some(before)) = (inner.samples.newest(), inner.samples.ago(RATE_OVER)) {
+            fill_rates(&mut rates, before, now);
+        }
+        if let (Some(now), Some(before)) = (inner.samples.newest(), inner.samples.ago(LATENCY_OVER)) {
+            fill_latencies(&mut rates, before, now);
+        }
+        rates
     }
 
     /// Limits and failures, and how often they came up to now; those that never did are left out.
@@ -174,11 +228,10 @@ impl Pulse {
         Sample {
             at,
             commands: sum(Shard::commands_total),
-            own_errors: sum(|s| errors(s, Origin::Proxy)),
-            upstream_errors: sum(|s| errors(s, Origin::Upstream)),
-            received: sum(|s| s.client_received_bytes.value()),
-            sent: sum(|s| s.client_sent_bytes.value()),
-            command: totals(telemetry, |s| prompt().map(|class| &s.command_duration[class]).collect()),
+            counters: shards(telemetry).fold(Counters::default(), |mut all, shard| {
+                all.add(&Counters::of(shard, 0));
+                all
+            }),
             upstream: totals(telemetry, |s| prompt().map(|class| &s.upstream_duration[class]).collect()),
             batches: totals(telemetry, |s| vec![&s.batch_commands]),
             busy: telemetry.shards.iter().map(|s| s.worker_busy_seconds.value()).collect(),
@@ -231,7 +284,7 @@ impl Pulse {
     fn log(&self, inner: &mut Inner, sample: &Sample) {
         let Inner { samples, logged, .. } = inner;
         logged.resize(self.watched.len(), Logged::default());
-        let (now, before) = (unix_millis(), samples.back());
+        let (now, before) = (unix_millis(), samples.newest());
         for (index, watched) in self.watched.iter().enumerate().filter(|(_, watched)| watched.is_to_be_logged) {
             let more = sample.watched[index].saturating_sub(before.map_or(0, |before| before.watched[index]));
             let Some(times) = logged[index].on_more(now, more, watched.log_every()) else { continue };
@@ -261,10 +314,6 @@ fn totals<'a>(telemetry: &'a Telemetry, pick: impl Fn(&'a Shard) -> Vec<&'a Hist
     Totals::of(shards(telemetry).flat_map(pick)).expect("the accept loop has a shard")
 }
 
-fn errors(shard: &Shard, origin: Origin) -> u64 {
-    shard.command_errors[origin].as_slice().iter().map(super::cells::Count::value).sum()
-}
-
 fn point(telemetry: &Telemetry, before: &Sample, now: &Sample) -> Point {
     let connections = |s: &Shard| -> u64 {
         let kinds = s.upstream_connections.as_slice().iter();
@@ -274,8 +323,17 @@ fn point(telemetry: &Telemetry, before: &Sample, now: &Sample) -> Point {
         commands: per_second(before, now, |sample| sample.commands),
         clients: shards(telemetry).map(|s| s.clients.value()).sum(),
         upstream: shards(telemetry).map(connections).sum(),
-        p99: now.command.since(&before.command).quantile(0.99).unwrap_or_default(),
+        p99: in_seconds(prompt_since(before, now).quantile(0.99)).unwrap_or_default(),
     }
+}
+
+/// How long the commands took, from parsed to answered, that came between the two and do not wait for somebody else.
+fn prompt_since(before: &Sample, now: &Sample) -> Durations {
+    now.counters.since(&before.counters).all_prompt()
+}
+
+fn in_seconds(nanos: Option<f64>) -> Option<f64> {
+    nanos.map(|nanos| nanos / 1e9)
 }
 
 fn seconds(before: &Sample, now: &Sample) -> f64 {
@@ -288,25 +346,26 @@ fn per_second(before: &Sample, now: &Sample, read: fn(&Sample) -> u64) -> f64 {
     if seconds > 0.0 { read(now).saturating_sub(read(before)) as f64 / seconds } else { 0.0 }
 }
 
-fn rates(lately: &mut Lately, before: &Sample, now: &Sample) {
+fn fill_rates(rates: &mut Rates, before: &Sample, now: &Sample) {
     let seconds = seconds(before, now);
-    lately.rate_over = seconds;
-    lately.commands = per_second(before, now, |s| s.commands);
-    lately.own_errors = per_second(before, now, |s| s.own_errors);
-    lately.upstream_errors = per_second(before, now, |s| s.upstream_errors);
-    lately.received = per_second(before, now, |s| s.received);
-    lately.sent = per_second(before, now, |s| s.sent);
-    lately.commands_per_write = now.batches.since(&before.batches).mean();
+    rates.rate_over = seconds;
+    rates.commands = per_second(before, now, |s| s.commands);
+    rates.own_errors = per_second(before, now, |s| s.counters.own_errors);
+    rates.upstream_errors = per_second(before, now, |s| s.counters.upstream_errors);
+    rates.received = per_second(before, now, |s| s.counters.client_in);
+    rates.sent = per_second(before, now, |s| s.counters.client_out);
+    rates.commands_per_write = now.batches.since(&before.batches).mean();
     let load =
         |(now, before): (&f64, &f64)| if seconds > 0.0 { ((now - before) / seconds).clamp(0.0, 1.0) } else { 0.0 };
-    lately.loads = now.busy.iter().zip(&before.busy).map(load).collect();
+    rates.loads = now.busy.iter().zip(&before.busy).map(load).collect();
 }
 
-fn latencies(lately: &mut Lately, before: &Sample, now: &Sample) {
-    lately.latency_over = seconds(before, now);
-    let (command, upstream) = (now.command.since(&before.command), now.upstream.since(&before.upstream));
-    (lately.p50, lately.p99, lately.p999) = (command.quantile(0.5), command.quantile(0.99), command.quantile(0.999));
-    (lately.mean, lately.upstream_mean) = (command.mean(), upstream.mean());
+fn fill_latencies(rates: &mut Rates, before: &Sample, now: &Sample) {
+    rates.latency_over = seconds(before, now);
+    let (command, upstream) = (prompt_since(before, now), now.upstream.since(&before.upstream));
+    [rates.p50, rates.p99, rates.p999] = [0.5, 0.99, 0.999].map(|share| in_seconds(command.quantile(share)));
+    rates.mean = in_seconds((command.count() > 0).then(|| command.mean()));
+    rates.upstream_mean = upstream.mean();
 }
 
 #[cfg(test)]
@@ -324,9 +383,9 @@ mod tests {
     fn rates_are_over_the_last_seconds_and_latencies_over_some_more() {
         let telemetry = telemetry();
         let start = Instant::now();
-        assert!(telemetry.lately().commands.abs() < 1e-9 && telemetry.lately().p50.is_none());
+        assert!(telemetry.rates().commands.abs() < 1e-9 && telemetry.rates().p50.is_none());
         for second in 0..20_u64 {
-            telemetry.pulse.beat(&telemetry, start + STEP * u32::try_from(second).unwrap());
+            telemetry.sampler.beat(&telemetry, start + STEP * u32::try_from(second).unwrap());
             for _ in 0..10 * second {
                 telemetry.shards[0].command(0);
                 telemetry.shards[0].latency(LatencyClass::Read, 80_000);
@@ -335,16 +394,16 @@ mod tests {
             telemetry.shards[1].latency(LatencyClass::Blocking, 5_000_000_000);
             telemetry.shards[1].worker_busy_seconds.set(0.25 * second as f64);
         }
-        let lately = telemetry.lately();
+        let rates = telemetry.rates();
         // Of the seconds 14 to 18.
-        assert!((lately.commands - 160.0).abs() < 1e-9, "{}", lately.commands);
-        assert!((lately.loads[1] - 0.25).abs() < 1e-9 && lately.loads[0].abs() < 1e-9, "{:?}", lately.loads);
-        assert!((lately.rate_over - 5.0).abs() < 1e-9 && (lately.latency_over - 10.0).abs() < 1e-9);
-        let p99 = lately.p99.unwrap();
+        assert!((rates.commands - 160.0).abs() < 1e-9, "{}", rates.commands);
+        assert!((rates.loads[1] - 0.25).abs() < 1e-9 && rates.loads[0].abs() < 1e-9, "{:?}", rates.loads);
+        assert!((rates.rate_over - 5.0).abs() < 1e-9 && (rates.latency_over - 10.0).abs() < 1e-9);
+        let p99 = rates.p99.unwrap();
         assert!((50e-6..=100e-6).contains(&p99), "blocking commands are left out: {p99}");
-        assert!((lately.mean.unwrap() - 80e-6).abs() < 1e-9 && (lately.upstream_mean.unwrap() - 60e-6).abs() < 1e-9);
-        assert_eq!(lately.points.len(), 19);
-        assert!((lately.points[18].commands - 180.0).abs() < 1e-9);
+        assert!((rates.mean.unwrap() - 80e-6).abs() < 1e-9 && (rates.upstream_mean.unwrap() - 60e-6).abs() < 1e-9);
+        assert_eq!(rates.points.len(), 19);
+        assert!((rates.points[18].commands - 180.0).abs() < 1e-9);
     }
 
     #[test]
@@ -352,25 +411,25 @@ mod tests {
         let telemetry = telemetry();
         let start = Instant::now();
         for second in 0..400 {
-            telemetry.pulse.beat(&telemetry, start + STEP * second);
+            telemetry.sampler.beat(&telemetry, start + STEP * second);
         }
-        assert_eq!(telemetry.lately().points.len(), POINTS);
-        assert_eq!(telemetry.pulse.lock().samples.len(), LATENCY_OVER + 1);
+        assert_eq!(telemetry.rates().points.len(), POINTS);
+        assert_eq!(telemetry.sampler.lock().samples.kept.len(), LATENCY_OVER + 1);
     }
 
     #[test]
     fn what_grows_is_an_event_and_what_is_bad_stays_counted() {
         let telemetry = telemetry();
         let start = Instant::now();
-        telemetry.pulse.beat(&telemetry, start);
+        telemetry.sampler.beat(&telemetry, start);
         telemetry.facts.node(0).set_up(true);
         telemetry.acceptor.client_rejected[RejectReason::Limit].add(3);
-        telemetry.pulse.beat(&telemetry, start + STEP);
+        telemetry.sampler.beat(&telemetry, start + STEP);
         telemetry.facts.node(0).set_up(false);
         telemetry.facts.set_draining(true);
         telemetry.acceptor.client_rejected[RejectReason::Limit].add(4);
-        telemetry.pulse.beat(&telemetry, start + 2 * STEP);
-        telemetry.pulse.beat(&telemetry, start + 3 * STEP);
+        telemetry.sampler.beat(&telemetry, start + 2 * STEP);
+        telemetry.sampler.beat(&telemetry, start + 3 * STEP);
         let mut events: Vec<_> = telemetry.events.latest().into_iter().map(|e| (e.text, e.count)).collect();
         events.sort();
         let expected = [
@@ -382,5 +441,17 @@ mod tests {
         ];
         assert_eq!(events, expected.map(|(text, count)| (text.to_owned(), count)));
         assert_eq!(telemetry.trouble(), [(LogLevel::Warn, "clients refused: client.max_connections", 7)]);
+    }
+
+    #[test]
+    fn counters_reach_ten_seconds_back() {
+        let (history, shard) = (RateHistory::default(), Shard::new(0));
+        assert_eq!(history.oldest(), Counters::default());
+        for tick in 0..300 {
+            shard.client_received_bytes.inc();
+            history.on_tick(&shard, tick * 100_000_000);
+        }
+        let oldest = history.oldest();
+        assert_eq!((oldest.at, oldest.client_in), (20_000_000_000, 201));
     }
 }
