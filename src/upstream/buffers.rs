@@ -30,6 +30,8 @@ impl Buffers {
         Self { spare: RefCell::default(), sent: Cell::new(0), memory }
     }
 
+    /// An empty buffer: a spare one with the capacity that it had grown to, or a small new one. Which of the two it is
+    /// shows in the figures only: spare memory becomes output, or output grows.
     pub(super) fn take(&self) -> Vec<u8> {
         let Some(buffer) = self.spare.borrow_mut().pop() else {
             let buffer = Vec::with_capacity(512);
@@ -50,6 +52,8 @@ impl Buffers {
         self.sent.take()
     }
 
+    /// A buffer that was sent whole. Kept for the next client if it is not large and there are not many: an idle client
+    /// has none, and one long reply must not keep its memory for ever.
     pub(super) fn give(&self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         if capacity == 0 {
@@ -75,6 +79,7 @@ impl Buffers {
 /// Output that the socket has not taken.
 #[derive(Default)]
 pub(super) struct Output {
+    /// What is sent next, one call at a time.
     pub front: Vec<u8>,
     /// What follows; only slow readers have any.
     rest: Option<Box<Pieces>>,
@@ -99,6 +104,8 @@ impl Output {
         self.front.capacity() + self.rest.as_ref().map_or(0, |rest| rest.capacity())
     }
 
+    /// Appends. The front grows to one piece, and what does not fit goes behind it in pieces of its own: a buffer that
+    /// doubled for a slow reader would be copied as a whole each time.
     pub(super) fn push(&mut self, buffers: &Buffers, bytes: &[u8]) {
         if self.front.capacity() == 0 {
             self.front = buffers.take();

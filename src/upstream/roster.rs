@@ -70,6 +70,7 @@ impl Roster {
     #[must_use]
     pub fn survey(&self, limits: &config::Client, now: u64) -> (u64, u64) {
         let inner = self.inner.borrow();
+        // One walk for both, and for the slow ones: with many thousands of clients the walk is what costs.
         let connected = inner.entries.iter().filter_map(|entry| entry.outbox.as_ref());
         connected.fold((0, 0), |(active, unsent), outbox| {
             outbox.check_client_pace(limits, now);

@@ -47,7 +47,9 @@ type Element = Vec<u8>;
 /// The folds of one worker.
 #[derive(Default)]
 pub struct Folds {
+    /// One for each key that somebody waits for. `join` enters it; it leaves with its last waiter and connection.
     by_key: RefCell<crate::base::Map<FoldKey, Rc<Fold>>>,
+    /// The newest number of a fold, a waiter or a connection: none is ever used twice.
     last: Cell<u64>,
     /// The task that asks in turns runs.
     polling: Cell<bool>,
@@ -62,8 +64,11 @@ struct Fold {
     key: FoldKey,
     pop: Pop,
     number: u64,
+    /// What is decided, without I/O. Only `act` moves it, and carries out at once what it decides.
     machine: RefCell<fold::Fold<Element>>,
+    /// The clients behind its waiters. One leaves with its answer, or when its task drops the [`Waiter`].
     waits: RefCell<HashMap<WaiterId, Rc<Wait>>>,
+    /// Its connections; each is entered and taken out by the task that drives it.
     links: RefCell<HashMap<SourceId, Io>>,
     /// A question for several keys fails because of this one.
     difficult: Cell<bool>,
