@@ -96,6 +96,7 @@ pub(super) fn unknown_subcommand(container: &str, request: &Request) -> Vec<u8> 
 /// `-ERR unknown subcommand`, for a word behind the subcommand.
 pub(super) fn unknown_word(container: &str, word: &[u8]) -> Vec<u8> {
     let mut text = b"ERR unknown subcommand '".to_vec();
+    // As C prints it: the server stops at the first NUL byte.
     let typed = cut_at_nul(word);
     text.extend_from_slice(&typed[..typed.len().min(ECHOED)]);
     text.extend_from_slice(format!("'. Try {container} HELP.").as_bytes());
@@ -177,6 +178,7 @@ fn not_authenticated(table: &CommandTable, request: &Request, login_first: bool)
         Lookup::Known(id) => Some(table.spec(id)),
         Lookup::UnknownSubcommand(_) | Lookup::Nul | Lookup::Unknown => None,
     };
+    // EXEC's own wording says that the transaction is gone, so that clients do not send it again.
     if known.is_some_and(|spec| spec.op == Op::Exec) {
         return format!("EXECABORT Transaction discarded because of: {NOAUTH}").into();
     }

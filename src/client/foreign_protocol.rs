@@ -38,6 +38,7 @@ impl Client {
 /// stops to read on.
 fn is_stray(buf: &[u8], limits: &RequestLimits, table: &CommandTable) -> bool {
     let mut scanner = RequestScanner::new();
+    // No farther than a server looks in one turn: what comes later it would answer before.
     let mut rest = &buf[..buf.len().min(ONE_READ)];
     loop {
         match scanner.scan(rest, &mut None, limits) {

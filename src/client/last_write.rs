@@ -22,6 +22,7 @@ impl LastWrite {
     /// the write before, and nothing is to be done.
     #[inline]
     pub(super) fn on_lane(&mut self, node: &Node, lane: &Lane) {
+        // Compared by pointer: a lane keeps its history over all its connections.
         if let Some(Place::Lane(fate, losses)) = &self.0
             && Rc::ptr_eq(fate, lane.fate())
             && *losses == fate.losses()

@@ -1,108 +1,22 @@
-//! How a client is read: by its loop, while it waits, and ahead of what can be carried out.
+//! How a client is read while it waits, and ahead of what can be carried out. Its loop reads in `run`.
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio::io::ReadBuf;
-
-use super::connection::{Client, Closed, Flow, Step};
+use super::connection::{Client, Closed};
 use super::identity::admission::Admission;
-use crate::base::nanos;
 use crate::telemetry::{CloseReason, StallReason};
 use crate::upstream::Wants;
 
 /// Reads ahead of at most 64 KiB after which others have a turn.
 const READS_PER_TURN: u32 = 4;
 
-/// A client that is read again sooner than this does nothing but wait for us.
-const HASTE: Duration = Duration::from_millis(1);
-
 /// Input that is kept while a client waits for a connection or is blocked, bytes (rule F9).
 pub(super) const WAITING_INPUT: usize = 64 << 10;
 
 impl Client {
-    /// Reads once, at most `most` bytes, by way of the worker's buffer, and keeps the books of it; `take` gets the
-    /// bytes,
-    /// none at the end, and how long before that the client was read. All readers of a client come through here: its
-    /// loop,
-    /// its waits, and its close. The one exception is [`Client::read_ahead`], which reads past what is kept here.
-    #[inline]
-    pub(super) fn poll_chunk<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        most: usize,
-        take: impl FnOnce(&mut Self, &[u8], Option<u64>) -> T,
-    ) -> Poll<Result<T, Closed>> {
-        let rt = Rc::clone(self.rt());
-        let mut memory = rt.read_buffer.borrow_mut();
-        let room = most.min(memory.len());
-        let mut buf = ReadBuf::new(&mut memory[..room]);
-        let ahead = self.read.is_ahead();
-        if std::task::ready!(self.read.poll_read(cx, &mut buf)).is_err() {
-            return Poll::Ready(Err(Closed(self.left())));
-        }
-        let chunk = buf.filled();
-        let mut gap = None;
-        if chunk.is_empty() {
-            self.eof = true;
-        } else {
-            // One look at the clock serves all requests of this read.
-            self.now = rt.now();
-            // What was read ahead was counted then.
-            if !ahead {
-                gap = Some(self.now.saturating_sub(self.on_received(chunk.len(), self.now)));
-            }
-        }
-        Poll::Ready(Ok(take(self, chunk, gap)))
-    }
-
-    /// Reads once, for the loop. Whole requests are processed straight from the worker's buffer; only what is left is
-    /// copied.
-    pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
-        match std::task::ready!(self.poll_chunk(cx, usize::MAX, Self::on_chunk)) {
-            Ok(step) => Poll::Ready(step),
-            Err(Closed(reason)) => Poll::Ready(Some(Step::Close(reason))),
-        }
-    }
-
-    fn on_chunk(&mut self, chunk: &[u8], gap: Option<u64>) -> Option<Step> {
-        if chunk.is_empty() {
-            self.outbox().on_end();
-            return None;
-        }
-        if let Some(gap) = gap {
-            let reads = &self.rt().shard.client_reads;
-            reads.all.inc();
-            if gap < nanos(HASTE) {
-                reads.hasty.inc();
-            }
-        }
-        // Behind the beginning of a request, or behind requests that wait: kept, and processed from there.
-        if !self.carry.is_empty() {
-            self.keep(chunk);
-            self.exhausted = false;
-            if self.input_over_budget() {
-                return Some(Step::Close(CloseReason::AuthInput));
-            }
-            if self.request_too_large() {
-                return Some(Step::Close(CloseReason::QueryBuffer));
-            }
-            return None;
-        }
-        let (used, flow) = self.process(chunk);
-        self.carry.extend_from_slice(&chunk[used..]);
-        self.exhausted = matches!(flow, Flow::NeedMore);
-        match flow {
-            // The stall is found again at once, from `carry`, where the wait is arranged.
-            Flow::NeedMore | Flow::Stalled(_) => None,
-            Flow::Step(step) => Some(step),
-        }
-    }
-
     /// Keeps input that cannot be used yet. It counts at once, and makes room for itself.
-    fn keep(&mut self, chunk: &[u8]) {
+    pub(super) fn keep(&mut self, chunk: &[u8]) {
         self.carry.extend_from_slice(chunk);
         self.count_input();
         self.rt().relieve();
@@ -122,6 +36,7 @@ impl Client {
             self.behind = true;
             self.rt().shard.client_stalls[StallReason::Output].inc();
         }
+        // An unfinished request is not the client's fault while nobody reads it.
         self.outbox().on_whole(); // it waits for us
         Ok(self.read_ahead(cx)? && !self.is_behind())
     }
@@ -146,6 +61,7 @@ impl Client {
             self.count_input();
             node.rt.relieve();
         }
+        // There may be more: this task goes to the end of the queue, behind the others.
         cx.waker().wake_by_ref();
         Ok(true)
     }
@@ -184,6 +100,7 @@ impl Client {
     pub(super) async fn watch(&mut self, dies_with_eof: bool) -> Closed {
         poll_fn(|cx| {
             loop {
+                // Killed or out of memory: no answer is worth waiting for.
                 if let Some(reason) = self.outbox().fate() {
                     return Poll::Ready(Closed(reason));
                 }

@@ -79,6 +79,7 @@ impl Client {
             // Behind its own long replies a short one may stay; a long one must not hold up the other lane. While the
             // server limits replies, what cannot be asked again must not stay.
             let stays = !big && !self.node.big_replies.is_guarded();
+            // The short one goes with the long ones, so that its reply keeps its place.
             return if stays { self.current_lane() } else { Err(CannotRide::Wait(Wants::Pending(0))) };
         }
         (self.lane, self.on_big_lane) = (None, false);
@@ -190,7 +191,9 @@ impl Client {
     /// What routing may know; `here` says that the client's subscriptions are on the connection that it is pinned to.
     pub(super) fn facts(&self, here: bool) -> Facts {
         let authenticated = !matches!(self.admission, Admission::Unauthenticated);
+        // One borrow for all facts.
         let session = self.record.session.borrow();
+        // Everything here is a look at a field: routing costs no question to anybody.
         let subscriptions = self.subscription_view(session.key.resp, here);
         let debug = !self.node.control.debug_is_local() || self.record.address.is_of_this_machine();
         Facts { authenticated, guard: session.guard, subscriptions, policy: session.policy, debug }

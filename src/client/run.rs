@@ -6,18 +6,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
 use tokio::time::timeout;
 
 use super::connection::{Client, Closed, Flow, Halt, Step};
 use super::first_bytes::begins_with;
 use super::identity::admission::Admission;
 use super::request::Scanned;
+use crate::base::nanos;
 use crate::resp::{RequestLimits, Scan};
 use crate::telemetry::{CloseReason, StallReason};
 use crate::upstream::Wants;
 
 /// How long a client that is closed may take to read its last replies.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// A client that is read again sooner than this does nothing but wait for us.
+const HASTE: Duration = Duration::from_millis(1);
 
 impl Client {
     /// Serves the client to its end; the reason is also the metric's label.
@@ -146,6 +151,84 @@ impl Client {
         }
         self.outbox().await_with(cx, Wants::Pending(0));
         Some(Poll::Pending)
+    }
+
+    /// Reads once, at most `most` bytes, by way of the worker's buffer, and keeps the books of it; `take` gets the
+    /// bytes,
+    /// none at the end, and how long before that the client was read. All readers of a client come through here: its
+    /// loop,
+    /// its waits, and its close. The one exception is [`Client::read_ahead`], which reads past what is kept here.
+    #[inline]
+    pub(super) fn poll_chunk<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        take: impl FnOnce(&mut Self, &[u8], Option<u64>) -> T,
+    ) -> Poll<Result<T, Closed>> {
+        let rt = Rc::clone(self.rt());
+        let mut memory = rt.read_buffer.borrow_mut();
+        let room = most.min(memory.len());
+        let mut buf = ReadBuf::new(&mut memory[..room]);
+        let ahead = self.read.is_ahead();
+        if std::task::ready!(self.read.poll_read(cx, &mut buf)).is_err() {
+            return Poll::Ready(Err(Closed(self.left())));
+        }
+        let chunk = buf.filled();
+        let mut gap = None;
+        if chunk.is_empty() {
+            self.eof = true;
+        } else {
+            // One look at the clock serves all requests of this read.
+            self.now = rt.now();
+            // What was read ahead was counted then.
+            if !ahead {
+                gap = Some(self.now.saturating_sub(self.on_received(chunk.len(), self.now)));
+            }
+        }
+        Poll::Ready(Ok(take(self, chunk, gap)))
+    }
+
+    /// Reads once, for the loop. Whole requests are processed straight from the worker's buffer; only what is left is
+    /// copied.
+    pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Option<Step>> {
+        match std::task::ready!(self.poll_chunk(cx, usize::MAX, Self::on_chunk)) {
+            Ok(step) => Poll::Ready(step),
+            Err(Closed(reason)) => Poll::Ready(Some(Step::Close(reason))),
+        }
+    }
+
+    fn on_chunk(&mut self, chunk: &[u8], gap: Option<u64>) -> Option<Step> {
+        if chunk.is_empty() {
+            self.outbox().on_end();
+            return None;
+        }
+        if let Some(gap) = gap {
+            let reads = &self.rt().shard.client_reads;
+            reads.all.inc();
+            if gap < nanos(HASTE) {
+                reads.hasty.inc();
+            }
+        }
+        // Behind the beginning of a request, or behind requests that wait: kept, and processed from there.
+        if !self.carry.is_empty() {
+            self.keep(chunk);
+            self.exhausted = false;
+            if self.input_over_budget() {
+                return Some(Step::Close(CloseReason::AuthInput));
+            }
+            if self.request_too_large() {
+                return Some(Step::Close(CloseReason::QueryBuffer));
+            }
+            return None;
+        }
+        let (used, flow) = self.process(chunk);
+        self.carry.extend_from_slice(&chunk[used..]);
+        self.exhausted = matches!(flow, Flow::NeedMore);
+        match flow {
+            // The stall is found again at once, from `carry`, where the wait is arranged.
+            Flow::NeedMore | Flow::Stalled(_) => None,
+            Flow::Step(step) => Some(step),
+        }
     }
 
     fn process_carry(&mut self) -> Flow {

@@ -39,6 +39,7 @@ impl Client {
     /// CLIENT INFO: the lane's own line, with the client's values.
     pub(in crate::client) async fn client_info(&mut self, request: &Request) -> Result<(), Closed> {
         let key = self.record.session.borrow().key.clone();
+        // The real command first: rights, syntax and the format of a line are the server's.
         let answer = self.twin(&key, request).await?;
         let Answer::Reply(frame) = &answer else {
             self.pass_on(answer);
@@ -75,6 +76,7 @@ impl Client {
             Some(line) => line.to_owned(),
             None => self.template().await?,
         };
+        // The same filter as the server has just applied to its own lines.
         let filter = Filter::parse(request.args_from(2), false, self.adds_ids());
         let me = Some(self.outbox().id());
         let mut text = String::new();
@@ -160,10 +162,12 @@ impl Client {
         let me = self.outbox().id();
         let lines = shared.peers.lines().await;
         let links = self.links(&lines, None).await;
+        // Rendered with every field of every version, so that any option finds what it looks for.
         let of_line = |line: &ClientLine| filter.matches(&self.text_of_line(ALL_FIELDS, &links, line), Some(me));
         let mut targets: Vec<u64> = lines.iter().filter(|line| of_line(line)).map(|line| line.id).collect();
         let killed = targets.len() as u64 + self.kill_real(&filter).await;
         // Its own connection is closed behind the reply.
+        // As on a server: who kills itself gets the reply first.
         let suicide = targets.contains(&me);
         targets.retain(|target| *target != me);
         shared.peers.kill(&targets).await;
@@ -218,6 +222,7 @@ impl Client {
         let control = &self.node().control;
         let Some(text) = self.all_lines().await else { return 0 };
         let mut killed = 0;
+        // One by one and by id: a filter on the server would hit our own links, which carry other clients.
         for line in text.lines().filter(|line| !self.is_ours(line) && filter.matches(line, None)) {
             let Some(id) = field(line, "id") else { continue };
             let reply = control.ask(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()]).await;

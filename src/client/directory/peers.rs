@@ -47,6 +47,7 @@ pub(crate) enum PeerQuery {
 /// Ways to all workers, the asking one included, and to the main thread.
 #[derive(Clone)]
 pub(crate) struct Peers {
+    /// A queue for each worker. Whoever asks faster than they answer waits in line.
     workers: Vec<mpsc::Sender<PeerQuery>>,
     main: AdminHandle,
 }
@@ -71,6 +72,7 @@ impl Peers {
                 answers.push(answer);
             }
         }
+        // All are asked before the first answer is waited for.
         let mut found = Vec::new();
         for answer in answers {
             // A worker that is stopping has no clients to tell about.
@@ -82,6 +84,7 @@ impl Peers {
     /// Every client of the process, by id.
     pub(crate) async fn lines(&self) -> Vec<ClientLine> {
         let mut lines: Vec<ClientLine> = self.ask(PeerQuery::List).await.into_iter().flatten().collect();
+        // Ids grow over all workers, so this is the order in which the clients came.
         lines.sort_by_key(|line| line.id);
         lines
     }

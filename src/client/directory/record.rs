@@ -14,9 +14,11 @@ use crate::upstream::Outbox;
 
 /// One client.
 pub(in crate::client) struct ClientRecord {
+    /// What is to be sent to the client, and whether it is to be closed: the way by which everybody else reaches its task.
     pub outbox: Rc<Outbox>,
     pub address: Address,
     pub transport: Transport,
+    /// Moved by the client's task. Borrowed for the moment only: replies of its lane look at it as well.
     pub session: RefCell<Session>,
     /// Moved by its own verbs, called from the client's task.
     pub activity: Activity,
@@ -24,6 +26,7 @@ pub(in crate::client) struct ClientRecord {
     pub command: Cell<CommandId>,
     /// Since when the client owes a login, nanoseconds of the worker's clock; 0 when it has, or need not.
     pub locked_at: Cell<u64>,
+    /// For its age. Never moved.
     pub connected: Instant,
     /// When it was last read, nanoseconds of the worker's clock.
     pub active: Cell<u64>,

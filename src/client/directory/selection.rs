@@ -136,10 +136,12 @@ impl Selection {
             true => clients.all(),
             false => self.ids.iter().filter_map(|id| clients.find(*id)).collect(),
         };
+        // Filtered before lines are made: a line costs a dozen allocations, and most clients are not meant.
         chosen.retain(|record| self.fits(record));
         if let (Some(order), Some(limit)) = (self.order, self.limit)
             && chosen.len() > limit
         {
+            // Each worker sends its first few; `merge` takes the first few of those.
             chosen.sort_by_cached_key(|record| std::cmp::Reverse(order.of_record(record, now)));
             chosen.truncate(limit);
         }

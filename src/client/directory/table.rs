@@ -9,6 +9,7 @@ use super::record::ClientRecord;
 /// All clients of a worker, by virtual id.
 #[derive(Default)]
 pub(in crate::client) struct ClientTable {
+    /// In the order of the ids, which is the order in which they came: lists are shown so.
     clients: RefCell<BTreeMap<u64, Rc<ClientRecord>>>,
 }
 

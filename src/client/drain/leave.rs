@@ -90,6 +90,7 @@ impl Client {
     /// Closes our side and waits until the client has closed its own: were the socket closed while something unread
     /// comes in, the kernel would reset the connection, and the reset would overtake the last reply.
     pub(in crate::client) async fn close_gracefully(&mut self, reason: CloseReason) {
+        // Nothing more is taken for this client; what is written already is sent.
         self.outbox().close(reason);
         self.leave_hub();
         let node = self.node();
@@ -100,6 +101,7 @@ impl Client {
                 let read = poll_fn(|cx| self.poll_chunk(cx, usize::MAX, |_, chunk, _| chunk.len()));
                 match read.await? {
                     0 => return Ok::<_, Closed>(()),
+                    // It crossed our end: the client must send it again elsewhere, and cannot know whether it was executed.
                     _ => late = true,
                 }
             }

@@ -16,10 +16,12 @@ impl Shared {
         }
         self.upstream.pause(false);
         let mut clients = self.clients.all();
+        // Not in the order in which they came: clients of one application connect together, and are not to leave together.
         fastrand::shuffle(&mut clients);
         clients.sort_by_key(|record| {
             (record.subscribes(), record.session.borrow().notices == MaintNotifications::Off) // stable
         });
+        // Counted once: who subscribes meanwhile keeps its place.
         let subscribers = clients.iter().filter(|record| record.subscribes()).count();
         let schedule = Schedule::new(&self.rt.config(), self.rt.now(), clients.len() - subscribers, subscribers);
         self.schedule.set(Some(schedule));
@@ -29,6 +31,7 @@ impl Shared {
                 Some(before) => departure.after(before),
                 None => departure,
             }));
+            // Its task looks at the departure in its next turn, and sets its own timer.
             record.outbox.wake();
         }
     }

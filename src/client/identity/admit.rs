@@ -61,12 +61,15 @@ impl Client {
     }
 
     pub(in crate::client) async fn admit(&mut self) -> Result<(), Closed> {
+        // A paused server answers nobody; what the client sent waits in its input.
         self.wait_to_be_asked().await?;
         let node = self.node();
         match node.scratch.standing(&node).await {
             Ok(standing) => self.on_standing(standing),
+            // Not closed: what it has sent is answered with an error, and the next request asks again.
             Err(_) => self.admission = Admission::Unreachable,
         }
+        // The request that brought us here is still in the input.
         self.exhausted = false;
         Ok(())
     }
@@ -82,6 +85,7 @@ impl Client {
         if is_proxy && self.admission == Admission::Unasked && self.record.address.is_of_this_machine() {
             return Ok(());
         }
+        // Counted for the connection, not for the address: that is `auth::Throttle`.
         self.strikes += 1;
         let most = u32::try_from(self.rt().config().auth.max_commands).unwrap_or(u32::MAX);
         if self.strikes >= most { Err(Closed(CloseReason::AuthCommands)) } else { Ok(()) }

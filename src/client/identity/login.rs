@@ -26,6 +26,7 @@ impl Client {
 
     async fn auth(&mut self, request: &Request) -> Result<(), Closed> {
         let credentials = auth_credentials(request);
+        // Users of the configuration are judged here; the server does not know them.
         if self.rt().rules().users.is_some() {
             return self.auth_here(request.count(), &credentials).await;
         }
@@ -52,12 +53,14 @@ impl Client {
     /// The client is this user from here on.
     pub(in crate::client) fn become_user(&mut self, identity: Identity) {
         let key = RouteKey { identity, ..self.record.session.borrow().key.clone() };
+        // Admitted before it is somebody: the limit of a client without a login ends first.
         self.on_admitted();
         self.record.session.borrow_mut().policy = self.rt().rules().policies.of(&key.identity);
         self.adopt(key);
     }
 
     async fn hello_with_auth(&mut self, request: &Request) -> Result<(), Closed> {
+        // What every server refuses in the same words costs no round trip.
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
         if self.rt().rules().users.is_some() {
             return self.hello_here(request, &hello).await;
@@ -88,6 +91,7 @@ impl Client {
         if let Some((user, password)) = hello.auth.clone()
             && !node.control.known_flavour().await.hello_checks_name_first()
         {
+            // Old servers log in before they look at the name. AUTH alone does the same, and changes nothing else.
             let mut auth = BytesMut::new();
             encode::command(&mut auth, &[b"AUTH".as_slice(), &user, &password]);
             match self.prove(&user, &auth).await? {
@@ -129,6 +133,7 @@ impl Client {
     /// A HELLO that is in order, but for what the upstream thinks of it. Nothing of its AUTH is sent.
     pub(in crate::client) async fn speak(&mut self, request: &Request, hello: &Hello) -> Result<(), Closed> {
         let mut key = self.record.session.borrow().key.clone();
+        // A copy: the client's own key changes when the server has said yes.
         key.resp = wanted(hello, key.resp);
         let mut twin = BytesMut::new();
         match &hello.version {
@@ -180,6 +185,7 @@ impl Client {
                 session.labels_mut().name.clone_from(name);
             }
         }
+        // Messages that come from now on are written in the other protocol.
         if let Some(hub) = self.outbox().hub() {
             hub.speaks(self.outbox().key(), self.resp());
         }
@@ -188,12 +194,14 @@ impl Client {
 
     /// RESET: a new connection in all but its socket; the default user is asked for again (rule A8).
     pub(in crate::client) async fn reset(&mut self) -> Result<(), Closed> {
+        // First of all: a message must not come behind +RESET.
         self.leave_hub();
         {
             let mut session = self.record.session.borrow_mut();
             let policy = self.rt().rules().policies.of(&Identity::Implicit);
             session.on_reset(self.rt().config().upstream.db, policy);
         }
+        // What RESET forgets differs over versions, and clients may count on either.
         let server = self.node().control.flavour();
         if server.valkey || (server.major, server.minor) >= (7, 2) {
             self.outbox().set_no_evict(false); // earlier ones forget to

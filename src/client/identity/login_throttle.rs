@@ -28,6 +28,7 @@ impl Client {
         command: &[u8],
     ) -> Result<Result<Vec<u8>, Throttled>, Closed> {
         let node = self.node();
+        // Clients of a unix socket have no address: their failures count for the user alone.
         let source = self.source();
         if let Err(unseen) = self.may_attempt(user).await? {
             return Ok(Err(unseen));
@@ -52,6 +53,7 @@ impl Client {
         match self.rt().throttle.attempt(self.source(), user, crate::base::now()) {
             Attempt::Refused(left) => return Ok(Err(self.throttled(left))),
             Attempt::After(Duration::ZERO) => {}
+            // The client is watched meanwhile: whoever gives up must not keep a place in the line.
             Attempt::After(pause) => {
                 self.rt().shard.logins_delayed.inc();
                 if let Ok(closed) = timeout(pause, self.watch(false)).await {
@@ -158,6 +160,7 @@ impl Client {
             return Ok(false);
         }
         let right = self.rt().rules().users.as_ref().is_some_and(|users| users.judge(user, password));
+        // Counted for both outcomes: a success forgets the failures before it.
         self.on_judged(user, if right { b"+OK" } else { b"-WRONGPASS" });
         if !right {
             self.reply_error(error_reply::WRONG_PASSWORD);

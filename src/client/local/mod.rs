@@ -22,7 +22,9 @@ use crate::upstream::Return;
 impl Client {
     /// Answers `request` from the client's virtual state.
     pub(in crate::client) async fn answer(&mut self, request: &Request, local: Local) -> Result<(), Closed> {
+        // Counted here, as no lane sees it.
         self.rt().shard.command(request.id().0);
+        // A server would ask its rules before it answers; here that is a question to it.
         if !self.may_have_answer(request, local).await? {
             return Ok(());
         }
@@ -112,6 +114,7 @@ impl Client {
     }
 
     fn answer_name(&self) {
+        // Cloned, as the reply itself borrows the session.
         let name = self.record.session.borrow().name().to_vec();
         let mut frame = BytesMut::new();
         if name.is_empty() {
@@ -172,6 +175,7 @@ impl Client {
     fn set_reply_mode(&self, request: &Request) {
         let wanted = request.nth(2);
         let mode = self.record.session.borrow().reply;
+        // Set when the client was found to speak another protocol: nothing takes that back.
         if mode == ReplyMode::Never {
             return;
         }
@@ -181,6 +185,7 @@ impl Client {
         } else if token_is(wanted, "OFF") {
             self.record.session.borrow_mut().reply = ReplyMode::Off;
         } else if token_is(wanted, "SKIP") {
+            // As on a server: SKIP in OFF is forgotten, and the next ON answers again.
             if mode != ReplyMode::Off {
                 self.record.session.borrow_mut().reply = ReplyMode::SkipNext;
             }

@@ -12,6 +12,7 @@ use crate::upstream::{Answer, HiddenSubscribers};
 impl Client {
     /// PING of a RESP2 client with subscriptions: the server answers it as if it were a message.
     pub(super) async fn pong(&mut self, request: &Request) -> Result<(), Closed> {
+        // The server must be there, and let the client ping it: then the answer is put in the other form.
         let key = self.record.session.borrow().key.clone();
         let answer = self.twin(&key, request).await?;
         if !matches!(&answer, Answer::Reply(frame) if !frame.starts_with(b"-")) {
@@ -51,6 +52,7 @@ pub(in crate::client) fn renumbered(interest: &HiddenSubscribers, frame: &[u8], 
     let family = if sharded { Family::Shard } else { Family::Channel };
     let elements = value.as_list().unwrap_or_default();
     encode::array_header(&mut counted, elements.len());
+    // Names and numbers in turn, in both protocols.
     for pair in elements.chunks(2) {
         let [name, told] = pair else { continue };
         let name = name.as_text().cloned().unwrap_or_default();

@@ -33,9 +33,11 @@ impl Client {
     }
 
     async fn has_right(&mut self, id: CommandId, twin: &[u8]) -> Result<bool, Closed> {
+        // By identity, not by client: a fleet of clients of one user asks once.
         let key = self.record.session.borrow().key.clone();
         let rules = self.rt().process.rights_changes();
         let known = self.node().granted.knows(&key.identity, id, rules, self.rt().now());
+        // The usual case, without a round trip.
         if known == Known::Now {
             return Ok(true);
         }
@@ -50,6 +52,7 @@ impl Client {
                 node.granted.on_granted(key.identity, id, rules, node.rt.now());
                 Ok(true)
             }
+            // During an outage the last answer is better than none: nothing of it reaches the server.
             Answer::NotExecuted(_) if known == Known::Once => Ok(true),
             answer @ Answer::NotExecuted(_) => {
                 self.pass_on(answer);

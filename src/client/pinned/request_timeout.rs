@@ -18,6 +18,7 @@ impl Pinned {
     pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let patience = self.node.rt.look().config.client.request_timeout;
         let oldest = self.expect.front().filter(|expect| !expect.blocks()).map(|expect| expect.at);
+        // No timer where nobody waits for one.
         let Some(since) = oldest.filter(|_| !patience.is_zero() && !self.streaming) else {
             self.late = None;
             return Poll::Pending;
@@ -50,6 +51,7 @@ impl Pinned {
             "pinned connection given up: it has owed a reply for client.request_timeout"
         );
         self.node.rt.shard.request_timeouts[RequestOutcome::Unknown].add(self.expect.len() as u64);
+        // Before anything is said: the late answer must reach nobody.
         self.spoil(UpstreamCloseReason::Timeout);
         if !self.sticky().is_empty() || !self.expect.iter().all(Expect::leaves_nothing) {
             return Err(Closed(CloseReason::UpstreamLost));

@@ -43,6 +43,7 @@ impl Subscriptions {
         let Some(list) = frame.as_list() else { return Frame::Other };
         let kind = list.first().and_then(Value::as_text).map(|text| text.to_vec()).unwrap_or_default();
         let count = list.get(2).and_then(Value::as_int).and_then(|n| u64::try_from(n).ok());
+        // The count in a confirmation is of both, so what changed is told from the count before.
         let both = self.channels + self.patterns;
         match (kind.as_slice(), count) {
             (b"message" | b"pmessage" | b"smessage", _) => return Frame::Message,

@@ -57,12 +57,14 @@ impl Client {
         if verb.right() == ProxyRight::None {
             return Access::Granted;
         }
+        // Who it is comes before what it may: an unknown client has no rights that could be looked up.
         match self.who_asks(request).await {
             Consent::Yes => {}
             Consent::No => return Access::Refused,
             Consent::Unknown => return self.without_upstream(verb),
         }
         let right = self.proxy_right();
+        // The configuration first, which costs nothing to ask.
         if right < verb.right() {
             self.refuse_proxy(request, verb);
             return Access::Refused;

@@ -32,6 +32,7 @@ impl Client {
             self.reply_error(error_reply::NO_SUCH_CLIENT);
             return Ok(());
         }
+        // By id from here on: an address may be somebody else's in a moment.
         let ids: Vec<u64> = lines.iter().map(|line| line.id).collect();
         for line in &lines {
             tracing::info!(id = line.id, addr = line.addr, by = self.outbox().id(), "client killed by PROXY KILL");

@@ -47,6 +47,7 @@ impl Client {
     /// PROXY. What shows others needs the right that shows the same of a server: CLIENT LIST, INFO, SLOWLOG.
     pub(super) async fn proxy(&mut self, request: &Request) -> Result<(), Closed> {
         let verb = match Verb::find(request) {
+            // The switch comes first: where PROXY is off, nothing of it can be guessed from its errors.
             _ if !self.rt().config().client.proxy_commands => Err(error_reply::PROXY_OFF.to_vec()),
             verb => verb,
         };
@@ -64,6 +65,7 @@ impl Client {
                 return Ok(());
             }
         };
+        // May ask the server, within a tenth of a second: during an outage PROXY is needed most.
         match self.proxy_access(verb, request).await {
             Access::Granted => {}
             Access::Refused => return Ok(()),
