@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use criterion::{Criterion, criterion_group};
-use respmux::internals::command::{CommandId, Kind};
+use respmux::internals::command::{CommandId, LatencyKind};
 use respmux::internals::telemetry::LatencyClass;
 use respmux::internals::telemetry::Shard;
 
@@ -29,7 +29,7 @@ fn per_turn(shard: &Shard, commands: usize) {
 fn per_request(shard: &Shard, number: u64) {
     let nanos = black_box(60_000 + number % 400_000);
     shard.upstream_latency(LatencyClass::Read, nanos);
-    shard.answered(CommandId(black_box(17)), Kind::Read, nanos + 9_000);
+    shard.answered(CommandId(black_box(17)), LatencyKind::Read, nanos + 9_000);
 }
 
 fn record(c: &mut Criterion) {

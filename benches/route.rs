@@ -5,13 +5,13 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use respmux::internals::command::{CommandTable, Policy};
 use respmux::internals::router::{Args, Facts, SubscriptionView, route_free};
-use respmux::internals::session::Guard;
+use respmux::internals::session::TransactionGuard;
 
 fn decide(c: &mut Criterion) {
     let table = CommandTable::new();
     let facts = Facts {
         authenticated: true,
-        guard: Guard::Intact,
+        guard: TransactionGuard::Intact,
         subscriptions: SubscriptionView::Open,
         policy: Policy::default(),
         debug: true,

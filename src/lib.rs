@@ -18,10 +18,10 @@
 //! ```text
 //!             ┌──────────────────────────── worker (one thread, nothing shared) ───────────────────────────┐
 //!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ──▶ link ──▶ upstream      │
-//!  (loop)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::pinned ▶ link    │
+//!  (loop)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::pinned ─▶ link   │
 //!             │   │                                   ├─ Hub ───▶ upstream::pubsub ───────────────▶ link    │
-//!             │   │                                   ├─ Fold ──▶ upstream::blocking ─▶ pool, or lane       │
-//!             │   │                                   ├─ Login ─▶ upstream::scratch ──────────────▶ link    │
+//!             │   │                                   ├─ Wait ──▶ upstream::blocking ─▶ pool, or lane       │
+//!             │   │                                   ├─ Login ─▶ upstream::login ──────────────▶ link    │
 //!             │   └──── upstream::outbox ◀────────────┴─ Local, Refuse: answered here                       │
 //!             └────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
@@ -95,7 +95,7 @@ pub use cli::main;
 /// What benchmarks and fuzzers drive without a network. No interface for anybody else: it changes with the rooms.
 pub mod internals {
     pub mod command {
-        pub use crate::command::{CommandId, CommandTable, Kind, Lookup, Policy};
+        pub use crate::command::{CommandId, CommandTable, LatencyKind, Lookup, Policy};
     }
     pub mod config {
         pub use crate::config::{Listen, read_upstream};
@@ -113,7 +113,7 @@ pub mod internals {
         };
     }
     pub mod session {
-        pub use crate::session::{Guard, Reply, ReplyMode, Resp, Session, Tracked, Transaction};
+        pub use crate::session::{ReplyMode, ReplyShape, Resp, Session, Tracked, Transaction, TransactionGuard};
     }
     pub mod telemetry {
         pub use crate::telemetry::Shard;

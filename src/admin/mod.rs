@@ -42,7 +42,7 @@ pub(crate) struct AdminState {
     /// The workers, for what only they know.
     pub peers: Peers,
     /// The main thread, for what somebody wants changed.
-    pub wishes: AdminHandle,
+    pub admin_handle: AdminHandle,
     /// The command table, for the names of commands that clients run.
     pub commands: Arc<CommandTable>,
 }

@@ -39,7 +39,7 @@ struct Page {
     path: &'static str,
     about: &'static str,
     rule: Rule,
-    what: What,
+    what: PageKind,
 }
 
 /// Who may ask for a page, and how.
@@ -53,7 +53,7 @@ enum Rule {
     Change,
 }
 
-enum What {
+enum PageKind {
     Home,
     Metrics,
     Live,
@@ -66,57 +66,57 @@ enum What {
     AdminCommand(AdminCommand),
 }
 
-const fn page(path: &'static str, rule: Rule, what: What, about: &'static str) -> Page {
+const fn page(path: &'static str, rule: Rule, what: PageKind, about: &'static str) -> Page {
     Page { path, about, rule, what }
 }
 
 /// Every page.
 static PAGES: &[Page] = &[
-    page("/", Rule::Look, What::Home, "the status page; this list for clients that do not accept HTML"),
-    page("/metrics", Rule::Look, What::Metrics, "metrics for Prometheus"),
-    page("/livez", Rule::Look, What::Live, "200 while every worker is alive"),
-    page("/readyz", Rule::Look, What::Ready, "200 while new clients are accepted"),
-    page("/startupz", Rule::Look, What::Started, "200 once the listeners are bound"),
-    page("/healthz", Rule::Look, What::Live, "the same as /livez"),
-    page("/status.json", Rule::Look, What::Status, "what the status page shows"),
-    page("/certs", Rule::Look, What::Certificates, "when the certificates in use expire"),
-    page("/config", Rule::Know, What::Config, "the settings: value, value in effect, origin; without secrets"),
-    page("/clients.json", Rule::Know, What::Clients, "who is connected"),
+    page("/", Rule::Look, PageKind::Home, "the status page; this list for clients that do not accept HTML"),
+    page("/metrics", Rule::Look, PageKind::Metrics, "metrics for Prometheus"),
+    page("/livez", Rule::Look, PageKind::Live, "200 while every worker is alive"),
+    page("/readyz", Rule::Look, PageKind::Ready, "200 while new clients are accepted"),
+    page("/startupz", Rule::Look, PageKind::Started, "200 once the listeners are bound"),
+    page("/healthz", Rule::Look, PageKind::Live, "the same as /livez"),
+    page("/status.json", Rule::Look, PageKind::Status, "what the status page shows"),
+    page("/certs", Rule::Look, PageKind::Certificates, "when the certificates in use expire"),
+    page("/config", Rule::Know, PageKind::Config, "the settings: value, value in effect, origin; without secrets"),
+    page("/clients.json", Rule::Know, PageKind::Clients, "who is connected"),
     page(
         "/reload",
         Rule::Change,
-        What::AdminCommand(AdminCommand::Reload),
+        PageKind::AdminCommand(AdminCommand::Reload),
         "POST: read the configuration again, as SIGHUP does",
     ),
     page(
         "/pause",
         Rule::Change,
-        What::AdminCommand(AdminCommand::Pause(None)),
+        PageKind::AdminCommand(AdminCommand::Pause(None)),
         "POST: hold all commands of clients until /resume",
     ),
-    page("/resume", Rule::Change, What::AdminCommand(AdminCommand::Resume), "POST: end the pause"),
+    page("/resume", Rule::Change, PageKind::AdminCommand(AdminCommand::Resume), "POST: end the pause"),
     page(
         "/reconnect",
         Rule::Change,
-        What::AdminCommand(AdminCommand::Reconnect),
+        PageKind::AdminCommand(AdminCommand::Reconnect),
         "POST: replace every upstream connection",
     ),
     page(
         "/drain",
         Rule::Change,
-        What::AdminCommand(AdminCommand::Drain),
+        PageKind::AdminCommand(AdminCommand::Drain),
         "POST: let clients finish, then exit, as SIGTERM does",
     ),
 ];
 
 /// What is sent, without the headers that every response has.
-struct Reply {
+struct PageReply {
     status: StatusCode,
     kind: &'static str,
     body: String,
 }
 
-impl Reply {
+impl PageReply {
     fn new(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Self {
         Self { status, kind, body: body.into() }
     }
@@ -134,14 +134,14 @@ impl Reply {
 pub(super) async fn respond(head: &Parts, peer: IpAddr, state: &AdminState, now: u64) -> Response<Full<Bytes>> {
     if head.headers.contains_key(ORIGIN) {
         // A script of some web page made it, and no page of ours does.
-        let reply = Reply::text(StatusCode::FORBIDDEN, "requests with an Origin header are refused\n");
+        let reply = PageReply::text(StatusCode::FORBIDDEN, "requests with an Origin header are refused\n");
         return finished(reply);
     }
     let Some(page) = PAGES.iter().find(|page| page.path == head.uri.path()) else {
-        return finished(Reply::text(StatusCode::NOT_FOUND, "no such page; / lists them\n"));
+        return finished(PageReply::text(StatusCode::NOT_FOUND, "no such page; / lists them\n"));
     };
     if let Some(allowed) = wrong_method(page.rule, &head.method) {
-        let reply = Reply::text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed}\n"));
+        let reply = PageReply::text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed}\n"));
         return with(finished(reply), ALLOW, allowed);
     }
     if page.rule != Rule::Look
@@ -156,8 +156,8 @@ pub(super) async fn respond(head: &Parts, peer: IpAddr, state: &AdminState, now:
     let is_html = reply.kind == HTML;
     let response = finished(reply);
     match (&page.what, is_html) {
-        (What::Home, true) => with(with(response, CONTENT_SECURITY_POLICY, &html::POLICY), VARY, "accept"),
-        (What::Home, false) => with(response, VARY, "accept"),
+        (PageKind::Home, true) => with(with(response, CONTENT_SECURITY_POLICY, &html::POLICY), VARY, "accept"),
+        (PageKind::Home, false) => with(response, VARY, "accept"),
         _ => response,
     }
 }
@@ -180,12 +180,12 @@ async fn denied(page: &Page, peer: IpAddr, denial: Denial) -> Response<Full<Byte
         tracing::warn!(%peer, path = page.path, "wrong token at the admin port");
         sleep(WRONG_TOKEN).await;
     }
-    let response = finished(Reply::text(status, denial.text()));
+    let response = finished(PageReply::text(status, denial.text()));
     if status == StatusCode::UNAUTHORIZED { with(response, WWW_AUTHENTICATE, "Bearer") } else { response }
 }
 
 /// A response with the headers that all have: it is not kept, not guessed at, not framed, and loads nothing.
-fn finished(reply: Reply) -> Response<Full<Bytes>> {
+fn finished(reply: PageReply) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(reply.body.into()));
     *response.status_mut() = reply.status;
     let headers = response.headers_mut();
@@ -210,26 +210,28 @@ fn with(mut response: Response<Full<Bytes>>, name: hyper::header::HeaderName, va
     response
 }
 
-impl What {
-    async fn answer(&self, head: &Parts, state: &AdminState, now: u64) -> Reply {
+impl PageKind {
+    async fn answer(&self, head: &Parts, state: &AdminState, now: u64) -> PageReply {
         let telemetry = &state.telemetry;
         match self {
-            Self::Home if takes_html(head) => Reply::new(StatusCode::OK, HTML, html::page(&current(state, now).await)),
-            Self::Home => Reply::text(StatusCode::OK, index()),
-            Self::Metrics => Reply::new(StatusCode::OK, METRICS, telemetry.render()),
+            Self::Home if takes_html(head) => {
+                PageReply::new(StatusCode::OK, HTML, html::page(&current(state, now).await))
+            }
+            Self::Home => PageReply::text(StatusCode::OK, index()),
+            Self::Metrics => PageReply::new(StatusCode::OK, METRICS, telemetry.render()),
             Self::Live => verdict(alive(telemetry, now)),
             Self::Ready => verdict(ready(telemetry)),
             Self::Started => verdict(started(telemetry)),
-            Self::Status => Reply::json(&current(state, now).await),
-            Self::Certificates => Reply::json(&status::certificates(telemetry)),
-            Self::Config => Reply::json(&settings(state)),
+            Self::Status => PageReply::json(&current(state, now).await),
+            Self::Certificates => PageReply::json(&status::certificates(telemetry)),
+            Self::Config => PageReply::json(&settings(state)),
             Self::Clients => match timeout(PATIENCE, state.peers.lines()).await {
-                Ok(lines) => Reply::json(&lines.iter().map(|line| client(&state.commands, line)).collect()),
-                Err(_) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
+                Ok(lines) => PageReply::json(&lines.iter().map(|line| client(&state.commands, line)).collect()),
+                Err(_) => PageReply::text(StatusCode::SERVICE_UNAVAILABLE, "a worker does not answer\n"),
             },
-            Self::AdminCommand(wish) => match state.wishes.ask(wish.clone()).await {
-                Ok(lines) => Reply::text(StatusCode::OK, lines.join("\n") + "\n"),
-                Err(reason) => Reply::text(StatusCode::CONFLICT, reason + "\n"),
+            Self::AdminCommand(admin_command) => match state.admin_handle.ask(admin_command.clone()).await {
+                Ok(lines) => PageReply::text(StatusCode::OK, lines.join("\n") + "\n"),
+                Err(reason) => PageReply::text(StatusCode::CONFLICT, reason + "\n"),
             },
         }
     }
@@ -267,10 +269,10 @@ fn client(commands: &CommandTable, line: &ClientLine) -> Value {
     line.fields(commands).into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>().into()
 }
 
-fn verdict(verdict: Result<(), String>) -> Reply {
+fn verdict(verdict: Result<(), String>) -> PageReply {
     match verdict {
-        Ok(()) => Reply::text(StatusCode::OK, "ok\n"),
-        Err(reason) => Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
+        Ok(()) => PageReply::text(StatusCode::OK, "ok\n"),
+        Err(reason) => PageReply::text(StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
     }
 }
 

@@ -94,7 +94,7 @@ fn clients(telemetry: &Telemetry) -> Value {
         "closed": total(|s| s.client_closed.as_slice().iter().map(|count| count.value()).sum()),
         "refused": total(|s| s.client_rejected.as_slice().iter().map(|count| count.value()).sum()),
         "subscribers": total(|s| s.pubsub_subscribers.value()),
-        "waiting_without_connection": total(|s| s.fold_waiters.as_slice().iter().map(|level| level.value()).sum()),
+        "waiting_without_connection": total(|s| s.group_waiters.as_slice().iter().map(|level| level.value()).sum()),
     })
 }
 

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Admin {
     address: SocketAddr,
     telemetry: Arc<Telemetry>,
-    wishes: mpsc::Receiver<AdminRequest>,
+    admin_handle: mpsc::Receiver<AdminRequest>,
     shutdown: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
@@ -33,11 +33,14 @@ fn state(workers: usize, token: Option<&str>) -> (Rc<AdminState>, mpsc::Receiver
     let telemetry = Arc::new(Telemetry::new(workers, &["GET".to_owned()], facts));
     let mut config = Config::from_toml("[upstream]\nurl = 'redis://u:hunter2@db:6379'").unwrap();
     config.admin_token = token.map(|token| SecretSource::Inline(Secret::new(token.as_bytes())));
-    let (ways, wishes) = AdminHandle::new();
+    let (ways, admin_handle) = AdminHandle::new();
     let peers = Peers::new(Vec::new(), ways.clone());
     let config = Arc::new(config);
     let config = Box::new(move || Arc::clone(&config));
-    (Rc::new(AdminState { telemetry, config, peers, wishes: ways, commands: Arc::new(CommandTable::new()) }), wishes)
+    (
+        Rc::new(AdminState { telemetry, config, peers, admin_handle: ways, commands: Arc::new(CommandTable::new()) }),
+        admin_handle,
+    )
 }
 
 impl Admin {
@@ -46,7 +49,7 @@ impl Admin {
     }
 
     async fn with_token(limits: Limits, token: Option<&str>) -> Self {
-        let (state, wishes) = state(2, token);
+        let (state, admin_handle) = state(2, token);
         let telemetry = Arc::clone(&state.telemetry);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -54,7 +57,7 @@ impl Admin {
         let server = tokio::task::spawn_local(serve_within(limits, listener, state, async {
             told.await.unwrap();
         }));
-        Self { address, telemetry, wishes, shutdown, server }
+        Self { address, telemetry, admin_handle, shutdown, server }
     }
 
     /// Everything the server sends, to the end of the connection, after `request`.
@@ -300,14 +303,14 @@ fn a_drain_is_asked_for_by_post_and_passed_on() {
         let evil = post.replacen("Host", "Origin: http://localhost\r\nHost", 1);
         assert_eq!(status(&admin.says(&evil).await), "HTTP/1.1 403 Forbidden");
         assert_eq!(status(&admin.says(&post.replace("localhost", "evil.example")).await), "HTTP/1.1 403 Forbidden");
-        assert!(admin.wishes.try_recv().is_err(), "nothing was passed on yet");
+        assert!(admin.admin_handle.try_recv().is_err(), "nothing was passed on yet");
         for (answer, wanted, text) in [
             (Ok(vec!["draining".to_owned()]), "HTTP/1.1 200 OK", "draining\n"),
             (Err("no".to_owned()), "HTTP/1.1 409 Conflict", "no\n"),
         ] {
             let mut stream = admin.sent(post).await;
-            let asked = timeout(PATIENCE, admin.wishes.recv()).await.unwrap().unwrap();
-            assert_eq!(asked.wish, AdminCommand::Drain);
+            let asked = timeout(PATIENCE, admin.admin_handle.recv()).await.unwrap().unwrap();
+            assert_eq!(asked.admin_command, AdminCommand::Drain);
             asked.answer(answer);
             let response = rest(&mut stream).await;
             assert_eq!((status(&response), body(&response)), (wanted, text));

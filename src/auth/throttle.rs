@@ -81,13 +81,13 @@ impl Ledger {
 }
 
 /// A bounded map of ledgers.
-struct Table<K> {
+struct LedgerTable<K> {
     ledgers: HashMap<K, Ledger>,
     hand: VecDeque<K>,
     most: usize,
 }
 
-impl<K: Copy + Eq + Hash> Table<K> {
+impl<K: Copy + Eq + Hash> LedgerTable<K> {
     fn new(most: usize) -> Self {
         Self { ledgers: HashMap::new(), hand: VecDeque::new(), most }
     }
@@ -133,10 +133,10 @@ fn counted(address: IpAddr) -> IpAddr {
     }
 }
 
-struct Tables {
+struct LedgerTables {
     settings: Failures,
-    addresses: Table<IpAddr>,
-    users: Table<(IpAddr, u64)>,
+    addresses: LedgerTable<IpAddr>,
+    users: LedgerTable<(IpAddr, u64)>,
 }
 
 /// The ledgers of the process.
@@ -144,7 +144,7 @@ struct Tables {
 pub struct Throttle {
     /// Seeded, so that nobody can name users that collide.
     hasher: RandomState,
-    tables: Arc<Mutex<Tables>>,
+    tables: Arc<Mutex<LedgerTables>>,
 }
 
 impl Throttle {
@@ -155,7 +155,7 @@ impl Throttle {
     }
 
     fn bounded(settings: Failures, most: usize) -> Self {
-        let tables = Tables { settings, addresses: Table::new(most), users: Table::new(most) };
+        let tables = LedgerTables { settings, addresses: LedgerTable::new(most), users: LedgerTable::new(most) };
         Self { hasher: RandomState::new(), tables: Arc::new(Mutex::new(tables)) }
     }
 
@@ -169,7 +169,7 @@ impl Throttle {
     pub fn attempt(&self, address: Option<IpAddr>, user: &[u8], now: Instant) -> Attempt {
         let Some(address) = address.map(counted) else { return Attempt::After(Duration::ZERO) };
         let mut tables = self.tables();
-        let Tables { settings, addresses, users } = &mut *tables;
+        let LedgerTables { settings, addresses, users } = &mut *tables;
         let window = settings.window;
         let ledger = match users.find((address, self.hasher.hash_one(user)), now, window) {
             Some(own) => Some(own),
@@ -183,7 +183,7 @@ impl Throttle {
         let Some(address) = address.map(counted) else { return };
         let pair = (address, self.hasher.hash_one(user));
         let mut tables = self.tables();
-        let Tables { settings, addresses, users } = &mut *tables;
+        let LedgerTables { settings, addresses, users } = &mut *tables;
         if success {
             *users.enter(pair, now) = Ledger::new(now);
             return;
@@ -198,7 +198,7 @@ impl Throttle {
         }
     }
 
-    fn tables(&self) -> MutexGuard<'_, Tables> {
+    fn tables(&self) -> MutexGuard<'_, LedgerTables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

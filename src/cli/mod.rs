@@ -24,7 +24,7 @@ use crate::config::{self, Config, Endpoint, Flags, Listen, Loaded, Problems};
 use crate::lifecycle;
 use crate::lifecycle::preflight::{self, Tried};
 use crate::telemetry;
-use crate::tools::{self, Show, Target};
+use crate::tools::{self, PingTarget, Show};
 
 /// EX_CONFIG of sysexits: a supervisor should not start the program again.
 const BAD_CONFIGURATION: u8 = 78;
@@ -88,18 +88,18 @@ fn run(loaded: Loaded, flags: Flags) -> ExitCode {
 }
 
 /// Asks a running proxy, found by the configuration it has. Exit code 1 when it is not well.
-fn ask(question: &Question, config: &Config) -> ExitCode {
+fn ask(question: &LiveQuery, config: &Config) -> ExitCode {
     let admin = config.admin.ok_or_else(|| "the admin endpoint is off".to_owned());
     let answer = match question {
-        Question::Ping { url } => ping(url.as_deref(), config),
-        Question::Health { ready } => {
+        LiveQuery::Ping { url } => ping(url.as_deref(), config),
+        LiveQuery::Health { ready } => {
             let page = if *ready { "/readyz" } else { "/livez" };
             admin.and_then(|admin| tools::health(admin, page, PATIENCE)).map(|body| format!("{body}\n"))
         }
-        Question::Stat { interval, count } => admin
+        LiveQuery::Stat { interval, count } => admin
             .and_then(|admin| tools::stat(admin, *interval, *count, &mut io::stdout().lock()))
             .map(|()| String::new()),
-        Question::Top { url, interval, show } => target(url.as_deref(), config)
+        LiveQuery::Top { url, interval, show } => target(url.as_deref(), config)
             .and_then(|target| tools::top(&target, *interval, PATIENCE, *show, &mut io::stdout().lock()))
             .map(|()| String::new()),
     };
@@ -112,12 +112,12 @@ fn ping(url: Option<&str>, config: &Config) -> Result<String, String> {
 }
 
 /// Who is asked over RESP: the URL, else the first address that the configuration listens on.
-fn target(url: Option<&str>, config: &Config) -> Result<Target, String> {
+fn target(url: Option<&str>, config: &Config) -> Result<PingTarget, String> {
     match url {
         Some(url) => {
-            config::parse_url(url).map(|(endpoint, username, password)| Target { endpoint, username, password })
+            config::parse_url(url).map(|(endpoint, username, password)| PingTarget { endpoint, username, password })
         }
-        None => own_endpoint(&config.listen[0]).map(|endpoint| Target { endpoint, username: None, password: None }),
+        None => own_endpoint(&config.listen[0]).map(|endpoint| PingTarget { endpoint, username: None, password: None }),
     }
 }
 
@@ -154,7 +154,7 @@ fn load_all(flags: Flags) -> Result<Loaded, Problems> {
     }
 }
 
-fn check(flags: Flags, Look { json, connect, elsewhere }: Look) -> ExitCode {
+fn check(flags: Flags, CheckOptions { json, connect, elsewhere }: CheckOptions) -> ExitCode {
     let (mut result, mut code) = (if elsewhere { load(flags) } else { load_all(flags) }, BAD_CONFIGURATION);
     if let Ok(loaded) = &mut result
         && !elsewhere
@@ -215,7 +215,7 @@ fn refuse(problems: &Problems, code: u8) -> ExitCode {
 
 /// How `check` is asked.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct CheckOptions {
     json: bool,
     connect: bool,
     /// The configuration is for another machine.
@@ -225,7 +225,7 @@ struct Look {
 #[derive(Debug)]
 enum Task {
     Run(Flags),
-    Check(Flags, Look),
+    Check(Flags, CheckOptions),
     Print(Flags),
     Example,
     HashPassword,
@@ -233,12 +233,12 @@ enum Task {
     Reference,
     Completions(clap_complete::Shell),
     Manual,
-    Ask(Question, Flags),
+    Ask(LiveQuery, Flags),
 }
 
 /// What a running proxy is asked from outside.
 #[derive(Debug)]
-enum Question {
+enum LiveQuery {
     /// PING over RESP, to a URL or to the first address of the configuration.
     Ping { url: Option<String> },
     /// `/livez`, or `/readyz`.
@@ -269,7 +269,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
         Some(("check", matches)) => {
             let json = matches.get_flag("json");
             let (connect, elsewhere) = (matches.get_flag("connect"), matches.get_flag("elsewhere"));
-            flags_of(matches).map(|flags| Task::Check(flags, Look { json, connect, elsewhere }))
+            flags_of(matches).map(|flags| Task::Check(flags, CheckOptions { json, connect, elsewhere }))
         }
         Some(("hash-password", _)) => Ok(Task::HashPassword),
         Some(("config", matches)) => match matches.subcommand() {
@@ -283,15 +283,15 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
         }
         Some(("man", _)) => Ok(Task::Manual),
         Some(("ping", matches)) => {
-            let question = Question::Ping { url: matches.get_one::<String>("url").cloned() };
+            let question = LiveQuery::Ping { url: matches.get_one::<String>("url").cloned() };
             flags_of(matches).map(|flags| Task::Ask(question, flags))
         }
         Some(("healthcheck", matches)) => {
-            let question = Question::Health { ready: matches.get_flag("ready") };
+            let question = LiveQuery::Health { ready: matches.get_flag("ready") };
             flags_of(matches).map(|flags| Task::Ask(question, flags))
         }
         Some(("stat", matches)) => {
-            let question = Question::Stat { interval: interval(matches), count: matches.get_one("count").copied() };
+            let question = LiveQuery::Stat { interval: interval(matches), count: matches.get_one("count").copied() };
             flags_of(matches).map(|flags| Task::Ask(question, flags))
         }
         Some(("top", matches)) => {
@@ -301,7 +301,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, clap::Er
                 () => Show::Live,
             };
             let url = matches.get_one::<String>("url").cloned();
-            flags_of(matches).map(|flags| Task::Ask(Question::Top { url, interval: interval(matches), show }, flags))
+            flags_of(matches).map(|flags| Task::Ask(LiveQuery::Top { url, interval: interval(matches), show }, flags))
         }
         Some((name, _)) => unreachable!("{name} is not among the subcommands"),
     }

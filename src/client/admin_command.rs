@@ -29,7 +29,7 @@ pub(crate) type AdminReply = Result<Vec<String>, String>;
 
 /// A wish and where its answer goes.
 pub(crate) struct AdminRequest {
-    pub wish: AdminCommand,
+    pub admin_command: AdminCommand,
     answer: oneshot::Sender<AdminReply>,
 }
 
@@ -56,10 +56,10 @@ impl AdminHandle {
     ///
     /// # Errors
     /// The main thread's reason against it, or that it is ending.
-    pub(crate) async fn ask(&self, wish: AdminCommand) -> AdminReply {
+    pub(crate) async fn ask(&self, admin_command: AdminCommand) -> AdminReply {
         let (answer, granted) = oneshot::channel();
         let ending = || "the process is ending".to_owned();
-        self.0.send(AdminRequest { wish, answer }).await.map_err(|_| ending())?;
+        self.0.send(AdminRequest { admin_command, answer }).await.map_err(|_| ending())?;
         granted.await.unwrap_or_else(|_| Err(ending()))
     }
 }

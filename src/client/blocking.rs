@@ -18,7 +18,7 @@ use crate::resp::encode;
 use crate::router::{Args, PinReason};
 use crate::session::ReplyMode;
 use crate::telemetry::{AnomalyReason, CloseReason};
-use crate::upstream::{Answer, Folds, Lane, Turn, Wait, Waiter};
+use crate::upstream::{Answer, Lane, Wait, WaitEnd, WaitGroups, Waiter};
 
 /// What a client is told that CLIENT UNBLOCK … ERROR has freed.
 pub(super) const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBLOCK";
@@ -54,7 +54,7 @@ impl Command {
 impl Client {
     /// A blocking pop: asks once without waiting, then waits together with others. What is not surely understood
     /// waits on a connection of its own, verbatim.
-    pub(super) async fn fold(&mut self, request: Request) -> Result<(), Closed> {
+    pub(super) async fn wait_in_group_for(&mut self, request: Request) -> Result<(), Closed> {
         // What is not surely understood waits verbatim: the server judges its arguments.
         let parsed = Pop::parse(&(0..request.count()).map(|i| request.nth(i)).collect::<Vec<_>>());
         let Some(pop) = parsed else { return self.pin(request, PinReason::Blocking).await };
@@ -68,7 +68,7 @@ impl Client {
         // The non-blocking form first: most queues are not empty, and then nothing is waited for. It also has the
         // server judge
         // rights and types.
-        let won = match self.call(&lane, CommandId::OURS, &pop.twin()).await? {
+        let won = match self.call(&lane, CommandId::OURS, &pop.non_blocking()).await? {
             Answer::NotExecuted(line) => {
                 self.reply_error(&line);
                 return Ok(());
@@ -89,7 +89,7 @@ impl Client {
                     return Err(Closed(CloseReason::UpstreamAnomaly));
                 };
                 // For a client that is gone, the fold gives the element to somebody else, or back.
-                if !node.folds.has_waiters(&key, &pop) && !self.outbox().peer_is_gone() {
+                if !node.wait_groups.has_waiters(&key, &pop) && !self.outbox().peer_is_gone() {
                     self.finish(&command, &won.concat());
                     return Ok(());
                 }
@@ -99,37 +99,37 @@ impl Client {
         command.begin_to_wait(self);
         // Who wants no reply still gets its element taken from the list, as on a server.
         let wants_reply = self.record.session.borrow().reply == ReplyMode::On;
-        let waiter = Folds::join(&node, &key, pop, Wait::new(self.outbox(), wants_reply), won);
-        let turn = self.wait_in_fold(&waiter, command.deadline).await?;
+        let waiter = WaitGroups::join(&node, &key, pop, Wait::new(self.outbox(), wants_reply), won);
+        let end = self.wait_in_group(&waiter, command.deadline).await?;
         // From here on CLIENT UNBLOCK finds nobody, and whoever asked before learns whether it was in time.
-        let with_error = waiter.wait().left(matches!(turn, Turn::Nil));
+        let with_error = waiter.wait().left(matches!(end, WaitEnd::Nil));
         // Out of the group before the reply: the next element is for the others.
         drop(waiter);
-        match turn {
-            Turn::Element(frame) => {
+        match end {
+            WaitEnd::Element(frame) => {
                 self.note_write(command.id);
                 self.finish(&command, &frame);
             }
-            Turn::Served => {
+            WaitEnd::Served => {
                 self.note_write(command.id);
                 self.count(&command);
             }
-            Turn::Nil => self.finish_empty(&command, with_error),
-            Turn::Error(frame, closes) => {
+            WaitEnd::Nil => self.finish_empty(&command, with_error),
+            WaitEnd::Error(frame, closes) => {
                 self.node().on_error_reply(&frame);
                 self.finish(&command, &frame);
                 if closes {
                     return Err(Closed(CloseReason::UpstreamLost));
                 }
             }
-            Turn::Close(reason) => return Err(Closed(reason)),
+            WaitEnd::Close(reason) => return Err(Closed(reason)),
         }
         Ok(())
     }
 
     /// The end of a client's place in a fold. Its input is read meanwhile, so that a close is noticed: then the
     /// command ends, and everything behind it is dropped (rule F7).
-    async fn wait_in_fold(&mut self, waiter: &Waiter, deadline: Option<Instant>) -> Result<Turn, Closed> {
+    async fn wait_in_group(&mut self, waiter: &Waiter, deadline: Option<Instant>) -> Result<WaitEnd, Closed> {
         self.record.activity.blocks(waiter.wait());
         let mut timer = timer(deadline);
         let mut leaving = false;
@@ -144,7 +144,7 @@ impl Client {
                 timer = None;
                 waiter.leave();
             }
-            waiter.take().map_or(Poll::Pending, |turn| Poll::Ready(Ok(turn)))
+            waiter.take().map_or(Poll::Pending, |end| Poll::Ready(Ok(end)))
         })
         .await;
         self.record.activity.is_released();
@@ -198,10 +198,10 @@ impl Client {
                 }
             }
         }
-        node.folds.count_alone(true);
+        node.wait_groups.count_alone(true);
         let wait = Wait::new(self.outbox(), false);
         let result = self.ask_in_turns(&mut command, &read, &wait).await;
-        node.folds.count_alone(false);
+        node.wait_groups.count_alone(false);
         self.record.activity.is_released();
         wait.left(false); // whoever asked for it meanwhile
         result
@@ -212,20 +212,20 @@ impl Client {
         let node = self.node();
         let question = read.question();
         // Sparser with each question, up to poll_max: what was not there for long will not be there in a moment.
-        let mut pause = node.rt.config().blocking.poll_min;
+        let mut backoff = node.rt.config().blocking.poll_min;
         let mut first = true;
         loop {
             // While the server is paused nothing is asked; the time goes on.
-            let lane = if node.holds() { None } else { self.lane_with_room(question.len()).await? };
+            let lane = if node.is_any_pause() { None } else { self.lane_with_room(question.len()).await? };
             let Some(lane) = lane else {
-                if self.pause(wait, node.rt.config().blocking.poll_max, command.deadline).await? {
+                if self.back_off(wait, node.rt.config().blocking.poll_max, command.deadline).await? {
                     let with_error = wait.left(true);
                     self.finish_empty(command, with_error);
                     return Ok(());
                 }
                 continue;
             };
-            node.rt.shard.fold_polls.inc();
+            node.rt.shard.group_polls.inc();
             let answer = self.call(&lane, CommandId::OURS, &question).await?;
             match answer {
                 Answer::Reply(frame) if is_nil(&frame) => {}
@@ -244,19 +244,24 @@ impl Client {
             if std::mem::take(&mut first) {
                 command.begin_to_wait(self);
             }
-            let over = self.pause(wait, pause.max(node.folds.pause_alone()), command.deadline).await?;
+            let over = self.back_off(wait, backoff.max(node.wait_groups.backoff_alone()), command.deadline).await?;
             if over {
                 let with_error = wait.left(true);
                 self.finish_empty(command, with_error);
                 return Ok(());
             }
-            pause = (pause * 3 / 2).min(node.rt.config().blocking.poll_max.max(pause));
+            backoff = (backoff * 3 / 2).min(node.rt.config().blocking.poll_max.max(backoff));
         }
     }
 
     /// Waits between two questions; whether the wait as a whole is over.
-    async fn pause(&mut self, wait: &Rc<Wait>, pause: Duration, deadline: Option<Instant>) -> Result<bool, Closed> {
-        let until = Instant::now() + pause;
+    async fn back_off(
+        &mut self,
+        wait: &Rc<Wait>,
+        backoff: Duration,
+        deadline: Option<Instant>,
+    ) -> Result<bool, Closed> {
+        let until = Instant::now() + backoff;
         let mut timer = timer(Some(deadline.map_or(until, |deadline| deadline.min(until))));
         self.record.activity.blocks(wait);
         let over = poll_fn(|cx| {

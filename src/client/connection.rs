@@ -75,7 +75,7 @@ pub(crate) struct Client {
     /// The node of `lane`; moved whenever the client gets another lane.
     pub(super) node: Rc<Node>,
     /// `lane` is the one for long replies.
-    pub(super) on_big_lane: bool,
+    pub(super) on_long_lane: bool,
     /// Moved by `identity` alone.
     pub(super) admission: Admission,
     /// The client has closed its side and everything before that was read. Moved by `read`, and never taken back.
@@ -112,7 +112,7 @@ impl Client {
             carry: BytesMut::new(),
             resume: None,
             lane: None,
-            on_big_lane: false,
+            on_long_lane: false,
             admission: Admission::Unasked,
             eof: false,
             strikes: 0,

@@ -8,7 +8,7 @@ use super::request::Request;
 use super::ride::CannotRide;
 use crate::router::{Args, FreeRoute, Local, PinReason, Refusal};
 use crate::telemetry::{CloseReason, RefuseReason};
-use crate::upstream::{Outbox, Question, Verdict, Wants, Way};
+use crate::upstream::{Carrier, Fingerprint, Outbox, Verdict, Wants};
 use std::rc::Rc;
 
 impl Client {
@@ -29,7 +29,7 @@ impl Client {
             // Not every command that blocks needs a connection for that.
             FreeRoute::Pin(PinReason::Blocking) => self.block(request).await,
             FreeRoute::Pin(reason) => self.pin(request, reason).await,
-            FreeRoute::Fold => self.fold(request).await,
+            FreeRoute::WaitGroup => self.wait_in_group_for(request).await,
             FreeRoute::Switch(switch) => self.switch(request, switch).await,
             FreeRoute::Login(login) => self.login(request, login).await,
             FreeRoute::Pause => self.client_pause(&request).await,
@@ -77,8 +77,8 @@ impl Client {
         if request.raw().len() > self.rt().config().lane.max_command_bytes {
             return self.pin(request, PinReason::Large).await;
         }
-        let question = Question::new(request.id(), if request.count() > 1 { request.nth(1) } else { &[] });
-        if self.way(request.id(), question) == Way::Lent {
+        let question = Fingerprint::new(request.id(), if request.count() > 1 { request.nth(1) } else { &[] });
+        if self.way(request.id(), question) == Carrier::Lease {
             return self.pin(request, PinReason::Large).await;
         }
         loop {
@@ -149,7 +149,7 @@ impl Client {
         node.rt.shard.commands_rejected[reason].inc();
         let line = match refusal {
             Refusal::Denied => self.denied(request),
-            _ => error_reply::refusal(&node.rt.table, request, refusal, node.scratch.login_first()),
+            _ => error_reply::refusal(&node.rt.table, request, refusal, node.login_connection.login_first()),
         };
         self.reply_error(&line);
     }

@@ -10,7 +10,7 @@ use super::request::Request;
 use crate::command::{Lookup, Op, cut_at_nul};
 use crate::link::DialError;
 use crate::router::Args;
-use crate::upstream::LendError;
+use crate::upstream::LeaseError;
 
 pub(super) use crate::upstream::NOT_EXECUTED;
 
@@ -42,7 +42,7 @@ pub(super) const SUBSCRIBED_AS_ANOTHER: &[u8] =
 pub(super) const WRONG_PASSWORD: &[u8] = b"WRONGPASS invalid username-password pair or user is disabled.";
 pub(super) const NO_PASSWORD_SET: &[u8] = b"ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
 pub(super) const HELLO_NOAUTH: &[u8] = b"NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
-pub(super) const LOGIN_WHILE_HELD: &[u8] =
+pub(super) const LOGIN_WHILE_PINNED: &[u8] =
     b"ERR another user cannot log in on this connection now: end its transaction, WATCH or subscription first";
 const NOAUTH: &str = "NOAUTH Authentication required.";
 /// Not LOADING, as what the pool cannot give: a client that connects anew and tries again would run the command outside
@@ -152,15 +152,15 @@ pub(super) fn pool_exhausted(reason: PinReason) -> &'static [u8] {
 }
 
 /// What a client is told whose command found no connection.
-pub(super) fn no_lease(reason: PinReason, error: LendError) -> Vec<u8> {
+pub(super) fn no_lease(reason: PinReason, error: LeaseError) -> Vec<u8> {
     match error {
-        LendError::Exhausted => pool_exhausted(reason).to_vec(),
-        LendError::Dial(DialError::Unavailable { .. }) => NOT_EXECUTED.to_vec(),
-        LendError::Dial(DialError::State(text)) => text,
-        LendError::Dial(DialError::Identity(text)) if text.starts_with(b"NOAUTH") => {
+        LeaseError::Exhausted => pool_exhausted(reason).to_vec(),
+        LeaseError::Dial(DialError::Unavailable { .. }) => NOT_EXECUTED.to_vec(),
+        LeaseError::Dial(DialError::State(text)) => text,
+        LeaseError::Dial(DialError::Identity(text)) if text.starts_with(b"NOAUTH") => {
             b"NOAUTH Authentication required.".to_vec()
         }
-        LendError::Dial(DialError::Identity(_)) => {
+        LeaseError::Dial(DialError::Identity(_)) => {
             b"ERR respmux could not log in to the upstream, command was not executed".to_vec()
         }
     }

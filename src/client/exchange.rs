@@ -38,7 +38,7 @@ impl Client {
         poll_fn(|cx| {
             let outbox = self.outbox();
             // The close first: whoever is killed while it waits gets no further answer.
-            if let Some(reason) = outbox.fate() {
+            if let Some(reason) = outbox.close_reason() {
                 return Poll::Ready(Err(Closed(reason)));
             }
             if let Poll::Ready(Err(_)) = outbox.poll_flush(cx, &self.rt().buffers) {
@@ -85,17 +85,22 @@ impl Client {
     }
 
     /// Runs `request` where the state is `key` already, so that it changes nothing there.
-    pub(super) async fn twin(&mut self, key: &RouteKey, request: &Request) -> Result<Answer, Closed> {
-        self.twin_bytes(key, request.id(), request.raw()).await
+    pub(super) async fn confirm_on(&mut self, key: &RouteKey, request: &Request) -> Result<Answer, Closed> {
+        self.confirm_bytes_on(key, request.id(), request.raw()).await
     }
 
-    /// As [`Client::twin`], for bytes of our own.
-    pub(super) async fn twin_bytes(&mut self, key: &RouteKey, id: CommandId, bytes: &[u8]) -> Result<Answer, Closed> {
+    /// As [`Client::confirm_on`], for bytes of our own.
+    pub(super) async fn confirm_bytes_on(
+        &mut self,
+        key: &RouteKey,
+        id: CommandId,
+        bytes: &[u8],
+    ) -> Result<Answer, Closed> {
         let node = self.node();
         if let Ok(lane) = node.lanes.obtain(&node, key) {
             return self.call(&lane, id, bytes).await;
         }
-        match node.rt.pool.lend(&node, key).await {
+        match node.rt.pool.lease(&node, key).await {
             Ok(mut lease) => match lease.link().call(bytes, 1).await {
                 Ok(mut replies) => {
                     lease.give_back(Return::Clean);

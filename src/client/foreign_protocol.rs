@@ -17,12 +17,12 @@ const ONE_READ: usize = 16 << 10;
 impl Client {
     /// An inline request begins `buf`. If it will be found to be none, nothing is answered from here on.
     #[cold]
-    pub(super) fn look_for_stray(&self, buf: &[u8]) {
+    pub(super) fn detect_foreign_protocol(&self, buf: &[u8]) {
         // Once for each read.
         if self.looked.replace(self.record.received.get()) == self.record.received.get() {
             return;
         }
-        if is_stray(buf, &self.limits(), &self.rt().rules().table) {
+        if is_foreign(buf, &self.limits(), &self.rt().rules().table) {
             self.record.session.borrow_mut().reply = ReplyMode::Never;
         }
     }
@@ -36,7 +36,7 @@ impl Client {
 
 /// Whether requests at the start of `buf` lead to one that closes the client, with none before it at which a server
 /// stops to read on.
-fn is_stray(buf: &[u8], limits: &RequestLimits, table: &CommandTable) -> bool {
+fn is_foreign(buf: &[u8], limits: &RequestLimits, table: &CommandTable) -> bool {
     let mut scanner = RequestScanner::new();
     // No farther than a server looks in one turn: what comes later it would answer before.
     let mut rest = &buf[..buf.len().min(ONE_READ)];
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn what_leads_to_a_close_and_what_does_not() {
         let table = CommandTable::new();
-        let stray = |text: &str| is_stray(text.as_bytes(), &RequestLimits::default(), &table);
+        let stray = |text: &str| is_foreign(text.as_bytes(), &RequestLimits::default(), &table);
         for text in ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "PUT /x HTTP/1.1\nA: b\nhost: y\n", "\r\nPING\r\nPOST /\r\n"]
         {
             assert!(stray(text), "{text:?}");

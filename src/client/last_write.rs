@@ -1,7 +1,7 @@
 //! Where a client wrote last: a WAIT must not be answered from another history than the one that its writes are in
 //! (rule W4), and a history that somebody else's connection lost is none of its business.
 
-use crate::upstream::{Fate, Lane, Node};
+use crate::upstream::{Lane, LaneHistory, Node};
 use std::rc::Rc;
 
 /// The connection of a client's writes, as far as it is known. Moved by the verbs below alone.
@@ -10,7 +10,7 @@ pub(super) struct LastWrite(Option<Place>);
 
 enum Place {
     /// A lane, and how often it had been lost then.
-    Lane(Rc<Fate>, u32),
+    Lane(Rc<LaneHistory>, u32),
     /// A connection that was there at this time, nanoseconds of the worker's clock.
     Aside(u64),
     /// The connection of some write was lost, or led to another server than that of later writes.
@@ -23,13 +23,13 @@ impl LastWrite {
     #[inline]
     pub(super) fn on_lane(&mut self, node: &Node, lane: &Lane) {
         // Compared by pointer: a lane keeps its history over all its connections.
-        if let Some(Place::Lane(fate, losses)) = &self.0
-            && Rc::ptr_eq(fate, lane.fate())
-            && *losses == fate.losses()
+        if let Some(Place::Lane(history, losses)) = &self.0
+            && Rc::ptr_eq(history, lane.history())
+            && *losses == history.losses()
         {
             return;
         }
-        self.note(node, Place::Lane(Rc::clone(lane.fate()), lane.fate().losses()));
+        self.note(node, Place::Lane(Rc::clone(lane.history()), lane.history().losses()));
     }
 
     /// A command that may write runs on a connection that is no lane.
@@ -52,9 +52,9 @@ impl LastWrite {
     pub(super) fn is_lost(&self, node: &Node) -> bool {
         match &self.0 {
             None => false,
-            Some(Place::Lane(fate, losses)) => {
-                let connected = fate.connected();
-                fate.losses() != *losses || (connected > 0 && !node.is_of_this_server(connected))
+            Some(Place::Lane(history, losses)) => {
+                let connected = history.connected();
+                history.losses() != *losses || (connected > 0 && !node.is_of_this_server(connected))
             }
             Some(Place::Aside(at)) => !node.is_of_this_server(*at),
             Some(Place::Lost) => true,

@@ -36,7 +36,7 @@ impl Client {
                 return Ok(());
             }
         };
-        self.wish(AdminCommand::Pause(time)).await
+        self.admin_command(AdminCommand::Pause(time)).await
     }
 }
 
@@ -47,7 +47,7 @@ impl Shared {
         if self.draining() {
             return;
         }
-        self.upstream.pause(true);
+        self.upstream.set_paused(true);
         let shared = Rc::clone(self);
         spawn_local(async move {
             // Polled, as most of what is waited for tells nobody of its end.
@@ -76,7 +76,7 @@ impl Shared {
     /// Replaces every upstream connection. Returns how many clients keep a pinned one until they are done with it.
     pub(crate) fn reconnect(&self) -> usize {
         self.upstream.reconnect();
-        let lent = |reason: &PinReason| self.rt.shard.pinned[*reason].value();
-        usize::try_from(PinReason::ALL.iter().map(lent).sum::<u64>()).unwrap_or(usize::MAX)
+        let leased = |reason: &PinReason| self.rt.shard.pinned[*reason].value();
+        usize::try_from(PinReason::ALL.iter().map(leased).sum::<u64>()).unwrap_or(usize::MAX)
     }
 }

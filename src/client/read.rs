@@ -26,7 +26,7 @@ impl Client {
     #[cold]
     pub(super) fn is_behind(&self) -> bool {
         let requests = self.carry.len() + self.read.held();
-        self.outbox().unsent() > self.rt().look().config.client.output_soft.max(requests)
+        self.outbox().unsent() > self.rt().rules_ref().config.client.output_soft.max(requests)
     }
 
     /// Holds the client's requests until it reads its replies. Returns whether it does again.
@@ -50,7 +50,7 @@ impl Client {
         for reads in 0..READS_PER_TURN {
             // Who has not logged in has limits that are smaller than the first piece.
             let may = self.admission == Admission::Admitted && !self.read.has_ended() && !self.eof;
-            if !may || self.outbox().is_full() || node.rt.pauses(self.outbox()) {
+            if !may || self.outbox().is_full() || node.rt.throttles(self.outbox()) {
                 return Ok(reads > 0);
             }
             let read = self.read.poll_ahead(cx, &mut node.rt.read_buffer.borrow_mut());
@@ -101,7 +101,7 @@ impl Client {
         poll_fn(|cx| {
             loop {
                 // Killed or out of memory: no answer is worth waiting for.
-                if let Some(reason) = self.outbox().fate() {
+                if let Some(reason) = self.outbox().close_reason() {
                     return Poll::Ready(Closed(reason));
                 }
                 if self.has_ended() && dies_with_eof {
@@ -123,7 +123,7 @@ impl Client {
     /// Reads into `carry` up to `most` bytes, so that a close is noticed; pending when full or at the end.
     pub(super) fn poll_more(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Result<(), Closed>> {
         // Out of memory: the client waits in its own socket, as long as nobody else can give way.
-        let throttled = !self.read.is_ahead() && self.rt().pauses(self.outbox());
+        let throttled = !self.read.is_ahead() && self.rt().throttles(self.outbox());
         if self.eof || self.carry.len() >= most || throttled {
             return Poll::Pending;
         }
@@ -134,7 +134,7 @@ impl Client {
     pub(super) fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
         self.exhausted = false;
         loop {
-            if let Some(reason) = self.outbox().fate() {
+            if let Some(reason) = self.outbox().close_reason() {
                 return Poll::Ready(Closed(reason));
             }
             if let Poll::Ready(Err(_)) = self.outbox().poll_flush(cx, &self.rt().buffers) {

@@ -3,12 +3,12 @@
 use super::shared::Shared;
 use crate::session::Identity;
 use crate::telemetry::CloseReason;
-use crate::upstream::Change;
+use crate::upstream::ConfigChange;
 
 impl Shared {
     /// Takes a new configuration over, for clients that are connected too: what is forbidden to them, how much may wait
     /// for them, and whether their user is still there.
-    pub(crate) fn reload(&self, change: &Change) {
+    pub(crate) fn reload(&self, change: &ConfigChange) {
         self.upstream.reload(change);
         for node in self.upstream.nodes() {
             node.on_output_limits();

@@ -10,9 +10,9 @@ use super::request::{Request, Scanned};
 use crate::command::{CommandId, Family, Lookup, Op, first_key};
 use crate::resp::encode;
 use crate::router::{Args, Facts, FreeRoute, PinReason, SubscriptionView, route_free};
-use crate::session::{Guard, Resp};
+use crate::session::{Resp, TransactionGuard};
 use crate::telemetry::StallReason;
-use crate::upstream::{Lane, Owner, Question, Wants, Way};
+use crate::upstream::{Carrier, Fingerprint, Lane, Owner, Wants};
 
 /// Why a request cannot ride now.
 pub(super) enum CannotRide {
@@ -35,7 +35,7 @@ impl Client {
         if self.outbox().pending() > 0 {
             return Err(CannotRide::Wait(Wants::Pending(0)));
         }
-        (self.lane, self.on_big_lane) = (None, false);
+        (self.lane, self.on_long_lane) = (None, false);
         let key = self.record.session.borrow().key.clone();
         self.node = self.node();
         let lane = self.node.lanes.obtain(&self.node, &key).map_err(|_| CannotRide::NoLane)?;
@@ -46,7 +46,7 @@ impl Client {
     /// As [`Client::current_lane`], for what is no read that may be asked again: not over the lane for long replies
     /// while the server may end that one.
     pub(super) fn main_lane(&mut self) -> Result<Rc<Lane>, CannotRide> {
-        if self.on_big_lane && self.node.big_replies.is_guarded() {
+        if self.on_long_lane && self.node.long_replies.is_guarded() {
             return self.change_lane(false);
         }
         self.current_lane()
@@ -55,39 +55,39 @@ impl Client {
     /// As [`Client::current_lane`], but a question that had a long reply lately goes over the lane for those, or over
     /// none.
     #[inline]
-    pub(super) fn lane_for(&mut self, id: CommandId, question: Question) -> Result<Rc<Lane>, CannotRide> {
+    pub(super) fn lane_for(&mut self, id: CommandId, fingerprint: Fingerprint) -> Result<Rc<Lane>, CannotRide> {
         // Nearly always one look at an empty table: nobody had a long reply lately.
-        let big = match self.way(id, question) {
-            Way::Lane => false,
-            Way::BigLane => true,
-            Way::Lent => return Err(CannotRide::NoLane),
+        let long = match self.way(id, fingerprint) {
+            Carrier::Lane => false,
+            Carrier::LongLane => true,
+            Carrier::Lease => return Err(CannotRide::NoLane),
         };
-        if big == self.on_big_lane {
+        if long == self.on_long_lane {
             return self.current_lane();
         }
-        self.change_lane(big)
+        self.change_lane(long)
     }
 
     /// How a request of this command travels.
     #[inline]
-    pub(super) fn way(&self, id: CommandId, question: Question) -> Way {
-        self.node.big_replies.way(question, || self.rt().table.spec(id).reads_at_length())
+    pub(super) fn way(&self, id: CommandId, fingerprint: Fingerprint) -> Carrier {
+        self.node.long_replies.way(fingerprint, || self.rt().table.spec(id).reads_at_length())
     }
 
-    fn change_lane(&mut self, big: bool) -> Result<Rc<Lane>, CannotRide> {
+    fn change_lane(&mut self, long: bool) -> Result<Rc<Lane>, CannotRide> {
         if self.outbox().pending() > 0 {
             // Behind its own long replies a short one may stay; a long one must not hold up the other lane. While the
             // server limits replies, what cannot be asked again must not stay.
-            let stays = !big && !self.node.big_replies.is_guarded();
+            let stays = !long && !self.node.long_replies.is_guarded();
             // The short one goes with the long ones, so that its reply keeps its place.
             return if stays { self.current_lane() } else { Err(CannotRide::Wait(Wants::Pending(0))) };
         }
-        (self.lane, self.on_big_lane) = (None, false);
-        if big {
+        (self.lane, self.on_long_lane) = (None, false);
+        if long {
             let key = self.record.session.borrow().key.clone();
             self.node = self.node();
-            self.lane = self.node.lanes.obtain_big(&self.node, &key);
-            self.on_big_lane = self.lane.is_some();
+            self.lane = self.node.lanes.obtain_long(&self.node, &key);
+            self.on_long_lane = self.lane.is_some();
         }
         self.current_lane()
     }
@@ -95,21 +95,21 @@ impl Client {
     /// Routes one request; rides the lane if that is the route.
     pub(super) fn on_request(&mut self, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), Halt> {
         if !canonical {
-            self.look_for_stray(scanned.buf);
+            self.detect_foreign_protocol(scanned.buf);
         }
         // A container needs its second word; the table does not look at it for others.
         let second = (scanned.count() > 1).then(|| scanned.nth(1));
         let rt = Rc::clone(self.rt());
-        let rules = rt.look();
+        let rules = rt.rules_ref();
         let lookup = rules.table.lookup(scanned.nth(0), second);
         let route = route_free(&rules.table, lookup, self.facts(false), scanned);
         // One flag for all kinds of pause, so that a request pays one look while there is none.
-        let held = self.node.holds();
-        if held && rt.is_paused() && route.waits_for_resume() {
+        let pinned = self.node.is_any_pause();
+        if pinned && rt.is_paused() && route.waits_for_resume() {
             return Err(Halt::Stalled(Wants::Nothing));
         }
         // What the server would hold back may not ride: everybody behind it on the lane would wait.
-        let aside = held && self.steps_aside(route, lookup, scanned);
+        let aside = pinned && self.steps_aside(route, lookup, scanned);
         if let (true, Lookup::Known(id)) = (route.rides() && !aside, lookup)
             && len <= rules.config.lane.max_command_bytes
             && self.admission == Admission::Admitted
@@ -124,7 +124,7 @@ impl Client {
         // MULTI may ride after all, if the whole transaction is here: only the caller has the input behind it.
         if let (FreeRoute::Pin(PinReason::Transaction), Lookup::Known(id), false) = (route, lookup, aside)
             && self.admission == Admission::Admitted
-            && self.record.session.borrow().guard == Guard::Intact
+            && self.record.session.borrow().guard == TransactionGuard::Intact
         {
             return Err(Halt::Multi(Multi { id, len, canonical }));
         }
@@ -134,8 +134,8 @@ impl Client {
 
     /// Puts one request on the client's lane.
     fn ride(&mut self, id: CommandId, scanned: &Scanned<'_>, len: usize, canonical: bool) -> Result<(), CannotRide> {
-        let question = Question::new(id, if scanned.count() > 1 { scanned.nth(1) } else { &[] });
-        let lane = self.lane_for(id, question)?;
+        let fingerprint = Fingerprint::new(id, if scanned.count() > 1 { scanned.nth(1) } else { &[] });
+        let lane = self.lane_for(id, fingerprint)?;
         if !lane.has_room(&self.node, 1, len) {
             self.rt().shard.client_stalls[StallReason::LaneFull].inc();
             lane.wait_for_room(self.outbox().key());
@@ -144,7 +144,7 @@ impl Client {
         // Behind the last reason to stay: a request that waits for room is looked at again, and must not be counted
         // twice.
         self.record.command.set(id);
-        self.outbox().asks(question);
+        self.outbox().asks(fingerprint);
         if canonical {
             self.put_on_lane(&lane, id, &scanned.buf[..len], scanned, self.now);
         } else {
@@ -200,7 +200,7 @@ impl Client {
     }
 
     fn subscription_view(&self, resp: Resp, here: bool) -> SubscriptionView {
-        let rules = self.rt().look();
+        let rules = self.rt().rules_ref();
         let settings = &rules.config.pubsub;
         match resp {
             Resp::Two if !self.outbox().subscribed().is_empty() => SubscriptionView::Two,

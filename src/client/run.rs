@@ -70,7 +70,7 @@ impl Client {
     /// One turn of the loop: send, process, read, until something else must act.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
-            if let Some(reason) = self.outbox().fate() {
+            if let Some(reason) = self.outbox().close_reason() {
                 return Poll::Ready(Step::Close(reason));
             }
             // Before anything else: what is done below may need memory, and who has most is asked first.
@@ -118,8 +118,8 @@ impl Client {
                 return poll;
             }
             // What was read ahead takes memory already.
-            let pauses = !self.read.is_ahead() && self.rt().pauses(self.outbox());
-            let read = if pauses { Poll::Pending } else { self.poll_input(cx) };
+            let throttled = !self.read.is_ahead() && self.rt().throttles(self.outbox());
+            let read = if throttled { Poll::Pending } else { self.poll_input(cx) };
             match read {
                 Poll::Ready(Some(step)) => return Poll::Ready(step),
                 Poll::Ready(None) => {}
@@ -206,7 +206,7 @@ impl Client {
             let reads = &self.rt().shard.client_reads;
             reads.all.inc();
             if gap < nanos(HASTE) {
-                reads.hasty.inc();
+                reads.rapid.inc();
             }
         }
         // Behind the beginning of a request, or behind requests that wait: kept, and processed from there.
@@ -302,7 +302,7 @@ impl Client {
 
     /// Too much is unanswered: read no more requests until half of it is.
     fn stalled(&self) -> Option<Flow> {
-        let rules = self.rt().look();
+        let rules = self.rt().rules_ref();
         let limits = &rules.config.client;
         let most = u32::try_from(limits.inflight_commands).unwrap_or(u32::MAX);
         let pending = self.outbox().pending();

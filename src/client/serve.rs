@@ -30,7 +30,7 @@ impl Shared {
         // The limit of a client that needs no login; whoever turns out to need one gets a smaller one.
         let limit = self.node().output_limit(OutputClass::Normal);
         let id = self.ids.next();
-        let outbox = self.rt.roster.admit(|key| Outbox::new(key, id, write, limit));
+        let outbox = self.rt.outboxes.admit(|key| Outbox::new(key, id, write, limit));
         let now = crate::base::now();
         let record = Rc::new(ClientRecord {
             outbox,
@@ -85,7 +85,7 @@ impl Drop for Stay {
             hub.leave(node, outbox.key());
         }
         shared.clients.leave(outbox.id());
-        node.rt.roster.leave(outbox.key());
+        node.rt.outboxes.leave(outbox.key());
         node.rt.shard.client_ended(*end);
         tracing::debug!(id = outbox.id(), reason = %end, "client left");
     }

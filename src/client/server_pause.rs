@@ -47,7 +47,7 @@ impl Client {
         while let Some(extent) = node.server_pause.extent() {
             match passage(extent, &node.rt.table, request.lookup(), route, request) {
                 Passage::Free => return Ok(None),
-                Passage::Apart if !node.server_pause.is_braced() && node.rt.pool.has_place_for_blocked() => {
+                Passage::Apart if !node.server_pause.is_quiesced() && node.rt.pool.has_place_for_blocked() => {
                     return Ok(Some(PinReason::Paused));
                 }
                 Passage::Apart | Passage::Wait => {
@@ -95,14 +95,14 @@ impl Client {
             if !self.may_pause().await? {
                 return Ok(());
             }
-            peers.brace(Some(extent)).await;
+            peers.quiesce(Some(extent)).await;
         }
         let key = self.record.session.borrow().key.clone();
-        let answer = self.twin(&key, request).await?; // closed meanwhile: nobody is braced for long
+        let answer = self.confirm_on(&key, request).await?; // closed meanwhile: nobody is braced for long
         match change {
             // All workers learn the truth of it, in either case: who braces and hears nothing lets go by itself.
             Some(change) if is_ok(&answer) => peers.on_server_pause(change).await,
-            Some(_) => peers.brace(None).await,
+            Some(_) => peers.quiesce(None).await,
             None => {}
         }
         self.pass_on(answer);
@@ -113,10 +113,10 @@ impl Client {
     /// wait. The
     /// client gets the answer if it is another.
     async fn may_pause(&mut self) -> Result<bool, Closed> {
-        let mut twin = BytesMut::new();
-        encode::command(&mut twin, &["CLIENT", "PAUSE", "x"]);
+        let mut probe = BytesMut::new();
+        encode::command(&mut probe, &["CLIENT", "PAUSE", "x"]);
         let key = self.record.session.borrow().key.clone();
-        let answer = self.twin_bytes(&key, CommandId::OTHER, &twin).await?;
+        let answer = self.confirm_bytes_on(&key, CommandId::OTHER, &probe).await?;
         let may = matches!(&answer, Answer::Reply(frame) if frame.starts_with(b"-ERR timeout is not an integer"));
         if !may {
             self.pass_on(answer);
@@ -137,7 +137,7 @@ impl Client {
         };
         // In a transaction the server has judged it already.
         if extent.is_some() && (relay == Relay::Exec || self.may_pause().await?) {
-            self.shared.peers.brace(extent).await;
+            self.shared.peers.quiesce(extent).await;
         } else if relay == Relay::Pause {
             return Ok(()); // answered
         }
@@ -152,7 +152,7 @@ impl Client {
             return self.pin(request, PinReason::OutOfBand).await;
         }
         let key = self.record.session.borrow().key.clone();
-        let answer = self.twin(&key, &request).await?;
+        let answer = self.confirm_on(&key, &request).await?;
         if is_ok(&answer) {
             self.shared.peers.on_server_pause(PauseChange::Ended).await;
         }
@@ -170,8 +170,8 @@ impl Client {
 
 impl Shared {
     /// A pause is about to be sent, or was refused. Answers when nothing that it would hold is on a lane.
-    pub(super) fn brace(&self, extent: Option<Extent>, ready: oneshot::Sender<()>) {
-        self.node().brace_for_pause(extent);
+    pub(super) fn quiesce(&self, extent: Option<Extent>, ready: oneshot::Sender<()>) {
+        self.node().quiesce_for_pause(extent);
         if extent.is_none() {
             let _ = ready.send(());
             return;
@@ -190,8 +190,8 @@ impl Shared {
 }
 
 impl super::Peers {
-    async fn brace(&self, extent: Option<Extent>) {
-        self.ask(|ready| PeerQuery::Brace(extent, ready)).await;
+    async fn quiesce(&self, extent: Option<Extent>) {
+        self.ask(|ready| PeerQuery::Quiesce(extent, ready)).await;
     }
 
     async fn on_server_pause(&self, change: PauseChange) {

@@ -15,7 +15,7 @@ use crate::upstream::{Hub, NoHub, Outbox, OutputClass, Subscribe, Wants};
 enum SubscribeVia {
     Hub(Rc<Hub>),
     /// A pinned connection, because no hub can be had.
-    Lent,
+    Pinned,
     /// The client was told why not.
     Refused,
 }
@@ -24,12 +24,12 @@ impl Client {
     /// (P|S)(UN)SUBSCRIBE of a client that holds no connection.
     pub(super) async fn subscribe(&mut self, request: Request) -> Result<(), Closed> {
         loop {
-            match self.road(&request).await? {
+            match self.via(&request).await? {
                 SubscribeVia::Hub(hub) if self.submit_to_hub(&hub, &request) => {
                     return self.subscribed(&hub, &request).await;
                 }
                 SubscribeVia::Hub(_) => {} // it went away in this moment
-                SubscribeVia::Lent => return self.pin(request, PinReason::Subscribe).await,
+                SubscribeVia::Pinned => return self.pin(request, PinReason::Subscribe).await,
                 SubscribeVia::Refused => return Ok(()),
             }
         }
@@ -38,12 +38,12 @@ impl Client {
     /// Subscribes while the client is pinned for something else.
     pub(super) async fn subscribe_while_pinned(&mut self, pinned: &mut Pinned, request: Request) -> Result<(), Closed> {
         loop {
-            match self.road(&request).await? {
+            match self.via(&request).await? {
                 SubscribeVia::Hub(hub) if self.submit_to_hub(&hub, &request) => {
                     return self.subscribed(&hub, &request).await;
                 }
                 SubscribeVia::Hub(_) => {}
-                SubscribeVia::Lent => {
+                SubscribeVia::Pinned => {
                     pinned.take_subscriptions();
                     pinned.begin(self, request);
                     return Ok(());
@@ -55,7 +55,7 @@ impl Client {
 
     /// Finds the client's hub. One path for all subscriptions of a client (rule P3): after an AUTH as somebody else it
     /// still hears what it has, and may leave it, but cannot add to it.
-    async fn road(&mut self, request: &Request) -> Result<SubscribeVia, Closed> {
+    async fn via(&mut self, request: &Request) -> Result<SubscribeVia, Closed> {
         let identity = self.record.session.borrow().key.identity.clone();
         if let Some(hub) = self.outbox().hub() {
             if *hub.identity() == identity || !self.joins(request) {
@@ -73,7 +73,7 @@ impl Client {
         };
         Ok(match found {
             Ok(hub) => SubscribeVia::Hub(hub),
-            Err(NoHub::Lend) => SubscribeVia::Lent,
+            Err(NoHub::UsePinned) => SubscribeVia::Pinned,
             Err(NoHub::Unavailable) => {
                 self.reply_error(error_reply::NOT_EXECUTED);
                 SubscribeVia::Refused

@@ -38,7 +38,7 @@ impl Client {
         };
         // Asked on a lane of that database: there the command changes nothing, and the server says whether it exists.
         let key = RouteKey { db, ..self.record.session.borrow().key.clone() };
-        let answer = self.twin(&key, request).await?;
+        let answer = self.confirm_on(&key, request).await?;
         if matches!(&answer, Answer::NotExecuted(text) if text == error_reply::DB_OUT_OF_RANGE) {
             // Remembered for all: the next client with this number is refused here.
             self.node().on_bad_db(db);
@@ -51,7 +51,7 @@ impl Client {
 
     async fn read_write(&mut self, request: &Request) -> Result<(), Closed> {
         let key = RouteKey { readonly: false, ..self.record.session.borrow().key.clone() };
-        let answer = self.twin(&key, request).await?;
+        let answer = self.confirm_on(&key, request).await?;
         if self.pass_on_switch(answer)? {
             self.adopt(key);
         }
@@ -63,7 +63,7 @@ impl Client {
     async fn switch_mode(&mut self, request: &Request) -> Result<(), Closed> {
         let node = self.node();
         let mut key = self.record.session.borrow().key.clone();
-        let mut lease = match node.rt.pool.lend(&node, &key).await {
+        let mut lease = match node.rt.pool.lease(&node, &key).await {
             Ok(lease) => lease,
             Err(error) => return self.refuse_lease(PinReason::Session, error),
         };
@@ -98,6 +98,6 @@ impl Client {
     /// Makes `key` the client's: connections in this state serve it from here on.
     pub(super) fn adopt(&mut self, key: RouteKey) {
         self.record.session.borrow_mut().key = key;
-        (self.lane, self.on_big_lane) = (None, false);
+        (self.lane, self.on_long_lane) = (None, false);
     }
 }

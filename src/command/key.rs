@@ -1,6 +1,6 @@
 //! Where the first key of a request stands: for people who look for hot keys and slow requests. Nothing is routed by it.
 
-use super::spec::{Kind, Spec};
+use super::spec::{LatencyKind, Spec};
 use super::tokens::token_is;
 
 /// Reads and writes that have no key where others have theirs.
@@ -39,8 +39,8 @@ const SECOND: &[&str] = &[
 pub fn first_key<'a>(spec: &Spec, count: usize, nth: impl Fn(usize) -> &'a [u8]) -> Option<&'a [u8]> {
     let name = spec.name.as_str();
     let at = match spec.kind {
-        Kind::Admin | Kind::Pubsub | Kind::Transaction => return None,
-        Kind::Script => 3,
+        LatencyKind::Admin | LatencyKind::Pubsub | LatencyKind::Transaction => return None,
+        LatencyKind::Script => 3,
         _ if KEYLESS.contains(&name) || name.starts_with("FT.") => return None,
         _ if name == "XREAD" || name == "XREADGROUP" => {
             (1..count).find(|at| token_is(nth(*at), "STREAMS")).map_or(count, |at| at + 1)
@@ -48,10 +48,10 @@ pub fn first_key<'a>(spec: &Spec, count: usize, nth: impl Fn(usize) -> &'a [u8])
         _ if SECOND.contains(&name) => 2,
         _ if name == "BLMPOP" || name == "BZMPOP" || name == "MIGRATE" => 3,
         _ if ["OBJECT ", "XGROUP ", "XINFO "].iter().any(|head| name.starts_with(head)) => 2,
-        Kind::Read | Kind::Write | Kind::Blocking => 1,
-        Kind::Other => return None,
+        LatencyKind::Read | LatencyKind::Write | LatencyKind::Blocking => 1,
+        LatencyKind::Other => return None,
     };
-    (at < count).then(|| nth(at)).filter(|_| spec.kind != Kind::Script || nth(2) != b"0")
+    (at < count).then(|| nth(at)).filter(|_| spec.kind != LatencyKind::Script || nth(2) != b"0")
 }
 
 #[cfg(test)]

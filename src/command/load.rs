@@ -2,7 +2,7 @@
 
 use super::family::Family;
 use super::reply_mask::{Replies, replies};
-use super::spec::{Kind, Op, Pausing, Spec};
+use super::spec::{LatencyKind, Op, Pausing, Spec};
 
 const TABLE: &str = include_str!("commands.tsv");
 
@@ -82,7 +82,7 @@ pub(super) fn specs() -> Vec<Spec> {
     let other = Spec {
         name: "OTHER".into(),
         op: Op::Isolated,
-        kind: Kind::Other,
+        kind: LatencyKind::Other,
         arity: 0,
         write: true,
         retry: false,
@@ -128,11 +128,11 @@ fn row(line: &str) -> Option<Spec> {
         op,
         kind,
         // The flag is necessary, not sufficient.
-        retry: again && op == Op::Plain && kind == Kind::Read && !writes,
+        retry: again && op == Op::Plain && kind == LatencyKind::Read && !writes,
         arity,
         in_unit,
         reconfigures: matches!(name, "CONFIG SET" | "ACL SETUSER" | "ACL DELUSER" | "ACL LOAD"),
-        write: has("write") || has("may_replicate") || kind == Kind::Script || flags.is_empty(),
+        write: has("write") || has("may_replicate") || kind == LatencyKind::Script || flags.is_empty(),
         pausing: pausing(name, has("write")),
         family: family(name),
         ping: name == "PING",
@@ -174,18 +174,18 @@ fn op(name: &str, class: &str) -> Op {
     }
 }
 
-fn kind(name: &str, class: &str, has: &dyn Fn(&str) -> bool) -> Kind {
+fn kind(name: &str, class: &str, has: &dyn Fn(&str) -> bool) -> LatencyKind {
     let head = name.split(' ').next().unwrap_or(name);
     match head {
-        "MULTI" | "EXEC" | "DISCARD" | "WATCH" | "UNWATCH" => Kind::Transaction,
-        "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO" => Kind::Script,
-        "PUBLISH" | "SPUBLISH" | "PUBSUB" => Kind::Pubsub,
-        "WAIT" | "WAITAOF" => Kind::Blocking,
-        _ if class == "pubsub" => Kind::Pubsub,
-        _ if class == "folded-blocking" => Kind::Blocking,
-        _ if has("admin") => Kind::Admin,
-        _ if has("write") => Kind::Write,
-        _ if has("readonly") => Kind::Read,
-        _ => Kind::Other,
+        "MULTI" | "EXEC" | "DISCARD" | "WATCH" | "UNWATCH" => LatencyKind::Transaction,
+        "EVAL" | "EVALSHA" | "EVAL_RO" | "EVALSHA_RO" | "FCALL" | "FCALL_RO" => LatencyKind::Script,
+        "PUBLISH" | "SPUBLISH" | "PUBSUB" => LatencyKind::Pubsub,
+        "WAIT" | "WAITAOF" => LatencyKind::Blocking,
+        _ if class == "pubsub" => LatencyKind::Pubsub,
+        _ if class == "folded-blocking" => LatencyKind::Blocking,
+        _ if has("admin") => LatencyKind::Admin,
+        _ if has("write") => LatencyKind::Write,
+        _ if has("readonly") => LatencyKind::Read,
+        _ => LatencyKind::Other,
     }
 }

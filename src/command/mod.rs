@@ -26,7 +26,7 @@ pub use key::first_key;
 pub use policy::Policy;
 pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
 pub use reply_mask::{Replies, ReplyMask};
-pub use spec::{CommandId, Kind, Op, Pausing, Spec};
+pub use spec::{CommandId, LatencyKind, Op, Pausing, Spec};
 pub use tokens::{cut_at_nul, stream_read_blocks, token_is};
 
 /// What the table says about the first words of a request.

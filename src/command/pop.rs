@@ -32,7 +32,7 @@ pub enum PopKind {
 #[derive(Clone, Debug)]
 pub struct Pop {
     kind: PopKind,
-    twin: Vec<Vec<u8>>,
+    non_blocking: Vec<Vec<u8>>,
     own: Vec<Vec<u8>>,
     /// Where in `own` the timeout stands.
     at: usize,
@@ -53,7 +53,7 @@ impl Pop {
             own[at] = b"0".to_vec();
             own
         };
-        let (kind, at, keys, twin) = match name.as_slice() {
+        let (kind, at, keys, non_blocking) = match name.as_slice() {
             b"BLPOP" => plain(PopKind::List(true), b"LMPOP", args.get(1..last)?, b"LEFT", last),
             b"BRPOP" => plain(PopKind::List(false), b"LMPOP", args.get(1..last)?, b"RIGHT", last),
             b"BZPOPMIN" => plain(PopKind::Scores(true), b"ZMPOP", args.get(1..last)?, b"MIN", last),
@@ -62,8 +62,8 @@ impl Pop {
             b"BZMPOP" => many(args, b"ZMPOP", ["MIN", "MAX"])?,
             b"BLMOVE" if args.len() == 6 => {
                 let sides = args[3..5].iter().all(|side| token_is(side, "LEFT") || token_is(side, "RIGHT"));
-                let twin = [&[b"LMOVE".as_slice()], &args[1..5]].concat();
-                sides.then(|| (PopKind::Move, 5, args[1..2].to_vec(), twin))?
+                let non_blocking = [&[b"LMOVE".as_slice()], &args[1..5]].concat();
+                sides.then(|| (PopKind::Move, 5, args[1..2].to_vec(), non_blocking))?
             }
             b"BRPOPLPUSH" if args.len() == 4 => {
                 (PopKind::Move, 3, args[1..2].to_vec(), [&[b"RPOPLPUSH".as_slice()], &args[1..3]].concat())
@@ -74,12 +74,12 @@ impl Pop {
             return None;
         }
         let owned = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect::<Vec<_>>();
-        let mut twin = owned(&twin);
+        let mut non_blocking = owned(&non_blocking);
         if matches!(kind, PopKind::List(_) | PopKind::Scores(_)) {
-            twin.insert(1, keys.len().to_string().into_bytes());
+            non_blocking.insert(1, keys.len().to_string().into_bytes());
         }
         let timeout = decimal_timeout(args[at])?;
-        Some(Self { kind, twin, own: own(at), at, keys: owned(&keys), timeout })
+        Some(Self { kind, non_blocking, own: own(at), at, keys: owned(&keys), timeout })
     }
 
     /// What is popped.
@@ -102,8 +102,8 @@ impl Pop {
 
     /// The form of this pop that does not wait (rule B1).
     #[must_use]
-    pub fn twin(&self) -> BytesMut {
-        encoded(&self.twin)
+    pub fn non_blocking(&self) -> BytesMut {
+        encoded(&self.non_blocking)
     }
 
     /// The command itself, waiting for ever. Also names the fold: equal for all clients that wait for the same.
@@ -129,13 +129,13 @@ impl Pop {
         match self.kind {
             PopKind::List(_) | PopKind::Scores(_) => {
                 let wanted = wanted.min(MOST);
-                let mut words = self.twin.clone();
+                let mut words = self.non_blocking.clone();
                 words.extend([b"COUNT".to_vec(), wanted.to_string().into_bytes()]);
                 Some((encoded(&words), vec![wanted]))
             }
             PopKind::Move => {
                 let copies = wanted.min(COPIES);
-                Some((BytesMut::from(&self.twin().repeat(copies)[..]), vec![1; copies]))
+                Some((BytesMut::from(&self.non_blocking().repeat(copies)[..]), vec![1; copies]))
             }
             PopKind::ManyOfList(_) | PopKind::ManyOfScores => None,
         }
@@ -152,9 +152,9 @@ impl Pop {
     #[must_use]
     pub fn merged(&self, keys: &[&[u8]]) -> BytesMut {
         let count = keys.len().to_string();
-        let mut words: Vec<&[u8]> = vec![&self.twin[0], count.as_bytes()];
+        let mut words: Vec<&[u8]> = vec![&self.non_blocking[0], count.as_bytes()];
         words.extend(keys);
-        words.push(self.twin.last().expect("a twin ends with its side"));
+        words.push(self.non_blocking.last().expect("a twin ends with its side"));
         let mut out = BytesMut::new();
         encode::command(&mut out, &words);
         out
@@ -248,13 +248,13 @@ pub fn is_nil(frame: &[u8]) -> bool {
 type Parsed<'a> = (PopKind, usize, Vec<&'a [u8]>, Vec<&'a [u8]>);
 
 /// A pop that names its keys and then its timeout.
-fn plain<'a>(kind: PopKind, twin: &'a [u8], keys: &[&'a [u8]], side: &'a [u8], at: usize) -> Parsed<'a> {
-    let words = [&[twin], keys, &[side]].concat();
+fn plain<'a>(kind: PopKind, non_blocking: &'a [u8], keys: &[&'a [u8]], side: &'a [u8], at: usize) -> Parsed<'a> {
+    let words = [&[non_blocking], keys, &[side]].concat();
     (kind, at, keys.to_vec(), words)
 }
 
 /// `name timeout numkeys key… side [COUNT n]`.
-fn many<'a>(args: &[&'a [u8]], twin: &'a [u8], sides: [&str; 2]) -> Option<Parsed<'a>> {
+fn many<'a>(args: &[&'a [u8]], non_blocking: &'a [u8], sides: [&str; 2]) -> Option<Parsed<'a>> {
     let count = usize::try_from(positive(args.get(2)?)?).ok()?;
     let keys = args.get(3..3usize.checked_add(count)?)?;
     let rest = args.get(3 + count..)?;
@@ -268,8 +268,8 @@ fn many<'a>(args: &[&'a [u8]], twin: &'a [u8], sides: [&str; 2]) -> Option<Parse
         }
         _ => false,
     };
-    let kind = if twin == b"LMPOP" { PopKind::ManyOfList(first) } else { PopKind::ManyOfScores };
-    let words = [&[twin], &args[2..]].concat();
+    let kind = if non_blocking == b"LMPOP" { PopKind::ManyOfList(first) } else { PopKind::ManyOfScores };
+    let words = [&[non_blocking], &args[2..]].concat();
     right.then(|| (kind, 1, keys.to_vec(), words))
 }
 

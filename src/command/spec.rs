@@ -25,7 +25,7 @@ pub enum Pausing {
 
 /// Latency class: the label of the duration histograms (docs/design/operations.md 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LatencyKind {
     Read,
     Write,
     Blocking,
@@ -118,7 +118,7 @@ pub struct Spec {
     /// Upper case, subcommands joined by a space: `CLIENT LIST`.
     pub name: String,
     pub op: Op,
-    pub kind: Kind,
+    pub kind: LatencyKind,
     /// As the server counts it: negative is a minimum, the name included. 0 when unknown.
     pub arity: i16,
     pub write: bool,

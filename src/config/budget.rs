@@ -14,7 +14,7 @@ pub struct WorkerShare {
     /// Invalidation, COMMAND, health.
     pub control: usize,
     /// AUTH and HELLO of clients, proved before they take effect.
-    pub scratch: usize,
+    pub login: usize,
     /// Shared, pipelined connections.
     pub lanes: usize,
     /// Connections lent to one client at a time, and those on which blocked clients wait.
@@ -30,7 +30,7 @@ impl WorkerShare {
     /// The kinds as people read them, and the sum of all.
     pub(super) const COLUMNS: [Column; 6] = [
         ("control", |share| share.control),
-        ("login", |share| share.scratch),
+        ("login", |share| share.login),
         ("lanes", |share| share.lanes),
         ("pool", |share| share.pool),
         ("hubs", |share| share.hubs),
@@ -41,7 +41,7 @@ impl WorkerShare {
     pub(super) fn minimum(nodes: usize) -> Self {
         Self {
             control: 1,
-            scratch: 1,
+            login: 1,
             // Two, so that a second identity, database or RESP version needs no wait for the first.
             lanes: nodes.max(2),
             // Two, so that a blocking command does not keep a transaction waiting.
@@ -52,7 +52,7 @@ impl WorkerShare {
 
     /// Divides `total` connections, which are at least as many as those of `minimum`.
     fn of(total: usize, minimum: Self) -> Self {
-        let rest = total - minimum.control - minimum.scratch;
+        let rest = total - minimum.control - minimum.login;
         let hubs = (total - minimum.total()).min((rest / CONNECTIONS_PER_HUB).max(1));
         let pool = ((rest - hubs) / 2).clamp(minimum.pool, rest - hubs - minimum.lanes);
         Self { lanes: rest - hubs - pool, pool, hubs, ..minimum }
@@ -60,7 +60,7 @@ impl WorkerShare {
 
     /// Every connection this worker may hold at one time.
     pub fn total(&self) -> usize {
-        self.control + self.scratch + self.lanes + self.pool + self.hubs
+        self.control + self.login + self.lanes + self.pool + self.hubs
     }
 }
 
@@ -110,7 +110,7 @@ impl Division {
 }
 
 fn too_few(max_connections: usize, workers: usize, minimum: WorkerShare) -> String {
-    let (each, WorkerShare { control, scratch, lanes, pool, .. }) = (minimum.total(), minimum);
+    let (each, WorkerShare { control, login, lanes, pool, .. }) = (minimum.total(), minimum);
     let needed = workers.saturating_mul(each);
     let fewer = match max_connections / each {
         0 => String::new(),
@@ -118,7 +118,7 @@ fn too_few(max_connections: usize, workers: usize, minimum: WorkerShare) -> Stri
     };
     format!(
         "upstream.max_connections = {max_connections} is too small for workers = {workers}: each worker needs {each} \
-         ({control} control, {scratch} login, {lanes} lanes, {pool} pool), {needed} in all; raise \
+         ({control} control, {login} login, {lanes} lanes, {pool} pool), {needed} in all; raise \
          upstream.max_connections to {needed}{fewer}"
     )
 }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn one_worker_works_with_six() {
         let division = Division::of(6, 1, 1).unwrap();
-        let share = WorkerShare { control: 1, scratch: 1, lanes: 2, pool: 2, hubs: 0 };
+        let share = WorkerShare { control: 1, login: 1, lanes: 2, pool: 2, hubs: 0 };
         assert_eq!(division.shares(), [share]);
     }
 
@@ -204,7 +204,7 @@ Upstream connections: at most 14, over all workers and kinds (a hard cap)
                     prop_assert_eq!(division.total(), max);
                     prop_assert_eq!(division.shares().len(), workers);
                     for share in division.shares() {
-                        prop_assert_eq!((share.control, share.scratch), (1, 1));
+                        prop_assert_eq!((share.control, share.login), (1, 1));
                         prop_assert!(share.lanes >= minimum.lanes && share.pool >= minimum.pool);
                         prop_assert!(share.pool <= share.lanes && (share.lanes - share.pool <= 1 || share.lanes == nodes));
                         prop_assert_eq!(share.hubs > 0, share.total() > minimum.total());

@@ -74,9 +74,9 @@ fn upstream(config: &Config) -> String {
 fn budget(division: &Division) -> Value {
     let share = |share: &WorkerShare| -> Value {
         // With the old name of the login connection, for one minor version.
-        let scratch = [("scratch".to_owned(), share.scratch.into())];
+        let login = [("scratch".to_owned(), share.login.into())];
         let columns = WorkerShare::COLUMNS.map(|(title, part)| (title.to_owned(), part(share).into()));
-        columns.into_iter().chain(scratch).collect::<serde_json::Map<_, _>>().into()
+        columns.into_iter().chain(login).collect::<serde_json::Map<_, _>>().into()
     };
     json!({
         "max_connections": division.total(),

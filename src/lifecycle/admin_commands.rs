@@ -17,7 +17,7 @@ use crate::worker::WorkerCommand;
 
 /// Carries out commands until one is a drain.
 pub(super) async fn until_drain(
-    wishes: &mut mpsc::Receiver<AdminRequest>,
+    admin_handle: &mut mpsc::Receiver<AdminRequest>,
     reloader: &Reloader,
     pause: &ProxyPause,
     listeners: &ClientListeners,
@@ -35,7 +35,7 @@ pub(super) async fn until_drain(
     let mut file_change = pin!(changed(reloader));
     loop {
         tokio::select! {
-            Some(asked) = wishes.recv() => match asked.wish.clone() {
+            Some(asked) = admin_handle.recv() => match asked.admin_command.clone() {
                 AdminCommand::Drain => return asked.answer(Ok(vec!["draining".to_owned()])),
                 AdminCommand::Reload => {
                     asked.answer(reloader.reload("PROXY RELOAD", listeners, workers).await);

@@ -48,12 +48,12 @@ pub(super) struct Certificates {
 /// Files, and what they looked like when they were read last.
 struct Files {
     paths: Vec<PathBuf>,
-    seen: Vec<Option<Looks>>,
+    seen: Vec<Option<FileStamp>>,
 }
 
 /// Device, inode, size, and time of change in seconds and nanoseconds: what a new file does not have in common with
 /// an old one.
-type Looks = (u64, u64, u64, i64, i64);
+type FileStamp = (u64, u64, u64, i64, i64);
 
 impl Certificates {
     /// Reads what the configuration names.
@@ -63,12 +63,12 @@ impl Certificates {
     pub(super) fn load(config: &Arc<Config>, facts: &Arc<ProcessFacts>) -> anyhow::Result<Self> {
         let mut loaded = Self { config: Arc::clone(config), facts: Arc::clone(facts), clients: None, upstream: None };
         if config.listen.iter().any(|listen| matches!(listen, Listen::Tls(_))) {
-            let files = Files::look(loaded.client_paths());
+            let files = Files::read_stamps(loaded.client_paths());
             let material = loaded.read_for_clients().map_err(anyhow::Error::msg).context("tls")?;
             loaded.clients = Some((ForClients::new(material), files));
         }
         if config.upstream.tls.enabled {
-            let files = Files::look(loaded.upstream_paths());
+            let files = Files::read_stamps(loaded.upstream_paths());
             let material = loaded.read_for_upstream().map_err(anyhow::Error::msg).context("upstream.tls")?;
             loaded.upstream = Some((ClientTls::new(material), files));
             if config.upstream.tls.insecure_skip_verify {
@@ -119,7 +119,7 @@ impl Certificates {
         if before.upstream.tls == config.upstream.tls {
             return;
         }
-        let files = Files::look(self.upstream_paths());
+        let files = Files::read_stamps(self.upstream_paths());
         self.upstream = upstream.map(|tls| (tls, files));
     }
 
@@ -184,19 +184,19 @@ impl Certificates {
 
 impl Files {
     /// Looks before the files are read: a change in between is then seen at the next look.
-    fn look(paths: Vec<PathBuf>) -> Self {
-        let seen = looks(&paths);
+    fn read_stamps(paths: Vec<PathBuf>) -> Self {
+        let seen = stamps(&paths);
         Self { paths, seen }
     }
 
     /// Whether something changed since the last look. A file that cannot be used is not tried again until then.
     fn changed(&mut self) -> bool {
-        let now = looks(&self.paths);
+        let now = stamps(&self.paths);
         std::mem::replace(&mut self.seen, now) != self.seen
     }
 }
 
-fn looks(paths: &[PathBuf]) -> Vec<Option<Looks>> {
+fn stamps(paths: &[PathBuf]) -> Vec<Option<FileStamp>> {
     let look = |path: &PathBuf| {
         let found = std::fs::metadata(path).ok()?;
         Some((found.dev(), found.ino(), found.size(), found.mtime(), found.mtime_nsec()))

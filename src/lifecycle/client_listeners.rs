@@ -16,7 +16,7 @@ use super::inherit::{Inherited, Keeper};
 use crate::config::{Config, Listen};
 
 /// One listening socket, and the file that it leaves behind.
-struct Listener {
+struct ClientListener {
     fd: OwnedFd,
     keeper: Keeper,
     file: Option<PathBuf>,
@@ -24,7 +24,7 @@ struct Listener {
 
 /// All listening sockets for clients.
 pub(super) struct ClientListeners {
-    listeners: Vec<Listener>,
+    listeners: Vec<ClientListener>,
     addresses: Vec<String>,
     /// To the accept loop, which carries out one command after the other.
     commands: mpsc::UnboundedSender<AcceptCommand>,
@@ -116,7 +116,7 @@ fn open(
     config: &Config,
     tls: Option<&ForClients>,
     inherited: &mut Inherited,
-) -> anyhow::Result<(Listener, ListeningSocket, String)> {
+) -> anyhow::Result<(ClientListener, ListeningSocket, String)> {
     let backlog = config.client.backlog;
     let tcp = |address: SocketAddr, inherited: &mut Inherited| match inherited.at_address(address) {
         Some(given) => Ok((given.fd, given.keeper)),
@@ -136,7 +136,7 @@ fn open(
     };
     let address = shown(listen, &fd)?;
     let socket = ListeningSocket::new(fd.try_clone()?, kind);
-    Ok((Listener { fd, keeper, file }, socket, address))
+    Ok((ClientListener { fd, keeper, file }, socket, address))
 }
 
 /// The address, with the port that was chosen.

@@ -48,7 +48,7 @@ pub struct Embedded {
     guard: Option<Child>,
     server: Child,
     endpoint: Endpoint,
-    directory: Directory,
+    directory: PrivateDirectory,
 }
 
 /// Starts a private server and waits until it answers.
@@ -61,7 +61,7 @@ pub struct Embedded {
 pub async fn start() -> anyhow::Result<Embedded> {
     let path = env::var_os("PATH").unwrap_or_default();
     let program = find_server().map_err(anyhow::Error::msg)?;
-    let directory = Directory::create()?;
+    let directory = PrivateDirectory::create()?;
     let setpriv = find_program(&path, "setpriv");
     let server = spawn_server(&program, setpriv.as_deref(), &directory)
         .with_context(|| format!("starting {}", program.display()))?;
@@ -145,7 +145,7 @@ async fn ping(socket: &Path) -> io::Result<()> {
     if answer == PONG { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-fn spawn_server(program: &Path, setpriv: Option<&Path>, directory: &Directory) -> io::Result<Child> {
+fn spawn_server(program: &Path, setpriv: Option<&Path>, directory: &PrivateDirectory) -> io::Result<Child> {
     let mut command = match setpriv {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
@@ -171,7 +171,7 @@ fn spawn_server(program: &Path, setpriv: Option<&Path>, directory: &Directory) -
 }
 
 /// The shell that outlives this process by a moment; nothing when there is no shell.
-fn spawn_guard(server: &Child, directory: &Directory) -> Option<Child> {
+fn spawn_guard(server: &Child, directory: &PrivateDirectory) -> Option<Child> {
     let number = server.id()?;
     Command::new("sh")
         .args(["-c", GUARD, "respmux-embedded", &number.to_string()])
@@ -193,11 +193,11 @@ fn find_program(path: &OsStr, name: &str) -> Option<PathBuf> {
 
 /// A directory only this user can enter, removed with all in it when dropped.
 #[derive(Debug)]
-struct Directory {
+struct PrivateDirectory {
     path: PathBuf,
 }
 
-impl Directory {
+impl PrivateDirectory {
     fn create() -> anyhow::Result<Self> {
         // A socket path has at most 107 bytes, so a long TMPDIR is of no use.
         let parent = Some(env::temp_dir()).filter(|dir| dir.as_os_str().len() < 64);
@@ -229,7 +229,7 @@ impl Directory {
     }
 }
 
-impl Drop for Directory {
+impl Drop for PrivateDirectory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.path);
     }

@@ -58,7 +58,7 @@ pub(super) struct Handover {
     listener: UnixListener,
     path: PathBuf,
     /// Somebody has the sockets and has not said what comes of it.
-    lent: Cell<bool>,
+    passed: Cell<bool>,
 }
 
 impl Handover {
@@ -68,7 +68,7 @@ impl Handover {
             Some(given) => unix_listener(given.fd)?,
             None => unix_listener(bind_unix(path, 0o600, BACKLOG)?.into())?,
         };
-        Ok(Self { listener, path: path.to_owned(), lent: Cell::new(false) })
+        Ok(Self { listener, path: path.to_owned(), passed: Cell::new(false) })
     }
 
     /// What is handed over beside the others, so that the next process is found in the same place.
@@ -91,7 +91,7 @@ impl Handover {
                 Ok(()) => return Successor(stream),
                 Err(error) => tracing::warn!("hand-over failed, this process goes on: {error:#}"),
             }
-            self.lent.set(false);
+            self.passed.set(false);
         }
     }
 
@@ -105,7 +105,7 @@ impl Handover {
         }
         ensure!(sockets.len() <= MAX_SOCKETS, "{} sockets are more than one message carries", sockets.len());
         timeout(STEP, send(stream, sockets)).await.context("it does not take the sockets")??;
-        self.lent.set(true);
+        self.passed.set(true);
         tracing::info!(sockets = sockets.len(), "hand-over: another process has the listening sockets and gets ready");
         match timeout(START, hear(stream)).await {
             Ok(heard) => match heard.context("it ended before it was ready")? {
@@ -120,8 +120,8 @@ impl Handover {
     }
 
     /// Whether another process may have the sockets, now that nobody waits for what it says.
-    pub(super) fn is_lent(&self) -> bool {
-        self.lent.get()
+    pub(super) fn is_passed(&self) -> bool {
+        self.passed.get()
     }
 
     /// Ends the offer: no process can take over any more.

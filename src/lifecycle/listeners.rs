@@ -158,7 +158,7 @@ impl Listeners {
     }
 
     async fn close(self) {
-        if self.handover.as_ref().is_some_and(Handover::is_lent) {
+        if self.handover.as_ref().is_some_and(Handover::is_passed) {
             return self.clients.leave().await; // the files are the other process', if it lives; if not, the next one replaces them
         }
         self.clients.close().await;

@@ -95,7 +95,7 @@ async fn serve(
     let certificates = Certificates::load(config, &facts)?;
     let (mut listeners, accept_loop) = Listeners::bind(config, certificates.for_clients(), inherited).await?;
     let config = &Arc::new(listeners.settled(config));
-    let (ways, mut wishes) = AdminHandle::new();
+    let (ways, mut admin_handle) = AdminHandle::new();
     let workers = Workers::start(config, &facts, certificates.for_upstream().as_ref(), &ways, |workers, telemetry| {
         accept_loop.on_worker(workers, telemetry)
     })?;
@@ -111,7 +111,7 @@ async fn serve(
             telemetry: Arc::clone(&workers.telemetry),
             config: Box::new(move || running.running()),
             peers: workers.peers.clone(),
-            wishes: ways.clone(),
+            admin_handle: ways.clone(),
             commands: Arc::clone(&workers.table),
         });
         spawn_local(admin::serve(listener, state, stop.clone().cancelled_owned()));
@@ -125,13 +125,13 @@ async fn serve(
     let handed_over = tokio::select! {
         () = listeners.serve() => true,
         () = signals.next() => false,
-        () = admin_commands::until_drain(&mut wishes, &reloader, &pause, &listeners.clients, &workers) => false,
+        () = admin_commands::until_drain(&mut admin_handle, &reloader, &pause, &listeners.clients, &workers) => false,
         status = exited(embedded) => anyhow::bail!("the embedded server ended: {status}"),
     };
     facts.set_draining(true);
     tracing::info!("draining");
     // Whoever asks for something from now on is told that the process ends.
-    drop(wishes);
+    drop(admin_handle);
     pause.end("the process drains").await;
     let config = reloader.running();
     spawn_local(systemd::while_draining(Arc::clone(&workers.telemetry), config.drain.delay + config.drain.timeout));

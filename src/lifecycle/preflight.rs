@@ -19,7 +19,7 @@ use super::bind::CannotListen;
 use super::{embedded, startup};
 use crate::config::{Config, Listen, SecretSource};
 use crate::link::{
-    Budget, ClientTls, DialError, Dialer, DialerParts, Owned, Use, client_config, decoded, server_config, server_name,
+    Budget, ClientTls, DialError, Dialer, DialerParts, OwnIds, Use, client_config, decoded, server_config, server_name,
 };
 use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
@@ -170,7 +170,7 @@ async fn dial(config: &Config) -> Result<String, DialError> {
         shard: Arc::new(Shard::new(1)),
         facts: Arc::clone(facts.node(NodeId::ONLY.number())),
         worker: 0,
-        owned: Owned::default(),
+        owned: OwnIds::default(),
         keyring: Rc::default(),
         tls,
     };

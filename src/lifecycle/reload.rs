@@ -16,7 +16,7 @@ use crate::auth;
 use crate::client::AdminReply;
 use crate::config::{Config, Problems, Reread, Source};
 use crate::telemetry::{self, ProcessFacts};
-use crate::upstream::Change;
+use crate::upstream::ConfigChange;
 use crate::worker::WorkerCommand;
 
 /// What a reload needs, on the main thread.
@@ -83,7 +83,7 @@ impl Reloader {
     }
 
     /// Everything that can fail.
-    fn prepare(&self) -> Result<(Reread, Change), Problems> {
+    fn prepare(&self) -> Result<(Reread, ConfigChange), Problems> {
         let reread = self.source.borrow().reread(&self.running())?;
         let table = auth::table(&reread.config).map_err(|error| Problems::of(error.to_string()))?;
         let mut config = reread.config.clone();
@@ -91,11 +91,11 @@ impl Reloader {
         startup::settle(&mut config);
         let tls = self.certificates.borrow().prepare(&config);
         let tls = tls.map_err(|error| Problems::of(format!("upstream.tls: {error}")))?;
-        Ok((reread, Change { config: Arc::new(config), table: Arc::new(table), tls }))
+        Ok((reread, ConfigChange { config: Arc::new(config), table: Arc::new(table), tls }))
     }
 
     /// Nothing of it can fail. Told to the workers one after the other, and done when all have it in force.
-    async fn apply(&self, change: &Change, listeners: &ClientListeners, workers: &Workers) {
+    async fn apply(&self, change: &ConfigChange, listeners: &ClientListeners, workers: &Workers) {
         let config = &change.config;
         self.running.replace(Arc::clone(config));
         listeners.reload(config).await;

@@ -12,11 +12,11 @@ const TIDY_EVERY: usize = 1024;
 /// Counts clients by address. Only the acceptor asks; workers count a client out when it has left.
 #[derive(Default)]
 pub(super) struct SourceLimit {
-    inner: RefCell<Inner>,
+    inner: RefCell<SourceCounts>,
 }
 
 #[derive(Default)]
-struct Inner {
+struct SourceCounts {
     clients: HashMap<IpAddr, Arc<AtomicUsize>>,
     /// Addresses that are kept until the next tidying.
     tidy_at: usize,

@@ -23,7 +23,7 @@ pub(super) fn facts(config: &Config) -> ProcessFacts {
     let by_kind = [
         (UpstreamKind::Lane, sum(|s| s.lanes)),
         (UpstreamKind::Pool, sum(|s| s.pool)),
-        (UpstreamKind::Login, sum(|s| s.scratch)),
+        (UpstreamKind::Login, sum(|s| s.login)),
         (UpstreamKind::Control, sum(|s| s.control)),
         (UpstreamKind::Hub, sum(|s| s.hubs)),
     ];

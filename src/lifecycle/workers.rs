@@ -13,7 +13,7 @@ use crate::auth::{self, Throttle};
 use crate::client::{AdminHandle, Ids, MAX_PEER_QUERIES, Peers};
 use crate::command::CommandTable;
 use crate::config::Config;
-use crate::link::{Budget, ClientTls, Owned};
+use crate::link::{Budget, ClientTls, OwnIds};
 use crate::telemetry::{ProcessFacts, Telemetry};
 use crate::upstream::HiddenSubscribers;
 use crate::upstream::Parts;
@@ -126,22 +126,22 @@ impl Workers {
         config: &Arc<Config>,
         facts: &Arc<ProcessFacts>,
         tls: Option<&ClientTls>,
-        wishes: &AdminHandle,
+        admin_handle: &AdminHandle,
         guest: impl FnOnce(WorkerHandles, Arc<Telemetry>) -> Guest,
     ) -> anyhow::Result<Self> {
         let table = Arc::new(auth::table(config)?);
         let telemetry = Arc::new(Telemetry::new(config.workers, &table.labels(), Arc::clone(facts)));
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..config.workers).map(|_| mpsc::channel(MAX_PEER_QUERIES)).unzip();
-        let peers = Peers::new(senders, wishes.clone());
-        let (ids, owned, division) = (Ids::new(config.instance), Owned::default(), config.division());
+        let peers = Peers::new(senders, admin_handle.clone());
+        let (ids, owned, division) = (Ids::new(config.instance), OwnIds::default(), config.division());
         let interest = HiddenSubscribers::default();
         let throttle = Throttle::new(config.auth.failures);
         let (handles, commands): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| WorkerHandle::new()).unzip();
         let handles = WorkerHandles(handles.into());
         let mut guest = Some(guest(handles.clone(), Arc::clone(&telemetry)));
         let threads = TaskTracker::new();
-        for (index, (questions, commands)) in receivers.into_iter().zip(commands).enumerate() {
+        for (index, (peer_queries, commands)) in receivers.into_iter().zip(commands).enumerate() {
             let share = division.worker(index);
             let blueprint = Blueprint {
                 parts: Parts {
@@ -159,7 +159,7 @@ impl Workers {
                 ids: Arc::clone(&ids),
                 peers: peers.clone(),
                 commands,
-                questions,
+                peer_queries,
                 load: Arc::clone(&handles.0[index].load),
                 guest: guest.take(),
             };

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_local;
 use tokio::time::sleep_until;
 
-use super::connect::Dialed;
+use super::dialer::Dialed;
 use super::{DialError, Dialer, Link, Permit};
 use crate::base::now;
 use crate::session::RouteKey;
@@ -172,8 +172,8 @@ mod tests {
 
     use super::*;
     use crate::config::tested;
-    use crate::link::memory::{MemorySocket, listen, pair};
-    use crate::link::{Budget, DialerParts, Owned, Use};
+    use crate::link::memory_socket::{MemorySocket, listen, pair};
+    use crate::link::{Budget, DialerParts, OwnIds, Use};
     use crate::telemetry::{ProcessFacts, Shard};
     use crate::topology::NodeId;
 
@@ -204,7 +204,7 @@ mod tests {
                     shard,
                     facts,
                     worker: 0,
-                    owned: Owned::default(),
+                    owned: OwnIds::default(),
                     keyring: Rc::default(),
                     tls: None,
                 },
@@ -226,7 +226,7 @@ mod tests {
         }
 
         async fn acquire(&self, patience: Patience<'_>) -> Result<Link, DialError> {
-            let permit = self.budget.permit(Use::Scratch).expect("nobody else has it");
+            let permit = self.budget.permit(Use::Login).expect("nobody else has it");
             let link = self.dialer.acquire(Start::New(permit), Wanted::Bare, patience).await;
             link.map_err(|(error, _)| error)
         }
@@ -270,7 +270,7 @@ mod tests {
             assert_eq!(world.seen.get(), seen + 1);
             assert!(world.acquire(Patience::Once).await.is_err(), "the back-off of the first");
             assert_eq!(world.seen.get(), seen + 1);
-            assert_eq!(world.budget.used(Use::Scratch), 0);
+            assert_eq!(world.budget.used(Use::Login), 0);
         });
     }
 
@@ -309,9 +309,9 @@ mod tests {
         run(async |world| {
             world.accepts.set(true);
             assert!(timeout(Duration::ZERO, world.acquire(Patience::Caller)).await.is_err());
-            assert_eq!(world.budget.used(Use::Scratch), 1, "the attempt goes on");
+            assert_eq!(world.budget.used(Use::Login), 1, "the attempt goes on");
             sleep_until((now() + Duration::from_secs(5)).into()).await;
-            assert_eq!((world.budget.used(Use::Scratch), world.dialer.is_shaking()), (0, false));
+            assert_eq!((world.budget.used(Use::Login), world.dialer.is_shaking()), (0, false));
         });
     }
 }

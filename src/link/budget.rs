@@ -11,7 +11,7 @@ use crate::config::WorkerShare;
 pub enum Use {
     Lane,
     Pool,
-    Scratch,
+    Login,
     Control,
     /// A subscriber: carries the subscriptions of many clients.
     Hub,
@@ -31,8 +31,8 @@ impl Budget {
     /// The budget of a worker with this share of the cap.
     #[must_use]
     pub fn new(share: WorkerShare) -> Arc<Self> {
-        let WorkerShare { control, scratch, lanes, pool, hubs } = share;
-        let limits = [lanes, pool, scratch, control, hubs];
+        let WorkerShare { control, login, lanes, pool, hubs } = share;
+        let limits = [lanes, pool, login, control, hubs];
         let free = limits.map(|limit| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))));
         Arc::new(Self { limits, free })
     }
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_permit_comes_back_when_dropped_and_never_before() {
-        let budget = Budget::new(WorkerShare { control: 1, scratch: 1, lanes: 1, pool: 0, hubs: 0 });
+        let budget = Budget::new(WorkerShare { control: 1, login: 1, lanes: 1, pool: 0, hubs: 0 });
         let first = budget.permit(Use::Lane);
         assert!(first.is_some() && budget.permit(Use::Lane).is_none() && budget.permit(Use::Pool).is_none());
         drop(first);
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_permit_that_comes_back_goes_to_the_first_who_waits() {
-        let budget = Budget::new(WorkerShare { control: 1, scratch: 1, lanes: 1, pool: 0, hubs: 0 });
+        let budget = Budget::new(WorkerShare { control: 1, login: 1, lanes: 1, pool: 0, hubs: 0 });
         let (held, mut cx) = (budget.permit(Use::Lane), Context::from_waker(Waker::noop()));
         let mut waiting: [Option<Waiter<'_>>; 3] =
             [0, 1, 2].map(|_| Some(Box::pin(budget.wait(Use::Lane)) as Waiter<'_>));

@@ -18,7 +18,7 @@ const FULL: Duration = Duration::from_secs(1);
 
 /// What an attempt that failed says of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum AttemptFailure {
     /// The server is not there, or does not answer.
     Silent,
     /// The server answers and accepts no connection now, because it is loading.
@@ -27,7 +27,7 @@ pub(super) enum Failure {
     Full,
 }
 
-impl Failure {
+impl AttemptFailure {
     /// What a failed attempt says.
     pub(super) fn of(cause: ConnectError) -> Self {
         match cause {
@@ -119,7 +119,13 @@ impl Circuit {
 
     /// An attempt that began at `began` failed, or a connection ended that had served nobody. `chance` is in [0, 1).
     /// Returns the pause, or nothing for one of several attempts that failed together.
-    pub(super) fn on_failure(&mut self, began: Instant, now: Instant, why: Failure, chance: f64) -> Option<Duration> {
+    pub(super) fn on_failure(
+        &mut self,
+        began: Instant,
+        now: Instant,
+        why: AttemptFailure,
+        chance: f64,
+    ) -> Option<Duration> {
         self.serving_since = None;
         if self.last_failure.replace(now).is_some_and(|last| began < last) && self.retry_at(now).is_some() {
             return None;
@@ -127,13 +133,13 @@ impl Circuit {
         let step = self.first.saturating_mul(1 << self.step.min(20)).min(self.longest);
         self.step = self.step.saturating_add(1);
         // Full jitter: workers and processes that lost the same server at the same moment spread over the whole step.
-        let mut pause = step.mul_f64(chance);
-        if why == Failure::Full {
-            pause = pause.max(FULL.min(self.longest));
+        let mut backoff = step.mul_f64(chance);
+        if why == AttemptFailure::Full {
+            backoff = backoff.max(FULL.min(self.longest));
         }
-        self.retry_at = Some(now + pause);
+        self.retry_at = Some(now + backoff);
         self.probe_until = None;
-        if why == Failure::Silent {
+        if why == AttemptFailure::Silent {
             self.failures = self.failures.saturating_add(1);
             let since = *self.failing_since.get_or_insert(began);
             let long_enough = now.saturating_duration_since(since) >= self.patience;
@@ -146,7 +152,7 @@ impl Circuit {
             self.failing_since = None;
             self.state = CircuitState::Closed;
         }
-        Some(pause)
+        Some(backoff)
     }
 
     /// A connection stands. That alone says little: one that is lost before it has answered a command goes on where the
@@ -194,7 +200,7 @@ mod tests {
     fn open(circuit: &mut Circuit, start: Instant) -> Instant {
         for n in 0..5 {
             let at = after(start, n * 300);
-            circuit.on_failure(at, at, Failure::Silent, 0.99);
+            circuit.on_failure(at, at, AttemptFailure::Silent, 0.99);
         }
         after(start, 1200)
     }
@@ -206,16 +212,16 @@ mod tests {
             .filter_map(|n| {
                 let at = after(start, n * 3000);
                 circuit.on_connected();
-                circuit.on_failure(at, at, Failure::Silent, 0.999)
+                circuit.on_failure(at, at, AttemptFailure::Silent, 0.999)
             })
             .collect();
         assert!(pauses.windows(2).all(|p| p[1] >= p[0]) && pauses[7] > Duration::from_millis(1900), "{pauses:?}");
         assert!(!circuit.on_service(after(start, 30_000)) && !circuit.on_service(after(start, 39_000)));
         let at = after(start, 39_500);
-        assert!(circuit.on_failure(at, at, Failure::Silent, 0.999) > Some(Duration::from_millis(1900)));
+        assert!(circuit.on_failure(at, at, AttemptFailure::Silent, 0.999) > Some(Duration::from_millis(1900)));
         assert!(!circuit.on_service(after(start, 50_000)) && circuit.on_service(after(start, 60_000)));
         let at = after(start, 61_000);
-        assert!(circuit.on_failure(at, at, Failure::Silent, 0.999) < Some(Duration::from_millis(51)));
+        assert!(circuit.on_failure(at, at, AttemptFailure::Silent, 0.999) < Some(Duration::from_millis(51)));
     }
 
     #[test]
@@ -238,11 +244,11 @@ mod tests {
         let (mut circuit, start) = (circuit(), Instant::now());
         let now = after(open(&mut circuit, start), 3000);
         assert!(circuit.begin(now, FULL));
-        circuit.on_failure(now, now, Failure::Silent, 0.5);
+        circuit.on_failure(now, now, AttemptFailure::Silent, 0.5);
         assert_eq!(circuit.state(), CircuitState::Open);
         let now = after(now, 3000);
         assert!(circuit.begin(now, FULL));
-        circuit.on_failure(now, now, Failure::Refusing, 0.5);
+        circuit.on_failure(now, now, AttemptFailure::Refusing, 0.5);
         assert_eq!(circuit.state(), CircuitState::Closed, "who answers -LOADING is there");
     }
 
@@ -251,7 +257,7 @@ mod tests {
         let (mut circuit, start) = (circuit(), Instant::now());
         for n in 0..20 {
             let at = after(start, n * 40);
-            circuit.on_failure(at, at, Failure::Silent, 0.0);
+            circuit.on_failure(at, at, AttemptFailure::Silent, 0.0);
         }
         assert_eq!(circuit.state(), CircuitState::Closed);
     }
@@ -259,8 +265,8 @@ mod tests {
     #[test]
     fn attempts_that_fail_together_count_once() {
         let (mut circuit, start) = (circuit(), Instant::now());
-        assert!(circuit.on_failure(start, after(start, 10), Failure::Silent, 0.9).is_some());
-        assert!(circuit.on_failure(start, after(start, 11), Failure::Silent, 0.9).is_none());
+        assert!(circuit.on_failure(start, after(start, 10), AttemptFailure::Silent, 0.9).is_some());
+        assert!(circuit.on_failure(start, after(start, 11), AttemptFailure::Silent, 0.9).is_none());
         assert_eq!(circuit.failures(), 1);
     }
 }

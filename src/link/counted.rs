@@ -41,7 +41,7 @@ impl Counted {
     }
 
     /// Somebody holds it.
-    pub(super) fn on_lent(&mut self) {
+    pub(super) fn on_leased(&mut self) {
         self.enter(UpstreamState::Active);
     }
 
@@ -97,7 +97,7 @@ impl From<Use> for UpstreamKind {
         match purpose {
             Use::Lane => Self::Lane,
             Use::Pool => Self::Pool,
-            Use::Scratch => Self::Login,
+            Use::Login => Self::Login,
             Use::Control => Self::Control,
             Use::Hub => Self::Hub,
         }
@@ -119,7 +119,7 @@ mod tests {
         one.on_ready();
         one.on_returned();
         assert_eq!((level(UpstreamState::Idle), level(UpstreamState::Active)), (1, 0));
-        one.on_lent();
+        one.on_leased();
         one.on_closing(UpstreamCloseReason::Moved);
         one.on_closing(UpstreamCloseReason::Client);
         two.on_closing(UpstreamCloseReason::Client); // it never was ready

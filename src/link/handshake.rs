@@ -13,7 +13,7 @@ use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
 
 /// Everything a handshake needs besides the socket.
-pub(super) struct Login<'a> {
+pub(super) struct HandshakeLogin<'a> {
     pub key: &'a RouteKey,
     pub credentials: Option<&'a Credentials>,
     /// The identity may not run SELECT: the database is selected as who is behind clients that do not log in, before
@@ -38,7 +38,7 @@ pub(super) enum Refused {
 
 /// What each reply of the batch must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum HandshakeStep {
     Reset,
     Hello,
     /// The login behind a SELECT.
@@ -53,7 +53,7 @@ enum Step {
 /// The batch of a handshake, and the check of its replies. Pure.
 pub(super) struct Handshake {
     batch: BytesMut,
-    steps: Vec<Step>,
+    steps: Vec<HandshakeStep>,
     nonce: String,
     /// RESP2 for an identity that is not allowed HELLO: such a connection already is what it should be.
     may_lack_hello: bool,
@@ -62,7 +62,7 @@ pub(super) struct Handshake {
 impl Handshake {
     /// Encodes the batch for `login`.
     #[must_use]
-    pub(super) fn new(login: &Login<'_>) -> Self {
+    pub(super) fn new(login: &HandshakeLogin<'_>) -> Self {
         let mut batch = BytesMut::with_capacity(256);
         let mut steps = Vec::with_capacity(8);
         let version = login.key.resp.number().to_string();
@@ -73,25 +73,25 @@ impl Handshake {
         hello.extend([b"SETNAME".as_slice(), login.name.as_bytes()]);
         encode::command(&mut batch, &hello);
         encode::command(&mut batch, &["CLIENT", "NO-EVICT", "ON"]);
-        steps.extend([Step::Hello, Step::NoEvict]);
+        steps.extend([HandshakeStep::Hello, HandshakeStep::NoEvict]);
         if login.key.db != 0 && !bug("skip_select") {
             encode::command(&mut batch, &["SELECT", &login.key.db.to_string()]);
-            steps.push(Step::State);
+            steps.push(HandshakeStep::State);
         }
         if let (Some(_), Some(c)) = (login.select_as, login.credentials) {
             encode::command(&mut batch, &[b"AUTH".as_slice(), &c.user, &c.password]);
-            steps.push(Step::Auth);
+            steps.push(HandshakeStep::Auth);
         }
         if login.key.readonly {
             encode::command(&mut batch, &["READONLY"]);
-            steps.push(Step::State);
+            steps.push(HandshakeStep::State);
         }
         if login.key.no_touch {
             encode::command(&mut batch, &["CLIENT", "NO-TOUCH", "ON"]);
-            steps.push(Step::State);
+            steps.push(HandshakeStep::State);
         }
         encode::command(&mut batch, &["PING", login.nonce]);
-        steps.push(Step::Nonce);
+        steps.push(HandshakeStep::Nonce);
         let may_lack_hello = version == "2" && login.key.identity == Identity::Implicit && login.credentials.is_none();
         Self { batch, steps, nonce: login.nonce.to_owned(), may_lack_hello }
     }
@@ -103,7 +103,12 @@ impl Handshake {
         encode::command(&mut batch, &["RESET"]);
         encode::command(&mut batch, &["CLIENT", "ID"]);
         encode::command(&mut batch, &["CLIENT", "SETNAME", name]);
-        Self { batch, steps: vec![Step::Reset, Step::Id, Step::NoEvict], nonce: String::new(), may_lack_hello: false }
+        Self {
+            batch,
+            steps: vec![HandshakeStep::Reset, HandshakeStep::Id, HandshakeStep::NoEvict],
+            nonce: String::new(),
+            may_lack_hello: false,
+        }
     }
 
     /// The bytes to send, in one write.
@@ -127,21 +132,23 @@ impl Handshake {
         let Some(step) = self.steps.get(index) else { return Err(Refused::OutOfStep("surplus reply".into())) };
         let error = (reply.first() == Some(&b'-')).then(|| line(reply));
         match (step, error) {
-            (Step::Reset, None) if reply == b"+RESET\r\n" => Ok(None),
-            (Step::Hello, None) => Ok(hello_id(reply)),
-            (Step::Hello, Some(text)) if self.may_lack_hello && text.starts_with(b"NOPERM") => Ok(Some(0)),
-            (Step::Reset | Step::Hello | Step::Auth, Some(text)) => Err(Refused::Identity(text)),
-            (Step::Id, None) => Ok(decoded(reply).ok().and_then(|id| id.as_int())),
-            (Step::Id, Some(_)) => Ok(None),
+            (HandshakeStep::Reset, None) if reply == b"+RESET\r\n" => Ok(None),
+            (HandshakeStep::Hello, None) => Ok(hello_id(reply)),
+            (HandshakeStep::Hello, Some(text)) if self.may_lack_hello && text.starts_with(b"NOPERM") => Ok(Some(0)),
+            (HandshakeStep::Reset | HandshakeStep::Hello | HandshakeStep::Auth, Some(text)) => {
+                Err(Refused::Identity(text))
+            }
+            (HandshakeStep::Id, None) => Ok(decoded(reply).ok().and_then(|id| id.as_int())),
+            (HandshakeStep::Id, Some(_)) => Ok(None),
             // Optional, and not known to every server.
-            (Step::NoEvict, _) => Ok(None),
-            (Step::State | Step::Auth, None) if reply == b"+OK\r\n" => Ok(None),
-            (Step::State, Some(text)) => Err(Refused::State(text)),
+            (HandshakeStep::NoEvict, _) => Ok(None),
+            (HandshakeStep::State | HandshakeStep::Auth, None) if reply == b"+OK\r\n" => Ok(None),
+            (HandshakeStep::State, Some(text)) => Err(Refused::State(text)),
             // The identity may not be allowed PING, or the server is busy or loading: still the right position.
-            (Step::Nonce, Some(text)) if tolerable(&text) => Ok(None),
-            (Step::Nonce, Some(text)) => Err(Refused::Identity(text)),
-            (Step::Nonce, None) if reply == bulk(&self.nonce) => Ok(None),
-            (Step::Reset | Step::State | Step::Auth | Step::Nonce, None) => {
+            (HandshakeStep::Nonce, Some(text)) if tolerable(&text) => Ok(None),
+            (HandshakeStep::Nonce, Some(text)) => Err(Refused::Identity(text)),
+            (HandshakeStep::Nonce, None) if reply == bulk(&self.nonce) => Ok(None),
+            (HandshakeStep::Reset | HandshakeStep::State | HandshakeStep::Auth | HandshakeStep::Nonce, None) => {
                 Err(Refused::OutOfStep(format!("unexpected reply to {step:?}")))
             }
         }
@@ -172,7 +179,7 @@ mod tests {
     use super::*;
 
     fn login(key: &RouteKey) -> Handshake {
-        Handshake::new(&Login { key, credentials: None, select_as: None, name: "respmux:1:0:1", nonce: "n-1" })
+        Handshake::new(&HandshakeLogin { key, credentials: None, select_as: None, name: "respmux:1:0:1", nonce: "n-1" })
     }
 
     #[test]

@@ -11,34 +11,34 @@
 mod acquire;
 mod budget;
 mod circuit;
-mod connect;
 mod counted;
-mod current;
+mod dialer;
+mod error_hints;
+mod generation;
 mod handshake;
+mod handshake_timeout;
 mod keyring;
+mod last_error;
+mod login_refusal;
 #[cfg(test)]
-pub(crate) mod memory;
-mod mistakes;
-mod open;
-mod owned;
-mod patience;
+pub(crate) mod memory_socket;
+mod open_socket;
+mod own_ids;
 mod pump;
-mod refusal;
 mod server;
 mod socket;
 mod tls;
-mod trouble;
 
 pub use acquire::{Patience, Start, Wanted};
 pub use budget::{Budget, Permit, Use};
-pub use connect::{DialError, Dialer, DialerParts};
+pub use dialer::{DialError, Dialer, DialerParts};
 pub use handshake::tolerable;
 pub use keyring::{Credentials, Keyring};
-pub use owned::{Owned, OwnedId};
+pub use own_ids::{OwnId, OwnIds};
 pub use pump::{Outgoing, Pump};
 pub(crate) use server::{ServerClient, ServerRef};
 pub use socket::{ReadHalf, Socket, WriteHalf};
-pub use tls::{ClientTls, Material, Tls, client_config, server_config, server_name};
+pub use tls::{ClientTls, Material, TlsStream, client_config, server_config, server_name};
 
 use std::io;
 use std::pin::Pin;
@@ -66,10 +66,10 @@ const CALL_LIMIT: usize = 64 << 20;
 /// counted until then.
 pub struct Link {
     socket: Option<Socket>,
-    place: Option<Place>,
+    place: Option<Occupancy>,
     key: RouteKey,
     /// CLIENT ID on the upstream, from HELLO; 0 when HELLO was not permitted.
-    id: OwnedId,
+    id: OwnId,
     /// Bytes of a reply that a [`Link::call`] has not finished reading.
     unread: BytesMut,
     /// The server to which it leads, as that was known when the connection was begun.
@@ -77,7 +77,7 @@ pub struct Link {
 }
 
 /// What a connection takes for as long as the upstream has it.
-struct Place {
+struct Occupancy {
     permit: Permit,
     counted: Counted,
 }
@@ -210,8 +210,8 @@ impl Link {
     }
 
     /// Counts the connection as lent.
-    pub fn on_lent(&mut self) {
-        self.counted().on_lent();
+    pub fn on_leased(&mut self) {
+        self.counted().on_leased();
     }
 
     /// Closes in order: our side first, then wait for the upstream's. Whoever drops the permit gives the

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 #[cfg(test)]
-use super::memory::MemorySocket;
-use super::tls::Tls;
+use super::memory_socket::MemorySocket;
+use super::tls::TlsStream;
 
 /// A connected stream socket.
 pub enum Socket {
@@ -22,7 +22,7 @@ pub enum Socket {
     Unix(UnixStream),
     #[cfg(test)]
     Memory(MemorySocket),
-    Tls(Rc<Tls>),
+    Tls(Rc<TlsStream>),
 }
 
 impl Socket {
@@ -149,7 +149,7 @@ pub enum ReadHalf {
     Unix(unix::OwnedReadHalf),
     #[cfg(test)]
     Memory(MemorySocket),
-    Tls(Rc<Tls>),
+    Tls(Rc<TlsStream>),
 }
 
 impl ReadHalf {
@@ -171,7 +171,7 @@ pub enum WriteHalf {
     Unix(unix::OwnedWriteHalf),
     #[cfg(test)]
     Memory(MemorySocket),
-    Tls(Rc<Tls>),
+    Tls(Rc<TlsStream>),
 }
 
 /// The writing half of a TCP socket. When it goes while the peer may still send, that direction is shut down first:

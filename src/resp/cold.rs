@@ -82,7 +82,7 @@ pub fn decode(frame: &[u8]) -> Option<Value> {
     if len != frame.len() {
         return None;
     }
-    let mut reader = Reader { bytes: Bytes::copy_from_slice(frame), at: 0 };
+    let mut reader = FrameReader { bytes: Bytes::copy_from_slice(frame), at: 0 };
     reader.take_value()
 }
 
@@ -90,12 +90,12 @@ pub fn decode(frame: &[u8]) -> Option<Value> {
 ///
 /// `redis-protocol` decodes what is no aggregate. The aggregates are ours, as it refuses those of real servers: sets of
 /// maps (`COMMAND` in RESP3), nils of one protocol beside types of the other, pushes in the reply of `EXEC`.
-struct Reader {
+struct FrameReader {
     bytes: Bytes,
     at: usize,
 }
 
-impl Reader {
+impl FrameReader {
     fn take_value(&mut self) -> Option<Value> {
         self.skip_attributes()?;
         match self.bytes.get(self.at)? {

@@ -67,7 +67,7 @@ impl FrameKind {
 
 /// What the next byte is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum FrameState {
     /// The type of a frame or element.
     Head,
     /// Anything up to a `\r`: a line of type `+`, `-` or `(`.
@@ -85,7 +85,7 @@ enum State {
 
 /// An aggregate that is not over.
 #[derive(Debug, Clone, Copy)]
-struct Level {
+struct AggregateLevel {
     /// Elements still to come, with the one in progress.
     left: u64,
     /// Not an element of what surrounds it: an attribute, or a push inside a frame.
@@ -96,12 +96,12 @@ struct Level {
 /// later chunk, so a frame may be passed on while it arrives.
 #[derive(Debug)]
 pub struct ReplyScanner {
-    state: State,
+    state: FrameState,
     /// First byte of the frame proper; 0 while unknown.
     kind: u8,
     /// A frame, or an attribute before one, has begun.
     begun: bool,
-    levels: Vec<Level>,
+    levels: Vec<AggregateLevel>,
     max_depth: usize,
 }
 
@@ -119,7 +119,7 @@ impl ReplyScanner {
 
     /// A scanner that calls a frame with more than `max_depth` open aggregates invalid.
     pub(super) fn with_max_depth(max_depth: usize) -> Self {
-        Self { state: State::Head, kind: 0, begun: false, levels: Vec::new(), max_depth }
+        Self { state: FrameState::Head, kind: 0, begun: false, levels: Vec::new(), max_depth }
     }
 
     /// Reads the next chunk of the stream, up to the end of the frame in progress or of the chunk. After
@@ -143,7 +143,7 @@ impl ReplyScanner {
                     return Advance::Complete { len: at, kind: self.take_frame() };
                 }
                 Err(error) => {
-                    self.state = State::Failed(error);
+                    self.state = FrameState::Failed(error);
                     return Advance::Invalid(error);
                 }
             }
@@ -167,7 +167,7 @@ impl ReplyScanner {
         if self.levels.capacity() > RETAINED_LEVELS {
             self.levels.shrink_to(RETAINED_LEVELS);
         }
-        self.state = State::Head;
+        self.state = FrameState::Head;
         self.begun = false;
         let kind = FrameKind(self.kind);
         self.kind = 0;
@@ -177,7 +177,7 @@ impl ReplyScanner {
     /// Reads on from `at` by one element, or by what there is of a line or bulk. `true` when the frame has ended.
     #[inline]
     fn step(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
-        if self.state != State::Head {
+        if self.state != FrameState::Head {
             return self.resume(chunk, at);
         }
         if !self.levels.is_empty()
@@ -203,13 +203,13 @@ impl ReplyScanner {
                     *at = next;
                     return self.on_announced(announced(kind, length)?, chunk, at);
                 }
-                self.state = State::Line(Line::Length(kind, Integer::default()));
+                self.state = FrameState::Line(Line::Length(kind, Integer::default()));
             }
-            b'+' | b'-' | b'(' => self.state = State::Text,
-            b':' => self.state = State::Line(Line::Integer(Integer::default())),
-            b',' => self.state = State::Line(Line::Double(Double::Start)),
-            b'#' => self.state = State::Line(Line::Bool(false)),
-            b'_' => self.state = State::Line(Line::Null),
+            b'+' | b'-' | b'(' => self.state = FrameState::Text,
+            b':' => self.state = FrameState::Line(Line::Integer(Integer::default())),
+            b',' => self.state = FrameState::Line(Line::Double(Double::Start)),
+            b'#' => self.state = FrameState::Line(Line::Bool(false)),
+            b'_' => self.state = FrameState::Line(Line::Null),
             other => {
                 // The type byte is not known to be one: there is no frame of this kind.
                 self.kind = 0;
@@ -223,17 +223,17 @@ impl ReplyScanner {
     /// Goes on with a line or bulk that is not over.
     fn resume(&mut self, chunk: &[u8], at: &mut usize) -> Result<bool, ReplyError> {
         match self.state {
-            State::Head => Ok(false),
-            State::Text => self.in_text(chunk, at),
-            State::Payload(left) => self.in_payload(left, chunk, at),
-            State::PayloadEnd => match chunk.get(*at) {
+            FrameState::Head => Ok(false),
+            FrameState::Text => self.in_text(chunk, at),
+            FrameState::Payload(left) => self.in_payload(left, chunk, at),
+            FrameState::PayloadEnd => match chunk.get(*at) {
                 Some(b'\r') => self.on_line_end(Next::Over, chunk, at),
                 Some(_) => Err(ReplyError::MissingCrlf),
                 None => Ok(false),
             },
-            State::LineFeed(next) => self.on_line_feed(next, chunk, at),
-            State::Failed(error) => Err(error),
-            State::Line(line) => self.in_line(line, chunk, at),
+            FrameState::LineFeed(next) => self.on_line_feed(next, chunk, at),
+            FrameState::Failed(error) => Err(error),
+            FrameState::Line(line) => self.in_line(line, chunk, at),
         }
     }
 
@@ -260,7 +260,7 @@ impl ReplyScanner {
             line = line.with_content(byte)?;
             *at += 1;
         }
-        self.state = State::Line(line);
+        self.state = FrameState::Line(line);
         Ok(false)
     }
 
@@ -280,7 +280,7 @@ impl ReplyScanner {
             }
             Some(_) => Err(ReplyError::MissingCrlf),
             None => {
-                self.state = State::LineFeed(next);
+                self.state = FrameState::LineFeed(next);
                 Ok(false)
             }
         }
@@ -316,19 +316,19 @@ impl ReplyScanner {
         let rest = (chunk.len() - *at) as u64;
         if rest < left {
             *at = chunk.len();
-            self.state = State::Payload(left - rest);
+            self.state = FrameState::Payload(left - rest);
             return Ok(false);
         }
         // `left` is at most `rest`, which is a usize.
         *at += left as usize;
-        self.state = State::PayloadEnd;
+        self.state = FrameState::PayloadEnd;
         self.resume(chunk, at)
     }
 
     /// An aggregate of `count` elements or pairs begins.
     #[inline]
     fn open(&mut self, kind: u8, count: u64) -> Result<bool, ReplyError> {
-        self.state = State::Head;
+        self.state = FrameState::Head;
         let aside = kind == b'|' || (kind == b'>' && !self.levels.is_empty());
         if count == 0 {
             return Ok(!aside && self.end_element());
@@ -337,14 +337,14 @@ impl ReplyScanner {
             return Err(ReplyError::TooDeep);
         }
         let left = if matches!(kind, b'%' | b'|') { count * 2 } else { count };
-        self.levels.push(Level { left, aside });
+        self.levels.push(AggregateLevel { left, aside });
         Ok(false)
     }
 
     /// An element is over, and so may be what surrounds it. `true` when that is the whole frame.
     #[inline]
     fn end_element(&mut self) -> bool {
-        self.state = State::Head;
+        self.state = FrameState::Head;
         while let Some(level) = self.levels.last_mut() {
             level.left -= 1;
             if level.left > 0 {

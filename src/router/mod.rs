@@ -9,23 +9,23 @@
 //! subscriptions (all this is `settle`), then its pinned connection (a transaction first), then the command's own
 //! class.
 
-mod pause;
 mod pinned;
 mod route;
+mod server_pause;
 mod words;
 
-pub use pause::{Extent, Passage, PauseChange, passage, pause_change};
 pub use pinned::route_pinned;
 pub use route::{Aside, Effect, FreeRoute, Local, Login, PinReason, PinnedRoute, Refusal, Relay, Switch};
+pub use server_pause::{Extent, Passage, PauseChange, passage, pause_change};
 
 use crate::command::{CommandId, CommandTable, Lookup, Op, Policy, stream_read_blocks, token_is};
-use crate::session::Guard;
+use crate::session::TransactionGuard;
 
 /// What routing may know of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub authenticated: bool,
-    pub guard: Guard,
+    pub guard: TransactionGuard,
     pub subscriptions: SubscriptionView,
     /// Which commands the operator forbids to this client.
     pub policy: Policy,
@@ -133,10 +133,10 @@ fn settle(
     }
     match (facts.guard, op) {
         // A new MULTI or WATCH is a new attempt; anything else belongs to the transaction that was lost.
-        (Guard::Poisoned, Op::Reset | Op::Multi | Op::Watch) => {}
-        (Guard::Poisoned, _) => return Err(poisoned(op)),
-        (Guard::WatchBroken, Op::Unwatch) if pinned.is_none() => return Err(Aside::Local(Local::Unwatch)),
-        (Guard::WatchBroken | Guard::Intact, _) => {}
+        (TransactionGuard::Poisoned, Op::Reset | Op::Multi | Op::Watch) => {}
+        (TransactionGuard::Poisoned, _) => return Err(poisoned(op)),
+        (TransactionGuard::WatchBroken, Op::Unwatch) if pinned.is_none() => return Err(Aside::Local(Local::Unwatch)),
+        (TransactionGuard::WatchBroken | TransactionGuard::Intact, _) => {}
     }
     match (facts.subscriptions, op) {
         (SubscriptionView::Two, _) if let Lookup::Known(id) = lookup => {
@@ -160,7 +160,7 @@ fn unknown(facts: Facts, denied: bool) -> Result<Open, Aside> {
     let refusal = match () {
         () if !facts.authenticated => Refusal::NotAuthenticated,
         () if denied => Refusal::Denied,
-        () if facts.guard == Guard::Poisoned => Refusal::Poisoned,
+        () if facts.guard == TransactionGuard::Poisoned => Refusal::Poisoned,
         () => return Ok(Open::Unknown),
     };
     Err(Aside::Refuse(refusal))
@@ -203,7 +203,7 @@ fn of_class(op: Op, args: &impl Args) -> FreeRoute {
         Op::StreamRead if stream_reads_at_once(args) => FreeRoute::Lane,
         Op::Publish => FreeRoute::Publish,
         Op::StreamRead | Op::Blocking => FreeRoute::Pin(PinReason::Blocking),
-        Op::BlockingPop => FreeRoute::Fold,
+        Op::BlockingPop => FreeRoute::WaitGroup,
         Op::Multi => FreeRoute::Pin(PinReason::Transaction),
         Op::Watch => FreeRoute::Pin(PinReason::Watch),
         Op::Subscribe | Op::Unsubscribe => FreeRoute::Pin(PinReason::Subscribe),
@@ -315,7 +315,7 @@ mod tests {
         let table = CommandTable::new();
         let facts = Facts {
             authenticated: true,
-            guard: Guard::Intact,
+            guard: TransactionGuard::Intact,
             subscriptions: SubscriptionView::Open,
             policy: Policy::ALLOW_ALL,
             debug: false,

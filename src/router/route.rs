@@ -15,7 +15,7 @@ pub enum FreeRoute {
     /// Lease a connection, then relay.
     Pin(PinReason),
     /// Waits together with the other clients that wait for the same (docs/design/semantics.md 7.2).
-    Fold,
+    WaitGroup,
     /// The command moves the client to another lane, and runs there to be confirmed.
     Switch(Switch),
     /// The upstream proves the identity on a connection of its own.

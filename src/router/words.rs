@@ -19,7 +19,7 @@ impl FreeRoute {
                 ("subscription connection", "it carries the subscriptions of all clients of this user on this worker")
             }
             Self::Pin(reason) => (pin_way(reason), pin_why(reason)),
-            Self::Fold => (
+            Self::WaitGroup => (
                 "group of blocked clients",
                 "asked once without waiting, over the shared connection; then the client waits together with all that wait \
                  for the same",

@@ -15,7 +15,7 @@ pub use crate::command::Family;
 pub use identity::Identity;
 pub use names::{Flavour, check_info_value, check_name};
 pub use subscription::Subscribed;
-pub use transaction::{Reply, Tracked, Transaction};
+pub use transaction::{ReplyShape, Tracked, Transaction};
 
 /// Protocol version of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,7 +70,7 @@ pub enum ReplyMode {
 /// Whether the client may run its transaction commands. The marks keep a client that ignores errors from running
 /// its body unguarded after a failure that respmux made itself (rule M6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Guard {
+pub enum TransactionGuard {
     #[default]
     Intact,
     /// A WATCH was lost: the next transaction must not execute, its EXEC is nil.
@@ -95,7 +95,7 @@ pub enum MaintNotifications {
 pub struct Session {
     pub key: RouteKey,
     pub reply: ReplyMode,
-    pub guard: Guard,
+    pub guard: TransactionGuard,
     pub notices: MaintNotifications,
     /// Which commands are forbidden to it.
     pub policy: Policy,
@@ -118,7 +118,7 @@ impl Session {
         Self {
             key: RouteKey::fresh(Identity::Implicit, db),
             reply: ReplyMode::On,
-            guard: Guard::Intact,
+            guard: TransactionGuard::Intact,
             notices: MaintNotifications::Off,
             policy,
             labels: None,
@@ -153,7 +153,7 @@ impl Session {
         if self.reply != ReplyMode::Never {
             self.reply = ReplyMode::On;
         }
-        self.guard = Guard::Intact;
+        self.guard = TransactionGuard::Intact;
         self.notices = MaintNotifications::Off;
         if let Some(labels) = &mut self.labels {
             labels.name.clear();

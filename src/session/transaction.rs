@@ -22,14 +22,14 @@ pub enum Tracked {
 
 /// The part of a reply that matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum ReplyShape {
     Error,
     Ok,
     Other,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum TransactionState {
     #[default]
     Clean,
     Watching,
@@ -44,36 +44,39 @@ enum State {
 /// Follows one lent connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Transaction {
-    state: State,
+    state: TransactionState,
 }
 
 impl Transaction {
     /// The upstream answered `request`.
-    pub fn on_reply(&mut self, request: Tracked, reply: Reply) {
+    pub fn on_reply(&mut self, request: Tracked, reply: ReplyShape) {
         self.state = match (self.state, request, reply) {
-            (State::Clean, Tracked::Watch, Reply::Ok) => State::Watching,
-            (State::Watching, Tracked::Unwatch, Reply::Ok) => State::Clean,
-            (State::Clean | State::Watching, Tracked::Multi, Reply::Ok) => {
-                State::Queueing { watching: self.state == State::Watching, aborted: false, queued: 0 }
+            (TransactionState::Clean, Tracked::Watch, ReplyShape::Ok) => TransactionState::Watching,
+            (TransactionState::Watching, Tracked::Unwatch, ReplyShape::Ok) => TransactionState::Clean,
+            (TransactionState::Clean | TransactionState::Watching, Tracked::Multi, ReplyShape::Ok) => {
+                TransactionState::Queueing {
+                    watching: self.state == TransactionState::Watching,
+                    aborted: false,
+                    queued: 0,
+                }
             }
-            (State::Queueing { .. }, Tracked::Exec, _) | (State::Queueing { .. }, Tracked::Discard, Reply::Ok) => {
-                State::Clean
-            }
+            (TransactionState::Queueing { .. }, Tracked::Exec, _)
+            | (TransactionState::Queueing { .. }, Tracked::Discard, ReplyShape::Ok) => TransactionState::Clean,
             // Nested MULTI and WATCH are refused but never queued; on Redis the transaction goes on, on Valkey
             // EXEC aborts. Either way the server decides at EXEC.
-            (State::Queueing { watching, queued, .. }, _, Reply::Error) => {
-                State::Queueing { watching, aborted: true, queued }
+            (TransactionState::Queueing { watching, queued, .. }, _, ReplyShape::Error) => {
+                TransactionState::Queueing { watching, aborted: true, queued }
             }
-            (State::Queueing { watching, aborted, queued }, _, _) => {
-                State::Queueing { watching, aborted, queued: queued + 1 }
+            (TransactionState::Queueing { watching, aborted, queued }, _, _) => {
+                TransactionState::Queueing { watching, aborted, queued: queued + 1 }
             }
-            (state @ (State::Clean | State::Watching), _, _) => state,
+            (state @ (TransactionState::Clean | TransactionState::Watching), _, _) => state,
         };
     }
 
     /// respmux itself refused a command of the body (rule M7).
     pub fn on_refused(&mut self) {
-        if let State::Queueing { aborted, .. } = &mut self.state {
+        if let TransactionState::Queueing { aborted, .. } = &mut self.state {
             *aborted = true;
         }
     }
@@ -81,39 +84,39 @@ impl Transaction {
     /// MULTI was answered and neither EXEC nor DISCARD.
     #[must_use]
     pub fn queueing(&self) -> bool {
-        matches!(self.state, State::Queueing { .. })
+        matches!(self.state, TransactionState::Queueing { .. })
     }
 
     /// A command of the body was refused.
     #[must_use]
     pub fn aborted(&self) -> bool {
-        matches!(self.state, State::Queueing { aborted: true, .. })
+        matches!(self.state, TransactionState::Queueing { aborted: true, .. })
     }
 
     /// How many commands EXEC will run.
     #[must_use]
     pub fn queued(&self) -> u32 {
-        if let State::Queueing { queued, .. } = self.state { queued } else { 0 }
+        if let TransactionState::Queueing { queued, .. } = self.state { queued } else { 0 }
     }
 
     /// Watches are set (also while queueing).
     #[must_use]
     pub fn watching(&self) -> bool {
-        matches!(self.state, State::Watching | State::Queueing { watching: true, .. })
+        matches!(self.state, TransactionState::Watching | TransactionState::Queueing { watching: true, .. })
     }
 
     /// Nothing remains that the next user of the connection could notice.
     #[must_use]
     pub fn clean(&self) -> bool {
-        self.state == State::Clean
+        self.state == TransactionState::Clean
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Reply, Tracked, Transaction};
+    use super::{ReplyShape, Tracked, Transaction};
 
-    fn after(steps: &[(Tracked, Reply)]) -> Transaction {
+    fn after(steps: &[(Tracked, ReplyShape)]) -> Transaction {
         let mut transaction = Transaction::default();
         for (request, reply) in steps {
             transaction.on_reply(*request, *reply);
@@ -123,30 +126,36 @@ mod tests {
 
     #[test]
     fn any_exec_reply_in_multi_ends_it_and_its_watches() {
-        for reply in [Reply::Ok, Reply::Error, Reply::Other] {
-            let steps = [(Tracked::Watch, Reply::Ok), (Tracked::Multi, Reply::Ok), (Tracked::Exec, reply)];
+        for reply in [ReplyShape::Ok, ReplyShape::Error, ReplyShape::Other] {
+            let steps = [(Tracked::Watch, ReplyShape::Ok), (Tracked::Multi, ReplyShape::Ok), (Tracked::Exec, reply)];
             assert!(after(&steps).clean());
         }
     }
 
     #[test]
     fn errors_outside_multi_change_nothing() {
-        assert!(after(&[(Tracked::Multi, Reply::Error)]).clean());
-        let watching =
-            after(&[(Tracked::Watch, Reply::Ok), (Tracked::Exec, Reply::Error), (Tracked::Discard, Reply::Error)]);
+        assert!(after(&[(Tracked::Multi, ReplyShape::Error)]).clean());
+        let watching = after(&[
+            (Tracked::Watch, ReplyShape::Ok),
+            (Tracked::Exec, ReplyShape::Error),
+            (Tracked::Discard, ReplyShape::Error),
+        ]);
         assert!(watching.watching() && !watching.clean());
     }
 
     #[test]
     fn discard_with_an_error_stays_in_multi_and_aborts() {
-        let state = after(&[(Tracked::Multi, Reply::Ok), (Tracked::Discard, Reply::Error)]);
+        let state = after(&[(Tracked::Multi, ReplyShape::Ok), (Tracked::Discard, ReplyShape::Error)]);
         assert!(state.queueing() && state.aborted());
     }
 
     #[test]
     fn unwatch_inside_multi_is_queued_not_obeyed() {
-        let state =
-            after(&[(Tracked::Watch, Reply::Ok), (Tracked::Multi, Reply::Ok), (Tracked::Unwatch, Reply::Other)]);
+        let state = after(&[
+            (Tracked::Watch, ReplyShape::Ok),
+            (Tracked::Multi, ReplyShape::Ok),
+            (Tracked::Unwatch, ReplyShape::Other),
+        ]);
         assert!(state.watching() && state.queued() == 1);
     }
 }

@@ -10,10 +10,10 @@ use metrics_process::collector::Metrics as Process;
 use super::facts::ProcessFacts;
 use super::histogram::Histogram;
 use super::reasons::{
-    AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, NameLookup, Origin,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ElementVia,
+    ErrorCode, HandoffResult, HandshakeResult, LatencyClass, LogLevel, LoginResult, LossVerdict, NameLookup, Origin,
     PinReason, RefuseReason, RejectReason, ReloadResult, RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide,
-    UpstreamCloseReason, UpstreamKind, UpstreamState,
+    UpstreamCloseReason, UpstreamKind, UpstreamState, WaiterState,
 };
 use super::shard::Shard;
 
@@ -27,14 +27,14 @@ pub struct Metric {
     pub scope: Scope,
     /// The labels that tell its series apart.
     pub axes: &'static [Axis],
-    pub(super) source: Source,
+    pub(super) source: MetricSource,
 }
 
 /// A label and all values it can have.
 pub type Axis = (&'static str, &'static [&'static str]);
 
 /// A place on the axes of a metric: one index for each axis, 0 where there is none.
-pub(super) type Place = [usize; 3];
+pub(super) type SeriesPlace = [usize; 3];
 
 /// The labels that all series of a metric share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub enum Scope {
 
 /// The TYPE of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only grows.
     Counter,
     /// Goes up and down.
@@ -60,7 +60,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// The word in the TYPE line.
     pub fn label(self) -> &'static str {
         match self {
@@ -72,13 +72,13 @@ impl Kind {
 }
 
 /// Where a value comes from. Values of shards are added up over all workers.
-pub(super) enum Source {
+pub(super) enum MetricSource {
     /// A counter of the shards.
-    Count(fn(&Shard, Place) -> u64),
+    Count(fn(&Shard, SeriesPlace) -> u64),
     /// A gauge of the shards.
-    Level(fn(&Shard, Place) -> u64),
+    Level(fn(&Shard, SeriesPlace) -> u64),
     /// A histogram of the shards.
-    Buckets(fn(&Shard, Place) -> &Histogram),
+    Buckets(fn(&Shard, SeriesPlace) -> &Histogram),
     /// The earliest time that any shard names; 0 is none.
     Earliest(fn(&Shard) -> f64),
     /// A counter of seconds, one series a worker, under the label `worker`.
@@ -86,9 +86,9 @@ pub(super) enum Source {
     /// Answered commands, one series for each command that was seen, under the label `cmd`.
     Commands,
     /// A counter of the process facts.
-    FactCount(fn(&ProcessFacts, Place) -> u64),
+    FactCount(fn(&ProcessFacts, SeriesPlace) -> u64),
     /// A gauge of the process facts.
-    Fact(fn(&ProcessFacts, Place) -> f64),
+    Fact(fn(&ProcessFacts, SeriesPlace) -> f64),
     /// A counter that the operating system keeps; absent where it does not tell.
     SystemCount(fn(&Process) -> Option<f64>),
     /// A gauge that the operating system keeps; absent where it does not tell.
@@ -97,15 +97,17 @@ pub(super) enum Source {
 
 impl Metric {
     /// The TYPE of the metric.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> MetricKind {
         match self.source {
-            Source::Count(_)
-            | Source::PerWorker(_)
-            | Source::Commands
-            | Source::FactCount(_)
-            | Source::SystemCount(_) => Kind::Counter,
-            Source::Level(_) | Source::Earliest(_) | Source::Fact(_) | Source::System(_) => Kind::Gauge,
-            Source::Buckets(_) => Kind::Histogram,
+            MetricSource::Count(_)
+            | MetricSource::PerWorker(_)
+            | MetricSource::Commands
+            | MetricSource::FactCount(_)
+            | MetricSource::SystemCount(_) => MetricKind::Counter,
+            MetricSource::Level(_) | MetricSource::Earliest(_) | MetricSource::Fact(_) | MetricSource::System(_) => {
+                MetricKind::Gauge
+            }
+            MetricSource::Buckets(_) => MetricKind::Histogram,
         }
     }
 
@@ -119,16 +121,16 @@ impl Metric {
             Scope::Config => &["sha256"],
         };
         let own = match self.source {
-            Source::PerWorker(_) => Some("worker"),
-            Source::Commands => Some("cmd"),
+            MetricSource::PerWorker(_) => Some("worker"),
+            MetricSource::Commands => Some("cmd"),
             _ => None,
         };
         scope.iter().copied().chain(self.axes.iter().map(|(name, _)| *name)).chain(own).collect()
     }
 
     /// All places on its axes.
-    pub(super) fn places(&self) -> Vec<Place> {
-        let mut places = vec![Place::default()];
+    pub(super) fn places(&self) -> Vec<SeriesPlace> {
+        let mut places = vec![SeriesPlace::default()];
         for (axis, (_, values)) in self.axes.iter().enumerate() {
             places = places
                 .iter()
@@ -169,12 +171,18 @@ const BUDGETS: &[&str] = &["lane", "pool", "login", "control", "hub", "total"];
 const PIN: &[Axis] = &[("reason", PinReason::LABELS)];
 const CLASS: &[Axis] = &[("class", LatencyClass::LABELS)];
 
-const fn row(name: &'static str, scope: Scope, axes: &'static [Axis], source: Source, help: &'static str) -> Metric {
+const fn row(
+    name: &'static str,
+    scope: Scope,
+    axes: &'static [Axis],
+    source: MetricSource,
+    help: &'static str,
+) -> Metric {
     Metric { name, help, scope, axes, source }
 }
 
 /// A metric under the name that it had in the minor version before. Its help names the one that replaces it.
-const fn old(name: &'static str, scope: Scope, source: Source, help: &'static str) -> Metric {
+const fn old(name: &'static str, scope: Scope, source: MetricSource, help: &'static str) -> Metric {
     row(name, scope, &[], source, help)
 }
 
@@ -182,7 +190,7 @@ const fn old(name: &'static str, scope: Scope, source: Source, help: &'static st
 #[rustfmt::skip]
 pub static METRICS: &[Metric] = {
     use Scope::{Config, Endpoint, Process, Upstream};
-    use Source::{Buckets, Commands, Count, Earliest, Fact, FactCount, Level, PerWorker, System, SystemCount};
+    use MetricSource::{Buckets, Commands, Count, Earliest, Fact, FactCount, Level, PerWorker, System, SystemCount};
     &[
     row("respmux_build_info", Process, BUILD, Fact(|_, _| 1.0),
         "Build metadata; always 1"),
@@ -359,19 +367,19 @@ pub static METRICS: &[Metric] = {
     row("respmux_lane_transactions_total", Upstream, &[], Count(|s, _| s.units.value()),
         "Transactions sent whole on a shared connection (lane)"),
 
-    row("respmux_blocking_waiters", Upstream, &[("state", FoldState::LABELS)],
-        Level(|s, [st, ..]| s.fold_waiters.at(st).value()),
+    row("respmux_blocking_waiters", Upstream, &[("state", WaiterState::LABELS)],
+        Level(|s, [st, ..]| s.group_waiters.at(st).value()),
         "Blocked clients that hold no connection of their own"),
-    row("respmux_blocking_groups", Upstream, &[], Level(|s, _| s.folds.value()),
+    row("respmux_blocking_groups", Upstream, &[], Level(|s, _| s.wait_groups.value()),
         "Groups of blocked clients that wait for the same and share connections"),
-    row("respmux_blocking_elements_total", Upstream, &[("way", FoldWay::LABELS)],
-        Count(|s, [w, ..]| s.fold_elements.at(w).value()),
+    row("respmux_blocking_elements_total", Upstream, &[("way", ElementVia::LABELS)],
+        Count(|s, [w, ..]| s.group_elements.at(w).value()),
         "Elements delivered to clients that were blocked together with others"),
-    row("respmux_blocking_given_back_total", Upstream, &[], Count(|s, _| s.fold_given_back.value()),
+    row("respmux_blocking_given_back_total", Upstream, &[], Count(|s, _| s.group_given_back.value()),
         "Elements put back because their client had left"),
-    row("respmux_blocking_polls_total", Upstream, &[], Count(|s, _| s.fold_polls.value()),
+    row("respmux_blocking_polls_total", Upstream, &[], Count(|s, _| s.group_polls.value()),
         "Commands sent to ask for blocked clients that hold no connection"),
-    row("respmux_blocking_unblock_races_total", Upstream, &[], Count(|s, _| s.fold_unblock_races.value()),
+    row("respmux_blocking_unblock_races_total", Upstream, &[], Count(|s, _| s.group_unblock_races.value()),
         "Unblocks that came too late because an element had arrived"),
     row("respmux_pubsub_channels", Upstream, &[], Level(|s, _| s.pubsub_channels.value()),
         "Channels and patterns that subscription connections are subscribed to"),
@@ -387,19 +395,19 @@ pub static METRICS: &[Metric] = {
         "Time a worker thread was busy"),
     row("respmux_client_reads_total", Process, &[], Count(|s, _| s.client_reads.all.value()),
         "Reads from clients"),
-    row("respmux_client_rapid_reads_total", Process, &[], Count(|s, _| s.client_reads.hasty.value()),
+    row("respmux_client_rapid_reads_total", Process, &[], Count(|s, _| s.client_reads.rapid.value()),
         "Reads from clients less than a millisecond after their previous read"),
-    row("respmux_worker_coalesce_waits_total", Process, &[], Count(|s, _| s.worker_rests.value()),
+    row("respmux_worker_coalesce_waits_total", Process, &[], Count(|s, _| s.coalesce_waits.value()),
         "Short waits of busy workers, in which requests gather for one write (coalesce)"),
 
     // The old names of renamed metrics, for one minor version.
     old("respmux_pool_line_full_total", Upstream, Count(|s, _| s.pool_limits.line_full.value()),
         "Old name of respmux_pool_queue_full_total, gone in 0.2"),
-    old("respmux_blocking_folds", Upstream, Level(|s, _| s.folds.value()),
+    old("respmux_blocking_folds", Upstream, Level(|s, _| s.wait_groups.value()),
         "Old name of respmux_blocking_groups, gone in 0.2"),
-    old("respmux_client_hasty_reads_total", Process, Count(|s, _| s.client_reads.hasty.value()),
+    old("respmux_client_hasty_reads_total", Process, Count(|s, _| s.client_reads.rapid.value()),
         "Old name of respmux_client_rapid_reads_total, gone in 0.2"),
-    old("respmux_worker_rests_total", Process, Count(|s, _| s.worker_rests.value()),
+    old("respmux_worker_rests_total", Process, Count(|s, _| s.coalesce_waits.value()),
         "Old name of respmux_worker_coalesce_waits_total, gone in 0.2"),
 
     // Names without our prefix: what every exporter calls them.
@@ -420,7 +428,7 @@ pub static METRICS: &[Metric] = {
     ]
 };
 
-fn client_connections(shard: &Shard, [state, ..]: Place) -> u64 {
+fn client_connections(shard: &Shard, [state, ..]: SeriesPlace) -> u64 {
     if state < ClientState::ALL.len() { shard.clients_by_state.at(state).value() } else { shard.idle_clients() }
 }
 
@@ -442,9 +450,9 @@ mod tests {
             assert!(seen.insert(name), "{name} has two rows");
             assert!(name.starts_with("respmux_") || name.starts_with("process_"), "{name}");
             assert!(name.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()), "{name}");
-            assert_eq!(name.ends_with("_total"), metric.kind() == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind() == MetricKind::Counter, "{name}");
             assert!(!metric.help.is_empty() && !metric.help.ends_with('.'), "{name}");
-            assert!(metric.axes.len() <= Place::default().len(), "{name}");
+            assert!(metric.axes.len() <= SeriesPlace::default().len(), "{name}");
             let labels = metric.labels();
             assert_eq!(labels.iter().collect::<HashSet<_>>().len(), labels.len(), "{name}");
         }

@@ -17,7 +17,7 @@ const ONLY: &str = "default";
 ///
 /// It is made after the configuration was loaded, so its existence says that one was.
 pub struct ProcessFacts {
-    running: Mutex<Running>,
+    running: Mutex<ConfigFacts>,
     last_load_good: AtomicBool,
     loaded_unix_millis: AtomicU64,
     paused: AtomicBool,
@@ -38,7 +38,7 @@ pub struct ProcessFacts {
 }
 
 /// What a reload can change.
-struct Running {
+struct ConfigFacts {
     config_sha256: String,
     pending_restart: Vec<&'static str>,
 }
@@ -50,7 +50,7 @@ impl ProcessFacts {
     /// out. `config_sha256` is the hash of the running configuration in hex.
     pub fn new(endpoint: &str, config_sha256: impl Into<String>) -> Self {
         Self {
-            running: Mutex::new(Running { config_sha256: config_sha256.into(), pending_restart: Vec::new() }),
+            running: Mutex::new(ConfigFacts { config_sha256: config_sha256.into(), pending_restart: Vec::new() }),
             last_load_good: AtomicBool::new(true),
             loaded_unix_millis: AtomicU64::new(unix_millis()),
             paused: AtomicBool::new(false),
@@ -130,7 +130,7 @@ impl ProcessFacts {
     /// A configuration was read again and is in force now, but for the keys `pending_restart`. As
     /// [`ProcessFacts::new`].
     pub fn set_loaded(&self, endpoint: &str, config_sha256: impl Into<String>, pending_restart: Vec<&'static str>) {
-        *self.running() = Running { config_sha256: config_sha256.into(), pending_restart };
+        *self.running() = ConfigFacts { config_sha256: config_sha256.into(), pending_restart };
         for node in &self.nodes {
             node.on_address(endpoint);
         }
@@ -153,7 +153,7 @@ impl ProcessFacts {
         self.loaded_unix_millis.load(Relaxed)
     }
 
-    fn running(&self) -> MutexGuard<'_, Running> {
+    fn running(&self) -> MutexGuard<'_, ConfigFacts> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

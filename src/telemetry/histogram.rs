@@ -170,13 +170,13 @@ pub fn quantile(buckets: impl Iterator<Item = (f64, f64)> + Clone, share: f64) -
 
 /// The sum of the same histogram of several workers.
 #[derive(Clone, Debug)]
-pub(super) struct Totals {
+pub(super) struct HistogramTotals {
     scale: &'static Scale,
     cells: Vec<u64>,
     sum: f64,
 }
 
-impl Totals {
+impl HistogramTotals {
     /// Adds up histograms of one scale. None of them: no totals.
     pub(super) fn of<'a>(histograms: impl IntoIterator<Item = &'a Histogram>) -> Option<Self> {
         let mut histograms = histograms.into_iter().peekable();
@@ -241,7 +241,7 @@ mod tests {
 
     fn rendered(histogram: &Histogram, labels: &str) -> String {
         let mut out = String::new();
-        Totals::of([histogram]).unwrap().render(&mut out, "m", labels);
+        HistogramTotals::of([histogram]).unwrap().render(&mut out, "m", labels);
         out
     }
 
@@ -308,22 +308,22 @@ mod tests {
         b.record(1);
         b.record(7);
         let mut out = String::new();
-        Totals::of([&a, &b]).unwrap().render(&mut out, "m", "");
+        HistogramTotals::of([&a, &b]).unwrap().render(&mut out, "m", "");
         assert!(out.contains("m_bucket{le=\"1\"} 2\n"), "{out}");
         assert!(out.ends_with("m_sum 9\nm_count 3\n"), "{out}");
-        assert!(Totals::of([]).is_none());
+        assert!(HistogramTotals::of([]).is_none());
     }
 
     #[test]
     fn a_mean_counts_from_a_moment_on() {
         let histogram = Histogram::new(&LATENCY);
         histogram.record(9 * SECOND);
-        let before = Totals::of([&histogram]).unwrap();
+        let before = HistogramTotals::of([&histogram]).unwrap();
         assert!(before.since(&before).mean().is_none());
         for nanos in [60 * MICRO, 70 * MICRO, 80 * MICRO, 400 * MICRO] {
             histogram.record(nanos);
         }
-        let since = Totals::of([&histogram]).unwrap().since(&before);
+        let since = HistogramTotals::of([&histogram]).unwrap().since(&before);
         assert_eq!(since.count(), 4);
         let near = |value: Option<f64>, wanted: f64| assert!((value.unwrap() - wanted).abs() < 1e-9, "{value:?}");
         near(since.mean(), 152.5e-6);

@@ -91,7 +91,7 @@ impl Total {
     }
 
     /// Worker `index` does not read this many clients now. Gives the sum of all.
-    pub fn tell_paused(&self, index: usize, clients: u64) -> u64 {
+    pub fn tell_throttled(&self, index: usize, clients: u64) -> u64 {
         if let Some(cell) = self.workers.get(index) {
             cell.paused.store(clients, Relaxed);
         }

@@ -16,6 +16,7 @@
 
 pub mod catalogue;
 pub mod cells;
+mod counter_events;
 pub mod counters;
 pub mod events;
 pub mod facts;
@@ -30,7 +31,6 @@ pub mod reasons;
 mod registry;
 mod server_limits;
 pub mod shard;
-mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,9 +45,10 @@ pub use node_facts::NodeFacts;
 pub use outage::Met;
 pub use rates::{RateHistory, Rates};
 pub use reasons::{
-    AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, FoldState, FoldWay, HandoffResult,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, CloseReason, ConnectError, ElementVia, HandoffResult,
     HandshakeResult, LoginResult, LossVerdict, NameLookup, Origin, PinReason, RefuseReason, RejectReason, ReloadResult,
     RequestOutcome, RetryOutcome, ShedStep, StallReason, TlsSide, UpstreamCloseReason, UpstreamKind, UpstreamState,
+    WaiterState,
 };
 pub use server_limits::{OutputLimit, ServerLimits};
 pub use shard::Shard;
@@ -71,12 +72,12 @@ pub struct Telemetry {
 struct Labelled {
     endpoints: Vec<String>,
     config_sha256: String,
-    registry: registry::Registry,
+    registry: registry::MetricsRegistry,
 }
 
 impl Labelled {
     fn new(facts: &ProcessFacts, commands: &[String]) -> Self {
-        let registry = registry::Registry::new(facts, commands);
+        let registry = registry::MetricsRegistry::new(facts, commands);
         Self { endpoints: facts.endpoints(), config_sha256: facts.config_sha256(), registry }
     }
 }

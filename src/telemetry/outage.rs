@@ -30,10 +30,10 @@ pub enum Met {
 
 /// Shared by the workers of a process; nothing of it is on the data path.
 #[derive(Debug, Default)]
-pub struct Outage(Mutex<State>);
+pub struct Outage(Mutex<OutageState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct OutageState {
     last: Option<UpstreamError>,
     /// When the first of the failures in a row was; 0 while connections can be made.
     since: u64,
@@ -125,10 +125,10 @@ impl Outage {
     /// Forgets the errors: the next ones will be another server's.
     pub fn forget(&self) {
         let mut state = self.state();
-        *state = State { circuits: state.circuits, ..State::default() };
+        *state = OutageState { circuits: state.circuits, ..OutageState::default() };
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, OutageState> {
         // Words that a panic left behind are as good as before.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::counter_events::{self, CounterEvent};
 use super::counters::{Counters, Durations};
 use super::events::Events;
-use super::histogram::{Histogram, Totals};
+use super::histogram::{Histogram, HistogramTotals};
 use super::reasons::{LatencyClass, LogLevel};
-use super::watch::{self, Watched};
 use super::{Shard, Telemetry, unix_millis};
 
 /// Time between two samples.
@@ -137,8 +137,8 @@ struct Sample {
     at: Instant,
     commands: u64,
     counters: Counters,
-    upstream: Totals,
-    batches: Totals,
+    upstream: HistogramTotals,
+    batches: HistogramTotals,
     busy: Vec<f64>,
     /// The totals of what is watched, in its order.
     watched: Vec<u64>,
@@ -152,11 +152,11 @@ struct Sample {
 
 /// The samples, and what is noted of their differences.
 pub(super) struct RateSampler {
-    watched: Vec<Watched>,
-    inner: Mutex<Inner>,
+    watched: Vec<CounterEvent>,
+    inner: Mutex<RateSamples>,
 }
 
-struct Inner {
+struct RateSamples {
     samples: Window<Sample>,
     points: Window<Point>,
     /// What was said in the log of each event of `watch`, in the order of that list; moved at each sample.
@@ -187,8 +187,9 @@ impl Logged {
 
 impl RateSampler {
     pub(super) fn new() -> Self {
-        let inner = Inner { samples: Window::of(LATENCY_OVER + 1), points: Window::of(POINTS), logged: Vec::new() };
-        Self { watched: watch::all(), inner: Mutex::new(inner) }
+        let inner =
+            RateSamples { samples: Window::of(LATENCY_OVER + 1), points: Window::of(POINTS), logged: Vec::new() };
+        Self { watched: counter_events::all(), inner: Mutex::new(inner) }
     }
 
     /// Takes a sample, and notes what is new since the last one.
@@ -218,7 +219,7 @@ impl RateSampler {
 
     /// Limits and failures, and how often they came up to now; those that never did are left out.
     pub(super) fn trouble(&self, telemetry: &Telemetry) -> Vec<(LogLevel, &str, u64)> {
-        let total = |watched: &Watched| watched.total(shards(telemetry), &telemetry.facts);
+        let total = |watched: &CounterEvent| watched.total(shards(telemetry), &telemetry.facts);
         let bad = self.watched.iter().filter(|watched| watched.is_bad());
         bad.map(|watched| (watched.level, watched.text.as_str(), total(watched))).filter(|(.., n)| *n > 0).collect()
     }
@@ -281,8 +282,8 @@ impl RateSampler {
 
     /// A line of log for each limit that was reached, at most one in its time. Here rather than where it is reached:
     /// one place has the words, no worker writes, and many clients at once are one line.
-    fn log(&self, inner: &mut Inner, sample: &Sample) {
-        let Inner { samples, logged, .. } = inner;
+    fn log(&self, inner: &mut RateSamples, sample: &Sample) {
+        let RateSamples { samples, logged, .. } = inner;
         logged.resize(self.watched.len(), Logged::default());
         let (now, before) = (unix_millis(), samples.newest());
         for (index, watched) in self.watched.iter().enumerate().filter(|(_, watched)| watched.is_to_be_logged) {
@@ -296,7 +297,7 @@ impl RateSampler {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, RateSamples> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -310,8 +311,8 @@ fn prompt() -> impl Iterator<Item = LatencyClass> {
     LatencyClass::ALL.iter().copied().filter(|class| class.is_prompt())
 }
 
-fn totals<'a>(telemetry: &'a Telemetry, pick: impl Fn(&'a Shard) -> Vec<&'a Histogram>) -> Totals {
-    Totals::of(shards(telemetry).flat_map(pick)).expect("the accept loop has a shard")
+fn totals<'a>(telemetry: &'a Telemetry, pick: impl Fn(&'a Shard) -> Vec<&'a Histogram>) -> HistogramTotals {
+    HistogramTotals::of(shards(telemetry).flat_map(pick)).expect("the accept loop has a shard")
 }
 
 fn point(telemetry: &Telemetry, before: &Sample, now: &Sample) -> Point {

@@ -11,9 +11,9 @@ use metrics::{Counter, Gauge, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use metrics_process::collector::{Metrics as Process, collect};
 
-use super::catalogue::{Kind, METRICS, Metric, Place, Scope, Source};
+use super::catalogue::{METRICS, Metric, MetricKind, MetricSource, Scope, SeriesPlace};
 use super::facts::ProcessFacts;
-use super::histogram::{Histogram, Totals};
+use super::histogram::{Histogram, HistogramTotals};
 use super::node_facts::NodeFacts;
 use super::shard::Shard;
 
@@ -21,7 +21,7 @@ use super::shard::Shard;
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), metrics::Level::INFO, Some(module_path!()));
 
 /// All series and where each one is written.
-pub(super) struct Registry {
+pub(super) struct MetricsRegistry {
     recorder: PrometheusRecorder,
     series: Vec<Series>,
     commands: Vec<CommandSeries>,
@@ -30,18 +30,18 @@ pub(super) struct Registry {
 /// One series that is there from the start.
 struct Series {
     metric: &'static Metric,
-    place: Place,
-    slot: Slot,
+    place: SeriesPlace,
+    slot: SeriesSlot,
 }
 
 /// Where the value of a series goes, and how it is read. Texts are labels in our own text: `a="b",c="d"`.
-enum Slot {
-    Count(Counter, fn(&Shard, Place) -> u64),
-    FactCount(Counter, fn(&ProcessFacts, Place) -> u64),
-    Level(Gauge, fn(&Shard, Place) -> u64),
-    Fact(Gauge, fn(&ProcessFacts, Place) -> f64),
+enum SeriesSlot {
+    Count(Counter, fn(&Shard, SeriesPlace) -> u64),
+    FactCount(Counter, fn(&ProcessFacts, SeriesPlace) -> u64),
+    Level(Gauge, fn(&Shard, SeriesPlace) -> u64),
+    Fact(Gauge, fn(&ProcessFacts, SeriesPlace) -> f64),
     Earliest(Gauge, fn(&Shard) -> f64),
-    Buckets(String, fn(&Shard, Place) -> &Histogram),
+    Buckets(String, fn(&Shard, SeriesPlace) -> &Histogram),
     PerWorker(fn(&Shard) -> f64),
     System(fn(&Process) -> Option<f64>),
 }
@@ -55,7 +55,7 @@ struct CommandSeries {
 }
 
 /// What is read at one scrape.
-struct Reading<'a> {
+struct Scrape<'a> {
     /// Those of the workers, and the one of the accept loop.
     shards: &'a [Arc<Shard>],
     /// How many of them are workers'.
@@ -64,7 +64,7 @@ struct Reading<'a> {
     process: Process,
 }
 
-impl Registry {
+impl MetricsRegistry {
     /// Makes the series of a process with these facts and this command table.
     pub(super) fn new(facts: &ProcessFacts, commands: &[String]) -> Self {
         // Every name has its suffix already (the test of the catalogue), so that the recommended
@@ -84,7 +84,7 @@ impl Registry {
     /// The text of a scrape.
     pub(super) fn render(&self, workers: &[Arc<Shard>], acceptor: &Arc<Shard>, facts: &ProcessFacts) -> String {
         let shards: Vec<_> = workers.iter().chain([acceptor]).cloned().collect();
-        let reading = Reading { shards: &shards, workers: workers.len(), facts, process: collect() };
+        let reading = Scrape { shards: &shards, workers: workers.len(), facts, process: collect() };
         let mut families = Families::default();
         for series in &self.series {
             series.take(&reading, &mut families);
@@ -98,46 +98,51 @@ impl Registry {
 
 impl Series {
     /// A series in its place; none for the commands, which have their own.
-    fn new(recorder: &PrometheusRecorder, facts: &ProcessFacts, metric: &'static Metric, place: Place) -> Option<Self> {
+    fn new(
+        recorder: &PrometheusRecorder,
+        facts: &ProcessFacts,
+        metric: &'static Metric,
+        place: SeriesPlace,
+    ) -> Option<Self> {
         let key = Key::from_parts(metric.name, labels(metric, facts, place));
         let counter = || recorder.register_counter(&key, &METADATA);
         let gauge = || recorder.register_gauge(&key, &METADATA);
         let slot = match metric.source {
-            Source::Count(read) => Slot::Count(counter(), read),
-            Source::FactCount(read) => Slot::FactCount(counter(), read),
-            Source::Level(read) => Slot::Level(gauge(), read),
-            Source::Fact(read) => Slot::Fact(gauge(), read),
-            Source::Earliest(read) => Slot::Earliest(gauge(), read),
-            Source::Buckets(read) => Slot::Buckets(text(key.labels()), read),
-            Source::PerWorker(read) => Slot::PerWorker(read),
-            Source::System(read) | Source::SystemCount(read) => Slot::System(read),
-            Source::Commands => return None,
+            MetricSource::Count(read) => SeriesSlot::Count(counter(), read),
+            MetricSource::FactCount(read) => SeriesSlot::FactCount(counter(), read),
+            MetricSource::Level(read) => SeriesSlot::Level(gauge(), read),
+            MetricSource::Fact(read) => SeriesSlot::Fact(gauge(), read),
+            MetricSource::Earliest(read) => SeriesSlot::Earliest(gauge(), read),
+            MetricSource::Buckets(read) => SeriesSlot::Buckets(text(key.labels()), read),
+            MetricSource::PerWorker(read) => SeriesSlot::PerWorker(read),
+            MetricSource::System(read) | MetricSource::SystemCount(read) => SeriesSlot::System(read),
+            MetricSource::Commands => return None,
         };
         Some(Self { metric, place, slot })
     }
 
     /// Reads the value and puts it where it is shown.
-    fn take(&self, reading: &Reading<'_>, families: &mut Families) {
+    fn take(&self, reading: &Scrape<'_>, families: &mut Families) {
         let (name, place) = (self.metric.name, self.place);
         match &self.slot {
-            Slot::Count(counter, read) => counter.absolute(reading.sum(*read, place)),
-            Slot::FactCount(counter, read) => counter.absolute(read(reading.facts, place)),
-            Slot::Level(gauge, read) => gauge.set(reading.sum(*read, place) as f64),
-            Slot::Fact(gauge, read) => gauge.set(read(reading.facts, place)),
-            Slot::Earliest(gauge, read) => gauge.set(reading.earliest(*read)),
-            Slot::Buckets(labels, read) => {
-                if let Some(totals) = Totals::of(reading.shards.iter().map(|shard| read(shard, place))) {
+            SeriesSlot::Count(counter, read) => counter.absolute(reading.sum(*read, place)),
+            SeriesSlot::FactCount(counter, read) => counter.absolute(read(reading.facts, place)),
+            SeriesSlot::Level(gauge, read) => gauge.set(reading.sum(*read, place) as f64),
+            SeriesSlot::Fact(gauge, read) => gauge.set(read(reading.facts, place)),
+            SeriesSlot::Earliest(gauge, read) => gauge.set(reading.earliest(*read)),
+            SeriesSlot::Buckets(labels, read) => {
+                if let Some(totals) = HistogramTotals::of(reading.shards.iter().map(|shard| read(shard, place))) {
                     totals.render(families.of(self.metric), name, labels);
                 }
             }
-            Slot::PerWorker(read) => {
+            SeriesSlot::PerWorker(read) => {
                 let out = families.of(self.metric);
                 for (worker, shard) in reading.shards.iter().take(reading.workers).enumerate() {
                     // Writing to a string cannot fail.
                     let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {}", read(shard));
                 }
             }
-            Slot::System(read) => {
+            SeriesSlot::System(read) => {
                 // Absent rather than 0 where the system does not tell: 0 of 0 descriptors is no news.
                 if let Some(value) = read(&reading.process) {
                     let _ = writeln!(families.of(self.metric), "{name} {value}");
@@ -147,8 +152,8 @@ impl Series {
     }
 }
 
-impl Reading<'_> {
-    fn sum(&self, read: fn(&Shard, Place) -> u64, place: Place) -> u64 {
+impl Scrape<'_> {
+    fn sum(&self, read: fn(&Shard, SeriesPlace) -> u64, place: SeriesPlace) -> u64 {
         self.shards.iter().map(|shard| read(shard, place)).sum()
     }
 
@@ -199,15 +204,15 @@ fn command_series(commands: &[String], facts: &ProcessFacts) -> Vec<CommandSerie
 fn describe(recorder: &PrometheusRecorder, metric: &'static Metric) {
     let (name, help) = (metric.name.into(), metric.help.into());
     match metric.kind() {
-        Kind::Counter => recorder.describe_counter(name, None, help),
-        Kind::Gauge => recorder.describe_gauge(name, None, help),
+        MetricKind::Counter => recorder.describe_counter(name, None, help),
+        MetricKind::Gauge => recorder.describe_gauge(name, None, help),
         // Not the exporter's; Families writes the help itself.
-        Kind::Histogram => {}
+        MetricKind::Histogram => {}
     }
 }
 
 /// The labels of one series.
-fn labels(metric: &Metric, facts: &ProcessFacts, place: Place) -> Vec<Label> {
+fn labels(metric: &Metric, facts: &ProcessFacts, place: SeriesPlace) -> Vec<Label> {
     let mut labels = match metric.scope {
         Scope::Process => Vec::new(),
         Scope::Upstream => vec![upstream(facts)],

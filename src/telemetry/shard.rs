@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::cells::{Count, Each, Level, Real};
 use super::histogram::{HOLD, Histogram, LATENCY, SIZE};
 use super::reasons::{
-    AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ErrorCode, FoldState,
-    FoldWay, HandoffResult, HandshakeResult, LatencyClass, LoginResult, LossVerdict, NameLookup, Origin, PinReason,
+    AcceptError, AnomalyReason, BufferKind, CircuitState, ClientState, CloseReason, ConnectError, ElementVia,
+    ErrorCode, HandoffResult, HandshakeResult, LatencyClass, LoginResult, LossVerdict, NameLookup, Origin, PinReason,
     RefuseReason, RejectReason, RequestOutcome, RetryOutcome, ShedStep, StallReason, UpstreamCloseReason, UpstreamKind,
-    UpstreamState,
+    UpstreamState, WaiterState,
 };
 
 /// Reads of clients' sockets.
@@ -16,7 +16,7 @@ use super::reasons::{
 pub struct Reads {
     pub all: Count,
     /// Of clients that had been read a moment before.
-    pub hasty: Count,
+    pub rapid: Count,
 }
 
 /// How often a limit of the pool was reached.
@@ -152,17 +152,17 @@ pub struct Shard {
     pub units: Count,
 
     /// Blocked clients without a connection of their own.
-    pub fold_waiters: Each<FoldState, Level>,
+    pub group_waiters: Each<WaiterState, Level>,
     /// Sets of blocked clients that wait for the same.
-    pub folds: Level,
+    pub wait_groups: Level,
     /// Elements that went to such clients.
-    pub fold_elements: Each<FoldWay, Count>,
+    pub group_elements: Each<ElementVia, Count>,
     /// Elements put back because their client had left.
-    pub fold_given_back: Count,
+    pub group_given_back: Count,
     /// Questions for blocked clients without a connection.
-    pub fold_polls: Count,
+    pub group_polls: Count,
     /// UNBLOCKs that came too late: an element won.
-    pub fold_unblock_races: Count,
+    pub group_unblock_races: Count,
     /// Channels and patterns that the hubs are subscribed to.
     pub pubsub_channels: Level,
     /// Clients that subscribe through them.
@@ -173,7 +173,7 @@ pub struct Shard {
     /// Time the thread was busy, in seconds: from tokio's RuntimeMetrics.
     pub worker_busy_seconds: Real,
     /// Rests in which requests gathered (`coalesce`).
-    pub worker_rests: Count,
+    pub coalesce_waits: Count,
     /// What decides about them.
     pub client_reads: Reads,
     /// Unix time in milliseconds of the last sign of life; 0 before the first.
@@ -239,17 +239,17 @@ impl Shard {
             request_timeouts: Each::default(),
             lane_overflow: Count::default(),
             units: Count::default(),
-            fold_waiters: Each::default(),
-            folds: Level::default(),
-            fold_elements: Each::default(),
-            fold_given_back: Count::default(),
-            fold_polls: Count::default(),
-            fold_unblock_races: Count::default(),
+            group_waiters: Each::default(),
+            wait_groups: Level::default(),
+            group_elements: Each::default(),
+            group_given_back: Count::default(),
+            group_polls: Count::default(),
+            group_unblock_races: Count::default(),
             pubsub_channels: Level::default(),
             pubsub_subscribers: Level::default(),
             pubsub_messages: Count::default(),
             worker_busy_seconds: Real::default(),
-            worker_rests: Count::default(),
+            coalesce_waits: Count::default(),
             client_reads: Reads::default(),
             heartbeat: AtomicU64::new(0),
         }

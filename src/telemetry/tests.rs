@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use super::catalogue::{Kind, METRICS};
+use super::catalogue::{METRICS, MetricKind};
 use super::log_count::LogCounts;
 use super::reasons::{
     AcceptError, ClientState, CloseReason, LatencyClass, LogLevel, Origin, PinReason, ReloadResult, TlsSide,
@@ -245,7 +245,7 @@ fn histograms_are_cumulative_and_consistent() {
     let text = busy().render();
     let samples = samples(&text);
     let mut series = 0;
-    for metric in METRICS.iter().filter(|metric| metric.kind() == Kind::Histogram) {
+    for metric in METRICS.iter().filter(|metric| metric.kind() == MetricKind::Histogram) {
         let bucket = format!("{}_bucket{{", metric.name);
         let mut cumulative = BTreeMap::<String, Vec<(f64, f64)>>::new();
         for line in text.lines().filter(|line| line.starts_with(&bucket)) {

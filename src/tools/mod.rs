@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 pub(crate) use document::{completions, example, manual, reference, schema};
-pub(crate) use ping::{Target, ping};
+pub(crate) use ping::{PingTarget, ping};
 pub(crate) use stat::stat;
 pub(crate) use top::{Show, top};
 

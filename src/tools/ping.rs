@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::resp::{Connection, connect};
+use super::resp::{RespConnection, connect};
 use crate::config::{Endpoint, Secret};
 use crate::resp::encode;
 
@@ -14,7 +14,7 @@ const LONGEST_LINE: u64 = 1 << 16;
 
 /// Who is asked, and as whom.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct PingTarget {
     pub(crate) endpoint: Endpoint,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
@@ -24,7 +24,7 @@ pub(crate) struct Target {
 ///
 /// # Errors
 /// Says what failed, or what was answered instead of PONG. Never with the password in it.
-pub(crate) fn ping(target: &Target, patience: Duration) -> Result<Duration, String> {
+pub(crate) fn ping(target: &PingTarget, patience: Duration) -> Result<Duration, String> {
     let start = Instant::now();
     let stream = connect(&target.endpoint, patience)?;
     match converse(stream, target) {
@@ -37,8 +37,8 @@ pub(crate) fn ping(target: &Target, patience: Duration) -> Result<Duration, Stri
 }
 
 /// What a proxy says of its upstream, if that is away and the proxy tells.
-fn reason(target: &Target, patience: Duration) -> Option<String> {
-    let mut connection = Connection::anonymous(target, patience).ok()?;
+fn reason(target: &PingTarget, patience: Duration) -> Option<String> {
+    let mut connection = RespConnection::anonymous(target, patience).ok()?;
     let info = connection.ask(&["PROXY", "INFO", "upstreams"]).ok()?;
     let text = String::from_utf8_lossy(info.as_text()?).into_owned();
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("");
@@ -48,7 +48,7 @@ fn reason(target: &Target, patience: Duration) -> Option<String> {
         .then(|| format!("respmux answers; its upstream {upstream} has been away for {seconds} s: {why}"))
 }
 
-fn converse(stream: impl Read + Write, target: &Target) -> Result<(), String> {
+fn converse(stream: impl Read + Write, target: &PingTarget) -> Result<(), String> {
     let mut stream = BufReader::new(stream);
     if let Some(password) = &target.password {
         let mut words: Vec<&[u8]> = vec![b"AUTH"];
@@ -99,7 +99,7 @@ mod tests {
 
     fn answer(text: &str, password: Option<&str>) -> Result<(), String> {
         let password = password.map(|text| Secret::new(text.as_bytes()));
-        let target = Target { endpoint: Endpoint::Unix("".into()), username: None, password };
+        let target = PingTarget { endpoint: Endpoint::Unix("".into()), username: None, password };
         converse(Canned(io::Cursor::new(text.as_bytes().to_vec()), Vec::new()), &target)
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::Target;
+use super::PingTarget;
 use crate::config::Endpoint;
 use crate::resp::{Advance, ReplyScanner, Value, decode, encode};
 
@@ -50,18 +50,18 @@ pub(super) fn connect(endpoint: &Endpoint, patience: Duration) -> Result<Box<dyn
 }
 
 /// A logged-in connection.
-pub(super) struct Connection {
+pub(super) struct RespConnection {
     stream: Box<dyn Stream>,
     received: Vec<u8>,
 }
 
-impl Connection {
+impl RespConnection {
     /// Connects and logs in, if the target has a password. While the upstream cannot be asked about a login, the
     /// connection does without: a proxy answers callers of its own machine all the same.
     ///
     /// # Errors
     /// Says what failed, never with the password in it.
-    pub(super) fn open(target: &Target, patience: Duration) -> Result<Self, String> {
+    pub(super) fn open(target: &PingTarget, patience: Duration) -> Result<Self, String> {
         let Some(password) = &target.password else { return Self::anonymous(target, patience) };
         let mut connection = Self::anonymous(target, patience / 2)?;
         let mut words: Vec<&[u8]> = vec![b"AUTH"];
@@ -80,7 +80,7 @@ impl Connection {
     ///
     /// # Errors
     /// Says what failed.
-    pub(super) fn anonymous(target: &Target, patience: Duration) -> Result<Self, String> {
+    pub(super) fn anonymous(target: &PingTarget, patience: Duration) -> Result<Self, String> {
         Ok(Self { stream: connect(&target.endpoint, patience)?, received: Vec::new() })
     }
 
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn answers_are_read_whole_and_one_by_one() {
         let bytes = b"*2\r\n$1\r\na\r\n:7\r\n-NOPERM no\r\n$3\r\nabc\r\n".to_vec();
-        let mut connection = Connection { stream: Box::new(Canned(io::Cursor::new(bytes))), received: Vec::new() };
+        let mut connection = RespConnection { stream: Box::new(Canned(io::Cursor::new(bytes))), received: Vec::new() };
         let list = connection.ask(&["A"]).unwrap();
         assert_eq!(list.as_list().map(<[Value]>::len), Some(2));
         assert_eq!(connection.ask(&["B"]), Err("NOPERM no".to_owned()));

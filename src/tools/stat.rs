@@ -13,9 +13,9 @@ use crate::telemetry::reasons::LatencyClass;
 const HEADING_EVERY: u64 = 20;
 
 /// The columns: heading, width, and the value between two scrapes so many seconds apart.
-type Column = (&'static str, usize, fn(&Samples, &Samples, f64) -> String);
+type StatColumn = (&'static str, usize, fn(&Samples, &Samples, f64) -> String);
 
-const COLUMNS: &[Column] = &[
+const COLUMNS: &[StatColumn] = &[
     ("clients", 8, |_, now, _| whole(now.sum("respmux_client_connections", ""))),
     ("upstream", 9, |_, now, _| whole(now.sum("respmux_upstream_connections", ""))),
     ("cap", 6, |_, now, _| whole(now.sum("respmux_upstream_connections_max", "kind=\"total\""))),

@@ -14,7 +14,7 @@ mod standalone;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use standalone::{Peers, Standalone};
+pub(crate) use standalone::{PeerAddresses, Standalone};
 
 use std::fmt;
 

@@ -52,9 +52,9 @@ impl<A: Clone + PartialEq> Standalone<A> {
 
 /// The addresses to which a node's connections lead, since it moved last.
 #[derive(Debug, Default)]
-pub(crate) struct Peers(Vec<SocketAddr>);
+pub(crate) struct PeerAddresses(Vec<SocketAddr>);
 
-impl Peers {
+impl PeerAddresses {
     /// A connection to `peer` stands; nothing for a unix socket.
     pub(crate) fn on_connected(&mut self, peer: Option<SocketAddr>) {
         if let Some(peer) = peer.filter(|peer| !self.0.contains(peer) && self.0.len() < MOST) {

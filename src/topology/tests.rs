@@ -43,7 +43,7 @@ fn the_greatest_change_of_a_node_includes_the_others() {
 
 #[test]
 fn a_connection_to_an_address_that_the_name_has_left_must_move_once() {
-    let mut peers = Peers::default();
+    let mut peers = PeerAddresses::default();
     let [one, two] = ["10.0.0.1:6379", "10.0.0.2:6379"].map(|text| text.parse::<SocketAddr>().ok());
     let both: Vec<_> = [one, two].into_iter().flatten().collect();
     peers.on_connected(None);

@@ -61,7 +61,7 @@ impl Buffers {
         }
         self.memory.change(BufferKind::Output, capacity, 0);
         let mut spare = self.spare.borrow_mut();
-        let room = self.memory.held(BufferKind::Spare) + capacity <= KEPT_TOTAL;
+        let room = self.memory.buffered(BufferKind::Spare) + capacity <= KEPT_TOTAL;
         if spare.len() < KEPT_BUFFERS && capacity <= KEPT_BYTES && room {
             buffer.clear();
             spare.push(buffer);
@@ -72,7 +72,7 @@ impl Buffers {
     /// Memory is short: keeps none.
     pub(super) fn drop_spare(&self) {
         self.spare.take();
-        self.memory.change(BufferKind::Spare, self.memory.held(BufferKind::Spare), 0);
+        self.memory.change(BufferKind::Spare, self.memory.buffered(BufferKind::Spare), 0);
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
             output.push(&buffers, &bytes);
             expected.extend_from_slice(&bytes);
             assert_eq!(output.len(), expected.len());
-            assert_eq!(memory.held(BufferKind::Output), output.capacity());
+            assert_eq!(memory.buffered(BufferKind::Output), output.capacity());
         }
         assert!(output.capacity() < expected.len() + 3 * PIECE, "{} for {}", output.capacity(), expected.len());
         let mut sent = Vec::new();
@@ -203,11 +203,11 @@ mod tests {
             if !output.advance(memory) {
                 break;
             }
-            assert_eq!(memory.held(BufferKind::Output), output.capacity());
+            assert_eq!(memory.buffered(BufferKind::Output), output.capacity());
         }
         assert!(sent == expected);
         buffers.give(std::mem::take(&mut output.front));
-        assert_eq!(memory.held(BufferKind::Output), 0);
+        assert_eq!(memory.buffered(BufferKind::Output), 0);
     }
 
     #[test]
@@ -222,12 +222,12 @@ mod tests {
             })
             .collect();
         many.into_iter().for_each(|buffer| buffers.give(buffer));
-        assert_eq!(memory.held(BufferKind::Output), 0);
-        let spare = memory.held(BufferKind::Spare);
+        assert_eq!(memory.buffered(BufferKind::Output), 0);
+        let spare = memory.buffered(BufferKind::Spare);
         assert!(spare > KEPT_TOTAL / 2 && spare <= KEPT_TOTAL, "{spare}");
         let one = buffers.take();
-        assert_eq!(memory.held(BufferKind::Spare) + one.capacity(), spare);
+        assert_eq!(memory.buffered(BufferKind::Spare) + one.capacity(), spare);
         buffers.drop_spare();
-        assert_eq!((memory.held(BufferKind::Spare), memory.held(BufferKind::Output)), (0, one.capacity()));
+        assert_eq!((memory.buffered(BufferKind::Spare), memory.buffered(BufferKind::Output)), (0, one.capacity()));
     }
 }

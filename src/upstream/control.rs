@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::control_pause::{After, Watch, look_for_held_writes};
+use super::pause_detector::{After, PauseDetector, look_for_held_writes};
 use super::{Node, limits};
 use crate::base::bug;
 use crate::link::{DialError, Link, Patience, ServerRef, Start, Use, Wanted, decoded};
@@ -65,7 +65,7 @@ pub struct Control {
     looking: Cell<bool>,
     /// The server does not tell its limits.
     pub(super) limits_refused: Cell<bool>,
-    pub(super) watch: Watch,
+    pub(super) watch: PauseDetector,
 }
 
 impl Control {
@@ -86,7 +86,7 @@ impl Control {
             debug_is_local: Cell::new(true),
             looking: Cell::new(false),
             limits_refused: Cell::new(false),
-            watch: Watch::default(),
+            watch: PauseDetector::default(),
         }
     }
 
@@ -137,7 +137,7 @@ impl Control {
     /// The server's configuration was changed by a client: its limits are asked for again at once.
     pub fn on_reconfigured(&self) {
         self.limits_in.set(0);
-        self.look();
+        self.check_now();
     }
 
     /// What the server says of `enable-debug-command`.
@@ -166,7 +166,7 @@ impl Control {
     }
 
     /// Looks at the upstream now, not at the next turn. Looks that nobody has begun are one.
-    pub fn look(&self) {
+    pub fn check_now(&self) {
         if !self.looking.replace(true) {
             // Only to wake the task; when it is busy it looks anyway.
             let _ = self.jobs.try_send(Job::ping());
@@ -339,7 +339,7 @@ async fn serve(node: &Node, link: &mut Link, job: Job) -> After {
 /// All connections were told to move, and it is not needed where it is: connections that wait on the old server are
 /// unblocked from there.
 fn is_to_move(node: &Node, link: &Link) -> bool {
-    !node.dialer.is_current(link) && !node.folds.wait_on(link.server())
+    !node.dialer.is_current(link) && !node.wait_groups.wait_on(link.server())
 }
 
 /// What came of a try to connect.

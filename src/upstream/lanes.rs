@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 
 use super::Node;
-use super::lane::{Lane, LaneReport, Phase, run};
+use super::lane::{Lane, LanePhase, LaneReport, run};
 use crate::base::nanos;
 use crate::link::Use;
 use crate::router::Extent;
@@ -34,7 +34,7 @@ pub struct Lanes {
     /// The lane of each key. `obtain` enters it; it leaves when it is retired, or with the end of its task.
     by_key: RefCell<crate::base::Map<RouteKey, Rc<Lane>>>,
     /// Lanes for long replies, where there is room for a second one.
-    big: RefCell<crate::base::Map<RouteKey, Rc<Lane>>>,
+    for_long_replies: RefCell<crate::base::Map<RouteKey, Rc<Lane>>>,
     /// Retired lanes that still have replies to read, or permits to give back.
     leaving: RefCell<Vec<Rc<Lane>>>,
     /// The number of the newest lane.
@@ -66,17 +66,17 @@ impl Lanes {
 
     /// The lane for long replies to clients of `key`. `None` when it would take the last place, which may soon be
     /// wanted for another key; while the server limits replies it is worth that.
-    pub fn obtain_big(&self, node: &Rc<Node>, key: &RouteKey) -> Option<Rc<Lane>> {
-        if let Some(lane) = self.big.borrow().get(key).filter(|lane| lane.accepting()) {
+    pub fn obtain_long(&self, node: &Rc<Node>, key: &RouteKey) -> Option<Rc<Lane>> {
+        if let Some(lane) = self.for_long_replies.borrow().get(key).filter(|lane| lane.accepting()) {
             return Some(Rc::clone(lane));
         }
-        let spare = usize::from(!node.big_replies.is_guarded());
+        let spare = usize::from(!node.long_replies.is_guarded());
         if self.taken() + spare >= node.rt.budget.limit(Use::Lane) {
             return None;
         }
         self.serial.set(self.serial.get() + 1);
         let lane = Lane::new(self.serial.get(), key.clone(), node, true);
-        if let Some(old) = self.big.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
+        if let Some(old) = self.for_long_replies.borrow_mut().insert(key.clone(), Rc::clone(&lane)) {
             self.leaving.borrow_mut().push(old);
         }
         spawn_local(run(Rc::clone(&lane), Rc::clone(node)));
@@ -90,7 +90,7 @@ impl Lanes {
 
     fn taken(&self) -> usize {
         let leaving = self.leaving.borrow().iter().filter(|lane| !lane.is_replaced()).count();
-        self.by_key.borrow().len() + self.big.borrow().len() + leaving
+        self.by_key.borrow().len() + self.for_long_replies.borrow().len() + leaving
     }
 
     /// Retires every lane that stands. Its clients go on, each when it has its answers, on one that takes its place; that
@@ -98,27 +98,27 @@ impl Lanes {
     /// itself.
     pub(super) fn rotate(&self, node: &Node) {
         let mut leaving = self.leaving.borrow_mut();
-        for lanes in [&self.by_key, &self.big] {
+        for lanes in [&self.by_key, &self.for_long_replies] {
             let mut lanes = lanes.borrow_mut();
-            let standing = lanes.extract_if(|_, lane| lane.phase() == Phase::Ready).map(|(_, lane)| lane);
+            let standing = lanes.extract_if(|_, lane| lane.phase() == LanePhase::Ready).map(|(_, lane)| lane);
             leaving.extend(standing.inspect(|lane| lane.replace()));
         }
         drop(leaving);
-        for client in node.rt.roster.all() {
+        for client in node.rt.outboxes.all() {
             client.wake(); // whoever waits for room on one that goes
         }
     }
 
     /// Retires the lane that has been idle longest, if any has been idle for long enough.
     fn make_place(&self, now: u64) -> bool {
-        self.give_way(&self.big, now) || self.give_way(&self.by_key, now)
+        self.give_way(&self.for_long_replies, now) || self.give_way(&self.by_key, now)
     }
 
     fn give_way(&self, lanes: &RefCell<crate::base::Map<RouteKey, Rc<Lane>>>, now: u64) -> bool {
         let mut lanes = lanes.borrow_mut();
         let idle = lanes
             .values()
-            .filter(|lane| lane.phase() == Phase::Ready && lane.idle_for(now, nanos(GIVE_WAY_AFTER)))
+            .filter(|lane| lane.phase() == LanePhase::Ready && lane.idle_for(now, nanos(GIVE_WAY_AFTER)))
             .min_by_key(|lane| lane.last_used())
             .map(|lane| lane.key().clone());
         let Some(lane) = idle.and_then(|key| lanes.remove(&key)) else { return false };
@@ -130,7 +130,7 @@ impl Lanes {
     /// A lane has ended and its permit is back.
     pub(super) fn on_closed(&self, lane: &Rc<Lane>) {
         self.leaving.borrow_mut().retain(|l| !Rc::ptr_eq(l, lane));
-        for lanes in [&self.by_key, &self.big] {
+        for lanes in [&self.by_key, &self.for_long_replies] {
             let mut lanes = lanes.borrow_mut();
             if lanes.get(lane.key()).is_some_and(|l| Rc::ptr_eq(l, lane)) {
                 lanes.remove(lane.key());
@@ -157,10 +157,10 @@ impl Lanes {
         let mut lanes = self.by_key.borrow_mut();
         let owes = |lane: &Rc<Lane>, long: u64| lane.oldest().is_some_and(|oldest| now.saturating_sub(oldest) >= long);
         if lanes.values().any(|lane| owes(lane, nanos(STUCK_AT_LEAST))) {
-            node.control.look(); // is it a script?
+            node.control.check_now(); // is it a script?
         }
         let mut leaving = Vec::new();
-        for lane in lanes.values().filter(|lane| lane.phase() == Phase::Ready) {
+        for lane in lanes.values().filter(|lane| lane.phase() == LanePhase::Ready) {
             // A suspect lane is left where another is better: the upstream has answered while it was silent.
             let alone = lane.is_suspect() && node.control.healthy_within(lane.silence(now));
             if (alone || owes(lane, busy)) && room > 0 {
@@ -177,20 +177,23 @@ impl Lanes {
             }
         }
         let mut leaving = self.leaving.borrow_mut();
-        leaving.extend(self.big.borrow_mut().extract_if(|_, lane| lane.idle_for(now, idle)).map(|(_, lane)| {
-            lane.retire(UpstreamCloseReason::Idle);
-            lane
-        }));
+        leaving.extend(self.for_long_replies.borrow_mut().extract_if(|_, lane| lane.idle_for(now, idle)).map(
+            |(_, lane)| {
+                lane.retire(UpstreamCloseReason::Idle);
+                lane
+            },
+        ));
     }
 
     /// Every lane that still exists, as it is now.
     pub(super) fn reports(&self, worker: usize, now: u64) -> Vec<LaneReport> {
-        let (by_key, big, leaving) = (self.by_key.borrow(), self.big.borrow(), self.leaving.borrow());
+        let (by_key, for_long_replies, leaving) =
+            (self.by_key.borrow(), self.for_long_replies.borrow(), self.leaving.borrow());
         let mut reports: Vec<_> = by_key
             .values()
             .chain(leaving.iter())
             .map(|lane| lane.report(worker, false, now))
-            .chain(big.values().map(|lane| lane.report(worker, true, now)))
+            .chain(for_long_replies.values().map(|lane| lane.report(worker, true, now)))
             .collect();
         reports.sort_by_key(|lane| lane.id);
         reports
@@ -200,7 +203,13 @@ impl Lanes {
     #[must_use]
     pub fn all(&self) -> Vec<Rc<Lane>> {
         let leaving = self.leaving.borrow();
-        self.by_key.borrow().values().chain(self.big.borrow().values()).chain(leaving.iter()).cloned().collect()
+        self.by_key
+            .borrow()
+            .values()
+            .chain(self.for_long_replies.borrow().values())
+            .chain(leaving.iter())
+            .cloned()
+            .collect()
     }
 }
 

@@ -146,7 +146,7 @@ impl Node {
         let (now, before) = (self.facts.server_limits(), self.server.get());
         self.server.set(now);
         self.on_output_limits();
-        self.big_replies.guard(usize::try_from(now.normal.least()).unwrap_or(usize::MAX));
+        self.long_replies.guard(usize::try_from(now.normal.least()).unwrap_or(usize::MAX));
         let of_lanes =
             |limits: &ServerLimits| (limits.normal.least(), requests_on_a_lane(&self.rt.config().lane, limits));
         if of_lanes(&now) != of_lanes(&before) {
@@ -179,7 +179,7 @@ impl Node {
         if limit == 0 {
             return;
         }
-        let own = self.rt.memory.held(BufferKind::Input) + self.rt.memory.held(BufferKind::Output);
+        let own = self.rt.memory.buffered(BufferKind::Input) + self.rt.memory.buffered(BufferKind::Output);
         let all = self.rt.process.memory().sum();
         if all < limit || own == 0 {
             return;
@@ -187,18 +187,18 @@ impl Node {
         // Each worker gives its part of what is too much.
         let share = u128::from(all - limit + 1) * own as u128 / u128::from(all.max(1));
         let mut left = u64::try_from(share).unwrap_or(u64::MAX).max(1);
-        for client in self.rt.roster.by_size(Outbox::held, SMALL) {
+        for client in self.rt.outboxes.by_size(Outbox::buffered, SMALL) {
             if left == 0 {
                 break;
             }
             if client.no_evict() {
                 continue;
             }
-            let held = client.held();
-            left = left.saturating_sub(held as u64);
+            let buffered = client.buffered();
+            left = left.saturating_sub(buffered as u64);
             tracing::warn!(
                 client = client.id(),
-                held,
+                buffered,
                 limit,
                 "maxmemory-clients: the client with the largest buffers is closed"
             );

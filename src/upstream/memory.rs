@@ -38,8 +38,8 @@ pub struct Memory {
     told: Cell<usize>,
     pressure: Cell<Pressure>,
     /// Clients that hold this much are not read.
-    pause_from: Cell<usize>,
-    paused: RefCell<Vec<ClientKey>>,
+    throttle_from: Cell<usize>,
+    throttled: RefCell<Vec<ClientKey>>,
     /// Ticks since when somebody, here or elsewhere, is paused or refused.
     waiting: Cell<u32>,
     /// The second of the worker's clock of the last line about it.
@@ -57,8 +57,8 @@ impl Memory {
             own: Cell::new(0),
             told: Cell::new(0),
             pressure: Cell::default(),
-            pause_from: Cell::new(usize::MAX),
-            paused: RefCell::default(),
+            throttle_from: Cell::new(usize::MAX),
+            throttled: RefCell::default(),
             waiting: Cell::new(0),
             warned: Cell::new(0),
         }
@@ -76,12 +76,12 @@ impl Memory {
         let own = (self.own.get() + after).saturating_sub(before);
         self.own.set(own);
         if own.abs_diff(self.told.get()) >= TELL_EVERY {
-            self.look();
+            self.publish();
         }
     }
 
     /// Tells the others, and learns from them.
-    fn look(&self) -> u64 {
+    fn publish(&self) -> u64 {
         self.told.set(self.own.get());
         let total = self.process.memory();
         let sum = total.tell(self.worker, self.own.get() as u64);
@@ -97,7 +97,7 @@ impl Memory {
 
     /// Bytes of one kind.
     #[must_use]
-    pub fn held(&self, kind: BufferKind) -> usize {
+    pub fn buffered(&self, kind: BufferKind) -> usize {
         self.kinds[kind as usize].get()
     }
 }
@@ -143,32 +143,32 @@ impl Runtime {
     /// The worker's tick: what the others have done since counts too, and paused clients ask again.
     pub(super) fn memory_tick(&self) {
         let memory = &self.memory;
-        let sum = memory.look();
-        memory.pause_from.set(usize::MAX);
+        let sum = memory.publish();
+        memory.throttle_from.set(usize::MAX);
         self.relieve();
-        self.show_held();
-        let mut paused = std::mem::take(&mut *memory.paused.borrow_mut());
-        paused.sort_unstable();
-        paused.dedup();
+        self.show_buffered();
+        let mut throttled = std::mem::take(&mut *memory.throttled.borrow_mut());
+        throttled.sort_unstable();
+        throttled.dedup();
         let total = self.process.memory();
-        let paused_anywhere = total.tell_paused(self.worker, paused.len() as u64) > 0;
-        let anybody = paused_anywhere || memory.pressure() >= Pressure::Refuse;
+        let throttled_anywhere = total.tell_throttled(self.worker, throttled.len() as u64) > 0;
+        let anybody = throttled_anywhere || memory.pressure() >= Pressure::Refuse;
         memory.waiting.set(if anybody { memory.waiting.get() + 1 } else { 0 });
         if memory.waiting.get() >= PATIENCE {
             // Who does not read would for ever keep those out who want to come in, or to send.
             memory.waiting.set(0);
             let excess = sum.saturating_sub(total.limit() / 100 * CALM);
             let mine = u128::from(excess) * memory.own.get() as u128 / u128::from(sum.max(1));
-            self.close_largest(u64::try_from(mine).unwrap_or(excess), Outbox::held_back);
+            self.close_largest(u64::try_from(mine).unwrap_or(excess), Outbox::buffered_unread);
         }
-        for client in paused {
-            self.roster.with(client, |outbox| outbox.wake()); // is paused again if nothing has changed
+        for client in throttled {
+            self.outboxes.with(client, |outbox| outbox.wake()); // is paused again if nothing has changed
         }
     }
 
-    fn show_held(&self) {
+    fn show_buffered(&self) {
         for kind in BufferKind::ALL {
-            self.shard.buffered[*kind].set(self.memory.held(*kind) as u64);
+            self.shard.buffered[*kind].set(self.memory.buffered(*kind) as u64);
         }
     }
 
@@ -182,25 +182,25 @@ impl Runtime {
     fn shed(&self) {
         let memory = &self.memory;
         self.buffers.drop_spare();
-        if memory.pause_from.get() == usize::MAX {
-            memory.pause_from.set((self.roster.largest() / 2).max(SMALL));
+        if memory.throttle_from.get() == usize::MAX {
+            memory.throttle_from.set((self.outboxes.largest() / 2).max(SMALL));
         }
         if memory.pressure() < Pressure::Close {
             return;
         }
-        let (sum, total) = (memory.look(), self.process.memory());
+        let (sum, total) = (memory.publish(), self.process.memory());
         // The workers that hold most close first; at the limit itself everybody does.
         let much = memory.own.get() as u64 * total.workers() as u64 >= sum;
         if memory.pressure() == Pressure::Over || (memory.pressure() == Pressure::Close && much) {
             let excess = sum.saturating_sub(total.limit() / 100 * RELIEVED);
-            let left = self.close_largest(excess, Outbox::held_back);
+            let left = self.close_largest(excess, Outbox::buffered_unread);
             // Unfinished requests are their clients' only harm, so they go only where most is held: elsewhere an honest
             // one would pay for what another worker has not given back yet.
             if much {
-                self.close_largest(left, Outbox::held);
+                self.close_largest(left, Outbox::buffered);
             }
             // At once: beside what another worker has taken since, the old figure would be more than there ever was.
-            self.show_held();
+            self.show_buffered();
         }
     }
 
@@ -210,12 +210,12 @@ impl Runtime {
             return 0;
         }
         let (mut left, second) = (excess, self.now() / 1_000_000_000 + 1);
-        for client in self.roster.by_size(share, SMALL) {
+        for client in self.outboxes.by_size(share, SMALL) {
             if left == 0 {
                 break;
             }
             left = left.saturating_sub(share(&client) as u64);
-            let (output, all) = (client.held_output(), client.held());
+            let (output, all) = (client.buffered_output(), client.buffered());
             self.shard.shed[ShedStep::Close].inc();
             let input = all.saturating_sub(output);
             // One line a second says it; the metric counts them.
@@ -236,30 +236,30 @@ impl Runtime {
             }
             client.shed(&self.buffers, CloseReason::Memory);
         }
-        self.memory.look();
+        self.memory.publish();
         left
     }
 
     /// Whether this client must not be read now, because memory is short and it holds much. It is woken to ask again.
     #[inline]
-    pub fn pauses(&self, client: &Outbox) -> bool {
-        let from = self.memory.pause_from.get();
+    pub fn throttles(&self, client: &Outbox) -> bool {
+        let from = self.memory.throttle_from.get();
         if from == usize::MAX {
             return false;
         }
-        self.pauses_from(client, from)
+        self.is_throttled_from(client, from)
     }
 
     #[cold]
-    fn pauses_from(&self, client: &Outbox, from: usize) -> bool {
-        let paused = client.held() >= from;
-        if client.pause(paused) && paused {
+    fn is_throttled_from(&self, client: &Outbox, from: usize) -> bool {
+        let throttled = client.buffered() >= from;
+        if client.throttle(throttled) && throttled {
             self.shard.shed[ShedStep::Pause].inc();
             self.shard.client_stalls[StallReason::Memory].inc();
         }
-        if paused {
-            self.memory.paused.borrow_mut().push(client.key());
+        if throttled {
+            self.memory.throttled.borrow_mut().push(client.key());
         }
-        paused
+        throttled
     }
 }

@@ -10,81 +10,81 @@
 //! A node reaches its worker's runtime as `node.rt`; the runtime knows no server. Outboxes live here because lanes fill
 //! them. Never names a client's task. `client` and `worker` may call it.
 
-mod acks;
-mod aims;
-mod big;
 mod blocking;
 mod buffers;
 mod client_key;
+mod client_socket;
 mod control;
-mod control_pause;
-mod demoted;
-mod ends;
-mod granted;
+mod counters;
+mod demotion;
 mod hotkeys;
-mod inquiries;
+mod input_memory;
 mod lane;
 mod lanes;
 mod limits;
+mod login;
+mod long_replies;
 mod memory;
 mod node;
-mod observe;
 mod outbox;
-mod pace;
+mod outboxes;
+mod output_limit;
+mod own_commands;
+mod pause_detector;
+mod permission_cache;
 mod permissions;
 mod pool;
 mod pubsub;
-mod ration;
+mod replica_acks;
 mod report;
-mod roster;
 mod rotate;
 mod rules;
 mod runtime;
-mod scratch;
 mod server_pause;
-mod share;
+mod slow_clients;
 mod slowlog;
 mod unblock;
-mod unknown;
+mod unblock_guard;
+mod unknown_commands;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use acks::{Acks, Look, Watcher};
-pub use aims::Unblocked;
-pub use big::{BigReplies, Question, Way};
-pub use blocking::{Folds, Turn, Wait, Waiter};
+pub use blocking::{Wait, WaitEnd, WaitGroups, Waiter};
 pub use buffers::{Buffers, Pieces};
 pub use client_key::ClientKey;
 pub use control::Control;
-pub use demoted::Demotion;
-pub use granted::{Granted, Known};
+pub use demotion::Demotion;
 pub(crate) use hotkeys::{HotKey, merged};
-pub use inquiries::Inquiries;
-pub use lane::{Fate, Lane, RetryBudget};
+pub use lane::{Lane, LaneHistory, RetryBudget};
 pub(crate) use lane::{LaneReport, NOT_EXECUTED, Owner, Part, TOO_LATE, recounted};
 pub use lanes::Lanes;
+pub use login::{LoginConnection, LoginRequirement};
+pub use long_replies::{Carrier, Fingerprint, LongReplies};
 pub use memory::{Charge, Memory};
 pub use node::Node;
 pub use outbox::{Answer, Outbox, Wants};
-pub use permissions::{Permission, Permissions, Twin};
-pub use pool::{IdleLinks, Lease, LendError, Pool, Return};
+pub use outboxes::Outboxes;
+pub use output_limit::OutputClass;
+pub use own_commands::OwnCommands;
+pub use permission_cache::{Known, PermissionCache};
+pub use permissions::{Permission, PermissionChecks, PermissionProbe};
+pub use pool::{IdleLinks, Lease, LeaseError, Pool, Return};
 pub use pubsub::{HiddenSubscribers, Hub, Hubs, NoHub, Subscribe};
-pub use ration::OutputClass;
+pub use replica_acks::{AcksWaiter, ReplicaAcks, RoleReply};
 pub(crate) use report::Report;
-pub use roster::Roster;
-pub use rules::{Change, Rules};
+pub use rules::{ConfigChange, Rules};
 pub use runtime::Runtime;
-pub use scratch::{Scratch, Standing};
 pub use server_pause::ServerPause;
 pub(crate) use slowlog::{Slow, SlowRequest};
-pub use unknown::{Unknowns, Verdict};
+pub use unblock_guard::Unblocked;
+pub use unknown_commands::{Unknowns, Verdict};
 
 use crate::auth::Throttle;
 use crate::command::CommandTable;
 use crate::config::{Config, Endpoint};
-use crate::link::{Budget, ClientTls, Owned};
+use crate::link::{Budget, ClientTls, OwnIds};
 use crate::telemetry::{ProcessFacts, Shard};
 use crate::topology::{self, NodeId, Standalone, Target, Topology};
 
@@ -96,7 +96,7 @@ pub struct Parts {
     pub process: Arc<ProcessFacts>,
     pub table: Arc<CommandTable>,
     pub budget: Arc<Budget>,
-    pub owned: Owned,
+    pub owned: OwnIds,
     pub interest: HiddenSubscribers,
     /// There if the servers speak TLS.
     pub tls: Option<ClientTls>,

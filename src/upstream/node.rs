@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Acks, BigReplies, Control, Demotion, Folds, Granted, HiddenSubscribers, Hubs, IdleLinks, Inquiries, Lanes,
-    Permissions, RetryBudget, Runtime, Scratch, ServerPause, Standing, Unknowns, control,
+    Control, Demotion, HiddenSubscribers, Hubs, IdleLinks, Lanes, LoginConnection, LoginRequirement, LongReplies,
+    OwnCommands, PermissionCache, PermissionChecks, ReplicaAcks, RetryBudget, Runtime, ServerPause, Unknowns,
+    WaitGroups, control,
 };
 use crate::command::CommandId;
 use crate::config::Endpoint;
@@ -35,23 +36,23 @@ pub struct Node {
     pub interest: HiddenSubscribers,
     /// Commands are held at the clients: PROXY PAUSE, or a pause of the server. Moved by [`Node::on_pause_changed`], at every
     /// change of either.
-    pub(super) holding: Cell<bool>,
+    pub(super) any_pause: Cell<bool>,
     pub server_pause: ServerPause,
     pub dialer: Rc<Dialer>,
     pub lanes: Lanes,
     /// Connections to this server that were lent and are lent again.
     pub idle: IdleLinks,
     pub hubs: Hubs,
-    pub scratch: Scratch,
+    pub login_connection: LoginConnection,
     pub control: Control,
     pub unknowns: Unknowns,
-    pub inquiries: Inquiries,
-    pub permissions: Permissions,
-    pub acks: Acks,
-    pub granted: Granted,
+    pub own_commands: OwnCommands,
+    pub permission_checks: PermissionChecks,
+    pub replica_acks: ReplicaAcks,
+    pub permission_cache: PermissionCache,
     pub demotion: Demotion,
-    pub folds: Folds,
-    pub big_replies: BigReplies,
+    pub wait_groups: WaitGroups,
+    pub long_replies: LongReplies,
     pub retries: RetryBudget,
     /// Connections that were made before may lead to another server; nanoseconds of the worker's clock. Moved when
     /// the server is replaced.
@@ -91,23 +92,23 @@ impl Node {
             id,
             facts,
             interest,
-            holding: Cell::new(rt.is_paused()),
+            any_pause: Cell::new(rt.is_paused()),
             rt,
             server_pause: ServerPause::default(),
             dialer,
             lanes: Lanes::default(),
             idle: IdleLinks::default(),
             hubs: Hubs::default(),
-            scratch: Scratch::default(),
+            login_connection: LoginConnection::default(),
             control: Control::new(id),
             unknowns: Unknowns::default(),
-            inquiries: Inquiries::default(),
-            permissions: Permissions::default(),
-            acks: Acks::default(),
-            granted: Granted::default(),
+            own_commands: OwnCommands::default(),
+            permission_checks: PermissionChecks::default(),
+            replica_acks: ReplicaAcks::default(),
+            permission_cache: PermissionCache::default(),
             demotion: Demotion::default(),
-            folds: Folds::default(),
-            big_replies: BigReplies::default(),
+            wait_groups: WaitGroups::default(),
+            long_replies: LongReplies::default(),
             retries: RetryBudget::default(),
             since: Cell::new(0),
             rotates_again: Cell::new(false),
@@ -143,19 +144,20 @@ impl Node {
 
     /// What a client is that has sent nothing yet, where it need not be asked.
     #[must_use]
-    pub fn assumed_standing(&self) -> Option<Standing> {
+    pub fn assumed_login_requirement(&self) -> Option<LoginRequirement> {
         match &self.rt.rules().users {
-            Some(users) if users.default_is_open() => Some(Standing::Implicit),
-            Some(_) => Some(Standing::Unauthenticated),
+            Some(users) if users.default_is_open() => Some(LoginRequirement::Implicit),
+            Some(_) => Some(LoginRequirement::Unauthenticated),
             // Clients that do not log in are the configured user; lanes prove that login themselves.
-            None => self.rt.config().upstream.password.is_some().then_some(Standing::Implicit),
+            None => self.rt.config().upstream.password.is_some().then_some(LoginRequirement::Implicit),
         }
     }
 
     /// Clients have to log in, as far as is known.
     #[must_use]
     pub fn wants_login(&self) -> bool {
-        self.assumed_standing().map_or_else(|| self.scratch.wants_login(), |known| known == Standing::Unauthenticated)
+        self.assumed_login_requirement()
+            .map_or_else(|| self.login_connection.wants_login(), |known| known == LoginRequirement::Unauthenticated)
     }
 
     /// What the server limits on connections, as this worker last heard.
@@ -178,11 +180,11 @@ impl Node {
 
     /// A connection was lost: the server may have started anew, so what was learnt from it may be different now.
     pub fn on_connection_lost(&self) {
-        self.control.look();
+        self.control.check_now();
         self.first_bad_db.set(u32::MAX);
-        self.scratch.forget_probe();
+        self.login_connection.forget_probe();
         self.unknowns.forget();
-        self.folds.forget();
+        self.wait_groups.forget();
     }
 
     /// The lowest database index that the server is known not to have. Probing beyond it opens no connection.
@@ -220,7 +222,7 @@ impl Node {
         let now = self.rt.now();
         self.notice_limits();
         self.evict();
-        self.big_replies.on_tick(now);
+        self.long_replies.on_tick(now);
         self.pause_tick();
         let healthy = self.control.healthy_within(HEALTHY_WITHIN.min(self.rt.config().upstream.progress_timeout))
             || self.server_pause.excuses_silence();
@@ -230,7 +232,7 @@ impl Node {
             self.dialer.on_service();
         }
         self.idle.on_tick(self);
-        Scratch::on_tick(self);
+        LoginConnection::on_tick(self);
         self.hubs.on_tick(self, now, healthy);
         let oldest = self.lanes.all().iter().filter_map(|lane| lane.oldest()).min();
         let age = oldest.map(|at| Duration::from_nanos(now.saturating_sub(at)));
@@ -238,10 +240,10 @@ impl Node {
         // A walk over all clients, so not at every tick.
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(SURVEY_EVERY) {
-            let (active, unsent) = self.rt.roster.survey(&self.rt.config().client, now);
+            let (active, unsent) = self.rt.outboxes.survey(&self.rt.config().client, now);
             self.check_soft_limits(now);
-            self.folds.observe(self);
-            let (waiters, sent) = (self.folds.waiters() as u64, self.rt.buffers.take_sent());
+            self.wait_groups.observe(self);
+            let (waiters, sent) = (self.wait_groups.waiters() as u64, self.rt.buffers.take_sent());
             self.rt.shard.clients_observed(active, waiters, unsent, sent);
             self.hubs.survey(self, now);
         }

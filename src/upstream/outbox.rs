@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::big::Question;
 use super::buffers::{Buffers, Output};
 use super::client_key::ClientKey;
-use super::pace::Pace;
+use super::input_memory::InputMemory;
+use super::long_replies::Fingerprint;
+use super::output_limit::OutputBudget;
 use super::pubsub::{Hub, Subscriber};
-use super::ration::Ration;
-use super::share::Share;
+use super::slow_clients::SlowMarks;
 use crate::base::TaskWaker;
 use crate::link::WriteHalf;
 use crate::session::Subscribed;
@@ -45,18 +45,18 @@ pub struct Outbox {
     output: RefCell<Output>,
     /// Bytes at the front of `output` that the socket has taken.
     sent: Cell<usize>,
-    pub(super) share: Share,
-    pub(super) pace: Pace,
+    pub(super) input_memory: InputMemory,
+    pub(super) slow_marks: SlowMarks,
     /// What it asked last on a lane.
-    asked: Cell<Question>,
+    asked: Cell<Fingerprint>,
     pending: Cell<u32>,
     pending_bytes: Cell<usize>,
     touched: Cell<bool>,
-    fate: Cell<Option<CloseReason>>,
+    close_reason: Cell<Option<CloseReason>>,
     wants: Cell<Wants>,
     task: TaskWaker,
     mailbox: RefCell<Option<Answer>>,
-    pub(super) ration: Ration,
+    pub(super) output_budget: OutputBudget,
     /// Only while the client subscribes through a hub.
     subscriber: RefCell<Option<Box<Subscriber>>>,
 }
@@ -70,18 +70,18 @@ impl Outbox {
             id,
             writer,
             output: RefCell::default(),
-            share: Share::default(),
-            pace: Pace::default(),
+            input_memory: InputMemory::default(),
+            slow_marks: SlowMarks::default(),
             asked: Cell::default(),
             sent: Cell::new(0),
             pending: Cell::new(0),
             pending_bytes: Cell::new(0),
             touched: Cell::new(false),
-            fate: Cell::new(None),
+            close_reason: Cell::new(None),
             wants: Cell::new(Wants::Nothing),
             task: TaskWaker::default(),
             mailbox: RefCell::new(None),
-            ration: Ration::new(limit),
+            output_budget: OutputBudget::new(limit),
             subscriber: RefCell::new(None),
         }
     }
@@ -113,17 +113,17 @@ impl Outbox {
 
     /// The client asks this on a lane.
     #[inline]
-    pub fn asks(&self, question: Question) {
+    pub fn asks(&self, question: Fingerprint) {
         self.asked.set(question);
     }
 
     /// What it waits for, if that is one thing.
-    pub(super) fn only_question(&self) -> Option<Question> {
+    pub(super) fn only_question(&self) -> Option<Fingerprint> {
         (self.pending.get() == 1).then(|| self.asked.get())
     }
 
     /// Bytes of buffers for what it has not read.
-    pub fn held_output(&self) -> usize {
+    pub fn buffered_output(&self) -> usize {
         // Borrowed only while something is appended to this very client.
         let output = self.output.try_borrow().map_or(0, |output| output.capacity());
         let aside = self.subscriber.try_borrow().ok().and_then(|s| s.as_ref().map(|s| s.aside.capacity()));
@@ -133,18 +133,18 @@ impl Outbox {
     /// The client's task waits for the end of a request that was begun.
     #[inline]
     pub fn await_rest(&self) {
-        self.pace.await_rest();
+        self.slow_marks.await_rest();
     }
 
     /// The client has sent a whole request.
     #[inline]
     pub fn on_whole(&self) {
-        self.pace.on_whole();
+        self.slow_marks.on_whole();
     }
 
     /// Drops what the client has not read. Its task has ended, or is about to.
     pub fn release(&self, buffers: &Buffers) {
-        self.fate.set(self.fate.get().or(Some(CloseReason::Client)));
+        self.close_reason.set(self.close_reason.get().or(Some(CloseReason::Client)));
         self.drop_output(buffers);
         if let Some(subscriber) = self.subscriber.borrow_mut().as_mut() {
             buffers.memory.change(BufferKind::Output, subscriber.aside.capacity(), 0);
@@ -192,7 +192,7 @@ impl Outbox {
 
     /// Appends a message, between complete replies. As [`Outbox::push_noted`].
     pub(super) fn push_message(&self, buffers: &Buffers, bytes: &[u8]) -> bool {
-        if let Some(subscriber) = self.subscriber.borrow_mut().as_mut().filter(|subscriber| subscriber.holds()) {
+        if let Some(subscriber) = self.subscriber.borrow_mut().as_mut().filter(|subscriber| subscriber.withholds()) {
             let limit = self.output_limit();
             if limit == 0 || self.unsent() + subscriber.aside.len() + bytes.len() <= limit {
                 let before = subscriber.aside.capacity();
@@ -208,19 +208,19 @@ impl Outbox {
 
     /// A reply is passed on in pieces: messages wait until its last one is appended.
     pub fn on_reply_part(&self, buffers: &Buffers, last: bool) {
-        self.hold(buffers, |subscriber| subscriber.on_reply_part(last));
+        self.change_subscriber(buffers, |subscriber| subscriber.on_reply_part(last));
     }
 
     /// The client sends PUBLISH, or has its answer: the message comes behind it (rule P7).
     pub fn on_own_publish(&self, buffers: &Buffers, answered: bool) {
-        self.hold(buffers, |subscriber| subscriber.on_own(answered));
+        self.change_subscriber(buffers, |subscriber| subscriber.on_own(answered));
     }
 
-    fn hold(&self, buffers: &Buffers, change: impl FnOnce(&mut Subscriber)) {
+    fn change_subscriber(&self, buffers: &Buffers, change: impl FnOnce(&mut Subscriber)) {
         let mut subscriber = self.subscriber.borrow_mut();
         let Some(subscriber) = subscriber.as_mut() else { return };
         change(subscriber);
-        if !subscriber.holds() && !subscriber.aside.is_empty() {
+        if !subscriber.withholds() && !subscriber.aside.is_empty() {
             let waiting = std::mem::take(&mut subscriber.aside);
             buffers.memory.change(BufferKind::Output, waiting.capacity(), 0);
             self.push(buffers, &waiting);
@@ -259,13 +259,13 @@ impl Outbox {
     /// notes the client for [`Outbox::flush`].
     pub fn push_noted(&self, buffers: &Buffers, bytes: &[u8]) -> bool {
         self.push(buffers, bytes);
-        self.fate.get().is_none() && !self.touched.replace(true)
+        self.close_reason.get().is_none() && !self.touched.replace(true)
     }
 
     /// Appends reply bytes; for the client's own task, which flushes before it waits. Over the limit the client is
     /// closed and its output dropped.
     pub fn push(&self, buffers: &Buffers, bytes: &[u8]) {
-        if self.fate.get().is_some() {
+        if self.close_reason.get().is_some() {
             return;
         }
         let mut output = self.output.borrow_mut();
@@ -305,7 +305,7 @@ impl Outbox {
                     Ok(n) => {
                         self.sent.set(self.sent.get() + n);
                         buffers.on_sent(n);
-                        self.pace.on_taken(n);
+                        self.slow_marks.on_taken(n);
                     }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                         self.forget_sent(&mut output.front);
@@ -358,15 +358,15 @@ impl Outbox {
 
     /// Decides that the client is closed; the first reason counts. Its task sends what is buffered, then ends.
     pub fn close(&self, reason: CloseReason) {
-        if self.fate.get().is_none() {
-            self.fate.set(Some(reason));
+        if self.close_reason.get().is_none() {
+            self.close_reason.set(Some(reason));
         }
         self.wake();
     }
 
     /// Why the client is to be closed, if it is.
-    pub fn fate(&self) -> Option<CloseReason> {
-        self.fate.get()
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.close_reason.get()
     }
 
     /// Puts the answer of a request that the client's task waits for.

@@ -12,14 +12,14 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::{Answer, LendError, Node, Return, Standing};
+use super::{Answer, LeaseError, LoginRequirement, Node, Return};
 use crate::command::CommandId;
 use crate::link::DialError;
 use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
 
 /// A command that needs the right in question and changes nothing.
-pub type Twin = &'static [&'static str];
+pub type PermissionProbe = &'static [&'static str];
 
 /// What is known of a right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,21 +33,21 @@ pub enum Permission {
 
 /// Questions of a worker that have no answer yet: at most one for each identity and right.
 #[derive(Default)]
-pub struct Permissions {
-    rights: Joint<(RouteKey, Twin), Permission>,
-    standing: Joint<(), Option<Standing>>,
+pub struct PermissionChecks {
+    rights: SingleFlight<(RouteKey, PermissionProbe), Permission>,
+    login_requirement: SingleFlight<(), Option<LoginRequirement>>,
 }
 
 /// Callers that wait for the same answer, by the question.
-struct Joint<K, V>(RefCell<HashMap<K, Vec<oneshot::Sender<V>>>>);
+struct SingleFlight<K, V>(RefCell<HashMap<K, Vec<oneshot::Sender<V>>>>);
 
-impl<K, V> Default for Joint<K, V> {
+impl<K, V> Default for SingleFlight<K, V> {
     fn default() -> Self {
         Self(RefCell::default())
     }
 }
 
-impl<K: Eq + Hash, V: Clone> Joint<K, V> {
+impl<K: Eq + Hash, V: Clone> SingleFlight<K, V> {
     /// Where the answer will come, and whether nobody has asked yet.
     fn join(&self, what: K) -> (oneshot::Receiver<V>, bool) {
         let (sender, answer) = oneshot::channel();
@@ -69,48 +69,48 @@ impl<K: Eq + Hash, V: Clone> Joint<K, V> {
 }
 
 impl Node {
-    /// Whether whoever is served by connections in the state `key` may run `twin`; asked for no longer than `patience`.
-    pub async fn permission(self: &Rc<Self>, key: &RouteKey, twin: Twin, patience: Duration) -> Permission {
+    /// Whether whoever is served by connections in the state `key` may run `probe`; asked for no longer than `patience`.
+    pub async fn permission(self: &Rc<Self>, key: &RouteKey, probe: PermissionProbe, patience: Duration) -> Permission {
         // Joined before it is asked, and asked in a task of its own: the first who wants to know may lose patience, and the
         // others still get the answer.
-        let (answer, first) = self.permissions.rights.join((key.clone(), twin));
+        let (answer, first) = self.permission_checks.rights.join((key.clone(), probe));
         if first {
             let (node, key) = (Rc::clone(self), key.clone());
             spawn_local(async move {
-                let permission = node.inquire(&key, twin).await;
-                node.permissions.rights.answer(&(key, twin), &permission);
+                let permission = node.ask_permission(&key, probe).await;
+                node.permission_checks.rights.answer(&(key, probe), &permission);
             });
         }
         timeout(patience, answer).await.ok().and_then(Result::ok).unwrap_or(Permission::Unknown)
     }
 
     /// What a client is that has sent nothing yet; nothing if that is not known after `patience`.
-    pub async fn standing_within(self: &Rc<Self>, patience: Duration) -> Option<Standing> {
-        let (answer, first) = self.permissions.standing.join(());
+    pub async fn login_requirement_within(self: &Rc<Self>, patience: Duration) -> Option<LoginRequirement> {
+        let (answer, first) = self.permission_checks.login_requirement.join(());
         if first {
             let node = Rc::clone(self);
             spawn_local(async move {
-                let standing = node.scratch.standing(&node).await.ok();
-                node.permissions.standing.answer(&(), &standing);
+                let login_requirement = node.login_connection.login_requirement(&node).await.ok();
+                node.permission_checks.login_requirement.answer(&(), &login_requirement);
             });
         }
         timeout(patience, answer).await.ok()?.ok()?
     }
 
-    async fn inquire(self: &Rc<Self>, key: &RouteKey, twin: Twin) -> Permission {
+    async fn ask_permission(self: &Rc<Self>, key: &RouteKey, probe: PermissionProbe) -> Permission {
         let mut command = BytesMut::new();
-        encode::command(&mut command, twin);
+        encode::command(&mut command, probe);
         // Where clients of this key ride anyway, the question rides with them. Only without a place for a lane is a
         // connection lent for it.
         if let Ok(lane) = self.lanes.obtain(self, key) {
-            return match self.inquiries.ask(self, &lane, CommandId::OURS, &command).await {
+            return match self.own_commands.ask(self, &lane, CommandId::OURS, &command).await {
                 Ok(Answer::Reply(reply)) => of_reply(&reply),
                 // The lane could not be opened for this identity: that is the answer, in the server's words.
                 Ok(Answer::NotExecuted(line)) if is_about(key, &line) => of_error(&line),
                 Ok(Answer::NotExecuted(_)) | Err(_) => Permission::Unknown,
             };
         }
-        match self.rt.pool.lend(self, key).await {
+        match self.rt.pool.lease(self, key).await {
             Ok(mut lease) => match lease.link().call(&command, 1).await {
                 Ok(replies) => {
                     lease.give_back(Return::Clean);
@@ -118,7 +118,7 @@ impl Node {
                 }
                 Err(_) => Permission::Unknown,
             },
-            Err(LendError::Dial(DialError::Identity(line) | DialError::State(line))) if is_about(key, &line) => {
+            Err(LeaseError::Dial(DialError::Identity(line) | DialError::State(line))) if is_about(key, &line) => {
                 Permission::Refused(line)
             }
             Err(_) => Permission::Unknown,
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn those_who_ask_the_same_share_one_answer_and_those_who_left_go() {
-        let joint = Joint::<u8, u8>::default();
+        let joint = SingleFlight::<u8, u8>::default();
         let (one, first) = joint.join(1);
         assert!(first);
         drop(one);

@@ -21,14 +21,14 @@ use tokio::task::spawn_local;
 pub use lease::{Lease, Return};
 
 use super::Node;
-use super::aims::Aims;
+use super::unblock_guard::UnblockGuard;
 use crate::link::{DialError, Link, Patience, Start, Use, Wanted};
 use crate::session::RouteKey;
 use crate::telemetry::UpstreamCloseReason;
 
 /// Why no connection was lent. Nothing of the client was written.
 #[derive(Debug)]
-pub enum LendError {
+pub enum LeaseError {
     /// The deadline passed, or too many wait already.
     Exhausted,
     Dial(DialError),
@@ -63,11 +63,11 @@ pub struct IdleLinks {
     links: RefCell<Vec<Idle>>,
     /// A connection may be lent that could not be a moment ago: it came back, or nothing is aimed at it any more.
     pub(super) again: Notify,
-    pub(super) aims: Aims,
+    pub(super) unblock_guard: UnblockGuard,
 }
 
 /// The right to one lent connection.
-struct Place {
+struct PoolPlace {
     _any: OwnedSemaphorePermit,
     _for_blocked: Option<OwnedSemaphorePermit>,
 }
@@ -90,38 +90,38 @@ impl Pool {
     /// Lends a connection in the state `key`, first come first served, within `pool.wait_timeout`.
     ///
     /// # Errors
-    /// See [`LendError`].
-    pub async fn lend(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LendError> {
-        let place = Place { _any: self.place(node).await?, _for_blocked: None };
+    /// See [`LeaseError`].
+    pub async fn lease(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LeaseError> {
+        let place = PoolPlace { _any: self.place(node).await?, _for_blocked: None };
         self.open(node, key, place).await
     }
 
     /// Lends a connection to wait on, if there is a place for that now; nobody stands in line for one.
     ///
     /// # Errors
-    /// [`LendError::Exhausted`] at once when there is no place, otherwise as [`Pool::lend`].
-    pub async fn lend_for_blocked(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LendError> {
-        let for_blocked = Arc::clone(&self.for_blocked).try_acquire_owned().map_err(|_| LendError::Exhausted)?;
-        let any = Arc::clone(&self.places).try_acquire_owned().map_err(|_| LendError::Exhausted)?;
-        self.open(node, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
+    /// [`LeaseError::Exhausted`] at once when there is no place, otherwise as [`Pool::lease`].
+    pub async fn lease_for_blocked(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LeaseError> {
+        let for_blocked = Arc::clone(&self.for_blocked).try_acquire_owned().map_err(|_| LeaseError::Exhausted)?;
+        let any = Arc::clone(&self.places).try_acquire_owned().map_err(|_| LeaseError::Exhausted)?;
+        self.open(node, key, PoolPlace { _any: any, _for_blocked: Some(for_blocked) }).await
     }
 
-    /// As [`Pool::lend_for_blocked`], but stands in line, within `pool.wait_timeout`: for commands that can only wait on
+    /// As [`Pool::lease_for_blocked`], but stands in line, within `pool.wait_timeout`: for commands that can only wait on
     /// the server. Folds give way to them.
     ///
     /// # Errors
-    /// See [`LendError`].
-    pub async fn lend_for_blocked_in_line(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LendError> {
+    /// See [`LeaseError`].
+    pub async fn lease_for_blocked_in_line(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LeaseError> {
         let for_blocked = match Arc::clone(&self.for_blocked).try_acquire_owned() {
             Ok(place) => place,
             // Waiters that a fold serves can be served another way, slower; these commands cannot.
             Err(_) => {
-                super::Folds::give_way(node);
+                super::WaitGroups::give_way(node);
                 self.in_line(node, &self.for_blocked).await?
             }
         };
         let any = self.place(node).await?;
-        self.open(node, key, Place { _any: any, _for_blocked: Some(for_blocked) }).await
+        self.open(node, key, PoolPlace { _any: any, _for_blocked: Some(for_blocked) }).await
     }
 
     /// Nobody would have to wait now.
@@ -143,7 +143,7 @@ impl Pool {
     }
 
     /// The connection for a place: an idle one, made to fit, or a new one.
-    async fn open(&self, node: &Rc<Node>, key: &RouteKey, place: Place) -> Result<Lease, LendError> {
+    async fn open(&self, node: &Rc<Node>, key: &RouteKey, place: PoolPlace) -> Result<Lease, LeaseError> {
         let deadline = crate::base::now() + node.rt.config().upstream.connect_wait;
         let start = loop {
             // Before the look, so that no connection comes back unnoticed between the two.
@@ -158,7 +158,7 @@ impl Pool {
                     node.rt.shard.pool_switches.inc();
                     break Start::Used(idle.link);
                 }
-                None if node.dialer.is_away() => return Err(LendError::Dial(DialError::waiting())),
+                None if node.dialer.is_away() => return Err(LeaseError::Dial(DialError::waiting())),
                 // There are as many permits as places. Who has a place and finds no permit waits for a connection that
                 // is still closing, or for one at which an UNBLOCK is aimed: that one is idle, and is lent when the
                 // UNBLOCK has been answered. (An idle connection to another server has a permit as well: with several of
@@ -172,32 +172,32 @@ impl Pool {
         };
         match node.dialer.acquire(start, Wanted::Ready(key.clone()), Patience::Until(deadline)).await {
             Ok(link) => Ok(Lease::new(link, place, node)),
-            Err((error, _)) => Err(LendError::Dial(error)),
+            Err((error, _)) => Err(LeaseError::Dial(error)),
         }
     }
 
     /// Waits in line for a place.
-    async fn place(&self, node: &Node) -> Result<OwnedSemaphorePermit, LendError> {
+    async fn place(&self, node: &Node) -> Result<OwnedSemaphorePermit, LeaseError> {
         self.in_line(node, &self.places).await
     }
 
-    async fn in_line(&self, node: &Node, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, LendError> {
+    async fn in_line(&self, node: &Node, places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, LeaseError> {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return Ok(place);
         }
         if self.waiting() >= node.rt.config().pool.max_waiters {
             node.rt.shard.pool_limits.line_full.inc();
-            return Err(LendError::Exhausted);
+            return Err(LeaseError::Exhausted);
         }
         // The clock of the wait stands still while the server is paused: nobody can give a connection back then.
-        let waiting = Waiting::new(self, node);
+        let waiting = PoolWaiter::new(self, node);
         let place = node.within(node.rt.config().pool.wait_timeout, Arc::clone(places).acquire_owned()).await;
         drop(waiting);
         match place {
             Some(Ok(place)) => Ok(place),
             Some(Err(_)) | None => {
                 node.rt.shard.pool_limits.timeouts.inc();
-                Err(LendError::Exhausted)
+                Err(LeaseError::Exhausted)
             }
         }
     }
@@ -215,7 +215,7 @@ impl Pool {
     }
 
     /// Places that somebody has.
-    pub(super) fn lent(&self) -> usize {
+    pub(super) fn leased(&self) -> usize {
         self.sizes.0.saturating_sub(self.places.available_permits())
     }
 
@@ -226,14 +226,14 @@ impl Pool {
 }
 
 /// Counts a waiter, also when it gives up.
-struct Waiting<'a> {
+struct PoolWaiter<'a> {
     pool: &'a Pool,
     node: &'a Node,
     number: u64,
     started: Instant,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> PoolWaiter<'a> {
     fn new(pool: &'a Pool, node: &'a Node) -> Self {
         let (number, started) = (pool.last_in_line.get() + 1, crate::base::now());
         pool.last_in_line.set(number);
@@ -243,7 +243,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for PoolWaiter<'_> {
     fn drop(&mut self) {
         self.pool.line.borrow_mut().remove(&self.number);
         self.node.rt.shard.pool_waiters.sub(1);
@@ -255,13 +255,14 @@ impl IdleLinks {
     /// An idle connection that fits, else any idle one when no new one may be opened.
     fn take(&self, key: &RouteKey) -> Option<Idle> {
         let mut idle = self.links.borrow_mut();
-        let last =
-            |wanted: &dyn Fn(&Idle) -> bool| idle.iter().rposition(|idle| wanted(idle) && !self.aims.is_at(&idle.link));
+        let last = |wanted: &dyn Fn(&Idle) -> bool| {
+            idle.iter().rposition(|idle| wanted(idle) && !self.unblock_guard.is_at(&idle.link))
+        };
         let chosen = last(&|idle| !idle.dirty && idle.link.key() == key)
             .or_else(|| last(&|idle| idle.dirty))
             .or_else(|| last(&|_| true))?;
         let mut chosen = idle.swap_remove(chosen);
-        chosen.link.on_lent();
+        chosen.link.on_leased();
         Some(chosen)
     }
 
@@ -280,7 +281,7 @@ impl IdleLinks {
         let mut position = 0;
         while position < idle.len() {
             let Idle { link, since, .. } = &idle[position];
-            let reason = if self.aims.is_astray(link) {
+            let reason = if self.unblock_guard.is_quarantined(link) {
                 UpstreamCloseReason::Dirty
             } else if link.is_closed() {
                 UpstreamCloseReason::Upstream

@@ -75,12 +75,10 @@ impl Node {
         let (blocked_max, blocked_in_use) = self.rt.pool.blocked();
         Report {
             worker: self.rt.worker,
-            clients: self.rt.roster.len(),
+            clients: self.rt.outboxes.len(),
             states: counts(|state: ClientState| shard.clients_by_state[state].value()),
             pinned: counts(|reason: PinReason| shard.pinned[reason].value()),
-            kinds: [Use::Lane, Use::Pool, Use::Scratch, Use::Control, Use::Hub]
-                .map(|purpose| self.kind(purpose))
-                .into(),
+            kinds: [Use::Lane, Use::Pool, Use::Login, Use::Control, Use::Hub].map(|purpose| self.kind(purpose)).into(),
             blocked_max,
             blocked_in_use,
             in_flight: lanes.iter().map(|lane| lane.in_flight()).sum(),
@@ -116,13 +114,13 @@ impl Node {
                 report.waiting = lanes.iter().map(|lane| lane.crowd()).sum();
             }
             Use::Pool => {
-                report.in_use = self.rt.pool.lent();
+                report.in_use = self.rt.pool.leased();
                 report.waiting = self.rt.pool.waiting();
                 report.longest_wait = self.rt.pool.longest_wait();
                 report.waits = self.rt.shard.pool_wait.count();
                 report.timeouts = self.rt.shard.pool_limits.timeouts.value();
             }
-            Use::Scratch | Use::Control | Use::Hub => {}
+            Use::Login | Use::Control | Use::Hub => {}
         }
         report
     }

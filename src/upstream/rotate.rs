@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::{Folds, Node, Scratch, Upstream};
+use super::{LoginConnection, Node, Upstream, WaitGroups};
 use crate::config::Endpoint;
 
 /// How long a rotation waits for the one before it.
@@ -58,7 +58,7 @@ impl Node {
     }
 
     fn is_rotating(&self) -> bool {
-        !self.folds.is_empty() && self.control.server().is_before(self.dialer.server())
+        !self.wait_groups.is_empty() && self.control.server().is_before(self.dialer.server())
     }
 
     fn rotate_now(self: &Rc<Self>) {
@@ -66,29 +66,29 @@ impl Node {
         self.lanes.rotate(self);
         self.idle.rotate();
         self.hubs.rotate();
-        Folds::rotate(self);
-        Scratch::rotate(self);
-        self.control.look();
+        WaitGroups::rotate(self);
+        LoginConnection::rotate(self);
+        self.control.check_now();
         self.rt.wake_all(); // whoever waits for a lane that goes
     }
 
     /// Whether anything is held at the clients: PROXY PAUSE, or a pause of the server.
     #[inline]
     #[must_use]
-    pub fn holds(&self) -> bool {
-        self.holding.get()
+    pub fn is_any_pause(&self) -> bool {
+        self.any_pause.get()
     }
 
     /// PROXY PAUSE has begun or ended, or a pause of the server.
     pub(super) fn on_pause_changed(&self) {
-        self.holding.set(self.rt.is_paused() || self.server_pause.extent().is_some());
+        self.any_pause.set(self.rt.is_paused() || self.server_pause.extent().is_some());
     }
 }
 
 impl Upstream {
     /// Begins or ends PROXY PAUSE.
-    pub fn pause(&self, paused: bool) {
-        self.rt.pause(paused);
+    pub fn set_paused(&self, paused: bool) {
+        self.rt.set_paused(paused);
         for node in self.nodes() {
             node.on_pause_changed();
         }

@@ -25,7 +25,7 @@ pub struct Rules {
 
 /// A configuration that was read again, as it goes to every worker.
 #[derive(Clone)]
-pub struct Change {
+pub struct ConfigChange {
     pub config: Arc<Config>,
     pub table: Arc<CommandTable>,
     /// There if the upstream speaks TLS.
@@ -49,7 +49,7 @@ impl Runtime {
     /// The rules as they are now, for the data path: not to be kept.
     #[inline]
     #[must_use]
-    pub fn look(&self) -> Ref<'_, Rules> {
+    pub fn rules_ref(&self) -> Ref<'_, Rules> {
         Ref::map(self.rules.borrow(), |rules| &**rules)
     }
 
@@ -71,7 +71,7 @@ impl Runtime {
 impl Upstream {
     /// Takes a new configuration over. What was begun ends as it began; what differs on connections that stand is on new
     /// ones.
-    pub fn reload(&self, change: &Change) {
+    pub fn reload(&self, change: &ConfigChange) {
         let rules = Rules::new(&change.config, Arc::clone(&change.table));
         let (before, now) = (self.rt.config(), Rc::clone(&rules.config));
         self.rt.rules.replace(rules);

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Buffers, Memory, Parts, Pool, Roster, Rules, hotkeys, slowlog};
+use super::{Buffers, Memory, Outboxes, Parts, Pool, Rules, hotkeys, slowlog};
 use crate::auth::Throttle;
 use crate::command::{CommandId, CommandTable, Replies};
-use crate::link::{Budget, Keyring, Owned, Use};
+use crate::link::{Budget, Keyring, OwnIds, Use};
 use crate::telemetry::{ProcessFacts, RateHistory, Shard};
 
 /// Size of the one buffer into which a worker reads all its sockets, bytes.
@@ -25,14 +25,14 @@ pub struct Runtime {
     /// What commands are. What is forbidden of them is in the [`Rules`].
     pub table: Arc<CommandTable>,
     pub budget: Arc<Budget>,
-    pub owned: Owned,
+    pub owned: OwnIds,
     /// Failed logins, over all workers.
     pub throttle: Throttle,
-    /// PROXY PAUSE: nothing is begun for clients. Moved by [`Runtime::pause`].
+    /// PROXY PAUSE: nothing is begun for clients. Moved by [`Runtime::set_paused`].
     paused: Cell<bool>,
     /// What users have proved: whoever dials asks it, only a login that a server accepted writes to it.
     pub keyring: Rc<Keyring>,
-    pub roster: Roster,
+    pub outboxes: Outboxes,
     pub memory: Rc<Memory>,
     pub buffers: Buffers,
     /// The places for lent connections, and the line of clients that wait for one.
@@ -62,7 +62,7 @@ impl Runtime {
             throttle: throttle.clone(),
             paused: Cell::new(false),
             keyring: Rc::default(),
-            roster: Roster::default(),
+            outboxes: Outboxes::default(),
             buffers: Buffers::new(Rc::clone(&memory)),
             memory,
             pool: Pool::new(budget.limit(Use::Pool), config.blocking_share(*worker)),
@@ -111,7 +111,7 @@ impl Runtime {
     }
 
     /// Begins or ends PROXY PAUSE; at the end every client goes on.
-    pub(super) fn pause(&self, paused: bool) {
+    pub(super) fn set_paused(&self, paused: bool) {
         self.paused.set(paused);
         if !paused {
             self.wake_all();
@@ -120,7 +120,7 @@ impl Runtime {
 
     /// Every client looks again whether it can go on.
     pub(super) fn wake_all(&self) {
-        for client in self.roster.all() {
+        for client in self.outboxes.all() {
             client.wake();
         }
     }

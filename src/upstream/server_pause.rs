@@ -2,7 +2,7 @@
 //! at the clients, so that nobody else's commands stand behind it on a lane.
 //!
 //! A pause is *known* when it passed through respmux, with its length; it is *seen* when it came another way and was
-//! recognised by what it does (`control_pause`). [`Pauses`] is the pure part; time is given.
+//! recognised by what it does (`control_pause`). [`KnownPauses`] is the pure part; time is given.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -18,23 +18,23 @@ use crate::router::{Extent, PauseChange};
 /// Servers end a pause in a task that runs ten times a second, so up to so much later than they were told.
 const SERVER_IS_LATE: Duration = Duration::from_millis(110);
 /// How long nothing is begun while a pause is on its way to the server.
-const BRACED: Duration = Duration::from_secs(1);
+const QUIESCED: Duration = Duration::from_secs(1);
 /// A sign of life not older than this says that the server is paused, not hung.
 const ALIVE: Duration = Duration::from_secs(6);
 
 /// What is known of the server's pauses.
 #[derive(Debug, Default)]
-pub(super) struct Pauses {
+pub(super) struct KnownPauses {
     known: Option<(Extent, Instant)>,
     seen: Option<Extent>,
     /// One is on its way to the server, which says itself when it is longer.
-    braced: Option<(Extent, Instant)>,
+    quiesced: Option<(Extent, Instant)>,
 }
 
-impl Pauses {
+impl KnownPauses {
     /// What is held back now.
     pub(super) fn extent(&self) -> Option<Extent> {
-        self.known.map(|(extent, _)| extent).max(self.seen).max(self.braced.map(|(extent, _)| extent))
+        self.known.map(|(extent, _)| extent).max(self.seen).max(self.quiesced.map(|(extent, _)| extent))
     }
 
     /// As servers do: of two pauses the stricter kind and the later end count.
@@ -51,8 +51,8 @@ impl Pauses {
     }
 
     /// A pause is about to be sent: until that is decided nothing is begun that it would hold.
-    pub(super) fn brace(&mut self, now: Instant, extent: Option<Extent>) {
-        self.braced = extent.map(|extent| (extent, now + BRACED));
+    pub(super) fn quiesce(&mut self, now: Instant, extent: Option<Extent>) {
+        self.quiesced = extent.map(|extent| (extent, now + QUIESCED));
     }
 
     /// A pause that came another way, or its end.
@@ -63,8 +63,8 @@ impl Pauses {
     /// Takes out what is over. When to look again.
     pub(super) fn expire(&mut self, now: Instant) -> Option<Instant> {
         self.known = self.known.filter(|(_, end)| *end > now);
-        self.braced = self.braced.filter(|(_, end)| *end > now);
-        let ends = [self.known, self.braced].into_iter().flatten().map(|(_, end)| end);
+        self.quiesced = self.quiesced.filter(|(_, end)| *end > now);
+        let ends = [self.known, self.quiesced].into_iter().flatten().map(|(_, end)| end);
         ends.min()
     }
 }
@@ -72,10 +72,10 @@ impl Pauses {
 /// The server's pauses as a worker sees them.
 #[derive(Default)]
 pub struct ServerPause {
-    pauses: RefCell<Pauses>,
+    pauses: RefCell<KnownPauses>,
     /// What is held back: `pauses` as of the last look.
     extent: Cell<Option<Extent>>,
-    braced: Cell<bool>,
+    quiesced: Cell<bool>,
     changes: Cell<u64>,
     changed: Notify,
     /// When the server last showed that it answers although it is paused.
@@ -100,8 +100,8 @@ impl ServerPause {
 
     /// A pause is on its way to the server: what it would hold must not even be sent.
     #[must_use]
-    pub fn is_braced(&self) -> bool {
-        self.braced.get()
+    pub fn is_quiesced(&self) -> bool {
+        self.quiesced.get()
     }
 
     /// Counts changes of what is held back.
@@ -141,12 +141,12 @@ impl Node {
     pub fn on_server_pause(&self, change: PauseChange) {
         let now = crate::base::now();
         self.server_pause.pauses.borrow_mut().on_change(now, change);
-        self.server_pause.pauses.borrow_mut().brace(now, None);
+        self.server_pause.pauses.borrow_mut().quiesce(now, None);
         if let PauseChange::Begun(..) = change {
             self.server_pause.on_sign_of_life();
         }
         self.look_at_pauses();
-        self.control.look();
+        self.control.check_now();
     }
 
     /// The server is not there, or is another one.
@@ -162,8 +162,8 @@ impl Node {
     }
 
     /// A pause is about to be sent to the server; nothing: it was not accepted.
-    pub fn brace_for_pause(&self, extent: Option<Extent>) {
-        self.server_pause.pauses.borrow_mut().brace(crate::base::now(), extent);
+    pub fn quiesce_for_pause(&self, extent: Option<Extent>) {
+        self.server_pause.pauses.borrow_mut().quiesce(crate::base::now(), extent);
         self.look_at_pauses();
     }
 
@@ -192,23 +192,23 @@ impl Node {
     /// Takes out pauses that are over; at the end of one, or at any change, whoever is held looks again.
     pub(super) fn look_at_pauses(&self) {
         let pause = &self.server_pause;
-        let (extent, braced) = {
+        let (extent, quiesced) = {
             let mut pauses = pause.pauses.borrow_mut();
             pauses.expire(crate::base::now());
-            (pauses.extent(), pauses.braced.is_some())
+            (pauses.extent(), pauses.quiesced.is_some())
         };
         if extent.is_some() {
             self.control.on_paused();
         }
         self.dialer.be_patient(extent == Some(Extent::All) && pause.excuses_silence());
-        if (extent, braced) == (pause.extent.get(), pause.braced.get()) {
+        if (extent, quiesced) == (pause.extent.get(), pause.quiesced.get()) {
             return;
         }
         if extent < pause.extent.get() {
             pause.ended_at.set(Some(crate::base::now()));
         }
         pause.extent.set(extent);
-        pause.braced.set(braced);
+        pause.quiesced.set(quiesced);
         pause.changes.set(pause.changes.get() + 1);
         self.on_pause_changed();
         pause.changed.notify_waiters();
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn of_two_pauses_the_stricter_kind_and_the_later_end_count() {
-        let (mut pauses, start) = (Pauses::default(), Instant::now());
+        let (mut pauses, start) = (KnownPauses::default(), Instant::now());
         pauses.on_change(start, PauseChange::Begun(Extent::Write, seconds(10)));
         pauses.on_change(start, PauseChange::Begun(Extent::All, seconds(1)));
         pauses.expire(start + seconds(9));
@@ -274,25 +274,25 @@ mod tests {
 
     #[test]
     fn a_pause_that_was_never_sent_ends_by_itself() {
-        let (mut pauses, start) = (Pauses::default(), Instant::now());
-        pauses.brace(start, Some(Extent::All));
-        assert_eq!(pauses.expire(start), Some(start + BRACED));
+        let (mut pauses, start) = (KnownPauses::default(), Instant::now());
+        pauses.quiesce(start, Some(Extent::All));
+        assert_eq!(pauses.expire(start), Some(start + QUIESCED));
         assert_eq!(pauses.extent(), Some(Extent::All));
-        assert_eq!((pauses.expire(start + BRACED), pauses.extent()), (None, None));
+        assert_eq!((pauses.expire(start + QUIESCED), pauses.extent()), (None, None));
     }
 
     #[test]
     fn unpause_ends_what_was_seen_and_never_what_is_on_its_way() {
-        let (mut pauses, start) = (Pauses::default(), Instant::now());
+        let (mut pauses, start) = (KnownPauses::default(), Instant::now());
         pauses.see(Some(Extent::All));
-        pauses.brace(start, Some(Extent::Write));
+        pauses.quiesce(start, Some(Extent::Write));
         pauses.on_change(start, PauseChange::Ended);
         assert_eq!(pauses.extent(), Some(Extent::Write));
     }
 
     #[test]
     fn a_pause_for_ever_does_not_overflow() {
-        let (mut pauses, start) = (Pauses::default(), Instant::now());
+        let (mut pauses, start) = (KnownPauses::default(), Instant::now());
         pauses.on_change(start, PauseChange::Begun(Extent::Write, Duration::from_millis(i64::MAX as u64)));
         pauses.expire(start + seconds(86_400));
         assert_eq!(pauses.extent(), Some(Extent::Write));

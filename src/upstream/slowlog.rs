@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Runtime;
 use crate::base::nanos;
-use crate::command::{CommandId, Kind};
+use crate::command::{CommandId, LatencyKind};
 use crate::config::Slowlog as Settings;
 use crate::telemetry::unix_millis;
 
@@ -60,7 +60,7 @@ impl Runtime {
     pub(crate) fn keep_slow(&self, slow: Slow) {
         let spec = self.table.spec(slow.command);
         let took = slow.now.saturating_sub(slow.asked);
-        if slow.command == CommandId::OURS || spec.kind == Kind::Blocking || !self.slowlog.is_slow(took) {
+        if slow.command == CommandId::OURS || spec.kind == LatencyKind::Blocking || !self.slowlog.is_slow(took) {
             return;
         }
         self.slowlog.keep(SlowRequest {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::telemetry::Shard;
 
 /// How long the worker waits. The kernel adds its timer slack, usually 50 µs.
-const REST: Duration = Duration::from_micros(50);
+const WAIT: Duration = Duration::from_micros(50);
 /// For how long a worker is watched before it is decided whether it waits, and for how long the decision holds.
 const WATCH: Duration = Duration::from_millis(1);
 /// Reads of clients a millisecond below which a rest gathers next to nothing.
@@ -34,19 +34,19 @@ struct Coalescer {
 
 impl Coalescer {
     /// A turn is over and nothing is left to do: whether to rest. `reads` counts reads of clients since the start,
-    /// `hasty` those of clients that had been read less than `HASTE` of the client before.
-    fn on_idle(&mut self, now: Instant, reads: u64, hasty: u64) -> bool {
+    /// `rapid` those of clients that had been read less than `HASTE` of the client before.
+    fn on_idle(&mut self, now: Instant, reads: u64, rapid: u64) -> bool {
         let turn = reads - self.last;
         self.last = reads;
         let since = *self.since.get_or_insert(now);
         let watched = now.saturating_duration_since(since);
         if watched >= WATCH {
-            let (reads_before, hasty_before) = self.before;
-            let (new, quick) = (reads - reads_before, hasty - hasty_before);
+            let (reads_before, rapid_before) = self.before;
+            let (new, quick) = (reads - reads_before, rapid - rapid_before);
             // Hasty clients wait for us and do nothing else: they would feel it.
             self.worth_it = u128::from(new) * 1000 >= READS_PER_MILLI * watched.as_micros() && quick * 2 <= new;
             self.since = Some(now);
-            self.before = (reads, hasty);
+            self.before = (reads, rapid);
         }
         self.worth_it && (1..FULL_TURN).contains(&turn)
     }
@@ -60,14 +60,14 @@ thread_local! {
 /// What a worker's runtime calls before it waits for its sockets.
 pub(super) fn hook(shard: Arc<Shard>) -> impl Fn() + Send + Sync {
     move || {
-        let (reads, hasty) = (shard.client_reads.all.value(), shard.client_reads.hasty.value());
-        if STATE.with_borrow_mut(|rest| rest.on_idle(crate::base::now(), reads, hasty)) {
-            shard.worker_rests.inc();
+        let (reads, rapid) = (shard.client_reads.all.value(), shard.client_reads.rapid.value());
+        if STATE.with_borrow_mut(|coalescer| coalescer.on_idle(crate::base::now(), reads, rapid)) {
+            shard.coalesce_waits.inc();
             #[allow(
                 clippy::disallowed_methods,
                 reason = "there is nothing to do: the next is to wait for the sockets"
             )]
-            std::thread::sleep(REST);
+            std::thread::sleep(WAIT);
         }
     }
 }
@@ -76,16 +76,17 @@ pub(super) fn hook(shard: Arc<Shard>) -> impl Fn() + Send + Sync {
 mod tests {
     use super::{Coalescer, Duration, FULL_TURN, Instant};
 
-    /// Turns of `reads` reads each, `hasty` of them hasty, every `micros`: how many of a thousand end with a rest.
-    fn rests(rest: &mut Coalescer, reads: u64, hasty: u64, micros: u64) -> usize {
-        let (start, all, quick) = (rest.since.unwrap_or_else(Instant::now), rest.last, rest.before.1);
-        let turn = |n: u64| rest.on_idle(start + Duration::from_micros(n * micros), all + n * reads, quick + n * hasty);
-        (1..=1000).map(turn).filter(|rested| *rested).count()
+    /// Turns of `reads` reads each, `rapid` of them hasty, every `micros`: how many of a thousand end with a rest.
+    fn waits(coalescer: &mut Coalescer, reads: u64, rapid: u64, micros: u64) -> usize {
+        let (start, all, quick) = (coalescer.since.unwrap_or_else(Instant::now), coalescer.last, coalescer.before.1);
+        let turn =
+            |n: u64| coalescer.on_idle(start + Duration::from_micros(n * micros), all + n * reads, quick + n * rapid);
+        (1..=1000).map(turn).filter(|waited| *waited).count()
     }
 
     #[test]
     fn only_many_that_take_their_time_are_let_gather() {
-        let of = |reads, hasty, micros| rests(&mut Coalescer::default(), reads, hasty, micros);
+        let of = |reads, rapid, micros| waits(&mut Coalescer::default(), reads, rapid, micros);
         assert!(of(7, 0, 50) > 950, "140,000 a second by many");
         assert!(of(7, 3, 50) > 950, "some of them at once again");
         assert_eq!(of(7, 4, 50), 0, "most of them at once again: a few clients");
@@ -96,12 +97,12 @@ mod tests {
 
     #[test]
     fn the_decision_follows_the_load() {
-        let mut rest = Coalescer::default();
-        assert!(rests(&mut rest, 7, 0, 50) > 950);
-        assert!(rests(&mut rest, 7, 7, 50) < 30, "a few clients are left");
-        assert!(rests(&mut rest, 7, 0, 50) > 950);
+        let mut coalescer = Coalescer::default();
+        assert!(waits(&mut coalescer, 7, 0, 50) > 950);
+        assert!(waits(&mut coalescer, 7, 7, 50) < 30, "a few clients are left");
+        assert!(waits(&mut coalescer, 7, 0, 50) > 950);
         // After a pause the first requests are not held up.
-        let later = rest.since.unwrap() + Duration::from_secs(1);
-        assert!(!rest.on_idle(later, rest.last + 5, rest.before.1));
+        let later = coalescer.since.unwrap() + Duration::from_secs(1);
+        assert!(!coalescer.on_idle(later, coalescer.last + 5, coalescer.before.1));
     }
 }

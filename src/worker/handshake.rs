@@ -16,7 +16,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::config;
-use crate::link::{Socket, Tls};
+use crate::link::{Socket, TlsStream};
 use crate::telemetry::{BufferKind, HandshakeResult, RejectReason, Shard};
 use crate::upstream::{Charge, Runtime};
 
@@ -79,12 +79,12 @@ impl HandshakeLimiter {
         config: Arc<ServerConfig>,
         rt: &Runtime,
         memory: &mut Charge,
-    ) -> io::Result<Rc<Tls>> {
+    ) -> io::Result<Rc<TlsStream>> {
         // Not even memory for those that say nothing.
         stream.readable().await?;
         memory.set(HANDSHAKE);
         rt.relieve();
-        let session = Tls::server(stream, config)?;
+        let session = TlsStream::server(stream, config)?;
         loop {
             let turn = self.turns.acquire().await.map_err(io::Error::other)?;
             let done = session.step()?;

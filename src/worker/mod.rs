@@ -24,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::client::{Accepted, Address, Ids, PeerQuery, Peers, Shared, Transport, answer};
 use crate::link::Socket;
 use crate::telemetry::{RejectReason, unix_millis};
-use crate::upstream::{Change, Parts, Upstream};
+use crate::upstream::{ConfigChange, Parts, Upstream};
 use handshake::{HandshakeLimiter, Secured};
 
 /// Commands that may wait for one worker. The accept loop waits while this many do.
@@ -41,7 +41,7 @@ pub(crate) enum WorkerCommand {
     /// Send every client away between two requests, then end.
     Drain,
     /// Put another configuration in force. The sender fires once it is.
-    Reload(Box<Change>, oneshot::Sender<()>),
+    Reload(Box<ConfigChange>, oneshot::Sender<()>),
     /// Stop starting client requests. The sender fires once nothing is in flight; it is dropped if the pause ends
     /// first.
     Pause(oneshot::Sender<()>),
@@ -81,7 +81,7 @@ pub(crate) struct Blueprint {
     /// Sent by the main thread and the accept loop.
     pub commands: mpsc::Receiver<WorkerCommand>,
     /// Sent by the other workers, and by the admin port.
-    pub questions: mpsc::Receiver<PeerQuery>,
+    pub peer_queries: mpsc::Receiver<PeerQuery>,
     /// Clients of this worker, those on their way to it included. The accept loop counts a client in, [`Leave`]
     /// counts it out.
     pub load: Arc<AtomicUsize>,
@@ -108,12 +108,12 @@ pub(crate) fn run(blueprint: Blueprint) -> std::io::Result<()> {
 }
 
 async fn work(blueprint: Blueprint) {
-    let Blueprint { parts, ids, peers, mut commands, questions, load, guest } = blueprint;
+    let Blueprint { parts, ids, peers, mut commands, peer_queries, load, guest } = blueprint;
     let upstream = Upstream::new(parts);
     upstream.start();
     let shared = Shared::new(Rc::clone(&upstream), peers, ids);
     let handshakes = HandshakeLimiter::new(&upstream.rt.config().tls);
-    spawn_local(answer_questions(Rc::clone(&shared), questions));
+    spawn_local(answer_peer_queries(Rc::clone(&shared), peer_queries));
     spawn_local(tick(Rc::clone(&shared)));
     if let Some(guest) = guest {
         spawn_local(guest());
@@ -130,19 +130,19 @@ async fn work(blueprint: Blueprint) {
                 }
                 Some(WorkerCommand::Pause(quiet)) => shared.pause(quiet),
                 Some(WorkerCommand::Busy(answer)) => drop(answer.send(shared.busy())),
-                Some(WorkerCommand::Resume) => upstream.pause(false),
+                Some(WorkerCommand::Resume) => upstream.set_paused(false),
                 Some(WorkerCommand::Reconnect(answer)) => drop(answer.send(shared.reconnect())),
                 Some(WorkerCommand::Cut) => shared.cut(),
             },
             _ = last_client.tick(), if shared.draining() => {
                 // What was popped for a client that has left must be put back first.
-                let waited_for = upstream.nodes().iter().any(|node| !node.folds.is_empty());
-                if upstream.rt.roster.is_empty() && commands.is_empty() && !waited_for {
+                let waited_for = upstream.nodes().iter().any(|node| !node.wait_groups.is_empty());
+                if upstream.rt.outboxes.is_empty() && commands.is_empty() && !waited_for {
                     break;
                 }
             }
         }
-        if shared.draining() && commands.is_closed() && upstream.rt.roster.is_empty() {
+        if shared.draining() && commands.is_closed() && upstream.rt.outboxes.is_empty() {
             break;
         }
     }
@@ -213,8 +213,8 @@ impl Drop for Leave {
     }
 }
 
-async fn answer_questions(shared: Rc<Shared>, mut questions: mpsc::Receiver<PeerQuery>) {
-    while let Some(question) = questions.recv().await {
+async fn answer_peer_queries(shared: Rc<Shared>, mut peer_queries: mpsc::Receiver<PeerQuery>) {
+    while let Some(question) = peer_queries.recv().await {
         answer(&shared, question);
     }
 }

@@ -8,7 +8,7 @@ use respmux::internals::router::{
     Args, Aside, Facts, FreeRoute, Local, PinReason, PinnedRoute, PinnedView, Relay, SubscriptionView, Switch,
     UnitPart, route_free, route_pinned, unit_part,
 };
-use respmux::internals::session::{Guard, Reply, ReplyMode, Resp, Session, Tracked, Transaction};
+use respmux::internals::session::{ReplyMode, ReplyShape, Resp, Session, Tracked, Transaction, TransactionGuard};
 
 use crate::engine::{Target, behaviour};
 
@@ -87,10 +87,10 @@ impl Choices<'_> {
 /// One client, and what the server knows of the connection it holds.
 struct Client {
     authenticated: bool,
-    guard: Guard,
+    guard: TransactionGuard,
     hub: SubscriptionView,
     /// The connection it holds, as we follow it and as the server has it.
-    held: Option<(Transaction, Server)>,
+    pinned: Option<(Transaction, Server)>,
     session: Session,
 }
 
@@ -104,38 +104,38 @@ struct Server {
 
 impl Server {
     /// Carries out a request; `refuses` when the server finds fault with it for reasons of its own.
-    fn obey(&mut self, request: Tracked, refuses: bool) -> Reply {
+    fn obey(&mut self, request: Tracked, refuses: bool) -> ReplyShape {
         match request {
             Tracked::Exec | Tracked::Discard if self.multi => {
                 let failed = self.aborted && request == Tracked::Exec;
                 *self = Self::default();
                 match (request, failed) {
-                    (_, true) => Reply::Error,
-                    (Tracked::Discard, _) => Reply::Ok,
-                    _ => Reply::Other,
+                    (_, true) => ReplyShape::Error,
+                    (Tracked::Discard, _) => ReplyShape::Ok,
+                    _ => ReplyShape::Other,
                 }
             }
-            Tracked::Exec | Tracked::Discard => Reply::Error,
-            Tracked::Multi | Tracked::Watch if self.multi => Reply::Error,
+            Tracked::Exec | Tracked::Discard => ReplyShape::Error,
+            Tracked::Multi | Tracked::Watch if self.multi => ReplyShape::Error,
             _ if refuses => {
                 self.aborted |= self.multi;
-                Reply::Error
+                ReplyShape::Error
             }
             Tracked::Multi => {
                 self.multi = true;
-                Reply::Ok
+                ReplyShape::Ok
             }
             Tracked::Watch => {
                 self.watching = true;
-                Reply::Ok
+                ReplyShape::Ok
             }
             Tracked::Unwatch if !self.multi => {
                 self.watching = false;
-                Reply::Ok
+                ReplyShape::Ok
             }
             Tracked::Unwatch | Tracked::Other => {
                 self.queued += u32::from(self.multi);
-                Reply::Other
+                ReplyShape::Other
             }
         }
     }
@@ -153,7 +153,7 @@ impl Client {
     }
 
     fn view(&self) -> Option<PinnedView> {
-        self.held.as_ref().map(|(follows, _)| match follows.queueing() {
+        self.pinned.as_ref().map(|(follows, _)| match follows.queueing() {
             true => PinnedView::Queueing,
             false => PinnedView::Open,
         })
@@ -161,10 +161,10 @@ impl Client {
 
     /// The held connection is lost.
     fn lose(&mut self) {
-        if let Some((follows, _)) = self.held.take() {
+        if let Some((follows, _)) = self.pinned.take() {
             self.guard = match (follows.queueing(), follows.watching()) {
-                (true, _) => Guard::Poisoned,
-                (false, true) => Guard::WatchBroken,
+                (true, _) => TransactionGuard::Poisoned,
+                (false, true) => TransactionGuard::WatchBroken,
                 (false, false) => self.guard,
             };
         }
@@ -174,12 +174,12 @@ impl Client {
     fn apart(&mut self, to: FreeRoute, refuses: bool, choices: &mut Choices<'_>) -> Result<(), String> {
         match to {
             FreeRoute::Local(Local::PoisonedExec | Local::PoisonedDiscard | Local::Unwatch) => {
-                self.guard = Guard::Intact;
+                self.guard = TransactionGuard::Intact;
             }
             FreeRoute::Local(Local::Reset) => {
-                self.held = None;
+                self.pinned = None;
                 self.session.on_reset(0, Policy::ALLOW_ALL);
-                (self.guard, self.hub) = (Guard::Intact, SubscriptionView::Open);
+                (self.guard, self.hub) = (TransactionGuard::Intact, SubscriptionView::Open);
                 if self.session.key.resp != Resp::Two || self.session.reply != ReplyMode::On {
                     return Err("RESET leaves something".to_owned());
                 }
@@ -195,7 +195,7 @@ impl Client {
     }
 
     fn send(&mut self, request: Tracked, refuses: bool) -> Result<(), String> {
-        let Some((follows, server)) = &mut self.held else { return Err("relayed to nowhere".to_owned()) };
+        let Some((follows, server)) = &mut self.pinned else { return Err("relayed to nowhere".to_owned()) };
         let reply = server.obey(request, refuses);
         follows.on_reply(request, reply);
         let same = follows.queueing() == server.multi
@@ -283,7 +283,7 @@ impl Machine {
             }
         }
         let rides = apart.is_some_and(FreeRoute::rides);
-        let shared = rides || apart == Some(FreeRoute::Fold);
+        let shared = rides || apart == Some(FreeRoute::WaitGroup);
         // With too few arguments or too many the server refuses it, wherever it is.
         let complete = !matches!(lookup, Lookup::Known(id) if !self.table.spec(id).arity_fits(words.count()));
         if rides && complete && self.is_never_shared(words) {
@@ -293,7 +293,7 @@ impl Machine {
             return broken("waits on a shared connection");
         }
         if complete
-            && facts.guard == Guard::Poisoned
+            && facts.guard == TransactionGuard::Poisoned
             && (shared || matches!(apart, Some(FreeRoute::Ask | FreeRoute::Hub)))
         {
             return broken("the body of a lost transaction runs");
@@ -323,8 +323,8 @@ impl Machine {
         let refuses = choices.byte().is_multiple_of(5);
         match to {
             Route::Free(FreeRoute::Pin(reason)) => {
-                client.guard = Guard::Intact;
-                client.held = Some(<(Transaction, Server)>::default());
+                client.guard = TransactionGuard::Intact;
+                client.pinned = Some(<(Transaction, Server)>::default());
                 client.send(of_reason(reason), refuses)?;
             }
             Route::Free(free) => client.apart(free, refuses, choices)?,
@@ -335,7 +335,7 @@ impl Machine {
         }
         match choices.byte() % 8 {
             0 => client.lose(),
-            1 if client.held.as_ref().is_some_and(|(follows, _)| follows.clean()) => client.held = None,
+            1 if client.pinned.as_ref().is_some_and(|(follows, _)| follows.clean()) => client.pinned = None,
             _ => {}
         }
         let name = (matches!(lookup, Lookup::Known(_)), words.count().min(3));
@@ -361,9 +361,9 @@ impl Target for Machine {
         let start = choices.byte();
         let mut client = Client {
             authenticated: start & 1 == 0,
-            guard: Guard::Intact,
+            guard: TransactionGuard::Intact,
             hub: if start & 2 == 0 { SubscriptionView::Open } else { SubscriptionView::Off },
-            held: None,
+            pinned: None,
             session: Session::new(0, Policy::ALLOW_ALL),
         };
         let mut last = 0;
@@ -429,7 +429,7 @@ pub(crate) fn a_wrong_router_is_seen() -> bool {
     let machine = Machine::new();
     let facts = Facts {
         authenticated: true,
-        guard: Guard::Intact,
+        guard: TransactionGuard::Intact,
         subscriptions: SubscriptionView::Open,
         policy: Policy::ALLOW_ALL,
         debug: true,
@@ -443,6 +443,6 @@ pub(crate) fn a_wrong_router_is_seen() -> bool {
         && wrong(facts, &[b"get\0", b"k"])
         && wrong(facts, &[b"xread", b"block", b"0", b"streams", b"s", b"$"])
         && wrong(Facts { authenticated: false, ..facts }, &[b"get", b"k"])
-        && wrong(Facts { guard: Guard::Poisoned, ..facts }, &[b"get", b"k"])
+        && wrong(Facts { guard: TransactionGuard::Poisoned, ..facts }, &[b"get", b"k"])
         && !wrong(facts, &[b"get", b"k"])
 }

@@ -38,7 +38,7 @@ const SHARING_ROOMS: &[&str] = &["lifecycle", "telemetry", "admin"];
 /// The locks of rooms on the data path, each with the reason why no command pays for it, or why it must.
 const SHARED: &[(&str, &str)] = &[
     (
-        "link/owned.rs",
+        "link/own_ids.rs",
         "touched when a link opens or closes, and by CLIENT LIST and KILL, which must know all workers' links",
     ),
     (

@@ -8,7 +8,7 @@ use crate::architecture::{Source, sources};
 /// Where label values are read, not set.
 const READERS: &[&str] = &[
     "telemetry/reasons",
-    "telemetry/watch.rs",
+    "telemetry/counter_events.rs",
     "telemetry/catalogue.rs",
     "telemetry/rates.rs",
     "telemetry/counters.rs",

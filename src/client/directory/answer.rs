@@ -46,7 +46,7 @@ pub(crate) fn answer(shared: &Shared, question: PeerQuery) {
             }
             let _ = reply.send(here.len() as u64);
         }
-        PeerQuery::Brace(extent, ready) => shared.brace(extent, ready),
+        PeerQuery::Quiesce(extent, ready) => shared.quiesce(extent, ready),
         PeerQuery::ServerPause(change, done) => {
             shared.node().on_server_pause(change);
             let _ = done.send(());
@@ -90,7 +90,7 @@ fn lanes(shared: &Shared) -> Vec<LaneReport> {
             None => drop(clients.insert(session.key.clone(), 1)),
         }
     });
-    for lane in lanes.iter_mut().filter(|lane| !lane.retired && !lane.big) {
+    for lane in lanes.iter_mut().filter(|lane| !lane.retired && !lane.for_long_replies) {
         lane.clients = clients.get(&lane.key).copied().unwrap_or(0);
     }
     lanes

@@ -40,7 +40,7 @@ impl Client {
     pub(in crate::client) async fn client_info(&mut self, request: &Request) -> Result<(), Closed> {
         let key = self.record.session.borrow().key.clone();
         // The real command first: rights, syntax and the format of a line are the server's.
-        let answer = self.twin(&key, request).await?;
+        let answer = self.confirm_on(&key, request).await?;
         let Answer::Reply(frame) = &answer else {
             self.pass_on(answer);
             return Ok(());
@@ -63,7 +63,7 @@ impl Client {
     /// that rights and syntax are the server's.
     pub(in crate::client) async fn client_list(&mut self, request: &Request) -> Result<(), Closed> {
         let key = self.record.session.borrow().key.clone();
-        let answer = self.twin(&key, request).await?;
+        let answer = self.confirm_on(&key, request).await?;
         let Answer::Reply(frame) = &answer else {
             self.pass_on(answer);
             return Ok(());
@@ -130,7 +130,7 @@ impl Client {
         let key = self.record.session.borrow().key.clone();
         let mut info = BytesMut::new();
         encode::command(&mut info, &["CLIENT", "INFO"]);
-        let line = match self.twin_bytes(&key, CommandId::OTHER, &info).await? {
+        let line = match self.confirm_bytes_on(&key, CommandId::OTHER, &info).await? {
             Answer::Reply(frame) => text_of(success(&frame)),
             Answer::NotExecuted(_) => None,
         };
@@ -202,10 +202,10 @@ impl Client {
         } else {
             words.extend([b"ID".as_slice(), NOBODY.as_bytes(), last]);
         }
-        let mut twin = BytesMut::new();
-        encode::command(&mut twin, &words);
+        let mut probe = BytesMut::new();
+        encode::command(&mut probe, &words);
         let key = self.record.session.borrow().key.clone();
-        match self.twin_bytes(&key, CommandId::OTHER, &twin).await? {
+        match self.confirm_bytes_on(&key, CommandId::OTHER, &probe).await? {
             Answer::Reply(frame) if !frame.starts_with(b"-") => Ok(true),
             Answer::Reply(frame) if frame.starts_with(b"-NOPERM") && !self.rt().config().client.verify_privileged => {
                 Ok(true)
@@ -236,8 +236,8 @@ impl Client {
     pub(in crate::client) async fn client_unblock(&mut self, request: &Request) -> Result<(), Closed> {
         let mut words: Vec<&[u8]> = vec![b"CLIENT", b"UNBLOCK", NOBODY.as_bytes()];
         words.extend(request.args_from(3));
-        let mut twin = BytesMut::new();
-        encode::command(&mut twin, &words);
+        let mut probe = BytesMut::new();
+        encode::command(&mut probe, &words);
         let id = strict_integer(request.nth(2));
         let known = id.and_then(|id| u64::try_from(id).ok()).filter(|id| Ids::is_virtual(*id));
         // On a connection of ours others wait: for a client that id is nobody's.
@@ -245,12 +245,12 @@ impl Client {
         let spares = self.node().control.known_flavour().await.unblock_spares_paused();
         let Some(id) = id.filter(|_| known.is_some() || !(is_ours || spares)) else {
             let key = self.record.session.borrow().key.clone();
-            let asked = if is_ours { &twin[..] } else { request.raw() };
-            let answer = self.twin_bytes(&key, request.id(), asked).await?;
+            let asked = if is_ours { &probe[..] } else { request.raw() };
+            let answer = self.confirm_bytes_on(&key, request.id(), asked).await?;
             self.pass_on(answer);
             return Ok(());
         };
-        if !self.may_administer(&twin).await? {
+        if !self.may_administer(&probe).await? {
             return Ok(());
         }
         let with_error = request.count() > 3 && token_is(request.nth(3), "ERROR");

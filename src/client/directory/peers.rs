@@ -37,7 +37,7 @@ pub(crate) enum PeerQuery {
     HotKeys(oneshot::Sender<(u64, Vec<HotKey>)>),
     ForgetHotKeys(oneshot::Sender<()>),
     /// A CLIENT PAUSE is about to be sent, or was refused; answered when nothing that it would hold is under way.
-    Brace(Option<Extent>, oneshot::Sender<()>),
+    Quiesce(Option<Extent>, oneshot::Sender<()>),
     /// The server has accepted a CLIENT PAUSE or UNPAUSE.
     ServerPause(PauseChange, oneshot::Sender<()>),
     /// Unblock this client, with nil or with an error. No answer if there is no such client here.

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::departure::{DrainTimer, sequence};
 use crate::client::connection::{Client, Closed};
-use crate::session::{Guard, MaintNotifications, Resp};
+use crate::session::{MaintNotifications, Resp, TransactionGuard};
 use crate::telemetry::CloseReason;
 
 /// How long a client may take to notice that its connection was closed.
@@ -24,7 +24,7 @@ impl Client {
         if !departure.is_to_be_told(now) || !self.wants_announcement() {
             return false;
         }
-        if self.record.session.borrow().guard != Guard::Intact {
+        if self.record.session.borrow().guard != TransactionGuard::Intact {
             return false;
         }
         // A push between two replies of a pipeline would be read in the middle of it.
@@ -84,7 +84,7 @@ impl Client {
             && !self.read.is_ahead()
             && self.outbox().pending() == 0
             && self.outbox().unsent() == 0
-            && self.record.session.borrow().guard == Guard::Intact
+            && self.record.session.borrow().guard == TransactionGuard::Intact
     }
 
     /// Closes our side and waits until the client has closed its own: were the socket closed while something unread

@@ -14,7 +14,7 @@ impl Shared {
         if self.draining() {
             return;
         }
-        self.upstream.pause(false);
+        self.upstream.set_paused(false);
         let mut clients = self.clients.all();
         // Not in the order in which they came: clients of one application connect together, and are not to leave together.
         fastrand::shuffle(&mut clients);
@@ -48,7 +48,7 @@ impl Shared {
 
     /// The time of the drain is over.
     pub(crate) fn cut(&self) {
-        for client in self.rt.roster.all() {
+        for client in self.rt.outboxes.all() {
             client.close(CloseReason::DrainTimeout);
         }
     }

@@ -8,13 +8,13 @@ use crate::client::connection::{Client, Closed};
 use crate::client::shared::Shared;
 use crate::command::Op;
 use crate::telemetry::CloseReason;
-use crate::upstream::{OutputClass, Standing};
+use crate::upstream::{LoginRequirement, OutputClass};
 
 impl Client {
     /// Nobody knows yet whether the client must log in, or it may have changed: servers let a client in from the moment
     /// on in which the password is lifted that it was refused for.
     pub(in crate::client) fn is_to_be_asked(&mut self) -> bool {
-        if self.admission == Admission::Unauthenticated && self.node().scratch.may_have_opened(&self.node()) {
+        if self.admission == Admission::Unauthenticated && self.node().login_connection.may_have_opened(&self.node()) {
             self.on_unasked();
         }
         self.admission == Admission::Unasked
@@ -23,19 +23,19 @@ impl Client {
     /// The answer of a fresh probe serves without a wait.
     pub(in crate::client) fn admit_if_known(&mut self) -> bool {
         let node = self.node();
-        match node.assumed_standing().or_else(|| node.scratch.known(&node)) {
-            Some(standing) => {
-                self.on_standing(standing);
+        match node.assumed_login_requirement().or_else(|| node.login_connection.known(&node)) {
+            Some(login_requirement) => {
+                self.on_login_requirement(login_requirement);
                 true
             }
             None => false,
         }
     }
 
-    pub(in crate::client) fn on_standing(&mut self, standing: Standing) {
-        match standing {
-            Standing::Implicit => self.on_admitted(),
-            Standing::Unauthenticated => {
+    pub(in crate::client) fn on_login_requirement(&mut self, login_requirement: LoginRequirement) {
+        match login_requirement {
+            LoginRequirement::Implicit => self.on_admitted(),
+            LoginRequirement::Unauthenticated => {
                 self.admission = Admission::Unauthenticated;
                 self.node().limit_output(self.outbox(), OutputClass::Login);
             }
@@ -64,8 +64,8 @@ impl Client {
         // A paused server answers nobody; what the client sent waits in its input.
         self.wait_to_be_asked().await?;
         let node = self.node();
-        match node.scratch.standing(&node).await {
-            Ok(standing) => self.on_standing(standing),
+        match node.login_connection.login_requirement(&node).await {
+            Ok(login_requirement) => self.on_login_requirement(login_requirement),
             // Not closed: what it has sent is answered with an error, and the next request asks again.
             Err(_) => self.admission = Admission::Unreachable,
         }

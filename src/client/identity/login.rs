@@ -117,7 +117,7 @@ impl Client {
         if self.admission == Admission::Unauthenticated {
             // The wording differs over versions: the server's own.
             let node = self.node();
-            match node.scratch.run(&node, request.raw()).await {
+            match node.login_connection.run(&node, request.raw()).await {
                 Ok(reply) => self.reply(&patch_id(&reply, self.outbox().id())),
                 Err(_) => return Err(self.refuse_switch(error_reply::NOT_EXECUTED)),
             }
@@ -135,12 +135,12 @@ impl Client {
         let mut key = self.record.session.borrow().key.clone();
         // A copy: the client's own key changes when the server has said yes.
         key.resp = wanted(hello, key.resp);
-        let mut twin = BytesMut::new();
+        let mut probe = BytesMut::new();
         match &hello.version {
-            Some(version) => encode::command(&mut twin, &[b"HELLO".as_slice(), version]),
-            None => encode::command(&mut twin, &["HELLO"]),
+            Some(version) => encode::command(&mut probe, &[b"HELLO".as_slice(), version]),
+            None => encode::command(&mut probe, &["HELLO"]),
         }
-        match self.twin_bytes(&key, request.id(), &twin).await? {
+        match self.confirm_bytes_on(&key, request.id(), &probe).await? {
             Answer::Reply(frame) if !frame.starts_with(b"-") => {
                 self.adopt(key);
                 self.on_hello(hello);

@@ -35,7 +35,7 @@ impl Client {
         }
         // Others that came at the same time may have failed meanwhile: asked again when its turn has come.
         let still_may = || !matches!(node.rt.throttle.attempt(source, user, crate::base::now()), Attempt::Refused(_));
-        Ok(match node.scratch.login(&node, command, still_may).await {
+        Ok(match node.login_connection.login(&node, command, still_may).await {
             Ok(Some(reply)) => {
                 self.on_judged(user, &reply);
                 Ok(reply)
@@ -141,7 +141,7 @@ impl Client {
             if same && login == Login::Auth {
                 self.reply_ok();
             } else {
-                self.reply_error(error_reply::LOGIN_WHILE_HELD);
+                self.reply_error(error_reply::LOGIN_WHILE_PINNED);
             }
         }
         Ok(())

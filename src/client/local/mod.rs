@@ -15,7 +15,7 @@ use crate::client::request::Request;
 use crate::command::token_is;
 use crate::resp::encode;
 use crate::router::{Args, Local, PinReason};
-use crate::session::{Guard, ReplyMode, check_info_value, check_name};
+use crate::session::{ReplyMode, TransactionGuard, check_info_value, check_name};
 use crate::telemetry::CloseReason;
 use crate::upstream::Return;
 
@@ -85,10 +85,10 @@ impl Client {
         }
     }
 
-    /// Runs `twin` on the client's lane; passes an error on and says whether there was none.
-    pub(in crate::client) async fn permitted(&mut self, twin: &[u8]) -> Result<bool, Closed> {
+    /// Runs `probe` on the client's lane; passes an error on and says whether there was none.
+    pub(in crate::client) async fn permitted(&mut self, probe: &[u8]) -> Result<bool, Closed> {
         let key = self.record.session.borrow().key.clone();
-        let answer = self.twin_bytes(&key, crate::command::CommandId::OTHER, twin).await?;
+        let answer = self.confirm_bytes_on(&key, crate::command::CommandId::OTHER, probe).await?;
         match &answer {
             crate::upstream::Answer::Reply(frame) if !frame.starts_with(b"-") => Ok(true),
             _ => {
@@ -100,11 +100,11 @@ impl Client {
 
     /// As [`Client::permitted`], for commands that act on other clients. An operator who trusts every client may save
     /// the round trip (`client.verify_privileged`).
-    pub(in crate::client) async fn may_administer(&mut self, twin: &[u8]) -> Result<bool, Closed> {
+    pub(in crate::client) async fn may_administer(&mut self, probe: &[u8]) -> Result<bool, Closed> {
         if !self.rt().config().client.verify_privileged {
             return Ok(true);
         }
-        self.permitted(twin).await
+        self.permitted(probe).await
     }
 
     fn answer_id(&self) {
@@ -196,9 +196,9 @@ impl Client {
 
     async fn no_evict(&mut self, request: &Request) -> Result<(), Closed> {
         // Lanes run with NO-EVICT ON already, so this twin changes nothing; its error is the client's.
-        let mut twin = BytesMut::new();
-        encode::command(&mut twin, &["CLIENT", "NO-EVICT", "ON"]);
-        if self.may_administer(&twin).await? {
+        let mut probe = BytesMut::new();
+        encode::command(&mut probe, &["CLIENT", "NO-EVICT", "ON"]);
+        if self.may_administer(&probe).await? {
             let on = token_is(request.nth(2), "ON");
             if on || token_is(request.nth(2), "OFF") {
                 self.outbox().set_no_evict(on);
@@ -229,7 +229,7 @@ impl Client {
     async fn asking(&self, request: &Request) -> Result<(), Closed> {
         let node = self.node();
         let key = self.record.session.borrow().key.clone();
-        match node.rt.pool.lend(&node, &key).await {
+        match node.rt.pool.lease(&node, &key).await {
             Err(error) => self.refuse_lease(PinReason::Session, error),
             Ok(mut lease) => {
                 let Ok(mut replies) = lease.link().call(request.raw(), 1).await else {
@@ -245,7 +245,7 @@ impl Client {
 
     /// The end of a transaction that respmux could not give a connection (rule M6).
     fn end_marked_transaction(&self, local: Local) {
-        self.record.session.borrow_mut().guard = Guard::Intact;
+        self.record.session.borrow_mut().guard = TransactionGuard::Intact;
         match local {
             Local::PoisonedExec => self.reply_error(error_reply::EXEC_ABORT),
             _ => self.reply_ok(),

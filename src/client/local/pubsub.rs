@@ -14,7 +14,7 @@ impl Client {
     pub(super) async fn pong(&mut self, request: &Request) -> Result<(), Closed> {
         // The server must be there, and let the client ping it: then the answer is put in the other form.
         let key = self.record.session.borrow().key.clone();
-        let answer = self.twin(&key, request).await?;
+        let answer = self.confirm_on(&key, request).await?;
         if !matches!(&answer, Answer::Reply(frame) if !frame.starts_with(b"-")) {
             self.pass_on(answer);
             return Ok(());
@@ -30,7 +30,7 @@ impl Client {
     /// PUBSUB NUMSUB and SHARDNUMSUB: the upstream's counts, put right.
     pub(super) async fn numsub(&mut self, request: &Request) -> Result<(), Closed> {
         let key = self.record.session.borrow().key.clone();
-        let answer = match self.twin(&key, request).await? {
+        let answer = match self.confirm_on(&key, request).await? {
             Answer::Reply(frame) => {
                 let sharded = self.rt().table.spec(request.id()).family == Family::Shard;
                 Answer::Reply(renumbered(&self.node().interest, &frame, sharded).to_vec())

@@ -17,31 +17,31 @@ impl Client {
     /// once for each identity and command, and again when rights may have changed.
     pub(in crate::client) async fn may_have_answer(&mut self, request: &Request, local: Local) -> Result<bool, Closed> {
         // The same command in a form that changes nothing, and can be sent on a lane.
-        let mut twin = BytesMut::new();
+        let mut probe = BytesMut::new();
         match local {
             Local::Id | Local::GetName | Local::GetRedir | Local::TrackingInfo | Local::Caching => {
-                twin.extend_from_slice(request.raw());
+                probe.extend_from_slice(request.raw());
             }
-            Local::SetName => encode::command(&mut twin, &["CLIENT", "SETNAME", NO_NAME]),
-            Local::SetInfo => encode::command(&mut twin, &["CLIENT", "SETINFO", "LIB-NAME", NO_NAME]),
-            Local::Reply => encode::command(&mut twin, &["CLIENT", "REPLY", NO_NAME]),
+            Local::SetName => encode::command(&mut probe, &["CLIENT", "SETNAME", NO_NAME]),
+            Local::SetInfo => encode::command(&mut probe, &["CLIENT", "SETINFO", "LIB-NAME", NO_NAME]),
+            Local::Reply => encode::command(&mut probe, &["CLIENT", "REPLY", NO_NAME]),
             // SCRIPT DEBUG NO
-            Local::Ok => encode::command(&mut twin, &["SCRIPT", "DEBUG", NO_NAME]),
+            Local::Ok => encode::command(&mut probe, &["SCRIPT", "DEBUG", NO_NAME]),
             _ => return Ok(true),
         }
-        self.has_right(request.id(), &twin).await
+        self.has_right(request.id(), &probe).await
     }
 
-    async fn has_right(&mut self, id: CommandId, twin: &[u8]) -> Result<bool, Closed> {
+    async fn has_right(&mut self, id: CommandId, probe: &[u8]) -> Result<bool, Closed> {
         // By identity, not by client: a fleet of clients of one user asks once.
         let key = self.record.session.borrow().key.clone();
         let rules = self.rt().process.rights_changes();
-        let known = self.node().granted.knows(&key.identity, id, rules, self.rt().now());
+        let known = self.node().permission_cache.knows(&key.identity, id, rules, self.rt().now());
         // The usual case, without a round trip.
         if known == Known::Now {
             return Ok(true);
         }
-        match self.twin_bytes(&key, CommandId::OURS, twin).await? {
+        match self.confirm_bytes_on(&key, CommandId::OURS, probe).await? {
             Answer::Reply(frame) if frame.starts_with(b"-NOPERM") || frame.starts_with(b"-NOAUTH") => {
                 self.pass_on(Answer::Reply(frame));
                 Ok(false)
@@ -49,7 +49,7 @@ impl Client {
             // Any other error is about the twin.
             Answer::Reply(_) => {
                 let node = self.node();
-                node.granted.on_granted(key.identity, id, rules, node.rt.now());
+                node.permission_cache.on_permission(key.identity, id, rules, node.rt.now());
                 Ok(true)
             }
             // During an outage the last answer is better than none: nothing of it reaches the server.

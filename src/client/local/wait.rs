@@ -17,14 +17,14 @@ use crate::command::CommandId;
 use crate::resp::encode;
 use crate::router::{Args, PinReason};
 use crate::telemetry::{CloseReason, unix_millis};
-use crate::upstream::{Acks, Answer, Look, Wait, Wants, Watcher};
+use crate::upstream::{AcksWaiter, Answer, ReplicaAcks, RoleReply, Wait, Wants};
 
 /// What the server says to a WAIT that has nothing wrong but our timeout.
 const ALLOWED: &[u8] = b"-ERR timeout is negative\r\n";
 
 /// What wakes a client that waits for replicas.
 enum News {
-    Look(Rc<Look>),
+    Role(Rc<RoleReply>),
     Unblocked,
     Over,
 }
@@ -49,18 +49,20 @@ impl Client {
         let command = Command::begin(self, request, (!timeout.is_zero()).then_some(timeout));
         let node = self.node();
         // Asks ROLE with the others that wait: one question for all of them.
-        let watcher = Acks::watch(&node, self.outbox().key());
+        let watcher = ReplicaAcks::watch(&node, self.outbox().key());
         let first = self.wait_for(Wants::Nothing, |_| watcher.take()).await?;
         let offset = match &*first {
-            Look::Primary { offset, .. } => *offset,
+            RoleReply::Primary { offset, .. } => *offset,
             // It was a primary a moment ago, and says now what it says.
-            Look::Replica => return self.would_wait(&words).await.map(drop),
-            Look::Refused(line) if line.starts_with(b"-NOPERM") => return self.wait_on_a_connection(request).await,
-            Look::Refused(line) => {
+            RoleReply::Replica => return self.would_wait(&words).await.map(drop),
+            RoleReply::Refused(line) if line.starts_with(b"-NOPERM") => {
+                return self.wait_on_a_connection(request).await;
+            }
+            RoleReply::Refused(line) => {
                 self.reply_error(&line[1..]);
                 return Ok(());
             }
-            Look::Away => {
+            RoleReply::Away => {
                 self.reply_error(error_reply::NOT_EXECUTED);
                 return Ok(());
             }
@@ -82,10 +84,10 @@ impl Client {
 
     /// Whether the server would carry out this WAIT, but for its timeout; if not, the client has its answer.
     async fn would_wait(&mut self, words: &[&[u8]]) -> Result<bool, Closed> {
-        let mut twin = BytesMut::new();
-        encode::command(&mut twin, words);
+        let mut probe = BytesMut::new();
+        encode::command(&mut probe, words);
         let key = self.record.session.borrow().key.clone();
-        match self.twin_bytes(&key, CommandId::OURS, &twin).await? {
+        match self.confirm_bytes_on(&key, CommandId::OURS, &probe).await? {
             Answer::Reply(frame) if frame == ALLOWED => Ok(true),
             answer => {
                 self.pass_on(answer);
@@ -118,7 +120,7 @@ impl Client {
     async fn await_replicas(
         &mut self,
         command: &Command,
-        watcher: &Watcher,
+        watcher: &AcksWaiter,
         wait: &Rc<Wait>,
         offset: i64,
         wanted: i64,
@@ -132,12 +134,12 @@ impl Client {
                 return Err(Closed(CloseReason::UpstreamLost));
             }
             match news {
-                News::Look(look) => {
-                    if *look == Look::Replica {
+                News::Role(role) => {
+                    if *role == RoleReply::Replica {
                         self.reply_error(error_reply::FORCED_UNBLOCK);
                         return Err(Closed(CloseReason::UpstreamLost));
                     }
-                    count = count.max(look.count(offset));
+                    count = count.max(role.count(offset));
                     if count >= wanted {
                         self.finish_count(command, count);
                         return Ok(());
@@ -162,14 +164,14 @@ impl Client {
     }
 
     /// The next thing that happens to a client that waits. Its input is read meanwhile, so that a close is noticed.
-    async fn news(&mut self, watcher: &Watcher, wait: &Rc<Wait>, deadline: Option<Instant>) -> Result<News, Closed> {
+    async fn news(&mut self, watcher: &AcksWaiter, wait: &Rc<Wait>, deadline: Option<Instant>) -> Result<News, Closed> {
         let mut timer = timer(deadline);
         poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
             }
-            if let Some(look) = watcher.take() {
-                return Poll::Ready(Ok(News::Look(look)));
+            if let Some(role) = watcher.take() {
+                return Poll::Ready(Ok(News::Role(role)));
             }
             if wait.is_asked_to_leave() {
                 return Poll::Ready(Ok(News::Unblocked));
@@ -194,7 +196,7 @@ impl Client {
         let mut write = BytesMut::new();
         bump(&mut write);
         let key = self.record.session.borrow().key.clone();
-        let as_itself = match self.twin_bytes(&key, CommandId::OURS, &write).await? {
+        let as_itself = match self.confirm_bytes_on(&key, CommandId::OURS, &write).await? {
             Answer::Reply(frame) => !frame.starts_with(b"-NOPERM"),
             answer @ Answer::NotExecuted(_) => {
                 self.pass_on(answer);

@@ -10,7 +10,7 @@
 
 mod aside;
 mod expect;
-mod lend;
+mod lease;
 mod redirect;
 mod relay;
 mod replies;
@@ -36,7 +36,7 @@ use super::read::WAITING_INPUT;
 use super::request::Request;
 use crate::resp::ReplyScanner;
 use crate::router::{Aside, PinReason, PinnedView, Relay};
-use crate::session::{Guard, Resp, Transaction};
+use crate::session::{Resp, Transaction, TransactionGuard};
 use crate::telemetry::{BufferKind, CloseReason, UpstreamCloseReason};
 use crate::upstream::{Charge, Lease, Node, Return, Wants};
 
@@ -143,7 +143,7 @@ impl Pinned {
     /// One turn: send, read what the upstream says, relay what the client says, until something else must act.
     pub(super) fn poll(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Poll<PinnedEvent> {
         loop {
-            if let Some(reason) = client.outbox().fate() {
+            if let Some(reason) = client.outbox().close_reason() {
                 return Poll::Ready(PinnedEvent::Closed(Closed(reason)));
             }
             let flushed = match client.outbox().poll_flush(cx, &self.node.rt.buffers) {
@@ -268,8 +268,8 @@ impl Pinned {
     }
 
     /// The mark that an abandoned transaction leaves (rule M6).
-    pub(super) fn guard_when_idle(&self) -> Guard {
-        if self.transaction.queueing() { Guard::Poisoned } else { Guard::WatchBroken }
+    pub(super) fn guard_when_idle(&self) -> TransactionGuard {
+        if self.transaction.queueing() { TransactionGuard::Poisoned } else { TransactionGuard::WatchBroken }
     }
 
     /// Puts what the client subscribes to from here on on this connection: no hub can be had.
@@ -403,7 +403,8 @@ impl Pinned {
 
     /// The client is gone. What it left unfinished on the connection is ended there, never handed on.
     pub(super) fn abandon(mut self, client: &Client) {
-        let lost = matches!(client.outbox().fate(), Some(CloseReason::UpstreamLost | CloseReason::UpstreamAnomaly));
+        let lost =
+            matches!(client.outbox().close_reason(), Some(CloseReason::UpstreamLost | CloseReason::UpstreamAnomaly));
         let torn = self.aftermath == Aftermath::Broken
             || !self.out.is_empty()
             || self.scanner.mid_frame()

@@ -18,7 +18,7 @@ use crate::resp::{ProtocolError, Scan, encode};
 use crate::router::{
     Args, Aside, Effect, Extent, Local, Login, PauseChange, PinReason, PinnedRoute, Relay, pause_change, route_pinned,
 };
-use crate::session::Guard;
+use crate::session::TransactionGuard;
 use crate::telemetry::CloseReason;
 
 /// Commands that one overflow lease carries before the connection goes back in line.
@@ -106,7 +106,7 @@ impl Pinned {
                     self.incomplete = false;
                     client.outbox().on_whole();
                     if !canonical {
-                        client.look_for_stray(&client.carry);
+                        client.detect_foreign_protocol(&client.carry);
                     }
                     let scanned = Scanned { scanner: &scanner, buf: &client.carry };
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
@@ -254,7 +254,7 @@ impl Pinned {
     /// EXEC must not run what respmux has refused a part of, nor what a lost WATCH should have guarded (rules M6 and
     /// M7).
     fn exec_payload(&self, client: &Client) -> Payload {
-        let broken = client.record.session.borrow().guard == Guard::WatchBroken;
+        let broken = client.record.session.borrow().guard == TransactionGuard::WatchBroken;
         if self.refused || (broken && self.transaction.aborted()) {
             Payload::Abort
         } else if broken {

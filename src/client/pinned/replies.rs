@@ -15,7 +15,7 @@ use crate::config::Integrity;
 use crate::link::Use;
 use crate::resp::{Advance, FrameKind, decode, element_ranges, encode};
 use crate::router::{Effect, Relay, pause_change};
-use crate::session::{Guard, Identity, Reply, Resp};
+use crate::session::{Identity, ReplyShape, Resp, TransactionGuard};
 use crate::telemetry::{AnomalyReason, CloseReason, UpstreamCloseReason};
 use crate::upstream::{OutputClass, Slow, recounted};
 
@@ -209,9 +209,9 @@ impl Pinned {
     /// The reply to the oldest request: follow what it changes, then give it to the client.
     fn on_reply(&mut self, client: &mut Client, expect: Expect, frame: &[u8], kind: FrameKind) {
         let reply = match kind.byte() {
-            b'-' | b'!' => Reply::Error,
-            b'+' => Reply::Ok,
-            _ => Reply::Other,
+            b'-' | b'!' => ReplyShape::Error,
+            b'+' => ReplyShape::Ok,
+            _ => ReplyShape::Other,
         };
         // Before the reply counts: QUEUED means something else than the reply to the same command outside MULTI.
         let was_queueing = self.transaction.queueing();
@@ -228,7 +228,7 @@ impl Pinned {
         // The state first, the reply behind it: the client may act on the reply at once.
         self.on_state(client, &expect, reply, was_queueing);
         match expect.payload {
-            Payload::Effect(effect, text) if was_queueing && reply != Reply::Error => {
+            Payload::Effect(effect, text) if was_queueing && reply != ReplyShape::Error => {
                 self.queued.push(Queued { index, effect, text });
                 forward(client, expect.suppressed, frame);
             }
@@ -244,14 +244,14 @@ impl Pinned {
             }
             Payload::Wait(wait) => self.on_bumped(client, wait, frame, &expect.relay, expect.suppressed, expect.id),
             Payload::Publish(by) => forward(client, expect.suppressed, &recounted(frame, by)),
-            Payload::Auth(credentials) if reply == Reply::Ok => {
+            Payload::Auth(credentials) if reply == ReplyShape::Ok => {
                 // The pool must know whose connection comes back.
                 let identity = Identity::user(&credentials.user);
                 client.on_login(credentials);
                 self.change_key(|key| key.identity = identity.clone());
                 forward(client, expect.suppressed, frame);
             }
-            Payload::Hello(hello) if reply != Reply::Error => {
+            Payload::Hello(hello) if reply != ReplyShape::Error => {
                 if let Some((user, password)) = hello.auth.clone() {
                     let identity = Identity::user(&user);
                     client.on_login(crate::link::Credentials { user, password });
@@ -271,32 +271,32 @@ impl Pinned {
     }
 
     /// What the reply changes in the connection and in the client's virtual state.
-    fn on_state(&mut self, client: &Client, expect: &Expect, reply: Reply, was_queueing: bool) {
+    fn on_state(&mut self, client: &Client, expect: &Expect, reply: ReplyShape, was_queueing: bool) {
         match (expect.relay, reply) {
-            (Relay::Multi, Reply::Ok) if !was_queueing => {
+            (Relay::Multi, ReplyShape::Ok) if !was_queueing => {
                 self.queued.clear();
                 self.refused = false;
             }
-            (Relay::Exec, _) | (Relay::Discard, Reply::Ok) if was_queueing => {
+            (Relay::Exec, _) | (Relay::Discard, ReplyShape::Ok) if was_queueing => {
                 self.refused = false;
-                client.record.session.borrow_mut().guard = Guard::Intact;
+                client.record.session.borrow_mut().guard = TransactionGuard::Intact;
             }
-            (Relay::Unwatch, Reply::Ok) if !was_queueing => {
-                client.record.session.borrow_mut().guard = Guard::Intact;
+            (Relay::Unwatch, ReplyShape::Ok) if !was_queueing => {
+                client.record.session.borrow_mut().guard = TransactionGuard::Intact;
             }
-            (Relay::Session, Reply::Ok | Reply::Other) => self.stuck.set(Sticky::SESSION, true),
-            (Relay::Monitor, Reply::Ok) if !was_queueing => self.stuck.set(Sticky::MONITOR, true),
-            (Relay::Pause, Reply::Ok) if !was_queueing => {
+            (Relay::Session, ReplyShape::Ok | ReplyShape::Other) => self.stuck.set(Sticky::SESSION, true),
+            (Relay::Monitor, ReplyShape::Ok) if !was_queueing => self.stuck.set(Sticky::MONITOR, true),
+            (Relay::Pause, ReplyShape::Ok) if !was_queueing => {
                 if let Payload::Pause(change) = expect.payload {
                     client.on_pause_accepted(change);
                 }
             }
-            (Relay::Tracking, Reply::Ok) => {
+            (Relay::Tracking, ReplyShape::Ok) => {
                 if let Payload::Tracking(on) = expect.payload {
                     self.stuck.set(Sticky::TRACKING, on || was_queueing);
                 }
             }
-            (Relay::Select, Reply::Ok) => {
+            (Relay::Select, ReplyShape::Ok) => {
                 if let Payload::Select(db) = expect.payload {
                     self.change_key(|key| key.db = db);
                     client.record.session.borrow_mut().key.db = db;

@@ -16,7 +16,7 @@ impl Pinned {
     /// reply
     /// nothing else can be said.
     pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let patience = self.node.rt.look().config.client.request_timeout;
+        let patience = self.node.rt.rules_ref().config.client.request_timeout;
         let oldest = self.expect.front().filter(|expect| !expect.blocks()).map(|expect| expect.at);
         // No timer where nobody waits for one.
         let Some(since) = oldest.filter(|_| !patience.is_zero() && !self.streaming) else {

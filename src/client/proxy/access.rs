@@ -11,7 +11,7 @@ use crate::client::request::Request;
 use crate::config::ProxyRight;
 use crate::router::Refusal;
 use crate::telemetry::RefuseReason;
-use crate::upstream::{Permission, Twin};
+use crate::upstream::{Permission, PermissionProbe};
 
 /// How long the upstream may take to say who somebody is, and again to say what he may do. PROXY is answered within a
 /// tenth of a second, whatever the upstream does.
@@ -34,7 +34,7 @@ enum Consent {
 
 impl Verb {
     /// What the server must allow as well, because it shows the same of a server. It is carried out there.
-    fn twin(self) -> Option<Twin> {
+    fn permission_probe(self) -> Option<PermissionProbe> {
         match self {
             // What changes respmux itself is no server's matter: `auth.proxy_write` alone says who may.
             Self::Own(_) | Self::Kill | Self::Main(_) => None,
@@ -69,8 +69,8 @@ impl Client {
             self.refuse_proxy(request, verb);
             return Access::Refused;
         }
-        match verb.twin() {
-            Some(twin) if right < ProxyRight::Write => match self.consent(twin).await {
+        match verb.permission_probe() {
+            Some(probe) if right < ProxyRight::Write => match self.consent(probe).await {
                 Consent::Yes => Access::Granted,
                 Consent::No => Access::Refused,
                 Consent::Unknown => self.without_upstream(verb),
@@ -83,8 +83,8 @@ impl Client {
     async fn who_asks(&mut self, request: &Request) -> Consent {
         if self.admission == Admission::Unasked {
             let node = self.node();
-            if let Some(standing) = node.standing_within(PATIENCE).await {
-                self.on_standing(standing);
+            if let Some(login_requirement) = node.login_requirement_within(PATIENCE).await {
+                self.on_login_requirement(login_requirement);
             }
         }
         match self.admission {
@@ -97,9 +97,9 @@ impl Client {
         }
     }
 
-    async fn consent(&self, twin: Twin) -> Consent {
+    async fn consent(&self, probe: PermissionProbe) -> Consent {
         let (node, key) = (self.node(), self.record.session.borrow().key.clone());
-        match node.permission(&key, twin, PATIENCE).await {
+        match node.permission(&key, probe, PATIENCE).await {
             Permission::Granted => Consent::Yes,
             Permission::Refused(line) => {
                 self.reply_error(&line);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use serde_json::{Value, json};
 
-use super::{Answer, Answered};
+use super::{Answered, ProxyAnswer};
 use crate::client::connection::{Client, Closed};
 use crate::client::directory::line::{ClientLine, Transport};
 use crate::client::directory::peers::Peers;
@@ -20,7 +20,7 @@ use crate::router::Args;
 pub(super) async fn lines(peers: &Peers, table: &CommandTable, request: &Request) -> Answered {
     let selection = Selection::parse(request)?;
     let lines = selection.merge(peers.chosen(&selection).await);
-    Ok(Answer::Lines(lines.iter().map(|line| client_line(table, line)).collect()))
+    Ok(ProxyAnswer::Lines(lines.iter().map(|line| client_line(table, line)).collect()))
 }
 
 impl Client {

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Answer, Answered};
+use super::{Answered, ProxyAnswer};
 use crate::client::error_reply;
 use crate::client::request::Request;
 use crate::command::{glob_matches, token_is};
@@ -16,7 +16,7 @@ pub(super) fn answer(settings: &ShownSettings, request: &Request, resp: u8) -> A
         if request.count() > 3 {
             return Err(error_reply::wrong_arity("proxy|config|list"));
         }
-        return Ok(Answer::Lines(settings.iter().map(|setting| setting.line(setting.key)).collect()));
+        return Ok(ProxyAnswer::Lines(settings.iter().map(|setting| setting.line(setting.key)).collect()));
     }
     if !token_is(request.nth(2), "GET") {
         return Err(error_reply::unknown_word("PROXY", request.nth(2)));
@@ -40,7 +40,7 @@ pub(super) fn answer(settings: &ShownSettings, request: &Request, resp: u8) -> A
             }
         }
     }
-    Ok(Answer::Frame(frame))
+    Ok(ProxyAnswer::Frame(frame))
 }
 
 /// As CONFIG GET of a server: in any case.

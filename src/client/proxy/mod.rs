@@ -31,7 +31,7 @@ use crate::router::{Args, Refusal, route_free};
 use crate::session::Resp;
 
 /// An answer that is no error.
-enum Answer {
+enum ProxyAnswer {
     /// A list of texts.
     Lines(Vec<String>),
     /// One text of many lines.
@@ -41,7 +41,7 @@ enum Answer {
 }
 
 /// An answer, or the line of an error.
-type Answered = Result<Answer, Vec<u8>>;
+type Answered = Result<ProxyAnswer, Vec<u8>>;
 
 impl Client {
     /// PROXY. What shows others needs the right that shows the same of a server: CLIENT LIST, INFO, SLOWLOG.
@@ -71,7 +71,7 @@ impl Client {
             Access::Refused => return Ok(()),
         }
         let answered = match verb {
-            Verb::Own(own) => Ok(Answer::Lines(self.proxy_own(own, request))),
+            Verb::Own(own) => Ok(ProxyAnswer::Lines(self.proxy_own(own, request))),
             Verb::Shown(shown) => self.proxy_shown(shown, request).await,
             Verb::Kill => return self.proxy_kill(request).await,
             Verb::Main(main) => return self.proxy_main(main, request).await,
@@ -93,11 +93,11 @@ impl Client {
 
     async fn proxy_main(&self, main: Main, request: &Request) -> Result<(), Closed> {
         match main {
-            Main::Drain => self.wish(AdminCommand::Drain).await,
-            Main::Reload => self.wish(AdminCommand::Reload).await,
+            Main::Drain => self.admin_command(AdminCommand::Drain).await,
+            Main::Reload => self.admin_command(AdminCommand::Reload).await,
             Main::Pause => self.pause_all(request).await,
-            Main::Resume => self.wish(AdminCommand::Resume).await,
-            Main::Reconnect => self.wish(AdminCommand::Reconnect).await,
+            Main::Resume => self.admin_command(AdminCommand::Resume).await,
+            Main::Reconnect => self.admin_command(AdminCommand::Reconnect).await,
         }
     }
 
@@ -108,19 +108,19 @@ impl Client {
             Shown::Config => config::answer(&self.rt().config().shown, request, self.resp().number()),
             Shown::Hotkeys => slow::hot_keys(peers, self.rt().hotkeys.every(), request).await,
             Shown::HotkeysReset => slow::reset_hot_keys(peers, request).await,
-            Shown::Info => Ok(Answer::Text(info::text(&self.node(), &peers.reports().await, request))),
-            Shown::Lanes => Ok(Answer::Lines(servers::lanes(&peers.lanes().await))),
-            Shown::Pools => Ok(Answer::Lines(servers::pools(&peers.reports().await))),
-            Shown::Servers => Ok(Answer::Lines(servers::servers(&self.rt().process, &peers.reports().await))),
+            Shown::Info => Ok(ProxyAnswer::Text(info::text(&self.node(), &peers.reports().await, request))),
+            Shown::Lanes => Ok(ProxyAnswer::Lines(servers::lanes(&peers.lanes().await))),
+            Shown::Pools => Ok(ProxyAnswer::Lines(servers::pools(&peers.reports().await))),
+            Shown::Servers => Ok(ProxyAnswer::Lines(servers::servers(&self.rt().process, &peers.reports().await))),
             Shown::Slowlog => slow::requests(peers, request, self.resp().number()).await,
             Shown::SlowlogReset => slow::reset_requests(peers, request).await,
-            Shown::Stats => Ok(Answer::Lines(counters::lines(&peers.reports().await))),
+            Shown::Stats => Ok(ProxyAnswer::Lines(counters::lines(&peers.reports().await))),
         }
     }
 
     /// Asks the main thread; its lines, or its error.
-    pub(super) async fn wish(&self, wish: AdminCommand) -> Result<(), Closed> {
-        match self.shared.peers.main().ask(wish).await {
+    pub(super) async fn admin_command(&self, admin_command: AdminCommand) -> Result<(), Closed> {
+        match self.shared.peers.main().ask(admin_command).await {
             Ok(lines) => self.reply_lines(&lines),
             // An error is one line.
             Err(reason) => self.reply_error(format!("ERR {}", reason.replace(['\r', '\n'], "; ")).as_bytes()),
@@ -137,15 +137,15 @@ impl Client {
         self.reply(&frame);
     }
 
-    fn reply_answer(&self, answer: Answer) {
+    fn reply_answer(&self, answer: ProxyAnswer) {
         match answer {
-            Answer::Lines(lines) => self.reply_lines(&lines),
-            Answer::Text(text) => {
+            ProxyAnswer::Lines(lines) => self.reply_lines(&lines),
+            ProxyAnswer::Text(text) => {
                 let mut frame = BytesMut::new();
                 encode::verbatim_txt(&mut frame, text.as_bytes(), self.resp().number());
                 self.reply(&frame);
             }
-            Answer::Frame(frame) => self.reply(&frame),
+            ProxyAnswer::Frame(frame) => self.reply(&frame),
         }
     }
 

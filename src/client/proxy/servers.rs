@@ -107,7 +107,9 @@ pub(super) fn lanes(lanes: &[LaneReport]) -> Vec<String> {
 
 fn lane(lane: &LaneReport) -> String {
     let mut modes = Vec::new();
-    for (on, word) in [(lane.key.readonly, "readonly"), (lane.key.no_touch, "no-touch"), (lane.big, "long-replies")] {
+    for (on, word) in
+        [(lane.key.readonly, "readonly"), (lane.key.no_touch, "no-touch"), (lane.for_long_replies, "long-replies")]
+    {
         if on {
             modes.push(word);
         }

@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Answer, Answered};
+use super::{Answered, ProxyAnswer};
 use crate::client::directory::peers::Peers;
 use crate::client::error_reply;
 use crate::client::request::{Request, number};
@@ -26,7 +26,7 @@ pub(super) async fn requests(peers: &Peers, request: &Request, resp: u8) -> Answ
         }
         let (length, _) = peers.slow_requests(0).await;
         encode::integer(&mut frame, i64::try_from(length).unwrap_or(i64::MAX));
-        return Ok(Answer::Frame(frame));
+        return Ok(ProxyAnswer::Frame(frame));
     }
     if !token_is(word, "GET") {
         return Err(error_reply::unknown_word("PROXY", request.nth(2)));
@@ -45,7 +45,7 @@ pub(super) async fn requests(peers: &Peers, request: &Request, resp: u8) -> Answ
     for one in &slow {
         show(&mut frame, one, resp);
     }
-    Ok(Answer::Frame(frame))
+    Ok(ProxyAnswer::Frame(frame))
 }
 
 fn show(frame: &mut BytesMut, slow: &SlowRequest, resp: u8) {
@@ -107,7 +107,7 @@ pub(super) async fn hot_keys(peers: &Peers, every: u32, request: &Request) -> An
             hot.count
         ));
     }
-    Ok(Answer::Lines(lines))
+    Ok(ProxyAnswer::Lines(lines))
 }
 
 /// PROXY HOTKEYS RESET.
@@ -119,8 +119,8 @@ pub(super) async fn reset_hot_keys(peers: &Peers, request: &Request) -> Answered
     Ok(done())
 }
 
-fn done() -> Answer {
-    Answer::Frame(BytesMut::from(&b"+OK\r\n"[..]))
+fn done() -> ProxyAnswer {
+    ProxyAnswer::Frame(BytesMut::from(&b"+OK\r\n"[..]))
 }
 
 #[allow(clippy::cast_precision_loss)] // a share of 2^53 samples is exact enough

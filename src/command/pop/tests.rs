@@ -25,8 +25,8 @@ fn each_has_its_twin() {
         ("BLMOVE s d LEFT right 0", "LMOVE s d LEFT right"),
         ("BRPOPLPUSH s d 0", "RPOPLPUSH s d"),
     ];
-    for (own, twin) in table {
-        assert_eq!(pop(own).unwrap().twin(), wire(twin), "{own}");
+    for (own, non_blocking) in table {
+        assert_eq!(pop(own).unwrap().non_blocking(), wire(non_blocking), "{own}");
     }
     assert_eq!(pop("blpop a 7").unwrap().armed(), wire("BLPOP a 0"));
     assert_eq!(pop("BLMPOP 7 1 a LEFT").unwrap().armed(), wire("BLMPOP 0 1 a LEFT"));
@@ -72,23 +72,23 @@ fn timeouts_are_rounded_up() {
 #[test]
 fn replies_of_the_twin_become_replies_of_the_command() {
     let lists = pop("BLPOP a 0").unwrap();
-    let twin = b"*2\r\n$1\r\na\r\n*2\r\n$1\r\nx\r\n$1\r\ny\r\n";
-    let all = lists.elements(twin).unwrap();
+    let non_blocking = b"*2\r\n$1\r\na\r\n*2\r\n$1\r\nx\r\n$1\r\ny\r\n";
+    let all = lists.elements(non_blocking).unwrap();
     assert_eq!(all, [b"*2\r\n$1\r\na\r\n$1\r\nx\r\n".to_vec(), b"*2\r\n$1\r\na\r\n$1\r\ny\r\n".to_vec()]);
     assert_eq!(lists.give_back(&all[0]).unwrap(), wire("LPUSH a x"));
     assert_eq!(popped_key(&all[0]), Some(&b"a"[..]));
     let scores = pop("BZPOPMIN z 0").unwrap();
     for score in ["$3\r\n1.5\r\n", ",1.5\r\n"] {
-        let twin = format!("*2\r\n$1\r\nz\r\n*1\r\n*2\r\n$1\r\nm\r\n{score}");
-        let all = scores.elements(twin.as_bytes()).unwrap();
+        let non_blocking = format!("*2\r\n$1\r\nz\r\n*1\r\n*2\r\n$1\r\nm\r\n{score}");
+        let all = scores.elements(non_blocking.as_bytes()).unwrap();
         assert_eq!(all, [format!("*3\r\n$1\r\nz\r\n$1\r\nm\r\n{score}").into_bytes()]);
         assert_eq!(scores.give_back(&all[0]).unwrap(), wire("ZADD z NX 1.5 m"));
     }
     let many = pop("BLMPOP 0 1 a RIGHT COUNT 9").unwrap();
-    assert_eq!(many.give_back(twin).unwrap(), wire("RPUSH a y x"));
+    assert_eq!(many.give_back(non_blocking).unwrap(), wire("RPUSH a y x"));
     let many = pop("BZMPOP 0 1 z MIN COUNT 9").unwrap();
-    let twin = b"*2\r\n$1\r\nz\r\n*2\r\n*2\r\n$1\r\nm\r\n$1\r\n1\r\n*2\r\n$1\r\nn\r\n$1\r\n2\r\n";
-    assert_eq!(many.give_back(twin).unwrap(), wire("ZADD z NX 1 m 2 n"));
+    let non_blocking = b"*2\r\n$1\r\nz\r\n*2\r\n*2\r\n$1\r\nm\r\n$1\r\n1\r\n*2\r\n$1\r\nn\r\n$1\r\n2\r\n";
+    assert_eq!(many.give_back(non_blocking).unwrap(), wire("ZADD z NX 1 m 2 n"));
     assert!(lists.elements(b"*1\r\n$1\r\na\r\n").is_none());
     assert!(pop("BLMOVE s d LEFT LEFT 0").unwrap().give_back(b"$1\r\nx\r\n").is_none());
 }

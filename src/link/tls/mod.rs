@@ -14,8 +14,8 @@
 //!   socket has not taken: for both, a byte in a buffer in between would be a lie.
 //! * *Writing without being the task that waits.* Lanes write to their clients' sockets in their own turn. `try_write`
 //!   leaves no waker behind; `poll_write` would replace that of the client's task by the lane's.
-//! * *Looking without reading.* An idle link must be known to be quiet ([`Tls::is_quiet`]) and a client to be gone
-//!   ([`Tls::peer_is_gone`]) without taking a byte from whoever reads next.
+//! * *Looking without reading.* An idle link must be known to be quiet ([`TlsStream::is_quiet`]) and a client to be gone
+//!   ([`TlsStream::peer_is_gone`]) without taking a byte from whoever reads next.
 //! * *Two halves without a lock.* Reader and writer of a client are two owners on one thread: an `Rc`, where
 //!   `tokio::io::split` has a mutex.
 
@@ -43,15 +43,15 @@ const RECORD: usize = 16 << 10;
 const FULL_READ: usize = 4096;
 
 /// One connection that speaks TLS; shared by its two halves. One thread only.
-pub struct Tls {
+pub struct TlsStream {
     io: RefCell<TcpStream>,
     session: RefCell<Connection>,
     /// Plaintext bytes in a record of which the socket has not taken all: the caller, who was told `WouldBlock`,
     /// comes again with the same bytes and is then told that they are written.
-    held: Cell<usize>,
+    unsent: Cell<usize>,
 }
 
-impl Tls {
+impl TlsStream {
     /// The server's side, before its handshake.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Tls {
     }
 
     fn new(stream: TcpStream, session: Connection) -> Rc<Self> {
-        Rc::new(Self { io: RefCell::new(stream), session: RefCell::new(session), held: Cell::new(0) })
+        Rc::new(Self { io: RefCell::new(stream), session: RefCell::new(session), unsent: Cell::new(0) })
     }
 
     /// Ready when the next step of the handshake has something to do.
@@ -111,7 +111,7 @@ impl Tls {
     /// The whole handshake, for those who need not share a turn.
     ///
     /// # Errors
-    /// As [`Tls::step`].
+    /// As [`TlsStream::step`].
     pub async fn handshake(&self) -> io::Result<()> {
         while !self.step()? {
             std::future::poll_fn(|cx| self.poll_step_ready(cx)).await?;
@@ -146,13 +146,13 @@ impl Tls {
     /// Reads the socket once and decrypts. Gives the bytes read from it; 0 at the end.
     fn poll_fill(&self, cx: &mut Context<'_>, session: &mut Connection) -> Poll<io::Result<usize>> {
         let mut io = self.io.borrow_mut();
-        let read = match session.read_tls(&mut Waiting { io: &mut io, cx }) {
+        let read = match session.read_tls(&mut WaitingSocket { io: &mut io, cx }) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             result => result?,
         };
         let processed = session.process_new_packets();
         // Answers of TLS itself (key updates, alerts); behind a record that is not sent whole they must wait.
-        if session.wants_write() && self.held.get() == 0 {
+        if session.wants_write() && self.unsent.get() == 0 {
             match flush(session, &io) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => drop(io.poll_write_ready(cx)),
                 Err(e) if processed.is_ok() => return Poll::Ready(Err(e)),
@@ -171,7 +171,7 @@ impl Tls {
         let mut session = self.session.borrow_mut();
         let io = self.io.borrow();
         flush(&mut session, &io)?;
-        match self.held.take() {
+        match self.unsent.take() {
             0 => {}
             written => return Ok(written),
         }
@@ -179,7 +179,7 @@ impl Tls {
         match flush(&mut session, &io) {
             Ok(()) => Ok(taken),
             Err(e) => {
-                self.held.set(taken);
+                self.unsent.set(taken);
                 Err(e)
             }
         }
@@ -197,7 +197,7 @@ impl Tls {
 
     /// Whether there is nothing to read and the peer has not closed. What TLS itself has to say is taken note of.
     pub fn is_quiet(&self) -> bool {
-        self.look().is_ok_and(|(plaintext, closed)| plaintext == 0 && !closed)
+        self.peek().is_ok_and(|(plaintext, closed)| plaintext == 0 && !closed)
     }
 
     /// The peer has closed or reset the connection, and no byte before that is unread.
@@ -208,7 +208,7 @@ impl Tls {
             Ok(bytes) => bytes == 0,
             Err(e) => e.kind() != io::ErrorKind::WouldBlock,
         };
-        match self.look() {
+        match self.peek() {
             Ok((plaintext, closed)) => plaintext == 0 && (closed || ended),
             Err(_) => true,
         }
@@ -223,7 +223,7 @@ impl Tls {
 
     /// Decrypts what is there, up to the first plaintext: how much plaintext there is, and whether the peer has closed.
     /// Only what the runtime has reported is read, so that whoever waits for the socket is woken all the same.
-    fn look(&self) -> io::Result<(usize, bool)> {
+    fn peek(&self) -> io::Result<(usize, bool)> {
         let mut session = self.session.borrow_mut();
         let io = self.io.borrow();
         loop {
@@ -244,7 +244,7 @@ impl Tls {
     /// Says goodbye and closes our side. A record that is not sent whole stays so: whoever wrote it may have been told
     /// that it was not.
     pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.held.get() == 0 {
+        if self.unsent.get() == 0 {
             let mut session = self.session.borrow_mut();
             session.send_close_notify();
             loop {
@@ -274,10 +274,10 @@ impl Tls {
 }
 
 /// A client's connection ends with its task: the goodbye is for peers that tell an end from a cut.
-impl Drop for Tls {
+impl Drop for TlsStream {
     fn drop(&mut self) {
         let session = self.session.get_mut();
-        if self.held.get() == 0 && !session.is_handshaking() {
+        if self.unsent.get() == 0 && !session.is_handshaking() {
             session.send_close_notify();
             // The socket may be full or gone; then it closes without.
             let _ = flush(session, self.io.get_mut());
@@ -343,12 +343,12 @@ impl Write for Now<'_> {
 
 /// The socket with a task that is woken when `WouldBlock` is over. A short read clears the socket's readiness, which
 /// saves the read that ends in EAGAIN.
-struct Waiting<'a, 'b> {
+struct WaitingSocket<'a, 'b> {
     io: &'a mut TcpStream,
     cx: &'a mut Context<'b>,
 }
 
-impl Read for Waiting<'_, '_> {
+impl Read for WaitingSocket<'_, '_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let mut buf = ReadBuf::new(out);
         match Pin::new(&mut *self.io).poll_read(self.cx, &mut buf) {

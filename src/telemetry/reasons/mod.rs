@@ -399,7 +399,7 @@ labels! {
 
 labels! {
     /// How a blocked client that holds no connection of its own is waited for.
-    FoldState {
+    WaiterState {
         /// A connection that it shares waits on the server.
         Armed = "armed",
         /// The proxy asks in turns.
@@ -409,7 +409,7 @@ labels! {
 
 labels! {
     /// How an element came to a client that was blocked together with others.
-    FoldWay {
+    ElementVia {
         /// Another client's first question won it.
         Probe = "probe",
         /// From the command that waits.
@@ -481,8 +481,8 @@ mod tests {
         check::<AnomalyReason>();
         check::<BufferKind>();
         check::<ShedStep>();
-        check::<FoldState>();
-        check::<FoldWay>();
+        check::<WaiterState>();
+        check::<ElementVia>();
         check::<LogLevel>();
     }
 

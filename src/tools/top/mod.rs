@@ -9,8 +9,8 @@ mod view;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::Target;
-use super::resp::Connection;
+use super::PingTarget;
+use super::resp::RespConnection;
 use snapshot::Snapshot;
 
 /// How an answer is wanted.
@@ -37,7 +37,7 @@ const SLOW: usize = 20;
 /// # Errors
 /// When nobody answers, or does not know PROXY.
 pub(crate) fn top(
-    target: &Target,
+    target: &PingTarget,
     every: Duration,
     patience: Duration,
     show: Show,
@@ -45,15 +45,17 @@ pub(crate) fn top(
 ) -> Result<(), String> {
     let text = match show {
         Show::Live => return live(target, every, patience),
-        Show::Once => rows::text(&Snapshot::take(&mut Connection::open(target, patience)?, ORDERS[0])?),
-        Show::Json => format!("{:#}\n", Snapshot::take(&mut Connection::open(target, patience)?, ORDERS[0])?.json()),
+        Show::Once => rows::text(&Snapshot::take(&mut RespConnection::open(target, patience)?, ORDERS[0])?),
+        Show::Json => {
+            format!("{:#}\n", Snapshot::take(&mut RespConnection::open(target, patience)?, ORDERS[0])?.json())
+        }
     };
     // A reader that went away (`| head`) is no failure.
     let _ = out.write_all(text.as_bytes());
     Ok(())
 }
 
-fn live(target: &Target, every: Duration, patience: Duration) -> Result<(), String> {
+fn live(target: &PingTarget, every: Duration, patience: Duration) -> Result<(), String> {
     if !std::io::stdout().is_terminal() {
         return Err("the live view needs a terminal; try --once or --json".to_owned());
     }

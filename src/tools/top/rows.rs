@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use super::snapshot::{Fields, Part, Snapshot, field};
+use super::snapshot::{Fields, Snapshot, SnapshotPart, field};
 
 /// A table as texts.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ pub(super) fn tables(snapshot: &Snapshot, before: Option<&Snapshot>) -> Vec<Tabl
 fn table(
     title: &'static str,
     heads: &'static [&'static str],
-    part: &Part,
+    part: &SnapshotPart,
     row: impl Fn(&Fields) -> Vec<String>,
 ) -> Table {
     match part {
@@ -152,7 +152,7 @@ fn table(
 }
 
 /// The kinds over all workers, those with people in line first.
-fn pools(part: &Part) -> Table {
+fn pools(part: &SnapshotPart) -> Table {
     const HEADS: &[&str] = &["kind", "max", "open", "in use", "waiting", "longest ms", "waits", "timeouts"];
     let mut table = table("Pools", HEADS, part, |_| Vec::new());
     table.rows.clear();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::super::resp::Connection;
+use super::super::resp::RespConnection;
 use super::{CLIENTS, SLOW};
 use crate::resp::Value;
 
@@ -12,7 +12,7 @@ use crate::resp::Value;
 pub(super) type Fields = Vec<(String, String)>;
 
 /// One part of it: lines, or why there are none.
-pub(super) type Part = Result<Vec<Fields>, String>;
+pub(super) type SnapshotPart = Result<Vec<Fields>, String>;
 
 /// Everything that is shown.
 #[derive(Debug)]
@@ -20,13 +20,13 @@ pub(super) struct Snapshot {
     pub at: Instant,
     /// `key:value` of PROXY INFO.
     pub info: Fields,
-    pub stats: Part,
-    pub pools: Part,
-    pub servers: Part,
-    pub lanes: Part,
-    pub clients: Part,
-    pub slow: Part,
-    pub hot: Part,
+    pub stats: SnapshotPart,
+    pub pools: SnapshotPart,
+    pub servers: SnapshotPart,
+    pub lanes: SnapshotPart,
+    pub clients: SnapshotPart,
+    pub slow: SnapshotPart,
+    pub hot: SnapshotPart,
 }
 
 impl Snapshot {
@@ -34,7 +34,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// When not even PROXY INFO is answered.
-    pub(super) fn take(connection: &mut Connection, order: &str) -> Result<Self, String> {
+    pub(super) fn take(connection: &mut RespConnection, order: &str) -> Result<Self, String> {
         let info = connection.ask(&["PROXY", "INFO"])?;
         let text = info.as_text().map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
         let info: Fields = text.lines().filter_map(|line| line.split_once(':')).map(owned).collect();
@@ -78,7 +78,7 @@ impl Snapshot {
 
     /// The whole of it for programs. Numbers are numbers.
     pub(super) fn json(&self) -> Json {
-        let part = |part: &Part| match part {
+        let part = |part: &SnapshotPart| match part {
             Ok(lines) => lines.iter().map(object).collect(),
             Err(error) => json!({ "error": error }),
         };

@@ -13,8 +13,8 @@ use ratatui::widgets::{Block, Borders, Paragraph, Row, Sparkline, Table as Table
 use super::ORDERS;
 use super::rows::{Table, head, tables, widths};
 use super::snapshot::Snapshot;
-use crate::tools::Target;
-use crate::tools::resp::Connection;
+use crate::tools::PingTarget;
+use crate::tools::resp::RespConnection;
 
 /// Rates that are kept for the curve.
 const CURVE: usize = 300;
@@ -32,7 +32,7 @@ struct View {
 
 /// What a key asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
+enum KeyAction {
     Nothing,
     Draw,
     /// Look again at once.
@@ -44,8 +44,8 @@ enum Wish {
 ///
 /// # Errors
 /// When nobody answers at the start, or the terminal fails. Later silence is shown.
-pub(super) fn run(target: &Target, every: Duration, patience: Duration) -> Result<(), String> {
-    let mut connection = Some(Connection::open(target, patience)?);
+pub(super) fn run(target: &PingTarget, every: Duration, patience: Duration) -> Result<(), String> {
+    let mut connection = Some(RespConnection::open(target, patience)?);
     let first = connection.as_mut().map_or_else(|| Err(String::new()), |open| Snapshot::take(open, ORDERS[0]))?;
     let mut view = View::new(first);
     let mut terminal = ratatui::try_init().map_err(|error| format!("terminal: {error}"))?;
@@ -55,14 +55,14 @@ pub(super) fn run(target: &Target, every: Duration, patience: Duration) -> Resul
             break Err(format!("terminal: {error}"));
         }
         let look = match next_wish(&mut view, looked + every) {
-            Ok(Wish::Quit) => break Ok(()),
-            Ok(wish) => wish == Wish::Look,
+            Ok(KeyAction::Quit) => break Ok(()),
+            Ok(wish) => wish == KeyAction::Look,
             Err(error) => break Err(format!("terminal: {error}")),
         };
         if look || looked.elapsed() >= every {
             looked = Instant::now();
             if !view.paused || look {
-                view.look(&mut connection, target, patience);
+                view.refresh(&mut connection, target, patience);
             }
         }
     };
@@ -71,18 +71,18 @@ pub(super) fn run(target: &Target, every: Duration, patience: Duration) -> Resul
 }
 
 /// The wish of the next key, or nothing when `until` has come.
-fn next_wish(view: &mut View, until: Instant) -> std::io::Result<Wish> {
+fn next_wish(view: &mut View, until: Instant) -> std::io::Result<KeyAction> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if !event::poll(left)? {
-            return Ok(Wish::Nothing);
+            return Ok(KeyAction::Nothing);
         }
         let wish = match event::read()? {
             Event::Key(key) if key.kind == KeyEventKind::Press => view.on_key(key),
-            Event::Resize(..) => Wish::Draw,
-            _ => Wish::Nothing,
+            Event::Resize(..) => KeyAction::Draw,
+            _ => KeyAction::Nothing,
         };
-        if wish != Wish::Nothing {
+        if wish != KeyAction::Nothing {
             return Ok(wish);
         }
     }
@@ -95,25 +95,25 @@ impl View {
         view
     }
 
-    fn on_key(&mut self, key: KeyEvent) -> Wish {
+    fn on_key(&mut self, key: KeyEvent) -> KeyAction {
         match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
-            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Wish::Quit,
+            KeyCode::Char('q') | KeyCode::Esc => KeyAction::Quit,
+            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => KeyAction::Quit,
             KeyCode::Char('s') => {
                 self.order = (self.order + 1) % ORDERS.len();
-                Wish::Look
+                KeyAction::Look
             }
             KeyCode::Char('p' | ' ') => {
                 self.paused = !self.paused;
-                Wish::Draw
+                KeyAction::Draw
             }
-            _ => Wish::Nothing,
+            _ => KeyAction::Nothing,
         }
     }
 
     /// Asks again; a connection that broke is made anew at the next look.
-    fn look(&mut self, connection: &mut Option<Connection>, target: &Target, patience: Duration) {
-        let mut open = match connection.take().map_or_else(|| Connection::open(target, patience), Ok) {
+    fn refresh(&mut self, connection: &mut Option<RespConnection>, target: &PingTarget, patience: Duration) {
+        let mut open = match connection.take().map_or_else(|| RespConnection::open(target, patience), Ok) {
             Ok(open) => open,
             Err(error) => return self.error = Some(error),
         };
@@ -250,13 +250,13 @@ mod tests {
     #[test]
     fn keys_do_what_the_foot_says() {
         let mut view = View::new(example("0", Instant::now()));
-        assert_eq!(view.on_key(key(KeyCode::Char('s'), KeyModifiers::NONE)), Wish::Look);
-        assert_eq!(view.on_key(key(KeyCode::Char('p'), KeyModifiers::NONE)), Wish::Draw);
+        assert_eq!(view.on_key(key(KeyCode::Char('s'), KeyModifiers::NONE)), KeyAction::Look);
+        assert_eq!(view.on_key(key(KeyCode::Char('p'), KeyModifiers::NONE)), KeyAction::Draw);
         let text = screen(&view, 120, 40);
         assert!(text.contains("s sort (unsent)  p pause  PAUSED"), "{text}");
-        assert_eq!(view.on_key(key(KeyCode::Char('x'), KeyModifiers::NONE)), Wish::Nothing);
-        assert_eq!(view.on_key(key(KeyCode::Char('q'), KeyModifiers::NONE)), Wish::Quit);
-        assert_eq!(view.on_key(key(KeyCode::Char('c'), KeyModifiers::CONTROL)), Wish::Quit);
+        assert_eq!(view.on_key(key(KeyCode::Char('x'), KeyModifiers::NONE)), KeyAction::Nothing);
+        assert_eq!(view.on_key(key(KeyCode::Char('q'), KeyModifiers::NONE)), KeyAction::Quit);
+        assert_eq!(view.on_key(key(KeyCode::Char('c'), KeyModifiers::CONTROL)), KeyAction::Quit);
         view.error = Some("closed the connection".to_owned());
         assert!(screen(&view, 120, 40).contains("closed the connection"));
     }

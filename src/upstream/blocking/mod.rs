@@ -7,10 +7,10 @@
 //!     └──── Wait ◀───────┘
 //! ```
 
-mod fold;
 mod poll;
+mod queue;
 mod task;
-mod waiting;
+mod waiter;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,15 +21,15 @@ use bytes::BytesMut;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use fold::{Action, Burst, Outcome, SourceId, WaiterId, Way};
+use queue::{Burst, Outcome, QueueAction, SourceId, Via, WaiterId};
 use task::Io;
-pub use waiting::{Turn, Wait, Waiter};
+pub use waiter::{Wait, WaitEnd, Waiter};
 
 use super::{Answer, Node, Outbox};
 use crate::command::{CommandId, Pop, PopKind, is_nil};
 use crate::link::ServerRef;
 use crate::session::RouteKey;
-use crate::telemetry::{CloseReason, FoldState, FoldWay};
+use crate::telemetry::{CloseReason, ElementVia, WaiterState};
 
 /// An UNBLOCK that hit nothing is sent again after this: the command may not have arrived yet.
 const ASK_AGAIN: Duration = Duration::from_millis(2);
@@ -39,16 +39,16 @@ const ASK_LATER: Duration = Duration::from_millis(50);
 const GIVE_BACK_TRIES: u32 = 3;
 
 /// Equal for clients that one reply could serve: the connection's state, and the command without its timeout.
-type FoldKey = (RouteKey, Vec<u8>);
+type WaitGroupKey = (RouteKey, Vec<u8>);
 
 /// An element as its client will see it.
 type Element = Vec<u8>;
 
 /// The folds of one worker.
 #[derive(Default)]
-pub struct Folds {
+pub struct WaitGroups {
     /// One for each key that somebody waits for. `join` enters it; it leaves with its last waiter and connection.
-    by_key: RefCell<crate::base::Map<FoldKey, Rc<Fold>>>,
+    by_key: RefCell<crate::base::Map<WaitGroupKey, Rc<WaitGroup>>>,
     /// The newest number of a fold, a waiter or a connection: none is ever used twice.
     last: Cell<u64>,
     /// The task that asks in turns runs.
@@ -60,12 +60,12 @@ pub struct Folds {
 }
 
 /// One fold.
-struct Fold {
-    key: FoldKey,
+struct WaitGroup {
+    key: WaitGroupKey,
     pop: Pop,
     number: u64,
     /// What is decided, without I/O. Only `act` moves it, and carries out at once what it decides.
-    machine: RefCell<fold::Fold<Element>>,
+    machine: RefCell<queue::Queue<Element>>,
     /// The clients behind its waiters. One leaves with its answer, or when its task drops the [`Waiter`].
     waits: RefCell<HashMap<WaiterId, Rc<Wait>>>,
     /// Its connections; each is entered and taken out by the task that drives it.
@@ -74,25 +74,26 @@ struct Fold {
     difficult: Cell<bool>,
 }
 
-impl Folds {
+impl WaitGroups {
     /// Older clients wait for the same: an element won now is theirs.
     #[must_use]
     pub fn has_waiters(&self, key: &RouteKey, pop: &Pop) -> bool {
         let key = (key.clone(), pop.armed().to_vec());
-        self.by_key.borrow().get(&key).is_some_and(|fold| fold.machine.borrow().len() > 0)
+        self.by_key.borrow().get(&key).is_some_and(|group| group.machine.borrow().len() > 0)
     }
 
     /// A client begins to wait; `won` are elements that its own question brought while others were waiting.
     #[must_use]
     pub fn join(node: &Rc<Node>, key: &RouteKey, pop: Pop, wait: Rc<Wait>, won: Vec<Vec<u8>>) -> Waiter {
-        let folds = &node.folds;
+        let wait_groups = &node.wait_groups;
         let key = (key.clone(), pop.armed().to_vec());
-        let id = folds.next();
-        let fold =
-            Rc::clone(folds.by_key.borrow_mut().entry(key.clone()).or_insert_with(|| Fold::new(node, key, pop, id)));
-        fold.waits.borrow_mut().insert(id, Rc::clone(&wait));
-        fold.act(node, |machine| if won.is_empty() { machine.join(id) } else { machine.probed(id, won) });
-        Waiter::new(node, fold, id, wait)
+        let id = wait_groups.next();
+        let group = Rc::clone(
+            wait_groups.by_key.borrow_mut().entry(key.clone()).or_insert_with(|| WaitGroup::new(node, key, pop, id)),
+        );
+        group.waits.borrow_mut().insert(id, Rc::clone(&wait));
+        group.act(node, |machine| if won.is_empty() { machine.join(id) } else { machine.probed(id, won) });
+        Waiter::new(node, group, id, wait)
     }
 
     /// Whether nobody waits and no connection is left from those who did.
@@ -111,39 +112,39 @@ impl Folds {
         self.last.get()
     }
 
-    fn all(&self) -> Vec<Rc<Fold>> {
+    fn all(&self) -> Vec<Rc<WaitGroup>> {
         self.by_key.borrow().values().cloned().collect()
     }
 
     /// Somebody who cannot be asked in turns stands in line for a connection: one fold goes over to being asked.
     pub(super) fn give_way(node: &Rc<Node>) {
-        let armed = |fold: &Rc<Fold>| fold.machine.borrow().is_armed() && !fold.machine.borrow().gives_way();
-        let youngest = node.folds.all().into_iter().filter(armed).max_by_key(|fold| fold.number);
-        if let Some(fold) = youngest {
-            fold.act(node, fold::Fold::give_way);
+        let armed = |group: &Rc<WaitGroup>| group.machine.borrow().is_armed() && !group.machine.borrow().gives_way();
+        let youngest = node.wait_groups.all().into_iter().filter(armed).max_by_key(|group| group.number);
+        if let Some(group) = youngest {
+            group.act(node, queue::Queue::give_way);
         }
     }
 
     /// Connections are to move: those that wait on the old server are unblocked there, and their clients wait on new
     /// ones, without noticing.
     pub(super) fn rotate(node: &Rc<Node>) {
-        for fold in node.folds.all() {
-            if fold.machine.borrow().is_armed() {
-                fold.act(node, fold::Fold::give_way);
+        for group in node.wait_groups.all() {
+            if group.machine.borrow().is_armed() {
+                group.act(node, queue::Queue::give_way);
             }
         }
     }
 
     /// Whether connections wait on `server`.
     pub(super) fn wait_on(&self, server: ServerRef) -> bool {
-        let waits = |fold: &Rc<Fold>| fold.links.borrow().values().any(|io| io.server == server);
+        let waits = |group: &Rc<WaitGroup>| group.links.borrow().values().any(|io| io.server == server);
         self.by_key.borrow().values().any(waits)
     }
 
     /// How long a client that asks by itself pauses so that all together stay below the limit.
     #[must_use]
-    pub fn pause_alone(&self) -> Duration {
-        poll::pause_for(self.alone.get())
+    pub fn backoff_alone(&self) -> Duration {
+        poll::backoff_for(self.alone.get())
     }
 
     /// One more client asks by itself, or (`false`) one fewer.
@@ -155,30 +156,30 @@ impl Folds {
     /// Clients that wait without holding a connection.
     #[must_use]
     pub fn waiters(&self) -> usize {
-        self.by_key.borrow().values().map(|fold| fold.machine.borrow().len()).sum::<usize>() + self.alone.get()
+        self.by_key.borrow().values().map(|group| group.machine.borrow().len()).sum::<usize>() + self.alone.get()
     }
 
     /// Shows who waits how.
     pub(super) fn observe(&self, node: &Node) {
         let (mut armed, mut polled) = (0, self.alone.get());
-        for fold in self.by_key.borrow().values() {
-            let machine = fold.machine.borrow();
+        for group in self.by_key.borrow().values() {
+            let machine = group.machine.borrow();
             *if machine.is_armed() { &mut armed } else { &mut polled } += machine.len();
         }
-        node.rt.shard.fold_waiters[FoldState::Armed].set(armed as u64);
-        node.rt.shard.fold_waiters[FoldState::Polling].set(polled as u64);
-        node.rt.shard.folds.set(self.by_key.borrow().len() as u64);
+        node.rt.shard.group_waiters[WaiterState::Armed].set(armed as u64);
+        node.rt.shard.group_waiters[WaiterState::Polling].set(polled as u64);
+        node.rt.shard.wait_groups.set(self.by_key.borrow().len() as u64);
     }
 }
 
-impl Fold {
-    fn new(node: &Node, key: FoldKey, pop: Pop, number: u64) -> Rc<Self> {
+impl WaitGroup {
+    fn new(node: &Node, key: WaitGroupKey, pop: Pop, number: u64) -> Rc<Self> {
         let burst = match pop.kind() {
             PopKind::List(_) | PopKind::Scores(_) => Burst::Count,
             PopKind::Move => Burst::Copies,
             PopKind::ManyOfList(_) | PopKind::ManyOfScores => Burst::Never,
         };
-        let machine = fold::Fold::new(node.rt.config().blocking.group_width, burst);
+        let machine = queue::Queue::new(node.rt.config().blocking.group_width, burst);
         Rc::new(Self {
             key,
             pop,
@@ -191,7 +192,7 @@ impl Fold {
     }
 
     /// Tells the machine what has happened and carries out what follows.
-    fn act<R>(self: &Rc<Self>, node: &Rc<Node>, event: impl FnOnce(&mut fold::Fold<Element>) -> R) -> R {
+    fn act<R>(self: &Rc<Self>, node: &Rc<Node>, event: impl FnOnce(&mut queue::Queue<Element>) -> R) -> R {
         let (result, actions) = {
             let mut machine = self.machine.borrow_mut();
             let result = event(&mut machine);
@@ -204,42 +205,42 @@ impl Fold {
         if machine.needs_polls() {
             poll::keep_running(node);
         } else if machine.is_over() {
-            let mut all = node.folds.by_key.borrow_mut();
-            if all.get(&self.key).is_some_and(|fold| Rc::ptr_eq(fold, self)) {
+            let mut all = node.wait_groups.by_key.borrow_mut();
+            if all.get(&self.key).is_some_and(|group| Rc::ptr_eq(group, self)) {
                 all.remove(&self.key);
             }
         }
         result
     }
 
-    fn carry_out(self: &Rc<Self>, node: &Rc<Node>, action: Action<Element>) {
+    fn carry_out(self: &Rc<Self>, node: &Rc<Node>, action: QueueAction<Element>) {
         match action {
-            Action::Deliver(waiter, element, way) => {
-                node.rt.shard.fold_elements[label(way)].inc();
-                self.tell(node, waiter, Turn::Element(element));
+            QueueAction::Deliver(waiter, element, way) => {
+                node.rt.shard.group_elements[label(way)].inc();
+                self.tell(node, waiter, WaitEnd::Element(element));
             }
-            Action::Nil(waiter) => self.tell(node, waiter, Turn::Nil),
-            Action::Error(waiter, error, closes) => self.tell(node, waiter, Turn::Error(error, closes)),
-            Action::Close(waiter) => self.tell(node, waiter, Turn::Close(CloseReason::UpstreamLost)),
-            Action::GiveBack(elements) => self.give_back(node, elements),
-            Action::Arm(source, burst) => self.arm(source, burst),
-            Action::Release(source) => {
+            QueueAction::Nil(waiter) => self.tell(node, waiter, WaitEnd::Nil),
+            QueueAction::Error(waiter, error, closes) => self.tell(node, waiter, WaitEnd::Error(error, closes)),
+            QueueAction::Close(waiter) => self.tell(node, waiter, WaitEnd::Close(CloseReason::UpstreamLost)),
+            QueueAction::GiveBack(elements) => self.give_back(node, elements),
+            QueueAction::Arm(source, burst) => self.arm(source, burst),
+            QueueAction::Release(source) => {
                 if let Some(io) = self.links.borrow_mut().get_mut(&source) {
                     io.release();
                 }
             }
-            Action::Unblock(source) => self.unblock(node, source),
-            Action::UnblockLater(source) => self.unblock_later(node, source, ASK_AGAIN),
-            Action::Want => {
+            QueueAction::Unblock(source) => self.unblock(node, source),
+            QueueAction::UnblockLater(source) => self.unblock_later(node, source, ASK_AGAIN),
+            QueueAction::Want => {
                 if node.rt.pool.has_place_for_blocked() {
                     self.machine.borrow_mut().opening();
-                    spawn_local(task::run(Rc::clone(node), Rc::clone(self), node.folds.next()));
+                    spawn_local(task::run(Rc::clone(node), Rc::clone(self), node.wait_groups.next()));
                 }
             }
         }
     }
 
-    fn tell(&self, node: &Node, waiter: WaiterId, turn: Turn) {
+    fn tell(&self, node: &Node, waiter: WaiterId, turn: WaitEnd) {
         if let Some(wait) = self.waits.borrow_mut().remove(&waiter) {
             wait.put(node, turn);
         }
@@ -269,18 +270,18 @@ impl Fold {
             }
             return;
         }
-        let (fold, node) = (Rc::clone(self), Rc::clone(node));
+        let (group, node) = (Rc::clone(self), Rc::clone(node));
         spawn_local(async move {
             if node.control.server().is_before(server) {
-                node.control.look(); // it is on its way there
+                node.control.check_now(); // it is on its way there
                 sleep(ASK_LATER).await;
-                return fold.act(&node, |machine| machine.on_unblock(source, Outcome::Failed));
+                return group.act(&node, |machine| machine.on_unblock(source, Outcome::Failed));
             }
             let outcome = match node.control.unblock(client).await {
                 Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
                 Ok(reply) if reply == b":0\r\n" => {
-                    node.rt.shard.fold_unblock_races.inc();
-                    if let Some(io) = fold.links.borrow_mut().get_mut(&source) {
+                    node.rt.shard.group_unblock_races.inc();
+                    if let Some(io) = group.links.borrow_mut().get_mut(&source) {
                         io.on_not_blocked(crate::base::now());
                     }
                     Outcome::NotBlocked
@@ -290,15 +291,15 @@ impl Fold {
                     Outcome::Failed
                 }
             };
-            fold.act(&node, |machine| machine.on_unblock(source, outcome));
+            group.act(&node, |machine| machine.on_unblock(source, outcome));
         });
     }
 
-    fn unblock_later(self: &Rc<Self>, node: &Rc<Node>, source: SourceId, pause: Duration) {
-        let (fold, node) = (Rc::clone(self), Rc::clone(node));
+    fn unblock_later(self: &Rc<Self>, node: &Rc<Node>, source: SourceId, backoff: Duration) {
+        let (group, node) = (Rc::clone(self), Rc::clone(node));
         spawn_local(async move {
-            sleep(pause).await;
-            fold.act(&node, |machine| machine.retry(source));
+            sleep(backoff).await;
+            group.act(&node, |machine| machine.retry(source));
         });
     }
 
@@ -308,11 +309,11 @@ impl Fold {
         if !node.rt.config().blocking.give_back || commands.is_empty() {
             return; // a move has lost nothing but its reply
         }
-        let (fold, node) = (Rc::clone(self), Rc::clone(node));
+        let (group, node) = (Rc::clone(self), Rc::clone(node));
         spawn_local(async move {
             for command in commands {
-                node.rt.shard.fold_given_back.inc();
-                let outcome = put_back(&node, &fold.key.0, &command).await;
+                node.rt.shard.group_given_back.inc();
+                let outcome = put_back(&node, &group.key.0, &command).await;
                 match outcome {
                     Ok(()) => {
                         tracing::info!(
@@ -333,41 +334,41 @@ impl Fold {
     }
 
     /// What the machine should know of an error.
-    fn error(frame: &[u8]) -> fold::Reply<Element> {
+    fn error(frame: &[u8]) -> queue::PopReply<Element> {
         if frame.starts_with(b"-UNBLOCKED client unblocked") {
-            fold::Reply::Unblocked(frame.to_vec())
+            queue::PopReply::Unblocked(frame.to_vec())
         } else {
-            fold::Reply::Error(frame.to_vec(), frame.starts_with(b"-UNBLOCKED force"))
+            queue::PopReply::Error(frame.to_vec(), frame.starts_with(b"-UNBLOCKED force"))
         }
     }
 
     /// A reply of the twin. `None` when it makes no sense.
-    fn twin_reply(&self, frame: &[u8]) -> Option<fold::Reply<Element>> {
+    fn non_blocking_reply(&self, frame: &[u8]) -> Option<queue::PopReply<Element>> {
         if is_nil(frame) {
-            return Some(fold::Reply::Nil);
+            return Some(queue::PopReply::Nil);
         }
         if frame.starts_with(b"-") || frame.starts_with(b"!") {
             return Some(Self::error(frame));
         }
-        self.pop.elements(frame).map(fold::Reply::Elements)
+        self.pop.elements(frame).map(queue::PopReply::Elements)
     }
 
     /// A reply of the waiting command itself.
-    fn own_reply(&self, frame: &[u8]) -> Option<fold::Reply<Element>> {
+    fn own_reply(&self, frame: &[u8]) -> Option<queue::PopReply<Element>> {
         // A move meets a destination of another type when it is served, and the element stays: its clients are told.
         if frame.starts_with(b"-WRONGTYPE") && self.pop.kind() != PopKind::Move {
             // It was armed a moment after a key changed its type. Asked in turns, its clients stay blocked.
             self.difficult.set(true);
-            return Some(fold::Reply::Difficult);
+            return Some(queue::PopReply::Difficult);
         }
         if frame.starts_with(b"-READONLY") {
             // It was armed a moment after the server became a replica.
-            return Some(fold::Reply::Error(poll::DEMOTED.to_vec(), true));
+            return Some(queue::PopReply::Error(poll::DEMOTED.to_vec(), true));
         }
         if is_nil(frame) || frame.starts_with(b"-") || frame.starts_with(b"!") {
-            return self.twin_reply(frame);
+            return self.non_blocking_reply(frame);
         }
-        self.pop.fits(frame).then(|| fold::Reply::Elements(vec![frame.to_vec()]))
+        self.pop.fits(frame).then(|| queue::PopReply::Elements(vec![frame.to_vec()]))
     }
 }
 
@@ -375,12 +376,12 @@ async fn put_back(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Result<(),
     for _ in 0..GIVE_BACK_TRIES {
         node.server_takes_writes().await;
         let reply = match node.lanes.obtain(node, key) {
-            Ok(lane) => match node.inquiries.ask(node, &lane, CommandId::OURS, command).await {
+            Ok(lane) => match node.own_commands.ask(node, &lane, CommandId::OURS, command).await {
                 Ok(Answer::Reply(reply)) => reply,
                 Ok(Answer::NotExecuted(_)) => continue,
                 Err(_) => return Err("the connection broke".to_owned()),
             },
-            Err(_) => match node.rt.pool.lend(node, key).await {
+            Err(_) => match node.rt.pool.lease(node, key).await {
                 Ok(mut lease) => {
                     let mut replies = lease.link().call(command, 1).await.map_err(|e| e.to_string())?;
                     lease.give_back(super::Return::Clean);
@@ -398,11 +399,11 @@ async fn put_back(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Result<(),
     Err("the upstream is away".to_owned())
 }
 
-fn label(way: Way) -> FoldWay {
+fn label(way: Via) -> ElementVia {
     match way {
-        Way::Probe => FoldWay::Probe,
-        Way::Armed => FoldWay::Armed,
-        Way::Burst => FoldWay::Burst,
-        Way::Poll => FoldWay::Poll,
+        Via::Probe => ElementVia::Probe,
+        Via::Armed => ElementVia::Armed,
+        Via::Burst => ElementVia::Burst,
+        Via::Poll => ElementVia::Poll,
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::fold::Reply;
-use super::{Fold, Node};
+use super::queue::PopReply;
+use super::{Node, WaitGroup};
 use crate::command::{CommandId, PopKind, is_nil, popped_key};
 use crate::resp::encode;
 use crate::session::RouteKey;
@@ -27,84 +27,88 @@ pub(super) const DEMOTED: &[u8] =
     b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
 
 /// The shortest pause after so many questions.
-pub(super) fn pause_for(questions: usize) -> Duration {
+pub(super) fn backoff_for(questions: usize) -> Duration {
     Duration::from_secs(1) * u32::try_from(questions).unwrap_or(u32::MAX) / u32::try_from(A_SECOND).unwrap_or(1)
 }
 
 /// Starts the task if it does not run.
 pub(super) fn keep_running(node: &Rc<Node>) {
-    if !node.folds.polling.replace(true) {
+    if !node.wait_groups.polling.replace(true) {
         spawn_local(run(Rc::clone(node)));
     }
 }
 
 async fn run(node: Rc<Node>) {
-    let mut pause = node.rt.config().blocking.poll_min;
+    let mut backoff = node.rt.config().blocking.poll_min;
     loop {
-        sleep(pause.max(pause_for(node.folds.alone.get()))).await;
-        if node.holds() {
+        sleep(backoff.max(backoff_for(node.wait_groups.alone.get()))).await;
+        if node.is_any_pause() {
             continue; // nothing is taken for anybody
         }
         let settings = &node.rt.config().blocking;
         offer_places(&node);
-        let folds = waiting(&node);
-        if folds.is_empty() {
-            node.folds.polling.set(false);
+        let wait_groups = waiting(&node);
+        if wait_groups.is_empty() {
+            node.wait_groups.polling.set(false);
             return;
         }
-        let questions = questions(folds);
-        let cost = questions.iter().map(|folds| 1 + folds.len() / KEYS_A_QUESTION).sum();
+        let questions = questions(wait_groups);
+        let cost = questions.iter().map(|wait_groups| 1 + wait_groups.len() / KEYS_A_QUESTION).sum();
         let hit = ask_all(&node, questions).await;
-        pause = if hit { settings.poll_min } else { (pause * 3 / 2).clamp(settings.poll_min, settings.poll_max) };
-        pause = pause.max(pause_for(cost));
+        backoff = if hit { settings.poll_min } else { (backoff * 3 / 2).clamp(settings.poll_min, settings.poll_max) };
+        backoff = backoff.max(backoff_for(cost));
     }
 }
 
 /// Folds without a connection, those that have waited longest first.
-fn waiting(node: &Node) -> Vec<Rc<Fold>> {
-    let mut folds = node.folds.all();
-    folds.retain(|fold| fold.machine.borrow().needs_polls());
-    folds.sort_by_key(|fold| fold.number);
-    folds
+fn waiting(node: &Node) -> Vec<Rc<WaitGroup>> {
+    let mut wait_groups = node.wait_groups.all();
+    wait_groups.retain(|group| group.machine.borrow().needs_polls());
+    wait_groups.sort_by_key(|group| group.number);
+    wait_groups
 }
 
 fn offer_places(node: &Rc<Node>) {
     let free = node.rt.pool.places_for_blocked();
     if free > 0 {
-        for fold in waiting(node).into_iter().filter(|fold| !fold.difficult.get()).take(free) {
-            fold.act(node, super::fold::Fold::offer);
+        for group in waiting(node).into_iter().filter(|group| !group.difficult.get()).take(free) {
+            group.act(node, super::queue::Queue::offer);
         }
     }
 }
 
 /// Puts folds together that one question can serve.
-fn questions(folds: Vec<Rc<Fold>>) -> Vec<Vec<Rc<Fold>>> {
-    let mut groups: crate::base::Map<(RouteKey, PopKind), Vec<Rc<Fold>>> = crate::base::Map::default();
+fn questions(wait_groups: Vec<Rc<WaitGroup>>) -> Vec<Vec<Rc<WaitGroup>>> {
+    let mut groups: crate::base::Map<(RouteKey, PopKind), Vec<Rc<WaitGroup>>> = crate::base::Map::default();
     let mut questions = Vec::new();
-    for fold in folds {
-        if fold.pop.mergeable().is_some() && !fold.difficult.get() {
-            groups.entry((fold.key.0.clone(), fold.pop.kind())).or_default().push(fold);
+    for group in wait_groups {
+        if group.pop.mergeable().is_some() && !group.difficult.get() {
+            groups.entry((group.key.0.clone(), group.pop.kind())).or_default().push(group);
         } else {
-            questions.push(vec![fold]);
+            questions.push(vec![group]);
         }
     }
     for group in groups.values() {
-        questions.extend(group.chunks(MERGED).map(<[Rc<Fold>]>::to_vec));
+        questions.extend(group.chunks(MERGED).map(<[Rc<WaitGroup>]>::to_vec));
     }
     questions
 }
 
 /// Whether any question brought something.
-async fn ask_all(node: &Rc<Node>, mut questions: Vec<Vec<Rc<Fold>>>) -> bool {
+async fn ask_all(node: &Rc<Node>, mut questions: Vec<Vec<Rc<WaitGroup>>>) -> bool {
     let mut hit = false;
     while !questions.is_empty() {
         let window = questions.split_off(questions.len().saturating_sub(AT_ONCE));
         let tasks: Vec<_> = window
             .into_iter()
-            .map(|folds| {
+            .map(|wait_groups| {
                 let node = Rc::clone(node);
                 spawn_local(async move {
-                    if folds.len() == 1 { ask_one(&node, &folds[0]).await } else { ask_merged(&node, folds).await }
+                    if wait_groups.len() == 1 {
+                        ask_one(&node, &wait_groups[0]).await
+                    } else {
+                        ask_merged(&node, wait_groups).await
+                    }
                 })
             })
             .collect();
@@ -126,11 +130,11 @@ enum Said {
 
 async fn ask(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Said {
     let Ok(lane) = node.lanes.obtain(node, key) else { return Said::Nothing };
-    if node.holds() {
+    if node.is_any_pause() {
         return Said::Nothing;
     }
-    node.rt.shard.fold_polls.inc();
-    match node.inquiries.ask(node, &lane, CommandId::OURS, command).await {
+    node.rt.shard.group_polls.inc();
+    match node.own_commands.ask(node, &lane, CommandId::OURS, command).await {
         Ok(Answer::Reply(frame)) => Said::Reply(frame),
         Ok(Answer::NotExecuted(_)) => Said::Nothing,
         Err(_) => Said::Unknown,
@@ -138,85 +142,85 @@ async fn ask(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Said {
 }
 
 /// One question for many keys, repeated while it brings something.
-async fn ask_merged(node: &Rc<Node>, mut folds: Vec<Rc<Fold>>) -> bool {
+async fn ask_merged(node: &Rc<Node>, mut wait_groups: Vec<Rc<WaitGroup>>) -> bool {
     let mut hit = false;
     loop {
-        folds.retain(|fold| fold.machine.borrow().needs_polls());
-        let Some(first) = folds.first() else { return hit };
-        let keys: Vec<&[u8]> = folds.iter().filter_map(|fold| fold.pop.mergeable()).collect();
+        wait_groups.retain(|group| group.machine.borrow().needs_polls());
+        let Some(first) = wait_groups.first() else { return hit };
+        let keys: Vec<&[u8]> = wait_groups.iter().filter_map(|group| group.pop.mergeable()).collect();
         let question = first.pop.merged(&keys);
-        for fold in &folds {
-            fold.machine.borrow_mut().poll_began(1);
+        for group in &wait_groups {
+            group.machine.borrow_mut().poll_began(1);
         }
         let frame = match ask(node, &first.key.0, &question).await {
             Said::Reply(frame) => frame,
             Said::Nothing => {
-                end_all(node, &folds, Some(Reply::Nil));
+                end_all(node, &wait_groups, Some(PopReply::Nil));
                 return hit;
             }
             Said::Unknown => {
-                end_all(node, &folds, None);
+                end_all(node, &wait_groups, None);
                 return hit;
             }
         };
         let elements = first.pop.elements(&frame).unwrap_or_default();
         let owner = elements.first().and_then(|element| popped_key(element)).map(<[u8]>::to_vec);
-        let place = owner.and_then(|owner| folds.iter().position(|fold| fold.pop.mergeable() == Some(&owner)));
+        let place = owner.and_then(|owner| wait_groups.iter().position(|group| group.pop.mergeable() == Some(&owner)));
         let Some(place) = place else {
             let said = is_nil(&frame) || frame.starts_with(b"-") || frame.starts_with(b"!");
             // A reply that makes no sense is as good as a lost one.
-            end_all(node, &folds, said.then_some(Reply::Nil));
+            end_all(node, &wait_groups, said.then_some(PopReply::Nil));
             if said && !is_nil(&frame) && !passes(&frame) {
                 // One of the keys, or a right that is missing for it: each is asked for by itself.
-                for fold in &folds {
-                    hit |= ask_one(node, fold).await;
+                for group in &wait_groups {
+                    hit |= ask_one(node, group).await;
                 }
             }
             return hit;
         };
         hit = true;
-        end_all(node, &folds[..place], Some(Reply::Nil));
-        end_all(node, &folds[place + 1..], Some(Reply::Nil));
-        folds[place].act(node, |machine| machine.poll_ended(1, Some(Reply::Elements(elements))));
-        ask_one(node, &folds[place]).await;
-        folds.drain(..=place);
+        end_all(node, &wait_groups[..place], Some(PopReply::Nil));
+        end_all(node, &wait_groups[place + 1..], Some(PopReply::Nil));
+        wait_groups[place].act(node, |machine| machine.poll_ended(1, Some(PopReply::Elements(elements))));
+        ask_one(node, &wait_groups[place]).await;
+        wait_groups.drain(..=place);
     }
 }
 
-fn end_all(node: &Rc<Node>, folds: &[Rc<Fold>], reply: Option<Reply<Vec<u8>>>) {
-    for fold in folds {
-        fold.act(node, |machine| machine.poll_ended(1, reply.clone()));
+fn end_all(node: &Rc<Node>, wait_groups: &[Rc<WaitGroup>], reply: Option<PopReply<Vec<u8>>>) {
+    for group in wait_groups {
+        group.act(node, |machine| machine.poll_ended(1, reply.clone()));
     }
 }
 
 /// The question of one fold, repeated while it brings something.
-async fn ask_one(node: &Rc<Node>, fold: &Rc<Fold>) -> bool {
+async fn ask_one(node: &Rc<Node>, group: &Rc<WaitGroup>) -> bool {
     let mut hit = false;
     loop {
-        let waiters = fold.machine.borrow().len();
-        if !fold.machine.borrow().needs_polls() {
+        let waiters = group.machine.borrow().len();
+        if !group.machine.borrow().needs_polls() {
             return hit;
         }
-        let counts = fold.pop.kind() != PopKind::Move;
-        let (question, most) = match fold.pop.burst(waiters) {
+        let counts = group.pop.kind() != PopKind::Move;
+        let (question, most) = match group.pop.burst(waiters) {
             Some((question, sizes)) if counts && waiters > 1 => (question, sizes[0]),
-            _ => (fold.pop.twin(), 1),
+            _ => (group.pop.non_blocking(), 1),
         };
-        fold.machine.borrow_mut().poll_began(most);
-        let reply = match ask(node, &fold.key.0, &question).await {
-            Said::Nothing => Some(Reply::Nil),
+        group.machine.borrow_mut().poll_began(most);
+        let reply = match ask(node, &group.key.0, &question).await {
+            Said::Nothing => Some(PopReply::Nil),
             Said::Unknown => None,
             // A reply that makes no sense is as good as a lost one.
-            Said::Reply(frame) => match fold.twin_reply(&frame) {
-                Some(Reply::Error(error, _)) => Some(judge(node, fold, error).await),
+            Said::Reply(frame) => match group.non_blocking_reply(&frame) {
+                Some(PopReply::Error(error, _)) => Some(judge(node, group, error).await),
                 other => {
-                    fold.difficult.set(false);
+                    group.difficult.set(false);
                     other
                 }
             },
         };
-        let more = matches!(reply, Some(Reply::Elements(_)));
-        fold.act(node, |machine| machine.poll_ended(most, reply));
+        let more = matches!(reply, Some(PopReply::Elements(_)));
+        group.act(node, |machine| machine.poll_ended(most, reply));
         hit |= more;
         if !more {
             return hit;
@@ -232,27 +236,27 @@ fn passes(error: &[u8]) -> bool {
 }
 
 /// What an error means to a client that is blocked already.
-async fn judge(node: &Rc<Node>, fold: &Rc<Fold>, error: Vec<u8>) -> Reply<Vec<u8>> {
+async fn judge(node: &Rc<Node>, group: &Rc<WaitGroup>, error: Vec<u8>) -> PopReply<Vec<u8>> {
     if passes(&error) {
-        return Reply::Nil;
+        return PopReply::Nil;
     }
     if error.starts_with(b"-READONLY") {
         node.on_refusal(&error);
-        return Reply::Error(DEMOTED.to_vec(), true);
+        return PopReply::Error(DEMOTED.to_vec(), true);
     }
     if !error.starts_with(b"-WRONGTYPE") {
-        return Reply::Error(error, false);
+        return PopReply::Error(error, false);
     }
     // A key that becomes one of another type leaves its clients blocked; a wrong destination does not.
-    fold.difficult.set(true);
-    if fold.pop.kind() != PopKind::Move {
-        return Reply::Nil;
+    group.difficult.set(true);
+    if group.pop.kind() != PopKind::Move {
+        return PopReply::Nil;
     }
     let mut question = bytes::BytesMut::new();
-    encode::command(&mut question, &[b"LLEN", fold.pop.source()]);
-    match ask(node, &fold.key.0, &question).await {
+    encode::command(&mut question, &[b"LLEN", group.pop.source()]);
+    match ask(node, &group.key.0, &question).await {
         // A list, or by now nothing: it was the destination.
-        Said::Reply(length) if length.starts_with(b":") => Reply::Error(error, false),
-        _ => Reply::Nil,
+        Said::Reply(length) if length.starts_with(b":") => PopReply::Error(error, false),
+        _ => PopReply::Nil,
     }
 }

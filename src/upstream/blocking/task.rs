@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::fold::SourceId;
-use super::{Fold, Node};
+use super::queue::SourceId;
+use super::{Node, WaitGroup};
 use crate::base::TaskWaker;
 use crate::link::{ServerClient, ServerRef, Use};
 use crate::resp::{Advance, ReplyScanner};
@@ -76,7 +76,7 @@ impl Io {
 }
 
 /// How the wait on one connection ended.
-enum End {
+enum SourceEnd {
     /// Nobody waits any more and every reply is there.
     Released,
     /// Gone, or given up: what its waiters asked for has to be waited for elsewhere.
@@ -84,13 +84,13 @@ enum End {
     Anomaly,
 }
 
-/// Borrows a connection, waits on it for `fold` for as long as that needs it, and gives it back.
-pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
+/// Borrows a connection, waits on it for `group` for as long as that needs it, and gives it back.
+pub(super) async fn run(node: Rc<Node>, group: Rc<WaitGroup>, source: SourceId) {
     // The lease first: an answer to the second question is of no use to a fold that gets no connection.
-    let lease = node.rt.pool.lend_for_blocked(&node, &fold.key.0).await;
+    let lease = node.rt.pool.lease_for_blocked(&node, &group.key.0).await;
     let unblocks = lease.is_ok() && may_unblock(&node).await;
     let Ok(mut lease) = lease else {
-        fold.act(&node, super::fold::Fold::not_lent);
+        group.act(&node, super::queue::Queue::not_leased);
         return;
     };
     let (client, server) = (lease.link().client(), lease.link().server());
@@ -106,96 +106,102 @@ pub(super) async fn run(node: Rc<Node>, fold: Rc<Fold>, source: SourceId) {
         not_blocked: None,
     };
     // Before the machine hears of it: what it decides is sent through this entry.
-    fold.links.borrow_mut().insert(source, io);
+    group.links.borrow_mut().insert(source, io);
     if server.is_before(node.dialer.server()) {
-        fold.act(&node, super::fold::Fold::give_way); // told to move meanwhile
+        group.act(&node, super::queue::Queue::give_way); // told to move meanwhile
     }
-    fold.act(&node, |machine| machine.lent(source, sliced));
-    let mut connection = Connection { lease, scanner: ReplyScanner::new(), partial: BytesMut::new() };
-    let end = poll_fn(|cx| connection.poll(&node, &fold, source, cx)).await;
+    group.act(&node, |machine| machine.leased(source, sliced));
+    let mut connection = WaitingConnection { lease, scanner: ReplyScanner::new(), partial: BytesMut::new() };
+    let end = poll_fn(|cx| connection.poll(&node, &group, source, cx)).await;
     // Before the machine hears of the end: it must not send anything through an entry that nobody writes any more.
-    fold.links.borrow_mut().remove(&source);
+    group.links.borrow_mut().remove(&source);
     match end {
-        End::Released => connection.lease.give_back(Return::Clean),
-        End::Lost(reason) => {
+        SourceEnd::Released => connection.lease.give_back(Return::Clean),
+        SourceEnd::Lost(reason) => {
             connection.lease.spoil(reason);
             tracing::warn!(worker = node.rt.worker, upstream = %node.address(), "a connection with blocked clients was lost");
             node.on_connection_lost();
-            fold.act(&node, |machine| machine.lost(source));
+            group.act(&node, |machine| machine.lost(source));
         }
-        End::Anomaly => {
+        SourceEnd::Anomaly => {
             connection.lease.spoil(UpstreamCloseReason::Anomaly);
             tracing::error!(worker = node.rt.worker, upstream = %node.address(), "a connection with blocked clients was killed: unexpected reply");
             node.rt.shard.anomaly(Use::Pool, AnomalyReason::UnexpectedReply);
             node.on_connection_lost();
-            fold.act(&node, |machine| machine.lost(source));
+            group.act(&node, |machine| machine.lost(source));
         }
     }
 }
 
 /// Whether connections can be unblocked; asked once, and again after an answer that said nothing.
 async fn may_unblock(node: &Node) -> bool {
-    if let Some(known) = node.folds.unblocks.get() {
+    if let Some(known) = node.wait_groups.unblocks.get() {
         return known;
     }
     match node.control.unblock(ServerClient { server: node.control.server(), id: NOBODY }).await {
-        Ok(reply) if reply.starts_with(b":") => node.folds.unblocks.set(Some(true)),
+        Ok(reply) if reply.starts_with(b":") => node.wait_groups.unblocks.set(Some(true)),
         Ok(reply) if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") => {
             tracing::warn!(upstream = %node.address(), "the upstream user may not run CLIENT UNBLOCK: blocked clients time out up to 0.4 s late");
-            node.folds.unblocks.set(Some(false));
+            node.wait_groups.unblocks.set(Some(false));
         }
         Ok(_) | Err(_) => {}
     }
-    node.folds.unblocks.get() == Some(true)
+    node.wait_groups.unblocks.get() == Some(true)
 }
 
-struct Connection {
+struct WaitingConnection {
     lease: Lease,
     scanner: ReplyScanner,
     /// The beginning of a reply.
     partial: BytesMut,
 }
 
-impl Connection {
+impl WaitingConnection {
     /// Writes and reads in turn until there is nothing to read: a reply may lead to the next packet at once.
-    fn poll(&mut self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll(
+        &mut self,
+        node: &Rc<Node>,
+        group: &Rc<WaitGroup>,
+        source: SourceId,
+        cx: &mut Context<'_>,
+    ) -> Poll<SourceEnd> {
         loop {
-            if let Some(end) = self.write(fold, source, cx) {
+            if let Some(end) = self.write(group, source, cx) {
                 return Poll::Ready(end);
             }
             let mut memory = node.rt.read_buffer.borrow_mut();
             let chunk = match ready!(self.lease.link().poll_chunk(cx, &mut memory)) {
                 Ok(chunk) => chunk,
-                Err(error) => return Poll::Ready(End::Lost((&error).into())),
+                Err(error) => return Poll::Ready(SourceEnd::Lost((&error).into())),
             };
-            if self.on_bytes(node, fold, source, chunk).is_none() {
-                return Poll::Ready(End::Anomaly);
+            if self.on_bytes(node, group, source, chunk).is_none() {
+                return Poll::Ready(SourceEnd::Anomaly);
             }
         }
     }
 
     /// Writes what the machine wants sent; the end, if that is what it wants.
-    fn write(&mut self, fold: &Fold, source: SourceId, cx: &mut Context<'_>) -> Option<End> {
-        let mut links = fold.links.borrow_mut();
-        let Some(io) = links.get_mut(&source) else { return Some(End::Anomaly) };
+    fn write(&mut self, group: &WaitGroup, source: SourceId, cx: &mut Context<'_>) -> Option<SourceEnd> {
+        let mut links = group.links.borrow_mut();
+        let Some(io) = links.get_mut(&source) else { return Some(SourceEnd::Anomaly) };
         // Before what is to be written: nothing of it may be begun on a connection that is given up.
         if io.doomed {
-            return Some(End::Lost(UpstreamCloseReason::Moved));
+            return Some(SourceEnd::Lost(UpstreamCloseReason::Moved));
         }
         if io.released {
             // The machine releases a connection of which every reply is there. If bytes are left its books are wrong, and
             // nobody else may be lent it.
             let clean = io.out.is_empty() && !self.scanner.mid_frame();
-            return Some(if clean { End::Released } else { End::Anomaly });
+            return Some(if clean { SourceEnd::Released } else { SourceEnd::Anomaly });
         }
         io.task.remember(cx);
         match self.lease.link().poll_write_out(cx, &mut io.out) {
-            Poll::Ready(Err(error)) => Some(End::Lost((&error).into())),
+            Poll::Ready(Err(error)) => Some(SourceEnd::Lost((&error).into())),
             Poll::Ready(Ok(())) | Poll::Pending => None,
         }
     }
 
-    fn on_bytes(&mut self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, chunk: &[u8]) -> Option<()> {
+    fn on_bytes(&mut self, node: &Rc<Node>, group: &Rc<WaitGroup>, source: SourceId, chunk: &[u8]) -> Option<()> {
         let mut rest = chunk;
         while !rest.is_empty() {
             match self.scanner.advance(rest) {
@@ -210,7 +216,7 @@ impl Connection {
                     self.partial.extend_from_slice(piece);
                     let frame = self.partial.split();
                     if !kind.is_push() {
-                        self.on_frame(node, fold, source, &frame)?;
+                        self.on_frame(node, group, source, &frame)?;
                     }
                 }
             }
@@ -218,9 +224,9 @@ impl Connection {
         Some(())
     }
 
-    fn on_frame(&self, node: &Rc<Node>, fold: &Rc<Fold>, source: SourceId, frame: &[u8]) -> Option<()> {
-        let armed = fold.machine.borrow().awaits_armed(source)?;
-        let reply = if armed { fold.own_reply(frame) } else { fold.twin_reply(frame) }?;
-        fold.act(node, |machine| machine.on_reply(source, reply)).ok()
+    fn on_frame(&self, node: &Rc<Node>, group: &Rc<WaitGroup>, source: SourceId, frame: &[u8]) -> Option<()> {
+        let armed = group.machine.borrow().awaits_armed(source)?;
+        let reply = if armed { group.own_reply(frame) } else { group.non_blocking_reply(frame) }?;
+        group.act(node, |machine| machine.on_reply(source, reply)).ok()
     }
 }

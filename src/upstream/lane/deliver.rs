@@ -8,7 +8,7 @@ use super::in_flight::{Owner, Popped, Slot};
 use super::retry::candidates;
 use super::slow;
 use super::tell::{Failed, UNKNOWN_OUTCOME, tell};
-use super::{Lane, State, Withheld, canary_text};
+use super::{Lane, LaneState, Withheld, canary_text};
 use crate::base::bug;
 use crate::command::CommandId;
 use crate::config::{Integrity, OnLoss};
@@ -68,13 +68,20 @@ impl Lane {
     }
 
     /// The last piece of a reply; the pieces before it, if any, are in `carry` or already with the client.
-    fn on_frame(&self, node: &Node, state: &mut State, piece: &[u8], kind: FrameKind, now: u64) -> Result<(), Anomaly> {
+    fn on_frame(
+        &self,
+        node: &Node,
+        state: &mut LaneState,
+        piece: &[u8],
+        kind: FrameKind,
+        now: u64,
+    ) -> Result<(), Anomaly> {
         if kind.is_push() {
             // A push is never a reply (rule I1), and nothing on a lane asks for one: it is not the connection we made.
             return Err(AnomalyReason::Push.into());
         }
         let gone =
-            |slot: &Slot| slot.owner.client().is_some_and(|client| node.rt.roster.with(client, |_| ()).is_none());
+            |slot: &Slot| slot.owner.client().is_some_and(|client| node.rt.outboxes.with(client, |_| ()).is_none());
         if state.in_flight.head().is_some_and(gone) && bug("drop_tombstone") {
             state.in_flight.forget_head();
         }
@@ -123,7 +130,7 @@ impl Lane {
     }
 
     /// The canary behind them is back: what was kept until then is what it seems.
-    fn release(&self, node: &Node, state: &mut State, now: u64) -> Result<(), Anomaly> {
+    fn release(&self, node: &Node, state: &mut LaneState, now: u64) -> Result<(), Anomaly> {
         let mut withheld = std::mem::take(&mut state.withheld);
         for Withheld { slot, frame, kind } in withheld.drain(..) {
             self.hand_over(node, state, &slot, &frame, kind, false, now)?;
@@ -137,7 +144,7 @@ impl Lane {
     fn hand_over(
         &self,
         node: &Node,
-        state: &mut State,
+        state: &mut LaneState,
         slot: &Slot,
         frame: &[u8],
         kind: FrameKind,
@@ -163,7 +170,7 @@ impl Lane {
             Owner::Publish(_, by) => answer(node, state, slot, &recounted(frame, by.into()), false, now),
             Owner::Orphan => node.rt.shard.lane_tombstones.inc(),
             Owner::Inner(number) => {
-                node.inquiries.answer(number, Answer::Reply(frame.to_vec()));
+                node.own_commands.answer(number, Answer::Reply(frame.to_vec()));
                 node.answered(slot.command, now.saturating_sub(slot.at));
             }
             // Was checked when it came.
@@ -201,7 +208,7 @@ impl Lane {
         // Taken out, so that the lane is not borrowed while sockets are written to.
         let touched = std::mem::take(&mut self.state.borrow_mut().touched);
         for client in &touched {
-            node.rt.roster.with(*client, |outbox| outbox.flush(&node.rt.buffers));
+            node.rt.outboxes.with(*client, |outbox| outbox.flush(&node.rt.buffers));
         }
         let mut state = self.state.borrow_mut();
         if state.touched.is_empty() {
@@ -214,7 +221,7 @@ impl Lane {
             && state.in_flight.bytes() <= self.guard.most_bytes() / 2;
         if roomy && !state.crowd.is_empty() {
             for client in std::mem::take(&mut state.crowd) {
-                node.rt.roster.with(client, |outbox| outbox.wake());
+                node.rt.outboxes.with(client, |outbox| outbox.wake());
             }
         }
     }
@@ -246,7 +253,7 @@ impl Lane {
         let mut closed = HashSet::new();
         let mut close = |slot: &Slot| {
             let Some(client) = slot.owner.client() else { return };
-            if node.rt.roster.with(client, |outbox| outbox.close(reason)).is_some() {
+            if node.rt.outboxes.with(client, |outbox| outbox.close(reason)).is_some() {
                 closed.insert(client);
             }
         };
@@ -280,13 +287,13 @@ impl Lane {
             let request = waiting.split_to(slot.bytes as usize);
             let alive = match slot.owner {
                 Owner::Inner(number) if anomaly => {
-                    node.inquiries.lose(number);
+                    node.own_commands.lose(number);
                     false
                 }
                 Owner::Inner(_) => true,
                 owner => owner
                     .client()
-                    .is_some_and(|client| node.rt.roster.with(client, |o| o.fate().is_none()) == Some(true)),
+                    .is_some_and(|client| node.rt.outboxes.with(client, |o| o.close_reason().is_none()) == Some(true)),
             };
             if anomaly {
                 close(&slot);
@@ -317,9 +324,9 @@ fn by_itself(node: &Node, key: &RouteKey, slot: &Slot, byte: u8) -> bool {
 }
 
 /// A whole reply (or the end of a streamed one) for a client, who may have left.
-fn answer(node: &Node, state: &mut State, slot: &Slot, frame: &[u8], streamed: bool, now: u64) {
+fn answer(node: &Node, state: &mut LaneState, slot: &Slot, frame: &[u8], streamed: bool, now: u64) {
     let Some(client) = slot.owner.client() else { return };
-    let present = node.rt.roster.with(client, |outbox| {
+    let present = node.rt.outboxes.with(client, |outbox| {
         match slot.owner {
             Owner::Forward(_) if bug("drop_reply") => {}
             Owner::Forward(key) | Owner::Publish(key, _) => {
@@ -353,7 +360,7 @@ fn answer(node: &Node, state: &mut State, slot: &Slot, frame: &[u8], streamed: b
 
 /// Bytes in the middle of a reply. A long one is passed on at once: it belongs to the oldest request of its client,
 /// so nothing can come before it.
-fn on_piece(node: &Node, lane: &Lane, state: &mut State, piece: &[u8]) -> Result<(), Anomaly> {
+fn on_piece(node: &Node, lane: &Lane, state: &mut LaneState, piece: &[u8]) -> Result<(), Anomaly> {
     let (key, strict) = (&lane.key, lane.config.integrity == Integrity::Strict);
     let Some(slot) = state.in_flight.head() else { return Err(AnomalyReason::NoSlot.into()) };
     let (owner, command) = (slot.owner, slot.command);
@@ -378,14 +385,14 @@ fn on_piece(node: &Node, lane: &Lane, state: &mut State, piece: &[u8]) -> Result
     let carried: Bytes = state.carry.split().freeze();
     let before = state.streamed;
     state.streamed += carried.len() + piece.len();
-    if before <= node.big_replies.threshold() && state.streamed > node.big_replies.threshold() {
-        let question = owner.client().and_then(|client| node.rt.roster.with(client, |outbox| outbox.only_question()));
+    if before <= node.long_replies.threshold() && state.streamed > node.long_replies.threshold() {
+        let question = owner.client().and_then(|client| node.rt.outboxes.with(client, |outbox| outbox.only_question()));
         if let Some(question) = question.flatten() {
-            node.big_replies.learn(question, state.last_progress);
+            node.long_replies.learn(question, state.last_progress);
         }
     }
     if let Owner::Forward(client) = owner {
-        let touched = node.rt.roster.with(client, |outbox| {
+        let touched = node.rt.outboxes.with(client, |outbox| {
             outbox.on_reply_part(&node.rt.buffers, false);
             let first = outbox.push_noted(&node.rt.buffers, &carried);
             outbox.push_noted(&node.rt.buffers, piece) || first

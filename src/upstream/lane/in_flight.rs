@@ -23,7 +23,7 @@ pub enum Owner {
     Call(ClientKey),
     /// The client was told that the outcome is not known; its reply is for nobody. Keeps its place (rule I7).
     Orphan,
-    /// respmux' own question ([`Inquiries`](crate::upstream::Inquiries)), by its number.
+    /// respmux' own question ([`OwnCommands`](crate::upstream::OwnCommands)), by its number.
     Inner(u64),
     /// Must echo this number: proves that the lane is in step (rule L7).
     Canary(u64),
@@ -321,12 +321,12 @@ impl InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::roster::Roster;
+    use crate::upstream::outboxes::Outboxes;
 
     #[test]
     fn giving_up_takes_the_unwritten_out_and_leaves_the_written_in_place() {
-        let roster = Roster::default();
-        let client = roster.key_for_tests();
+        let outboxes = Outboxes::default();
+        let client = outboxes.key_for_tests();
         let mut in_flight = InFlight::default();
         let mut out = BytesMut::new();
         for (n, owner) in [Owner::Forward(client), Owner::Canary(1), Owner::Forward(client), Owner::Canary(2)]
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_transaction_of_which_a_part_was_written_is_not_withdrawn() {
-        let client = Roster::default().key_for_tests();
+        let client = Outboxes::default().key_for_tests();
         let mut in_flight = InFlight::default();
         let mut out = BytesMut::from(&[0; 20][..]);
         for joined in [false, true] {

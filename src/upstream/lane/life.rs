@@ -20,7 +20,7 @@ use crate::telemetry::{LossVerdict, UpstreamCloseReason};
 
 /// Where a lane is, for those who only look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum LanePhase {
     /// Waiting for a permit, for the back-off, or for the handshake.
     Opening,
     /// It has a connection.
@@ -28,7 +28,7 @@ pub enum Phase {
     Closed,
 }
 
-impl Phase {
+impl LanePhase {
     /// For people.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -50,7 +50,7 @@ pub(super) enum Cause {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inner {
+enum LifeState {
     Opening,
     Ready {
         /// Something came since the handshake. A connection that dies without that counts as one that could not be made.
@@ -67,7 +67,7 @@ enum Inner {
 
 /// The life of one lane.
 pub(super) struct Life {
-    inner: Cell<Inner>,
+    inner: Cell<LifeState>,
     /// It takes no requests any more, and its connection is closed for this reason when it owes nothing.
     retired: Cell<Option<UpstreamCloseReason>>,
 }
@@ -75,27 +75,27 @@ pub(super) struct Life {
 impl Life {
     /// A lane that takes requests, which wait for its connection.
     pub(super) fn new() -> Self {
-        Self { inner: Cell::new(Inner::Opening), retired: Cell::new(None) }
+        Self { inner: Cell::new(LifeState::Opening), retired: Cell::new(None) }
     }
 
     /// The handshake matched.
     pub(super) fn on_connected(&self) {
-        debug_assert_eq!(self.inner.get(), Inner::Opening, "two connections at once");
-        self.enter(Inner::Ready { answered: false, suspect: false });
+        debug_assert_eq!(self.inner.get(), LifeState::Opening, "two connections at once");
+        self.enter(LifeState::Ready { answered: false, suspect: false });
     }
 
     /// Something came from the connection.
     #[inline]
     pub(super) fn on_answer(&self) {
-        if let Inner::Ready { answered: false, suspect } = self.inner.get() {
-            self.inner.set(Inner::Ready { answered: true, suspect });
+        if let LifeState::Ready { answered: false, suspect } = self.inner.get() {
+            self.inner.set(LifeState::Ready { answered: true, suspect });
         }
     }
 
     /// Whether it owes replies and says nothing; whether that is news.
     pub(super) fn on_silence(&self, silent: bool) -> bool {
-        let Inner::Ready { answered, suspect } = self.inner.get() else { return false };
-        self.enter(Inner::Ready { answered, suspect: silent });
+        let LifeState::Ready { answered, suspect } = self.inner.get() else { return false };
+        self.enter(LifeState::Ready { answered, suspect: silent });
         silent && !suspect
     }
 
@@ -103,27 +103,27 @@ impl Life {
     /// the first. Where no connection stands there is nothing to condemn: the one that gave cause is gone already.
     pub(super) fn condemn(&self, cause: Cause) {
         match self.inner.get() {
-            Inner::Ready { answered, .. } => self.enter(Inner::Condemned { answered, cause }),
-            Inner::Condemned { answered, cause: Cause::GivenUp(_) } if matches!(cause, Cause::Distrusted(_)) => {
-                self.enter(Inner::Condemned { answered, cause });
+            LifeState::Ready { answered, .. } => self.enter(LifeState::Condemned { answered, cause }),
+            LifeState::Condemned { answered, cause: Cause::GivenUp(_) } if matches!(cause, Cause::Distrusted(_)) => {
+                self.enter(LifeState::Condemned { answered, cause });
             }
-            Inner::Condemned { .. } | Inner::Opening | Inner::Closed => {}
+            LifeState::Condemned { .. } | LifeState::Opening | LifeState::Closed => {}
         }
     }
 
     /// Why the connection is to be torn down, if it is.
     #[inline]
     pub(super) fn sentence(&self) -> Option<Cause> {
-        if let Inner::Condemned { cause, .. } = self.inner.get() { Some(cause) } else { None }
+        if let LifeState::Condemned { cause, .. } = self.inner.get() { Some(cause) } else { None }
     }
 
     /// The connection is gone, however; whether it had answered anything.
     pub(super) fn on_disconnected(&self) -> bool {
         let answered = match self.inner.get() {
-            Inner::Ready { answered, .. } | Inner::Condemned { answered, .. } => answered,
-            Inner::Opening | Inner::Closed => false,
+            LifeState::Ready { answered, .. } | LifeState::Condemned { answered, .. } => answered,
+            LifeState::Opening | LifeState::Closed => false,
         };
-        self.enter(Inner::Opening);
+        self.enter(LifeState::Opening);
         answered
     }
 
@@ -136,7 +136,7 @@ impl Life {
     /// Nothing can be put on it any more, and nothing is: its end.
     pub(super) fn close(&self) {
         self.retired.set(self.retired.get().or(Some(UpstreamCloseReason::Idle)));
-        self.enter(Inner::Closed);
+        self.enter(LifeState::Closed);
     }
 
     /// Takes requests.
@@ -157,26 +157,26 @@ impl Life {
 
     /// It owes replies and has been silent for too long.
     pub(super) fn is_suspect(&self) -> bool {
-        matches!(self.inner.get(), Inner::Ready { suspect: true, .. })
+        matches!(self.inner.get(), LifeState::Ready { suspect: true, .. })
     }
 
     #[inline]
-    pub(super) fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> LanePhase {
         match self.inner.get() {
-            Inner::Opening => Phase::Opening,
-            Inner::Ready { .. } | Inner::Condemned { .. } => Phase::Ready,
-            Inner::Closed => Phase::Closed,
+            LifeState::Opening => LanePhase::Opening,
+            LifeState::Ready { .. } | LifeState::Condemned { .. } => LanePhase::Ready,
+            LifeState::Closed => LanePhase::Closed,
         }
     }
 
-    fn enter(&self, next: Inner) {
-        debug_assert!(self.inner.get() != Inner::Closed || next == Inner::Closed, "nothing follows the end");
+    fn enter(&self, next: LifeState) {
+        debug_assert!(self.inner.get() != LifeState::Closed || next == LifeState::Closed, "nothing follows the end");
         self.inner.set(next);
         self.check_invariants();
     }
 
     fn check_invariants(&self) {
-        debug_assert!(self.inner.get() != Inner::Closed || !self.accepting(), "a closed lane takes requests");
+        debug_assert!(self.inner.get() != LifeState::Closed || !self.accepting(), "a closed lane takes requests");
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(life.sentence(), Some(Cause::GivenUp(LossVerdict::Hung)));
         life.condemn(distrusted());
         life.condemn(Cause::GivenUp(LossVerdict::Hung));
-        assert_eq!((life.sentence(), life.phase()), (Some(distrusted()), Phase::Ready));
+        assert_eq!((life.sentence(), life.phase()), (Some(distrusted()), LanePhase::Ready));
         assert!(!life.on_disconnected(), "it has answered nothing");
         life.on_connected();
         life.on_answer();
@@ -219,6 +219,6 @@ mod tests {
         life.on_disconnected();
         assert!(!life.is_suspect() && !life.accepting() && life.is_replaced());
         life.close();
-        assert_eq!((life.phase(), life.leaves_as()), (Phase::Closed, UpstreamCloseReason::Moved));
+        assert_eq!((life.phase(), life.leaves_as()), (LanePhase::Closed, UpstreamCloseReason::Moved));
     }
 }

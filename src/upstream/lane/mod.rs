@@ -12,21 +12,21 @@
 //! touched client its replies with one call. Any surprise kills the connection (rule I5); nothing is ever
 //! resynchronised.
 //!
-//! [`in_flight`] is the list (pure), [`task`] the I/O, [`deliver`] the way of a reply, [`watch`] what time alone
-//! makes happen, [`retry`] and [`guard`] what may be sent again and what the server's limits allow, [`slow`] and
-//! [`show`] what people may see.
+//! [`in_flight`] is the list (pure), [`task`] the I/O, [`deliver`] the way of a reply, [`health`] what time alone
+//! makes happen, [`retry`] and [`limit_guard`] what may be sent again and what the server's limits allow, [`slow`] and
+//! [`report`] what people may see.
 
 mod deliver;
-mod fate;
-mod guard;
+mod health;
+mod history;
 mod in_flight;
 mod life;
+mod limit_guard;
+mod report;
 mod retry;
-mod show;
 mod slow;
 mod task;
 mod tell;
-mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -36,16 +36,16 @@ use bytes::BytesMut;
 
 use deliver::Anomaly;
 pub(crate) use deliver::recounted;
-pub use fate::Fate;
+pub use history::LaneHistory;
 pub(crate) use in_flight::{InFlight, Owner, Slot};
-pub use life::Phase;
+pub use life::LanePhase;
+pub(crate) use report::LaneReport;
 pub use retry::RetryBudget;
-pub(crate) use show::LaneReport;
 pub(crate) use task::run;
 pub(crate) use tell::{NOT_EXECUTED, TOO_LATE};
 
-use guard::Guard;
 use life::{Cause, Life};
+use limit_guard::LimitGuard;
 use retry::Kept;
 use tell::{Failed, tell};
 
@@ -84,17 +84,17 @@ pub struct Lane {
     key: RouteKey,
     /// As it was when the lane was made: what its replies must be does not change under way.
     config: Rc<Config>,
-    guard: Guard,
+    guard: LimitGuard,
     life: Life,
     /// When its task writes.
     pump: Pump,
     /// CLIENT ID of the connection on the upstream; 0 without one.
     upstream_id: Cell<i64>,
-    fate: Rc<Fate>,
-    state: RefCell<State>,
+    history: Rc<LaneHistory>,
+    state: RefCell<LaneState>,
 }
 
-struct State {
+struct LaneState {
     /// Requests that the socket has not taken. Appended to by clients, emptied by the lane's task.
     out: BytesMut,
     /// One slot for each request in `out` and for each that was written and has no reply: clients append in the same step
@@ -143,9 +143,9 @@ struct State {
 impl Lane {
     /// A lane that is not connected yet, or one for long replies; `id` is unique in the worker.
     #[must_use]
-    pub fn new(id: u64, key: RouteKey, node: &Node, big: bool) -> Rc<Self> {
+    pub fn new(id: u64, key: RouteKey, node: &Node, for_long_replies: bool) -> Rc<Self> {
         let (now, config) = (node.rt.now(), node.rt.config());
-        let state = State {
+        let state = LaneState {
             out: BytesMut::new(),
             in_flight: InFlight::default(),
             scanner: ReplyScanner::new(),
@@ -172,12 +172,12 @@ impl Lane {
         Rc::new(Self {
             id,
             key,
-            guard: Guard::new(&config.lane, &node.server_limits(), big, now),
+            guard: LimitGuard::new(&config.lane, &node.server_limits(), for_long_replies, now),
             config,
             life: Life::new(),
             pump: Pump::default(),
             upstream_id: Cell::new(0),
-            fate: Rc::default(),
+            history: Rc::default(),
             state: RefCell::new(state),
         })
     }
@@ -193,7 +193,7 @@ impl Lane {
     }
 
     /// Where it is in its life.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> LanePhase {
         self.life.phase()
     }
 
@@ -228,7 +228,7 @@ impl Lane {
         if let (true, Owner::Forward(key)) = (bug("double_write"), owner) {
             state.out.extend_from_slice(request);
             state.in_flight.push(Owner::Discard(key), command, legal, request.len(), now);
-            node.rt.roster.with(key, |outbox| outbox.on_submitted(request.len()));
+            node.rt.outboxes.with(key, |outbox| outbox.on_submitted(request.len()));
         }
         self.on_submitted(&mut state, node, 1, now);
         drop(state);
@@ -269,7 +269,7 @@ impl Lane {
     }
 
     /// Counts what was appended, and sends a canary behind it when one is due.
-    fn on_submitted(&self, state: &mut State, node: &Node, commands: usize, now: u64) {
+    fn on_submitted(&self, state: &mut LaneState, node: &Node, commands: usize, now: u64) {
         state.last_used = now;
         state.unwritten += commands;
         if self.config.upstream.retry_reads {
@@ -283,7 +283,7 @@ impl Lane {
     }
 
     /// A PING whose echo proves the position of every reply around it.
-    fn push_canary(id: u64, state: &mut State, node: &Node, now: u64) {
+    fn push_canary(id: u64, state: &mut LaneState, node: &Node, now: u64) {
         state.canaries += 1;
         state.since_canary = 0;
         state.last_canary = now;
@@ -364,8 +364,8 @@ impl Lane {
         let (sent, unsent) = self.take_slots();
         for slot in sent.iter().chain(&unsent) {
             match slot.owner {
-                Owner::Inner(number) => node.inquiries.lose(number),
-                owner => _ = owner.client().map(|client| node.rt.roster.with(client, |outbox| outbox.close(reason))),
+                Owner::Inner(number) => node.own_commands.lose(number),
+                owner => _ = owner.client().map(|client| node.rt.outboxes.with(client, |outbox| outbox.close(reason))),
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::{Buf, BytesMut};
 
 use super::in_flight::{Owner, Slot};
-use super::{Lane, State};
+use super::{Lane, LaneState};
 use crate::telemetry::RetryOutcome;
 use crate::upstream::Node;
 use crate::upstream::client_key::ClientKey;
@@ -20,10 +20,10 @@ const ON_TOP: u64 = 100;
 
 /// Keeps retries from becoming a load of their own while the upstream breaks again and again. One for each worker.
 #[derive(Default)]
-pub struct RetryBudget(RefCell<Window>);
+pub struct RetryBudget(RefCell<RetryWindow>);
 
 #[derive(Default)]
-struct Window {
+struct RetryWindow {
     since: u64,
     requests: [u64; 2],
     retries: [u64; 2],
@@ -52,7 +52,7 @@ impl RetryBudget {
     }
 }
 
-impl Window {
+impl RetryWindow {
     fn turn(&mut self, now: u64) {
         for _ in 0..2 {
             if now.saturating_sub(self.since) < HALF_WINDOW {
@@ -86,7 +86,7 @@ pub(super) fn candidates(node: &Node, sent: &[Slot], cut: bool, freely: bool) ->
     let (workers, now) = (node.rt.config().workers, node.rt.now());
     let mut chosen = HashSet::new();
     // Who is closed already needs no answer.
-    let stays = |client| node.rt.roster.with(client, |outbox| outbox.fate().is_none()) == Some(true);
+    let stays = |client| node.rt.outboxes.with(client, |outbox| outbox.close_reason().is_none()) == Some(true);
     for (client, count) in clients.into_iter().filter_map(|(client, count)| Some((client, count?))) {
         if !stays(client) {
             continue;
@@ -104,7 +104,7 @@ pub(super) fn candidates(node: &Node, sent: &[Slot], cut: bool, freely: bool) ->
 impl Lane {
     /// How many bytes of the output may be written now: all, but one request after the other of those that are sent
     /// again while it is looked for whose reply the server does not let pass.
-    pub(super) fn sendable(&self, state: &State) -> usize {
+    pub(super) fn sendable(&self, state: &LaneState) -> usize {
         if self.guard.is_solo() {
             if let Some(left) = state.in_flight.left_of_retried() {
                 return left.min(state.out.len());
@@ -122,8 +122,8 @@ impl Lane {
         }
         let suspects = sent.iter().filter(|slot| self.guard.is_solo() || node.rt.chooses_its_errors(slot.command));
         for client in suspects.filter_map(|slot| slot.owner.client()) {
-            if let Some(question) = node.rt.roster.with(client, |outbox| outbox.only_question()).flatten() {
-                node.big_replies.learn(question, node.rt.now());
+            if let Some(question) = node.rt.outboxes.with(client, |outbox| outbox.only_question()).flatten() {
+                node.long_replies.learn(question, node.rt.now());
             }
         }
     }

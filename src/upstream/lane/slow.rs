@@ -1,6 +1,6 @@
 //! Slow requests of a lane: when they were written, and what can be told of them.
 
-use super::{Lane, Slot, State};
+use super::{Lane, LaneState, Slot};
 use crate::command::{CommandId, first_key};
 use crate::resp::{RequestLimits, RequestScanner, Scan};
 use crate::upstream::client_key::ClientKey;
@@ -15,7 +15,7 @@ impl Lane {
 
     /// The reply to `slot` is there, and the request still kept: remembers its key if it was slow.
     #[inline]
-    pub(super) fn remember_key(&self, node: &Node, state: &mut State, slot: &Slot, now: u64) {
+    pub(super) fn remember_key(&self, node: &Node, state: &mut LaneState, slot: &Slot, now: u64) {
         if self.config.slowlog.keys && node.rt.slowlog.is_slow(now.saturating_sub(slot.at)) {
             let plain = slot.command != CommandId::OURS;
             state.slow_key = plain.then(|| key_of(node, slot, state.kept.oldest(slot.bytes as usize))).flatten();
@@ -39,12 +39,12 @@ fn key_of(node: &Node, slot: &Slot, request: &[u8]) -> Option<Vec<u8>> {
 
 /// The request of `slot` was slow.
 #[cold]
-pub(super) fn keep(node: &Node, state: &mut State, slot: &Slot, client: ClientKey, now: u64) {
+pub(super) fn keep(node: &Node, state: &mut LaneState, slot: &Slot, client: ClientKey, now: u64) {
     // Of one that is late nobody has looked when it was written.
     let written = slot.written.max(state.since).max(slot.at);
     node.rt.keep_slow(Slow {
         command: slot.command,
-        client: node.rt.roster.with(client, |outbox| outbox.id()).unwrap_or(0),
+        client: node.rt.outboxes.with(client, |outbox| outbox.id()).unwrap_or(0),
         asked: slot.at,
         written,
         now,

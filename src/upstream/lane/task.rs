@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Buf;
 
 use super::life::Cause;
-use super::{Anomaly, Lane, NOT_EXECUTED, State};
+use super::{Anomaly, Lane, LaneState, NOT_EXECUTED};
 use crate::link::{DialError, Link, Outgoing, Patience, Permit, Start, Use, Wanted};
 use crate::session::Identity;
 use crate::telemetry::{CloseReason, LossVerdict, UpstreamCloseReason};
@@ -18,7 +18,7 @@ use crate::upstream::Node;
 const READS_PER_TURN: u32 = 4;
 
 /// How one connection of a lane ended.
-enum End {
+enum LaneEnd {
     /// Closed by us: idle, retired, and nothing in flight.
     Done,
     Lost(UpstreamCloseReason, String),
@@ -36,7 +36,7 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
         let mut link = link;
         lane.life.on_connected();
         lane.on_connection(link.client(), node.rt.now());
-        lane.fate.on_connected(node.rt.now());
+        lane.history.on_connected(node.rt.now());
         lane.pump.begin_again();
         // The time without a connection was no silence of this one.
         lane.state.borrow_mut().last_progress = node.rt.now();
@@ -46,28 +46,28 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
         let answered = lane.life.on_disconnected();
         lane.on_connection(None, node.rt.now());
         // Whose reply is too long ends a connection that was well.
-        if !alone && !answered && !matches!(end, End::Done | End::Anomaly(_)) {
+        if !alone && !answered && !matches!(end, LaneEnd::Done | LaneEnd::Anomaly(_)) {
             node.dialer.on_unproven_loss(ready, "lost before it had answered anything");
         }
-        if !matches!(end, End::Done) {
-            lane.fate.on_lost();
+        if !matches!(end, LaneEnd::Done) {
+            lane.history.on_lost();
         }
         match &end {
-            End::Done => {}
-            End::Lost(_, reason) => {
+            LaneEnd::Done => {}
+            LaneEnd::Lost(_, reason) => {
                 tracing::warn!(upstream = %node.address(), lane = lane.id, reason, verdict = %LossVerdict::Dead, "shared connection lost");
                 node.rt.shard.lane_losses[LossVerdict::Dead].inc();
                 node.on_connection_lost();
                 lane.on_lost(&node, false);
             }
-            End::GivenUp(verdict) => {
+            LaneEnd::GivenUp(verdict) => {
                 let in_flight = lane.in_flight();
                 tracing::warn!(upstream = %node.address(), lane = lane.id, in_flight, %verdict, "shared connection given up: it is connected, owes replies and is silent");
                 node.rt.shard.lane_losses[*verdict].inc();
                 node.on_connection_lost();
                 let _ = lane.on_lost(&node, false);
             }
-            End::Anomaly(Anomaly { reason, command }) => {
+            LaneEnd::Anomaly(Anomaly { reason, command }) => {
                 node.rt.shard.anomaly(Use::Lane, *reason);
                 node.on_connection_lost();
                 let clients = lane.on_lost(&node, true);
@@ -92,7 +92,7 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
     lane.refuse_all(&node, NOT_EXECUTED);
 }
 
-impl End {
+impl LaneEnd {
     fn failed(error: &std::io::Error) -> Self {
         Self::Lost(error.into(), error.to_string())
     }
@@ -176,15 +176,15 @@ impl Lane {
     /// One turn: read everything that is there and send it on, then write what clients appended.
     ///
     /// The write waits for one more poll, for the reason given at [`Pump`](crate::link::Pump).
-    fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<LaneEnd> {
         let writes = self.pump.begin_turn(cx);
         match self.life.sentence() {
             None => {}
-            Some(Cause::Distrusted(anomaly)) => return Poll::Ready(End::Anomaly(anomaly)),
-            Some(Cause::GivenUp(verdict)) => return Poll::Ready(End::GivenUp(verdict)),
+            Some(Cause::Distrusted(anomaly)) => return Poll::Ready(LaneEnd::Anomaly(anomaly)),
+            Some(Cause::GivenUp(verdict)) => return Poll::Ready(LaneEnd::GivenUp(verdict)),
         }
         if writes && let Err(e) = self.write_out(node, link, cx) {
-            return Poll::Ready(End::failed(&e));
+            return Poll::Ready(LaneEnd::failed(&e));
         }
         for reads in 1.. {
             match self.read_in(node, link, cx) {
@@ -205,7 +205,7 @@ impl Lane {
         self.flush_touched(node);
         self.count(node);
         if self.idle_and_unwanted() {
-            return Poll::Ready(End::Done);
+            return Poll::Ready(LaneEnd::Done);
         }
         let more = !self.pump.is_full() && self.sendable(&self.state.borrow()) > 0;
         self.pump.end_turn(cx, more);
@@ -235,20 +235,20 @@ impl Lane {
     }
 
     /// Reads once into the worker's buffer and delivers.
-    fn read_in(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn read_in(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), LaneEnd>> {
         let mut memory = node.rt.read_buffer.borrow_mut();
         let chunk = match ready!(link.poll_chunk(cx, &mut memory)) {
             Ok(chunk) => chunk,
-            Err(error) => return Poll::Ready(Err(End::failed(&error))),
+            Err(error) => return Poll::Ready(Err(LaneEnd::failed(&error))),
         };
-        Poll::Ready(self.on_bytes(node, chunk, node.rt.now()).map_err(End::Anomaly))
+        Poll::Ready(self.on_bytes(node, chunk, node.rt.now()).map_err(LaneEnd::Anomaly))
     }
 }
 
 /// The requests of a lane on their way to the socket.
 struct Out<'a> {
     lane: &'a Lane,
-    state: &'a mut State,
+    state: &'a mut LaneState,
     /// When this turn writes, nanoseconds of the worker's clock.
     now: u64,
 }

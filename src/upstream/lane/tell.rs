@@ -31,12 +31,12 @@ pub(super) enum Failed<'a> {
 pub(super) fn tell(node: &Node, slot: &Slot, failed: Failed<'_>) -> Option<ClientKey> {
     if let Owner::Inner(number) = slot.owner {
         match failed {
-            Failed::NotExecuted(error) => node.inquiries.answer(number, Answer::NotExecuted(error.to_vec())),
-            Failed::Unknown(_) => node.inquiries.lose(number),
+            Failed::NotExecuted(error) => node.own_commands.answer(number, Answer::NotExecuted(error.to_vec())),
+            Failed::Unknown(_) => node.own_commands.lose(number),
         }
     }
     let client = slot.owner.client()?;
-    node.rt.roster.with(client, |outbox| {
+    node.rt.outboxes.with(client, |outbox| {
         if slot.retried && matches!(failed, Failed::NotExecuted(_)) {
             // This time it was not written, but it was once: "not executed" would be a lie (invariant 5).
             node.rt.shard.retries[RetryOutcome::Lost].inc();

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::Place;
+use super::PoolPlace;
 use crate::base::bug;
 use crate::link::Link;
 use crate::resp::encode;
@@ -36,14 +36,14 @@ pub struct Lease {
     /// Both are there until the lease is given back, cancelled or dropped, and leave together: a place without its
     /// connection would let one connection more be opened than the budget has.
     link: Option<Link>,
-    place: Option<Place>,
+    place: Option<PoolPlace>,
     node: Rc<Node>,
     /// Why the connection is closed when the lease is dropped.
     end: UpstreamCloseReason,
 }
 
 impl Lease {
-    pub(super) fn new(link: Link, place: Place, node: &Rc<Node>) -> Self {
+    pub(super) fn new(link: Link, place: PoolPlace, node: &Rc<Node>) -> Self {
         Self { link: Some(link), place: Some(place), node: Rc::clone(node), end: UpstreamCloseReason::Client }
     }
 

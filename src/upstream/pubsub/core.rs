@@ -1,5 +1,5 @@
 //! The decisions of a hub: what goes upstream for a client's command, and what a frame from there means to whom. Pure:
-//! commands and frames in, bytes and [`Action`]s out.
+//! commands and frames in, bytes and [`HubAction`]s out.
 //!
 //! Every SUBSCRIBE goes upstream whole, also when the connection is subscribed already: the confirmation is the place
 //! in the stream from which the client hears (rule P1). An UNSUBSCRIBE of a name that others want becomes a marker, a
@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::expect::{Confirmed, Expectations, Expected, OutOfStep, What, marker_text};
-use super::registry::{Listener, Name, Registry};
+use super::expect::{Confirmed, Expectation, Expectations, Expected, OutOfStep, marker_text};
+use super::registry::{Name, SubscriberEntry, SubscriberRegistry};
 use crate::resp::encode;
 use crate::session::{Family, Resp, Subscribed};
 
@@ -20,7 +20,7 @@ const NAMES_AT_ONCE: usize = 256;
 
 /// What must be done, in this order.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Action<K> {
+pub(super) enum HubAction<K> {
     /// The upstream's count for the name is off by this much more.
     Count { family: Family, name: Name, by: i64 },
     /// Tell the client that it has joined or left; no name means that there was nothing to leave.
@@ -32,7 +32,7 @@ pub(super) enum Action<K> {
 }
 
 /// One command of a client.
-pub(super) struct Order<'a, K> {
+pub(super) struct HubCommand<'a, K> {
     pub client: K,
     pub resp: Resp,
     pub family: Family,
@@ -46,11 +46,11 @@ pub(super) struct Order<'a, K> {
 
 /// The state of one hub's connection.
 pub(super) struct Core<K> {
-    pub registry: Registry<K>,
+    pub registry: SubscriberRegistry<K>,
     expect: Expectations<K>,
     /// Bytes for the upstream.
     pub out: BytesMut,
-    pub actions: Vec<Action<K>>,
+    pub actions: Vec<HubAction<K>>,
     nonce: u64,
     /// An UNSUBSCRIBE of our own was refused (the server was busy): look for names that nobody wants.
     stale: bool,
@@ -61,7 +61,7 @@ pub(super) struct Core<K> {
 impl<K> Default for Core<K> {
     fn default() -> Self {
         Self {
-            registry: Registry::default(),
+            registry: SubscriberRegistry::default(),
             expect: Expectations::default(),
             out: BytesMut::new(),
             actions: Vec::new(),
@@ -74,21 +74,21 @@ impl<K> Default for Core<K> {
 
 impl<K: Copy + Eq + Hash> Core<K> {
     /// A SUBSCRIBE of any family.
-    pub(super) fn subscribe(&mut self, order: &Order<'_, K>, names: &[&[u8]]) {
-        let Order { client, resp, family, suppressed, now, raw } = *order;
+    pub(super) fn subscribe(&mut self, order: &HubCommand<'_, K>, names: &[&[u8]]) {
+        let HubCommand { client, resp, family, suppressed, now, raw } = *order;
         self.registry.enter(client, resp);
         let names: Vec<Name> = names.iter().map(|name| self.registry.intern(family, name)).collect();
         for name in &names {
             self.registry.want(client, family, name);
         }
         self.out.extend_from_slice(raw);
-        let what = What::Join { family, names, done: 0 };
+        let what = Expectation::Join { family, names, done: 0 };
         self.expect.push(Expected { owner: Some(client), suppressed, last: true, at: now, what });
     }
 
     /// An UNSUBSCRIBE of any family; no names means all of the client's. Names in a row that need the same go together.
-    pub(super) fn unsubscribe(&mut self, order: &Order<'_, K>, names: &[&[u8]]) {
-        let Order { client, resp, family, suppressed, now, .. } = *order;
+    pub(super) fn unsubscribe(&mut self, order: &HubCommand<'_, K>, names: &[&[u8]]) {
+        let HubCommand { client, resp, family, suppressed, now, .. } = *order;
         self.registry.enter(client, resp);
         let names: Vec<Name> = if names.is_empty() {
             self.registry.heard(client, family)
@@ -118,7 +118,7 @@ impl<K: Copy + Eq + Hash> Core<K> {
     pub(super) fn leave(&mut self, client: K, now: u64) {
         let left = self.registry.leave(client);
         for (family, name) in left.heard {
-            self.actions.push(Action::Count { family, name, by: -1 });
+            self.actions.push(HubAction::Count { family, name, by: -1 });
         }
         self.unsubscribe_unwanted(left.orphaned, now);
     }
@@ -134,17 +134,17 @@ impl<K: Copy + Eq + Hash> Core<K> {
         }
     }
 
-    fn leave_run(&mut self, family: Family, names: Vec<Name>) -> What {
+    fn leave_run(&mut self, family: Family, names: Vec<Name>) -> Expectation {
         let words: Vec<&[u8]> =
             std::iter::once(family.leave_command().as_bytes()).chain(names.iter().map(|n| &n[..])).collect();
         encode::command(&mut self.out, &words);
-        What::Leave { family, names, done: 0 }
+        Expectation::Leave { family, names, done: 0 }
     }
 
-    fn marker(&mut self, family: Family, names: Vec<Name>) -> What {
+    fn marker(&mut self, family: Family, names: Vec<Name>) -> Expectation {
         self.nonce += 1;
         encode::command(&mut self.out, &["PING", &marker_text(self.nonce)]);
-        What::Marker { nonce: self.nonce, family, names }
+        Expectation::Marker { nonce: self.nonce, family, names }
     }
 
     /// The connection is another one, to which nothing is subscribed yet: everything that somebody wants is
@@ -162,7 +162,7 @@ impl<K: Copy + Eq + Hash> Core<K> {
                 let words: Vec<&[u8]> =
                     std::iter::once(family.join_command().as_bytes()).chain(names.iter().map(|n| &n[..])).collect();
                 encode::command(&mut self.out, &words);
-                let what = What::Join { family, names: names.to_vec(), done: 0 };
+                let what = Expectation::Join { family, names: names.to_vec(), done: 0 };
                 self.expect.push(Expected { owner: None, suppressed: true, last: true, at: now, what });
             }
         }
@@ -197,7 +197,7 @@ impl<K: Copy + Eq + Hash> Core<K> {
                 if let Some(client) = owner.filter(|client| self.registry.resp(*client).is_some()) {
                     self.move_listener(client, joined, family, Some(name));
                     if complete {
-                        self.actions.push(Action::Done { client });
+                        self.actions.push(HubAction::Done { client });
                     }
                 }
             }
@@ -212,8 +212,8 @@ impl<K: Copy + Eq + Hash> Core<K> {
         if self.registry.confirm(family, &name, false) {
             self.count(family, &name, 1);
         }
-        let listeners: Vec<Listener<K>> = self.registry.listeners(family, &name).to_vec();
-        for Listener { key, .. } in listeners {
+        let listeners: Vec<SubscriberEntry<K>> = self.registry.listeners(family, &name).to_vec();
+        for SubscriberEntry { key, .. } in listeners {
             self.registry.unwant(key, family, &name);
             self.move_listener(key, false, family, Some(Rc::clone(&name)));
         }
@@ -224,7 +224,7 @@ impl<K: Copy + Eq + Hash> Core<K> {
         let Expected { owner, suppressed, last, what, .. } = self.expect.on_reply(is_error, echo)?;
         let owner = owner.filter(|client| self.registry.resp(*client).is_some());
         match (what, owner) {
-            (What::Marker { family, names, .. }, Some(client)) => {
+            (Expectation::Marker { family, names, .. }, Some(client)) => {
                 if names.is_empty() {
                     self.move_listener(client, false, family, None);
                 }
@@ -232,7 +232,7 @@ impl<K: Copy + Eq + Hash> Core<K> {
                     self.move_listener(client, false, family, Some(name));
                 }
             }
-            (What::Join { family, names, .. }, Some(client)) => {
+            (Expectation::Join { family, names, .. }, Some(client)) => {
                 let mut unwanted = Vec::new();
                 for name in names {
                     if !self.registry.hears(client, family, &name) && self.registry.unwant(client, family, &name) {
@@ -243,7 +243,7 @@ impl<K: Copy + Eq + Hash> Core<K> {
                 self.unsubscribe_unwanted(unwanted, now);
                 self.refuse(client, suppressed);
             }
-            (What::Leave { family, names, .. }, Some(client)) => {
+            (Expectation::Leave { family, names, .. }, Some(client)) => {
                 for name in &names {
                     if self.registry.hears(client, family, name) {
                         self.registry.want(client, family, name);
@@ -251,19 +251,19 @@ impl<K: Copy + Eq + Hash> Core<K> {
                 }
                 self.refuse(client, suppressed);
             }
-            (What::Leave { .. }, None) => self.stale = true,
-            (What::Join { .. }, None) => self.lacks = true,
-            (What::Marker { .. }, None) => {}
+            (Expectation::Leave { .. }, None) => self.stale = true,
+            (Expectation::Join { .. }, None) => self.lacks = true,
+            (Expectation::Marker { .. }, None) => {}
         }
         if let Some(client) = owner.filter(|_| last) {
-            self.actions.push(Action::Done { client });
+            self.actions.push(HubAction::Done { client });
         }
         Ok(())
     }
 
     fn refuse(&mut self, client: K, suppressed: bool) {
         if !suppressed {
-            self.actions.push(Action::Refuse { client });
+            self.actions.push(HubAction::Refuse { client });
         }
     }
 
@@ -278,11 +278,11 @@ impl<K: Copy + Eq + Hash> Core<K> {
         }
         let Some(resp) = self.registry.resp(client) else { return };
         let counts = self.registry.counts(client);
-        self.actions.push(Action::Confirm { client, resp, joined, family, name, counts });
+        self.actions.push(HubAction::Confirm { client, resp, joined, family, name, counts });
     }
 
     fn count(&mut self, family: Family, name: &Name, by: i64) {
-        self.actions.push(Action::Count { family, name: Rc::clone(name), by });
+        self.actions.push(HubAction::Count { family, name: Rc::clone(name), by });
     }
 
     /// Whether the upstream owes nothing and nobody wants a subscription.

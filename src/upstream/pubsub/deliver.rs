@@ -2,9 +2,9 @@
 
 use bytes::BytesMut;
 
-use super::core::Action;
+use super::core::HubAction;
 use super::frame::{Push, echo, push};
-use super::hub::{Hub, State};
+use super::hub::{Hub, HubState};
 use crate::resp::{Advance, FrameKind, encode};
 use crate::session::{Family, Resp, Subscribed};
 use crate::telemetry::{AnomalyReason, Origin};
@@ -51,7 +51,7 @@ impl Hub {
     fn on_frame(
         &self,
         node: &Node,
-        state: &mut State,
+        state: &mut HubState,
         frame: &[u8],
         kind: FrameKind,
         now: u64,
@@ -77,22 +77,22 @@ impl Hub {
     }
 
     /// Does what the core has decided; `frame` is what it decided about.
-    pub(super) fn carry_out(&self, node: &Node, state: &mut State, frame: &[u8]) {
+    pub(super) fn carry_out(&self, node: &Node, state: &mut HubState, frame: &[u8]) {
         // The list goes back when it is empty, for its memory.
         let mut actions = std::mem::take(&mut state.core.actions);
         for action in actions.drain(..) {
             match action {
                 // Comes before the confirmation of the same name: a PUBLISH that its client sends then counts it.
-                Action::Count { family, name, by } => node.interest.change(family, &name, by),
-                Action::Confirm { client, resp, joined, family, name, counts } => {
+                HubAction::Count { family, name, by } => node.interest.change(family, &name, by),
+                HubAction::Confirm { client, resp, joined, family, name, counts } => {
                     // First the counts: the client's task routes by them as soon as it has read the confirmation.
-                    node.rt.roster.with(client, |outbox| outbox.count_subscriptions(counts));
+                    node.rt.outboxes.with(client, |outbox| outbox.count_subscriptions(counts));
                     tell(node, state, client, &confirmation(resp, joined, family, name.as_deref(), counts));
                 }
-                Action::Refuse { client } => tell(node, state, client, frame),
+                HubAction::Refuse { client } => tell(node, state, client, frame),
                 // An empty answer wakes the client's task; what it is told lies in the outbox before it.
-                Action::Done { client } => {
-                    node.rt.roster.with(client, |outbox| outbox.deliver(Answer::Reply(Vec::new())));
+                HubAction::Done { client } => {
+                    node.rt.outboxes.with(client, |outbox| outbox.deliver(Answer::Reply(Vec::new())));
                 }
             }
         }
@@ -103,15 +103,15 @@ impl Hub {
     pub(super) fn flush_touched(&self, node: &Node) {
         let mut touched = std::mem::take(&mut self.state.borrow_mut().touched);
         for client in touched.drain(..) {
-            node.rt.roster.with(client, |outbox| outbox.flush(&node.rt.buffers));
+            node.rt.outboxes.with(client, |outbox| outbox.flush(&node.rt.buffers));
         }
         self.state.borrow_mut().touched = touched;
     }
 }
 
 /// A message, to everybody who hears its channel. The protocols differ in the first byte only.
-fn fan_out(node: &Node, state: &mut State, family: Family, name: &[u8], frame: &[u8]) {
-    let State { core, touched, two, .. } = state;
+fn fan_out(node: &Node, state: &mut HubState, family: Family, name: &[u8], frame: &[u8]) {
+    let HubState { core, touched, two, .. } = state;
     let listeners = core.registry.listeners(family, name);
     // Made for the first listener that wants it, and at most once for a message.
     two.clear();
@@ -126,7 +126,7 @@ fn fan_out(node: &Node, state: &mut State, family: Family, name: &[u8], frame: &
                 &*two
             }
         };
-        if node.rt.roster.with(listener.key, |outbox| outbox.push_message(&node.rt.buffers, bytes)) == Some(true) {
+        if node.rt.outboxes.with(listener.key, |outbox| outbox.push_message(&node.rt.buffers, bytes)) == Some(true) {
             touched.push(listener.key);
         }
         node.rt.relieve(); // one message, many copies
@@ -139,8 +139,8 @@ fn fan_out(node: &Node, state: &mut State, family: Family, name: &[u8], frame: &
 }
 
 /// Something for one client, which is flushed with all others at the end of the read.
-fn tell(node: &Node, state: &mut State, client: ClientKey, frame: &[u8]) {
-    if node.rt.roster.with(client, |outbox| outbox.push_message(&node.rt.buffers, frame)) == Some(true) {
+fn tell(node: &Node, state: &mut HubState, client: ClientKey, frame: &[u8]) {
+    if node.rt.outboxes.with(client, |outbox| outbox.push_message(&node.rt.buffers, frame)) == Some(true) {
         state.touched.push(client);
     }
 }

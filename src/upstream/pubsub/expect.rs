@@ -20,12 +20,12 @@ pub(super) struct Expected<K> {
     pub last: bool,
     /// When it was appended, nanoseconds of the worker's clock.
     pub at: u64,
-    pub what: What,
+    pub what: Expectation,
 }
 
 /// What it is.
 #[derive(Debug)]
-pub(super) enum What {
+pub(super) enum Expectation {
     /// `done` of the names are confirmed.
     Join {
         family: Family,
@@ -105,9 +105,9 @@ impl<K: Copy> Expectations<K> {
         let unasked = if joined { Err(OutOfStep) } else { Ok(Confirmed::Unasked) };
         let Some(head) = self.queue.front_mut() else { return unasked };
         let (owed, names, done) = match &mut head.what {
-            What::Join { family, names, done } => ((true, *family), names, done),
-            What::Leave { family, names, done } => ((false, *family), names, done),
-            What::Marker { .. } => return unasked,
+            Expectation::Join { family, names, done } => ((true, *family), names, done),
+            Expectation::Leave { family, names, done } => ((false, *family), names, done),
+            Expectation::Marker { .. } => return unasked,
         };
         let Some(next) = names.get(*done).filter(|next| owed == (joined, family) && next[..] == *name) else {
             return unasked;
@@ -129,8 +129,8 @@ impl<K: Copy> Expectations<K> {
     pub(super) fn on_reply(&mut self, is_error: bool, echo: &[u8]) -> Result<Expected<K>, OutOfStep> {
         let head = self.queue.front().ok_or(OutOfStep)?;
         let fits = match &head.what {
-            What::Join { done, .. } | What::Leave { done, .. } => is_error && *done == 0,
-            What::Marker { nonce, .. } => is_error || echo == marker_text(*nonce).as_bytes(),
+            Expectation::Join { done, .. } | Expectation::Leave { done, .. } => is_error && *done == 0,
+            Expectation::Marker { nonce, .. } => is_error || echo == marker_text(*nonce).as_bytes(),
         };
         if fits { self.queue.pop_front().ok_or(OutOfStep) } else { Err(OutOfStep) }
     }

@@ -12,7 +12,7 @@ use tokio::sync::futures::Notified;
 
 pub(super) use task::run;
 
-use super::core::{Core, Order};
+use super::core::{Core, HubCommand};
 use crate::base::nanos;
 use crate::link::{Link, Pump};
 use crate::resp::ReplyScanner;
@@ -22,7 +22,7 @@ use crate::upstream::{Charge, ClientKey, Memory, Node, Outbox};
 
 /// Where a hub is in its life; `run` moves it, once through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum HubPhase {
     Opening,
     Ready,
     Closed,
@@ -30,14 +30,14 @@ pub(super) enum Phase {
 
 /// Why a hub was never ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum HubFailure {
     /// The identity may not, or is gone.
     Refused,
     Unavailable,
 }
 
 /// How a hub's connection ended.
-enum End {
+enum HubEnd {
     /// Closed by us, for this reason: nobody needs it.
     Done(UpstreamCloseReason),
     /// To be gone on with on another connection.
@@ -46,7 +46,7 @@ enum End {
     Anomaly(AnomalyReason),
 }
 
-impl End {
+impl HubEnd {
     fn failed(error: &std::io::Error) -> Self {
         Self::Lost(error.into(), error.to_string())
     }
@@ -57,9 +57,9 @@ pub struct Hub {
     id: u64,
     identity: Identity,
     /// Moved by the hub's task alone, through `enter`, which wakes whoever waits for it.
-    phase: Cell<Phase>,
+    phase: Cell<HubPhase>,
     /// Set by the task before it closes a hub that was never ready, or could not go on.
-    failure: Cell<Option<Failure>>,
+    failure: Cell<Option<HubFailure>>,
     /// Takes nobody any more; set by the tick, or by another identity that needs the place. Never taken back.
     retired: Cell<Option<UpstreamCloseReason>>,
     /// Goes on with another connection as soon as nothing is owed on this one.
@@ -68,11 +68,11 @@ pub struct Hub {
     condemned: Cell<Option<&'static str>>,
     /// When its task writes.
     pump: Pump,
-    pub(super) state: RefCell<State>,
+    pub(super) state: RefCell<HubState>,
     changed: Notify,
 }
 
-pub(super) struct State {
+pub(super) struct HubState {
     pub core: Core<ClientKey>,
     pub scanner: ReplyScanner,
     /// The beginning of a frame that is not complete.
@@ -90,7 +90,7 @@ pub(super) struct State {
 
 impl Hub {
     pub(super) fn new(id: u64, identity: Identity, now: u64, memory: &Rc<Memory>) -> Rc<Self> {
-        let state = State {
+        let state = HubState {
             core: Core::default(),
             scanner: ReplyScanner::new(),
             carry: BytesMut::new(),
@@ -103,7 +103,7 @@ impl Hub {
         Rc::new(Self {
             id,
             identity,
-            phase: Cell::new(Phase::Opening),
+            phase: Cell::new(HubPhase::Opening),
             failure: Cell::new(None),
             retired: Cell::new(None),
             moving: Cell::new(false),
@@ -119,11 +119,11 @@ impl Hub {
         &self.identity
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> HubPhase {
         self.phase.get()
     }
 
-    pub(super) fn failure(&self) -> Option<Failure> {
+    pub(super) fn failure(&self) -> Option<HubFailure> {
         self.failure.get()
     }
 
@@ -134,21 +134,21 @@ impl Hub {
 
     /// Takes subscriptions, now or when it is connected.
     pub fn accepting(&self) -> bool {
-        self.retired.get().is_none() && self.phase.get() != Phase::Closed
+        self.retired.get().is_none() && self.phase.get() != HubPhase::Closed
     }
 
     /// Sends a (P|S)(UN)SUBSCRIBE of a client that has nothing else unanswered. When it is answered the client's task
     /// finds an empty [`Answer`](crate::upstream::Answer) in its outbox; what it is told is in the outbox before. False
     /// when the connection is not there any more; nothing was done then.
     pub fn submit(&self, node: &Node, outbox: &Outbox, order: &Subscribe<'_>) -> bool {
-        if self.phase.get() != Phase::Ready || self.retired.get().is_some() {
+        if self.phase.get() != HubPhase::Ready || self.retired.get().is_some() {
             return false;
         }
         let now = node.rt.now();
         let mut state = self.state.borrow_mut();
         state.last_used = now;
         let Subscribe { resp, family, suppressed, raw, .. } = *order;
-        let core = Order { client: outbox.key(), resp, family, suppressed, now, raw };
+        let core = HubCommand { client: outbox.key(), resp, family, suppressed, now, raw };
         if order.joins {
             state.core.subscribe(&core, order.names);
         } else {
@@ -177,7 +177,7 @@ impl Hub {
     /// Whether the hub has nothing to do and nobody to serve.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state.borrow();
-        self.phase.get() == Phase::Ready && state.core.is_idle() && state.core.registry.len() == 0
+        self.phase.get() == HubPhase::Ready && state.core.is_idle() && state.core.registry.len() == 0
     }
 
     /// Takes nobody any more; its task closes it.
@@ -190,7 +190,7 @@ impl Hub {
     /// are made again on the new one. Messages that others publish in between are lost, as they are to a client that
     /// connects again; nothing is heard twice.
     pub(super) fn rotate(&self) {
-        if self.phase.get() == Phase::Ready {
+        if self.phase.get() == HubPhase::Ready {
             self.moving.set(true);
             self.wake();
         }
@@ -216,14 +216,16 @@ impl Hub {
         let members: Vec<_> = self.state.borrow().core.registry.members().collect();
         let limits = &node.rt.config().pubsub;
         for client in &members {
-            node.rt.roster.with(*client, |outbox| outbox.check_pace(limits.output_soft, limits.output_soft_time, now));
+            node.rt
+                .outboxes
+                .with(*client, |outbox| outbox.check_pace(limits.output_soft, limits.output_soft_time, now));
         }
         members.len() as u64
     }
 
     /// Keepalive, expiry, and the end of a connection that hangs.
     pub(super) fn on_tick(&self, node: &Node, now: u64, healthy: bool) {
-        if self.phase.get() != Phase::Ready {
+        if self.phase.get() != HubPhase::Ready {
             return;
         }
         let mut state = self.state.borrow_mut();
@@ -248,18 +250,18 @@ impl Hub {
         self.pump.wake();
     }
 
-    fn enter(&self, phase: Phase) {
+    fn enter(&self, phase: HubPhase) {
         self.phase.set(phase);
         self.changed.notify_waiters();
     }
 
-    fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<HubEnd> {
         let writes = self.pump.begin_turn(cx);
         if let Some(reason) = self.condemned.take() {
-            return Poll::Ready(End::Lost(UpstreamCloseReason::Timeout, reason.to_owned()));
+            return Poll::Ready(HubEnd::Lost(UpstreamCloseReason::Timeout, reason.to_owned()));
         }
         if writes && let Err(e) = self.write_out(link, cx) {
-            return Poll::Ready(End::failed(&e));
+            return Poll::Ready(HubEnd::failed(&e));
         }
         loop {
             match self.read_in(node, link, cx) {
@@ -278,14 +280,14 @@ impl Hub {
         state.charge.set(state.core.out.len() + state.carry.len() + state.two.capacity());
         let leaves = self.retired.get().or_else(|| self.moving.get().then_some(UpstreamCloseReason::Moved));
         if let Some(reason) = leaves.filter(|_| state.core.is_idle() && state.core.registry.len() == 0) {
-            return Poll::Ready(End::Done(reason));
+            return Poll::Ready(HubEnd::Done(reason));
         }
         if state.core.lacks {
             let refused = "a subscription was refused on the new connection".to_owned();
-            return Poll::Ready(End::Lost(UpstreamCloseReason::Dirty, refused));
+            return Poll::Ready(HubEnd::Lost(UpstreamCloseReason::Dirty, refused));
         }
         if self.moving.get() && state.core.is_quiet() && !state.scanner.mid_frame() {
-            return Poll::Ready(End::Moved);
+            return Poll::Ready(HubEnd::Moved);
         }
         self.pump.end_turn(cx, !state.core.out.is_empty());
         Poll::Pending
@@ -295,13 +297,13 @@ impl Hub {
         self.pump.write(cx, link, &mut self.state.borrow_mut().core.out)
     }
 
-    fn read_in(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    fn read_in(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), HubEnd>> {
         let mut memory = node.rt.read_buffer.borrow_mut();
         let chunk = match ready!(link.poll_chunk(cx, &mut memory)) {
             Ok(chunk) => chunk,
-            Err(error) => return Poll::Ready(Err(End::failed(&error))),
+            Err(error) => return Poll::Ready(Err(HubEnd::failed(&error))),
         };
-        Poll::Ready(self.on_bytes(node, chunk, node.rt.now()).map_err(End::Anomaly))
+        Poll::Ready(self.on_bytes(node, chunk, node.rt.now()).map_err(HubEnd::Anomaly))
     }
 
     /// The connection is gone: messages may be lost, so everybody with a subscription is closed (rule P4).
@@ -311,7 +313,7 @@ impl Hub {
             node.interest.change(family, &name, -by);
         }
         for client in clients {
-            node.rt.roster.with(client, |outbox| outbox.close(reason));
+            node.rt.outboxes.with(client, |outbox| outbox.close(reason));
         }
     }
 }

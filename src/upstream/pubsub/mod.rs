@@ -39,7 +39,7 @@ use super::Node;
 use crate::link::Use;
 use crate::session::Identity;
 use crate::telemetry::UpstreamCloseReason;
-use hub::{Failure, Phase};
+use hub::{HubFailure, HubPhase};
 
 /// For so long an identity that was refused a hub is not tried again.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ const MAX_REFUSED: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoHub {
     /// The share of the cap is used up, or the identity may not have one: a lent connection serves.
-    Lend,
+    UsePinned,
     /// The upstream is away; nothing was written.
     Unavailable,
 }
@@ -77,13 +77,13 @@ impl Hubs {
             };
             let changed = hub.changed();
             match hub.phase() {
-                Phase::Ready => return Ok(Rc::clone(&hub)),
-                Phase::Opening => changed.await,
-                Phase::Closed => {}
+                HubPhase::Ready => return Ok(Rc::clone(&hub)),
+                HubPhase::Opening => changed.await,
+                HubPhase::Closed => {}
             }
             match hub.failure() {
-                Some(Failure::Refused) => return Err(NoHub::Lend),
-                Some(Failure::Unavailable) => return Err(NoHub::Unavailable),
+                Some(HubFailure::Refused) => return Err(NoHub::UsePinned),
+                Some(HubFailure::Unavailable) => return Err(NoHub::Unavailable),
                 None => {}
             }
         }
@@ -96,7 +96,7 @@ impl Hubs {
     async fn open(&self, node: &Rc<Node>, identity: &Identity) -> Result<Rc<Hub>, NoHub> {
         let refused = self.refused.borrow().get(identity).copied();
         if refused.is_some_and(|at| u128::from(node.rt.now().saturating_sub(at)) < REFUSED_FOR.as_nanos()) {
-            return Err(NoHub::Lend);
+            return Err(NoHub::UsePinned);
         }
         loop {
             let freed = self.freed.notified();
@@ -108,7 +108,7 @@ impl Hubs {
                 return Ok(hub);
             }
             if !self.make_place() || timeout(node.rt.config().upstream.connect_wait, freed).await.is_err() {
-                return Err(NoHub::Lend);
+                return Err(NoHub::UsePinned);
             }
             if let Some(hub) = self.existing(identity) {
                 return Ok(hub); // another client of the identity was quicker

@@ -15,7 +15,7 @@ pub(super) type Name = Rc<[u8]>;
 
 /// One client that hears a name, as the fan-out needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Listener<K> {
+pub(super) struct SubscriberEntry<K> {
     pub key: K,
     pub resp: Resp,
 }
@@ -35,7 +35,7 @@ struct Topic<K> {
     wanted: usize,
     /// The upstream has confirmed that this connection is subscribed.
     confirmed: bool,
-    listeners: Vec<Listener<K>>,
+    listeners: Vec<SubscriberEntry<K>>,
 }
 
 #[derive(Debug)]
@@ -47,19 +47,19 @@ struct Member {
 
 /// All subscriptions through one upstream connection.
 #[derive(Debug)]
-pub(super) struct Registry<K> {
+pub(super) struct SubscriberRegistry<K> {
     topics: [Map<Name, Topic<K>>; 3],
     members: Map<K, Member>,
     wanted: usize,
 }
 
-impl<K> Default for Registry<K> {
+impl<K> Default for SubscriberRegistry<K> {
     fn default() -> Self {
         Self { topics: Default::default(), members: Map::default(), wanted: 0 }
     }
 }
 
-impl<K: Copy + Eq + Hash> Registry<K> {
+impl<K: Copy + Eq + Hash> SubscriberRegistry<K> {
     /// A client that subscribes; its protocol counts also if it was here before.
     pub(super) fn enter(&mut self, key: K, resp: Resp) {
         let new = || Member { resp, wants: Default::default(), hears: Default::default() };
@@ -100,7 +100,7 @@ impl<K: Copy + Eq + Hash> Registry<K> {
     }
 
     /// Who hears a message to `name`.
-    pub(super) fn listeners(&self, family: Family, name: &[u8]) -> &[Listener<K>] {
+    pub(super) fn listeners(&self, family: Family, name: &[u8]) -> &[SubscriberEntry<K>] {
         self.topics[family as usize].get(name).map_or(&[], |topic| &topic.listeners)
     }
 
@@ -142,7 +142,7 @@ impl<K: Copy + Eq + Hash> Registry<K> {
             return false;
         }
         let resp = member.resp;
-        self.topic(family, name).listeners.push(Listener { key, resp });
+        self.topic(family, name).listeners.push(SubscriberEntry { key, resp });
         true
     }
 

@@ -27,7 +27,7 @@ impl Subscriber {
     }
 
     /// Messages must wait.
-    pub(in crate::upstream) fn holds(&self) -> bool {
+    pub(in crate::upstream) fn withholds(&self) -> bool {
         self.mid_reply || self.own > 0
     }
 

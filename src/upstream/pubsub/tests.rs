@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
-use super::core::{Action, Core, Order};
+use super::core::{Core, HubAction, HubCommand};
 use super::expect::marker_text;
 use crate::resp::{RequestLimits, RequestScanner, Scan, encode};
 use crate::session::{Family, Resp};
@@ -161,7 +161,7 @@ impl World {
         let word: &[u8] = if joins { b"SUBSCRIBE" } else { b"UNSUBSCRIBE" };
         encode::command(&mut raw, &std::iter::once(word).chain(names.iter().copied()).collect::<Vec<_>>());
         let resp = if client.is_multiple_of(2) { Resp::Two } else { Resp::Three };
-        let order = Order { client, resp, family: Family::Channel, suppressed: false, now: 0, raw: &raw };
+        let order = HubCommand { client, resp, family: Family::Channel, suppressed: false, now: 0, raw: &raw };
         if joins { self.core.subscribe(&order, &names) } else { self.core.unsubscribe(&order, &names) }
     }
 
@@ -190,8 +190,8 @@ impl World {
     fn obey(&mut self) {
         for action in std::mem::take(&mut self.core.actions) {
             match action {
-                Action::Count { name, by, .. } => *self.differences.entry(name.to_vec()).or_default() += by,
-                Action::Confirm { client, joined, name, counts, resp, .. } => {
+                HubAction::Count { name, by, .. } => *self.differences.entry(name.to_vec()).or_default() += by,
+                HubAction::Confirm { client, joined, name, counts, resp, .. } => {
                     assert_eq!(resp == Resp::Two, client.is_multiple_of(2));
                     let believes = &mut self.believes[usize::from(client)];
                     match name {
@@ -201,8 +201,10 @@ impl World {
                     }
                     assert_eq!(counts.told(Family::Channel), believes.len() as u64);
                 }
-                Action::Refuse { .. } => {}
-                Action::Done { client } => assert!(self.waiting.remove(&client), "client {client} waits for nothing"),
+                HubAction::Refuse { .. } => {}
+                HubAction::Done { client } => {
+                    assert!(self.waiting.remove(&client), "client {client} waits for nothing")
+                }
             }
         }
     }
@@ -249,7 +251,8 @@ fn what_is_not_owed_is_out_of_step() {
     let mut core = Core::<Client>::default();
     assert!(core.on_reply(true, b"", 0).is_err());
     assert!(core.on_confirmation(true, Family::Channel, b"a").is_err());
-    let order = Order { client: 1, resp: Resp::Three, family: Family::Channel, suppressed: false, now: 0, raw: b"?" };
+    let order =
+        HubCommand { client: 1, resp: Resp::Three, family: Family::Channel, suppressed: false, now: 0, raw: b"?" };
     core.subscribe(&order, &[b"a", b"b"]);
     assert!(core.on_reply(false, b"PONG", 0).is_err());
     assert!(core.on_confirmation(true, Family::Channel, b"b").is_err());
@@ -277,7 +280,8 @@ fn a_marker_is_known_by_its_text() {
 fn a_revoked_channel_goes_to_all_who_heard_it() {
     let mut core = Core::<Client>::default();
     for client in [1, 3] {
-        let order = Order { client, resp: Resp::Three, family: Family::Shard, suppressed: false, now: 0, raw: b"?" };
+        let order =
+            HubCommand { client, resp: Resp::Three, family: Family::Shard, suppressed: false, now: 0, raw: b"?" };
         core.subscribe(&order, &[b"s"]);
         core.on_confirmation(true, Family::Shard, b"s").unwrap();
     }
@@ -287,7 +291,7 @@ fn a_revoked_channel_goes_to_all_who_heard_it() {
         .actions
         .iter()
         .filter_map(|action| match action {
-            Action::Confirm { client, joined: false, counts, .. } => Some((*client, counts.told(Family::Shard))),
+            HubAction::Confirm { client, joined: false, counts, .. } => Some((*client, counts.told(Family::Shard))),
             _ => None,
         })
         .collect();
@@ -299,7 +303,8 @@ fn a_revoked_channel_goes_to_all_who_heard_it() {
 #[test]
 fn what_cannot_be_made_again_is_noticed() {
     let mut core = Core::<Client>::default();
-    let order = Order { client: 1, resp: Resp::Three, family: Family::Channel, suppressed: false, now: 0, raw: b"?" };
+    let order =
+        HubCommand { client: 1, resp: Resp::Three, family: Family::Channel, suppressed: false, now: 0, raw: b"?" };
     core.subscribe(&order, &[b"a"]);
     core.on_confirmation(true, Family::Channel, b"a").unwrap();
     core.out.clear();

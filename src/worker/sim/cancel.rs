@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::link::memory::MemorySocket;
+use crate::link::memory_socket::MemorySocket;
 
 /// How one client's task is disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::task::Poll;
 use tokio::io::ReadBuf;
 
 use super::server::{Connection, Server, Session, bulk};
-use crate::link::memory::MemorySocket;
+use crate::link::memory_socket::MemorySocket;
 
 /// What a connection has to deal with next.
 pub(super) enum Heard {

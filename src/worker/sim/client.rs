@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::server::{Item, Server};
 use super::{Ledger, Log, Plan, pause, read, write};
-use crate::link::memory::MemorySocket;
+use crate::link::memory_socket::MemorySocket;
 use crate::resp::{Advance, ReplyScanner, encode};
 
 /// What takes longer is never answered.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::server::{Item, Key, Server, Session, bulk, nil};
-use crate::link::memory::MemorySocket;
+use crate::link::memory_socket::MemorySocket;
 
 /// A connection that waits for an element.
 pub(super) struct Blocked {

@@ -34,12 +34,12 @@ use self::listener::Listener;
 use self::plan::{Plan, Role};
 use self::server::Server;
 use self::waiter::{Unblocks, Waiter};
-use super::{answer_questions, tick};
+use super::{answer_peer_queries, tick};
 use crate::client::{Accepted, AdminHandle, Ids, MAX_PEER_QUERIES, Peers, Shared};
 use crate::command::CommandTable;
 use crate::config::{Config, tested};
-use crate::link::memory::{MemorySocket, listen, pair};
-use crate::link::{Budget, Owned, Socket, Use};
+use crate::link::memory_socket::{MemorySocket, listen, pair};
+use crate::link::{Budget, OwnIds, Socket, Use};
 use crate::telemetry::cells::Level;
 use crate::telemetry::{AnomalyReason, ProcessFacts, Telemetry, UpstreamKind};
 use crate::topology::Target;
@@ -149,7 +149,7 @@ impl World {
             process,
             table,
             budget: Budget::new(config.division().worker(0)),
-            owned: Owned::default(),
+            owned: OwnIds::default(),
             interest: HiddenSubscribers::default(),
             tls: None,
             throttle: crate::auth::Throttle::new(config.auth.failures),
@@ -157,9 +157,9 @@ impl World {
         });
         upstream.start();
         let node = upstream.pick(Target::Any);
-        let (sender, questions) = mpsc::channel(MAX_PEER_QUERIES);
+        let (sender, peer_queries) = mpsc::channel(MAX_PEER_QUERIES);
         let shared = Shared::new(Rc::clone(&upstream), Peers::new(vec![sender], AdminHandle::new().0), Ids::new(1));
-        spawn_local(answer_questions(Rc::clone(&shared), questions));
+        spawn_local(answer_peer_queries(Rc::clone(&shared), peer_queries));
         spawn_local(tick(Rc::clone(&shared)));
         let (polls, cancelled) = (Rc::default(), Rc::default());
         let distrusted = distrusted(&node);
@@ -264,7 +264,7 @@ impl World {
         }
         if let Some(mover) = mover {
             mover.abort();
-            self.upstream.pause(false);
+            self.upstream.set_paused(false);
         }
         self.check_the_end().await;
     }
@@ -279,9 +279,9 @@ impl World {
                 }
                 self.upstream.reconnect();
             } else {
-                self.upstream.pause(true);
+                self.upstream.set_paused(true);
                 pause(20_000).await;
-                self.upstream.pause(false);
+                self.upstream.set_paused(false);
             }
         }
     }
@@ -294,7 +294,7 @@ impl World {
         if held.iter().any(|held| *held > 0) {
             self.ledger.wrong(format!("lanes, pool and hubs still hold {held:?} permits"));
         }
-        let permits: usize = [Use::Lane, Use::Pool, Use::Hub, Use::Scratch, Use::Control]
+        let permits: usize = [Use::Lane, Use::Pool, Use::Hub, Use::Login, Use::Control]
             .map(|purpose| self.node.rt.budget.used(purpose))
             .iter()
             .sum();
@@ -321,7 +321,7 @@ impl World {
 
     /// What is shown is what is: of this run and, because all runs share their figures, of those before it.
     fn check_figures(&self) {
-        for purpose in [Use::Lane, Use::Pool, Use::Hub, Use::Scratch, Use::Control] {
+        for purpose in [Use::Lane, Use::Pool, Use::Hub, Use::Login, Use::Control] {
             let levels = &self.node.rt.shard.upstream_connections[UpstreamKind::from(purpose)];
             let shown = levels.as_slice().iter().map(Level::value).sum::<u64>();
             let used = self.node.rt.budget.used(purpose) as u64;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::channels::Heard;
 use super::lists::{Blocked, Wish};
 use super::{Log, pause, write};
-use crate::link::memory::{MemorySocket, pair};
+use crate::link::memory_socket::{MemorySocket, pair};
 use crate::resp::{RequestLimits, RequestScanner, Scan, encode};
 
 /// The end of a wait by CLIENT UNBLOCK … ERROR.

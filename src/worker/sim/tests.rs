@@ -3,7 +3,7 @@
 use kit::{Progress, setting};
 
 use super::*;
-use crate::link::memory::move_to;
+use crate::link::memory_socket::move_to;
 use crate::telemetry::{CloseReason, NameLookup};
 
 /// So many violations end a run: the rest would say the same.

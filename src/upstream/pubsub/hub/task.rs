@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use super::{End, Failure, Hub, Phase};
+use super::{Hub, HubEnd, HubFailure, HubPhase};
 use crate::link::{DialError, Link, Patience, Permit, Start, Use, Wanted};
 use crate::session::{Resp, RouteKey};
 use crate::telemetry::{CloseReason, UpstreamCloseReason};
@@ -13,26 +13,26 @@ use crate::upstream::Node;
 pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permit: Permit) {
     // The reason lies in the hub by then; whoever waits for the change of phase reads it there.
     let Some(link) = open(&hub, &node, permit).await else {
-        hub.enter(Phase::Closed);
+        hub.enter(HubPhase::Closed);
         node.hubs.on_closed(&hub);
         return;
     };
-    hub.enter(Phase::Ready);
+    hub.enter(HubPhase::Ready);
     let (end, link) = serve(&hub, &node, link).await;
     // Before the clients are closed: none of them may be given this hub again while they go.
-    hub.enter(Phase::Closed);
+    hub.enter(HubPhase::Closed);
     let reason = match end {
-        End::Moved => UpstreamCloseReason::Moved, // gone on with already
-        End::Done(reason) => {
+        HubEnd::Moved => UpstreamCloseReason::Moved, // gone on with already
+        HubEnd::Done(reason) => {
             hub.on_lost(&node, CloseReason::UpstreamLost); // nobody; the counts go
             reason
         }
-        End::Lost(verdict, reason) => {
+        HubEnd::Lost(verdict, reason) => {
             tracing::warn!(upstream = %node.address(), hub = hub.id, reason, "subscriber connection lost");
             hub.on_lost(&node, CloseReason::UpstreamLost);
             verdict
         }
-        End::Anomaly(reason) => {
+        HubEnd::Anomaly(reason) => {
             tracing::error!(upstream = %node.address(), hub = hub.id, %reason, "subscriber connection killed: it cannot be trusted");
             node.rt.shard.anomaly(Use::Hub, reason);
             hub.on_lost(&node, CloseReason::UpstreamAnomaly);
@@ -47,11 +47,11 @@ pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permi
 }
 
 /// Runs a hub for as long as it has a connection, which may be one after the other.
-async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> (End, Option<Link>) {
+async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> (HubEnd, Option<Link>) {
     let mut link = first;
     loop {
         match poll_fn(|cx| hub.poll_turn(node, &mut link, cx)).await {
-            End::Moved => {}
+            HubEnd::Moved => {}
             end => return (end, Some(link)),
         }
         // What clients ask for from here on is sent on the new connection, behind the subscriptions that are made again.
@@ -62,7 +62,7 @@ async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> (End, Option<Link>) {
             Some(new) => link = new,
             None => {
                 let away = "the new upstream is not available".to_owned();
-                return (End::Lost(UpstreamCloseReason::Moved, away), None);
+                return (HubEnd::Lost(UpstreamCloseReason::Moved, away), None);
             }
         }
         tracing::info!(upstream = %node.address(), hub = hub.id, names = hub.wanted(), "subscriptions are made again on a new connection");
@@ -77,10 +77,10 @@ async fn open(hub: &Hub, node: &Rc<Node>, permit: Permit) -> Option<Link> {
     let key = RouteKey { resp: Resp::Three, ..RouteKey::fresh(hub.identity.clone(), 0) };
     match node.dialer.acquire(Start::New(permit), Wanted::Ready(key), Patience::Until(deadline)).await {
         Ok(link) => return Some(link),
-        Err((DialError::Unavailable { .. }, _)) => hub.failure.set(Some(Failure::Unavailable)),
+        Err((DialError::Unavailable { .. }, _)) => hub.failure.set(Some(HubFailure::Unavailable)),
         Err((DialError::Identity(_) | DialError::State(_), _)) => {
             node.hubs.on_refused(&hub.identity, node.rt.now());
-            hub.failure.set(Some(Failure::Refused));
+            hub.failure.set(Some(HubFailure::Refused));
         }
     }
     None
