@@ -1,7 +1,7 @@
 //! What users may do, as far as the upstream has said so lately: asked once for each identity and command, not for each
 //! command that is answered here. Refusals are not kept: the upstream repeats them in its own words, and notes them.
 //!
-//! Questions that have no answer yet are not here but in [`Permissions`](super::Permissions). The two share neither key
+//! Questions that have no answer yet are not here but in [`PermissionChecks`](super::PermissionChecks). The two share neither key
 //! nor life: there, those who ask the same while it is asked share one answer, which is then forgotten; here, an answer
 //! that was given serves for a second. Whoever needs a right looks here first and asks there.
 
