@@ -26,10 +26,13 @@ pub(super) const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBL
 /// A client's blocking command: when it began, when its time is over.
 pub(super) struct Command {
     id: CommandId,
+    /// When it was asked for, nanoseconds of the worker's clock: how long it took is counted from here.
     began: u64,
     /// How many changes of the server's pauses there had been then.
     pauses: u64,
+    /// As the client gave it; none is for ever.
     timeout: Option<Duration>,
+    /// Moved once, by `begin_to_wait`. There is none either for a time that the clock has no date for.
     deadline: Option<Instant>,
 }
 
@@ -40,6 +43,7 @@ impl Command {
     }
 
     /// The server has found nothing: a client waits from there on when a pause held its command back before.
+    /// The time in which the command was held back does not count (rule B10).
     fn begin_to_wait(&mut self, client: &Client) {
         if client.node().server_pause.changes() != self.pauses {
             self.deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -60,6 +64,7 @@ impl Client {
         let Some(pop) = parsed else { return self.pin(request, PinReason::Blocking).await };
         // The time runs from here, not from the place in the queue.
         let mut command = Command::begin(self, &request, pop.timeout());
+        // Without a lane nothing can be asked in between: it waits verbatim, on a connection of its own.
         let Some(lane) = self.lane_with_room(request.raw().len()).await? else {
             return self.pin(request, PinReason::Blocking).await;
         };
@@ -78,17 +83,22 @@ impl Client {
             Answer::Reply(frame) if frame.starts_with(b"-NOPERM") || frame.starts_with(b"-ERR unknown command") => {
                 return self.pin(request, PinReason::Blocking).await;
             }
+            // Every other error is the one that the command itself would have had (rule B1).
             Answer::Reply(frame) if frame.starts_with(b"-") || frame.starts_with(b"!") => {
                 self.finish(&command, &frame);
                 return Ok(());
             }
             Answer::Reply(frame) => {
+                // The element has left its list: a WAIT behind this must cover that.
                 self.note_write(command.id);
                 let Some(won) = pop.elements(&frame) else {
+                    // A lane that answers neither nil nor elements is out of step (rule I5).
                     lane.distrust(AnomalyReason::UnexpectedReply, request.id());
                     return Err(Closed(CloseReason::UpstreamAnomaly));
                 };
                 // For a client that is gone, the fold gives the element to somebody else, or back.
+                // An element that is won while older clients wait for the same goes to the oldest, and this client
+                // queues (rule B1).
                 if !node.wait_groups.has_waiters(&key, &pop) && !self.outbox().peer_is_gone() {
                     self.finish(&command, &won.concat());
                     return Ok(());
@@ -110,11 +120,13 @@ impl Client {
                 self.note_write(command.id);
                 self.finish(&command, &frame);
             }
+            // The reply went out from the group itself, ahead of this task. What is left to do are the counts.
             WaitEnd::Served => {
                 self.note_write(command.id);
                 self.count(&command);
             }
             WaitEnd::Nil => self.finish_empty(&command, with_error),
+            // The wait of the whole group has ended so: each would have got an error of its own (rule B7).
             WaitEnd::Error(frame, closes) => {
                 self.node().on_error_reply(&frame);
                 self.finish(&command, &frame);
@@ -122,6 +134,7 @@ impl Client {
                     return Err(Closed(CloseReason::UpstreamLost));
                 }
             }
+            // A connection of the group was lost, and an element for this client may have been on it (rule B8).
             WaitEnd::Close(reason) => return Err(Closed(reason)),
         }
         Ok(())
@@ -148,6 +161,7 @@ impl Client {
         })
         .await;
         self.record.activity.is_released();
+        // The client has gone. Whoever wants it unblocked learns that it did not leave with nil.
         if end.is_err() {
             waiter.wait().left(false);
         }
@@ -174,6 +188,8 @@ impl Client {
     pub(super) async fn block(&mut self, request: Request) -> Result<(), Closed> {
         let node = self.node();
         let stream = node.rt.table.spec(request.id()).op == Op::StreamRead;
+        // All but reads of streams have no form that does not wait. And where a place is free, asking in turns would
+        // cost more than to take it.
         if !stream || node.rt.pool.has_place_for_blocked() {
             return self.pin(request, PinReason::Blocking).await;
         }
@@ -191,6 +207,7 @@ impl Client {
                     self.finish(&command, &frame);
                     return Ok(());
                 }
+                // This is about the question, as for a user that may not XREVRANGE; the command itself may be allowed.
                 Answer::Reply(_) => return self.pin(request, PinReason::Blocking).await,
                 Answer::NotExecuted(line) => {
                     self.reply_error(&line);
@@ -198,6 +215,7 @@ impl Client {
                 }
             }
         }
+        // The more there are, the longer each pauses: all together stay below one limit.
         node.wait_groups.count_alone(true);
         let wait = Wait::new(self.outbox(), false);
         let result = self.ask_in_turns(&mut command, &read, &wait).await;
@@ -229,12 +247,15 @@ impl Client {
             let answer = self.call(&lane, CommandId::OURS, &question).await?;
             match answer {
                 Answer::Reply(frame) if is_nil(&frame) => {}
+                // A client that was blocked already would not have seen this on a server. To the first question it is
+                // the command's own error.
                 Answer::Reply(frame) if !first && passes(&frame, node.rt.table.spec(command.id).write) => {}
                 Answer::Reply(frame) => {
                     self.note_write(command.id);
                     self.finish(command, &frame);
                     return Ok(());
                 }
+                // The wait has begun, and an outage does not end it.
                 Answer::NotExecuted(_) if !first => {}
                 Answer::NotExecuted(line) => {
                     self.reply_error(&line);
@@ -263,6 +284,7 @@ impl Client {
     ) -> Result<bool, Closed> {
         let until = Instant::now() + backoff;
         let mut timer = timer(Some(deadline.map_or(until, |deadline| deadline.min(until))));
+        // Between two questions PROXY PAUSE need not wait for this client, and CLIENT UNBLOCK finds it.
         self.record.activity.blocks(wait);
         let over = poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
@@ -294,6 +316,8 @@ impl Client {
         node.answered(command.id, node.rt.now().saturating_sub(command.began));
     }
 
+    /// The end without an element. The nil is made here, in the client's own protocol; one of the upstream is never
+    /// passed on (rule B4).
     fn finish_empty(&self, command: &Command, with_error: bool) {
         let mut frame = BytesMut::new();
         if with_error {

@@ -26,14 +26,18 @@ pub(super) struct Closed(pub CloseReason);
 
 /// What the loop cannot do by itself.
 pub(super) enum Step {
+    /// Nobody knows yet whether this client may use the upstream.
     Admit,
+    /// A request that does not ride. It has left the input.
     Command(Request, FreeRoute),
+    /// What stands next in the input is no request: it is answered last, and nothing behind it is looked at.
     Invalid(ProtocolError),
     Close(CloseReason),
 }
 
 /// How far the scanner came.
 pub(super) enum Flow {
+    /// All whole requests were processed; what is left is the beginning of one.
     NeedMore,
     /// The next request must wait.
     Stalled(Wants),
@@ -86,17 +90,22 @@ pub(crate) struct Client {
     /// Moved by whatever sends a command that may write.
     pub(super) wrote: LastWrite,
     /// A WAIT that needs a connection gets one of respmux' own user.
+    /// Moved by `local::wait`, for the time of one lease.
     pub(super) wait_as_respmux: bool,
     /// Bytes of the request that is being carried out aside from the lane.
+    /// Moved by `run`; `pinned` takes it back as soon as the bytes count in its own buffer.
     pub(super) kept: usize,
     /// The last look at `carry` found no whole request.
+    /// Moved by `run`; whatever may leave a request in `carry` takes it back.
     pub(super) exhausted: bool,
     /// The client does not read its replies, and its requests wait until it does.
+    /// Set by `read`, which counts the stall once; taken back with the first flush that leaves nothing.
     pub(super) behind: bool,
     /// When the client was last read, nanoseconds of the worker's clock: one look at the clock serves all requests of
     /// a read.
     pub(super) now: u64,
     /// Only while it is sent away.
+    /// Dropped by each read: the moment for the close is counted from the last one.
     pub(super) drain_timer: Option<Box<DrainTimer>>,
     /// What had been received when the client was last looked at for another protocol's.
     pub(super) looked: Cell<u64>,

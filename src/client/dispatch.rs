@@ -24,6 +24,7 @@ impl Client {
             return self.pin(request, reason).await;
         }
         match route {
+            // It would ride and did not: it is too large, a pause had held it, or no lane was free.
             FreeRoute::Lane | FreeRoute::Publish => self.carry_over(request).await,
             FreeRoute::Hub => self.subscribe(request).await,
             // Not every command that blocks needs a connection for that.
@@ -41,6 +42,8 @@ impl Client {
             }
             FreeRoute::Ask => self.ask(request).await,
             FreeRoute::Quit => self.quit(),
+            // `POST` and `Host:`, at which a server hangs up. Forwarded, they would end a connection with the replies
+            // of others still to come (docs/design/semantics.md 3.4).
             FreeRoute::Drop => Err(Closed(CloseReason::CrossProtocol)),
         }
     }
@@ -63,6 +66,7 @@ impl Client {
     /// a MULTI or WATCH that was refused leaves its mark (rule M6).
     fn on_unreachable(&self, route: FreeRoute) -> Result<(), Closed> {
         match route {
+            // What is pipelined behind it was meant for the state that it would have led to.
             FreeRoute::Switch(_) | FreeRoute::Login(_) => return Err(self.refuse_switch(error_reply::NOT_EXECUTED)),
             FreeRoute::Pin(reason) => self.mark_after_failure(reason),
             _ => {}
@@ -78,6 +82,8 @@ impl Client {
             return self.pin(request, PinReason::Large).await;
         }
         let question = Fingerprint::new(request.id(), if request.count() > 1 { request.nth(1) } else { &[] });
+        // A reply as long as this one was lately could exceed what the server lets wait for a connection. It would then
+        // close the lane, with everybody on it.
         if self.way(request.id(), question) == Carrier::Lease {
             return self.pin(request, PinReason::Large).await;
         }
@@ -88,6 +94,7 @@ impl Client {
                     // The pool carries it: slower, but nobody is refused because others use many databases.
                     return self.pin(request, PinReason::Overflow).await;
                 }
+                // The client is to have another lane than before: only with nothing unanswered (rule I2).
                 Err(CannotRide::Wait(_)) => self.drained().await?,
                 Ok(lane) if lane.has_room(&self.node(), 1, request.raw().len()) => {
                     self.submit(&lane, &request);
@@ -98,18 +105,22 @@ impl Client {
         }
     }
 
+    /// Waits until `lane` has room, or is retired: then nothing would ever make room, and the caller takes another
+    /// lane.
     pub(super) async fn wait_for_room(&mut self, lane: &Rc<crate::upstream::Lane>, bytes: usize) -> Result<(), Closed> {
         let (node, key) = (self.node(), self.outbox().key());
         self.wait_for(Wants::Nothing, |_: &Outbox| {
             if lane.has_room(&node, 1, bytes) || !lane.accepting() {
                 return Some(());
             }
+            // Entered at each look that finds none: with the wake-up the lane has forgotten who waited.
             lane.wait_for_room(key);
             None
         })
         .await
     }
 
+    /// Puts a request on a lane that has room for it, and remembers where the client wrote (rule W4).
     fn submit(&mut self, lane: &crate::upstream::Lane, request: &Request) {
         let now = self.rt().now();
         self.put_on_lane(lane, request.id(), request.raw(), request, now);
@@ -127,6 +138,7 @@ impl Client {
         }
     }
 
+    /// QUIT: `+OK` goes out with the last words. The rest of the input is never looked at (rule F6).
     fn quit(&self) -> Result<(), Closed> {
         self.reply_ok();
         Err(Closed(CloseReason::Quit))
@@ -148,12 +160,14 @@ impl Client {
         };
         node.rt.shard.commands_rejected[reason].inc();
         let line = match refusal {
+            // This text names the user and differs over versions. The others are the same for everybody.
             Refusal::Denied => self.denied(request),
             _ => error_reply::refusal(&node.rt.table, request, refusal, node.login_connection.login_first()),
         };
         self.reply_error(&line);
     }
 
+    /// The words in which this server refuses a command to this user, for what only respmux forbids.
     pub(super) fn denied(&self, request: &Request) -> Vec<u8> {
         let (node, session) = (self.node(), self.record.session.borrow());
         error_reply::denied(

@@ -34,6 +34,7 @@ impl Client {
         wants: Wants,
         mut ready: impl FnMut(&Outbox) -> Option<T>,
     ) -> Result<T, Closed> {
+        // The loop has stopped in the middle of the input: it looks at the rest before it reads again.
         self.exhausted = false;
         poll_fn(|cx| {
             let outbox = self.outbox();
@@ -58,6 +59,7 @@ impl Client {
     /// Sends `command` on `lane` and waits for its whole reply. Nothing else may be unanswered.
     pub(super) async fn call(&mut self, lane: &Lane, id: CommandId, command: &[u8]) -> Result<Answer, Closed> {
         let node = self.node();
+        // Counted before the lane has it, since the reply counts it off. It comes to this task, not to the socket.
         self.outbox().on_submitted(command.len());
         lane.submit(&node, Owner::Call(self.outbox().key()), id, command, node.rt.now());
         self.wait_for(Wants::Nothing, Outbox::take_answer).await
@@ -97,15 +99,19 @@ impl Client {
         bytes: &[u8],
     ) -> Result<Answer, Closed> {
         let node = self.node();
+        // The lane is opened if there is none yet. Then what its handshake is refused with is the answer (rule L3).
         if let Ok(lane) = node.lanes.obtain(&node, key) {
             return self.call(&lane, id, bytes).await;
         }
+        // All places for lanes are taken: a pinned connection in the same state can tell as well. The command changes
+        // nothing there, so nobody has to clean up.
         match node.rt.pool.lease(&node, key).await {
             Ok(mut lease) => match lease.link().call(bytes, 1).await {
                 Ok(mut replies) => {
                     lease.give_back(Return::Clean);
                     Ok(Answer::Reply(replies.swap_remove(0)))
                 }
+                // It was sent, and nobody knows what became of it (rule I11).
                 Err(_) => Err(Closed(CloseReason::UpstreamLost)),
             },
             Err(error) => Ok(Answer::NotExecuted(error_reply::no_lease(PinReason::Overflow, error))),

@@ -42,7 +42,9 @@ impl Client {
         if let Some(unit) = self.look_ahead(scanner, buf, multi, &mut parts) {
             match self.ride_unit(scanner, buf, &unit, &mut parts) {
                 Ok(len) => return Ok(len),
+                // Nothing was taken out of the input: the whole unit is looked for again.
                 Err(CannotRide::Wait(wants)) => return Err((0, Flow::Stalled(wants))),
+                // Its commands go to a pinned connection, one by one, as if EXEC were not there yet (rule M2).
                 Err(CannotRide::NoLane) => {}
             }
         }
@@ -74,10 +76,13 @@ impl Client {
             let rest = buf.get(unit.len..)?;
             let (len, canonical) = match scanner.scan(rest, &mut None, &limits) {
                 Scan::Complete { len, canonical } => (len, canonical),
+                // Bytes that are no command do not go upstream, so the input is not what is sent any more.
                 Scan::Empty { len } => {
                     (unit.len, unit.canonical) = (unit.len + len, false);
                     continue;
                 }
+                // What is wrong with it shows again when it is its turn: what stands before it has replies that go
+                // first.
                 Scan::Incomplete | Scan::Invalid(_) => return None,
             };
             let args = Scanned { scanner, buf: rest };
@@ -114,6 +119,7 @@ impl Client {
         // Never the lane for long replies: a transaction cannot be asked again.
         let lane = self.main_lane()?;
         let node = self.node();
+        // Room for all of it, or none of it is sent: a unit that was cut could have others' commands in it (rule M1).
         if !lane.has_room(&node, parts.len(), unit.len) {
             node.rt.shard.client_stalls[StallReason::LaneFull].inc();
             lane.wait_for_room(self.outbox().key());

@@ -74,6 +74,8 @@ impl Client {
         self.node.long_replies.way(fingerprint, || self.rt().table.spec(id).reads_at_length())
     }
 
+    /// Moves the client between its ordinary lane and the one for long replies, if nothing that it has asked is in the
+    /// way.
     fn change_lane(&mut self, long: bool) -> Result<Rc<Lane>, CannotRide> {
         if self.outbox().pending() > 0 {
             // Behind its own long replies a short one may stay; a long one must not hold up the other lane. While the
@@ -168,6 +170,7 @@ impl Client {
         }
         // Before the lane has it: the reply counts it off, and may be read in this very turn.
         self.outbox().on_submitted(bytes.len());
+        // The server replies all the same. The slot stays, and the reply is dropped (rule F5).
         if self.record.session.borrow_mut().take_suppressed() {
             lane.submit(node, Owner::Discard(key), id, bytes, now);
         } else if self.must_recount(id) && args.count() == 3 {
@@ -199,6 +202,8 @@ impl Client {
         Facts { authenticated, guard: session.guard, subscriptions, policy: session.policy, debug }
     }
 
+    /// Where routing sees the client's subscriptions. With `here` they are the matter of the connection that it is
+    /// pinned to; and `pubsub.resp3 = "exact"` gives a RESP3 client a connection instead of a hub (rule P7).
     fn subscription_view(&self, resp: Resp, here: bool) -> SubscriptionView {
         let rules = self.rt().rules_ref();
         let settings = &rules.config.pubsub;

@@ -62,6 +62,8 @@ impl Client {
         let flush = poll_fn(|cx| self.outbox().poll_flush(cx, &self.rt().buffers));
         // A client that does not read its last replies loses them; nobody waits for it.
         let _ = timeout(LAST_WORDS, flush).await;
+        // These clients have done nothing to be closed for, and may be sending at this moment: a plain close could cost
+        // them their last reply.
         if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
             self.close_gracefully(reason).await;
         }
@@ -70,6 +72,7 @@ impl Client {
     /// One turn of the loop: send, process, read, until something else must act.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
+            // The close comes first: for whoever is to be closed nothing more is begun.
             if let Some(reason) = self.outbox().close_reason() {
                 return Poll::Ready(Step::Close(reason));
             }
@@ -213,6 +216,8 @@ impl Client {
         if !self.carry.is_empty() {
             self.keep(chunk);
             self.exhausted = false;
+            // Both limits are looked at behind each read. Behind whole requests would be too late: one that never ends
+            // is what they are for.
             if self.input_over_budget() {
                 return Some(Step::Close(CloseReason::AuthInput));
             }
@@ -278,13 +283,17 @@ impl Client {
             let limits = self.limits();
             match scanner.scan(buf, &mut self.resume, &limits) {
                 Scan::Incomplete => break,
+                // An empty line, `*0`, `*-1`: no request, and no reply (docs/design/semantics.md 4.1).
                 Scan::Empty { len } => at += len,
                 Scan::Invalid(error) => return (at, Flow::Step(Step::Invalid(error))),
                 Scan::Complete { len, canonical } => {
                     let scanned = Scanned { scanner: &scanner, buf };
                     match self.on_request(&scanned, len, canonical) {
                         Ok(()) => at += len,
+                        // The step has its own copy of the request: it leaves the input.
                         Err(Halt::Step(step)) => return (at + len, Flow::Step(step)),
+                        // It stays in the input, and is scanned and routed again when the wait is over: by then its
+                        // route may be another.
                         Err(Halt::Stalled(wants)) => return (at, Flow::Stalled(wants)),
                         Err(Halt::Multi(multi)) => match self.on_multi(&mut scanner, buf, multi) {
                             Ok(len) => at += len,

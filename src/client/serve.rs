@@ -30,6 +30,8 @@ impl Shared {
         // The limit of a client that needs no login; whoever turns out to need one gets a smaller one.
         let limit = self.node().output_limit(OutputClass::Normal);
         let id = self.ids.next();
+        // The place comes before the outbox, which knows its own index and generation: slots point to it by both (rule
+        // I6).
         let outbox = self.rt.outboxes.admit(|key| Outbox::new(key, id, write, limit));
         let now = crate::base::now();
         let record = Rc::new(ClientRecord {
@@ -51,6 +53,7 @@ impl Shared {
             departure: Cell::new(self.departure_of_newcomer()),
             received: Cell::new(0),
         });
+        // Nothing may fail or wait between this and the guard below: what was entered here would stay for ever.
         self.clients.enter(&record);
         self.rt.shard.client_began();
         // From here on the client is in tables of others, and leaves them when `stay` is dropped.
@@ -63,6 +66,7 @@ impl Shared {
 struct Stay {
     shared: Rc<Shared>,
     record: Rc<ClientRecord>,
+    /// Why the client ended. It stays `Internal` unless its task has come to an end by itself.
     end: CloseReason,
 }
 
@@ -81,6 +85,7 @@ impl Drop for Stay {
         node.rt.slowlog.on_client_left(outbox.id(), || record.who());
         outbox.keep_input(&node.rt.memory, 0, 0);
         outbox.release(&node.rt.buffers);
+        // What nobody else hears is unsubscribed upstream by the hub (rule P10).
         if let Some(hub) = outbox.take_hub(&node.rt.buffers) {
             hub.leave(node, outbox.key());
         }

@@ -44,6 +44,8 @@ impl Client {
                 }
                 SubscribeVia::Hub(_) => {}
                 SubscribeVia::Pinned => {
+                    // On the connection that the client holds, not on one more: its subscriptions must keep one path
+                    // (rule P3).
                     pinned.take_subscriptions();
                     pinned.begin(self, request);
                     return Ok(());
@@ -74,6 +76,7 @@ impl Client {
         Ok(match found {
             Ok(hub) => SubscribeVia::Hub(hub),
             Err(NoHub::UsePinned) => SubscribeVia::Pinned,
+            // Nothing was sent, so the client stays as it is and may try again.
             Err(NoHub::Unavailable) => {
                 self.reply_error(error_reply::NOT_EXECUTED);
                 SubscribeVia::Refused
@@ -81,6 +84,8 @@ impl Client {
         })
     }
 
+    /// Whether the command adds subscriptions. One that only ends some concerns the hub that the client is on, whoever
+    /// it is by now.
     fn joins(&self, request: &Request) -> bool {
         self.rt().table.spec(request.id()).op == Op::Subscribe
     }

@@ -49,6 +49,8 @@ impl Client {
         Ok(())
     }
 
+    /// READWRITE is asked like SELECT, on a lane in the state that it leads to. That one is an ordinary lane, so there
+    /// is nothing to be saved by a lent connection.
     async fn read_write(&mut self, request: &Request) -> Result<(), Closed> {
         let key = RouteKey { readonly: false, ..self.record.session.borrow().key.clone() };
         let answer = self.confirm_on(&key, request).await?;
@@ -72,6 +74,7 @@ impl Client {
         };
         let reply = replies.swap_remove(0);
         if reply.starts_with(b"-") {
+            // Refused, so the connection is as it was.
             lease.give_back(Return::Clean);
         } else {
             // It was accepted, so the connection is in that mode now, and must be reset.
@@ -96,6 +99,7 @@ impl Client {
     }
 
     /// Makes `key` the client's: connections in this state serve it from here on.
+    /// Only with nothing unanswered: replies of the old lane and of the next one could come in either order (rule I2).
     pub(super) fn adopt(&mut self, key: RouteKey) {
         self.record.session.borrow_mut().key = key;
         (self.lane, self.on_long_lane) = (None, false);

@@ -47,6 +47,7 @@ impl Client {
                 Ok(())
             }
             Local::NoEvict => self.no_evict(request).await,
+            // What a server says to a connection that does not track, as in the two cases that follow.
             Local::GetRedir => {
                 self.reply(b":-1\r\n");
                 Ok(())
@@ -72,6 +73,7 @@ impl Client {
             Local::Pong => self.pong(request).await,
             Local::Reset => self.reset().await,
             Local::Proxy => self.proxy(request).await,
+            // SCRIPT DEBUG NO: there is nothing that it would end.
             Local::Ok => {
                 self.reply_ok();
                 Ok(())
@@ -107,6 +109,7 @@ impl Client {
         self.permitted(probe).await
     }
 
+    /// CLIENT ID: the client's own. Those of connections are never shown, since they are other clients' as well.
     fn answer_id(&self) {
         let mut frame = BytesMut::new();
         encode::integer(&mut frame, i64::try_from(self.outbox().id()).unwrap_or(i64::MAX));
@@ -125,6 +128,7 @@ impl Client {
         self.reply(&frame);
     }
 
+    /// CLIENT SETNAME. It stays here: the upstream connections have names of respmux' own. An empty name clears it.
     fn set_name(&self, request: &Request) {
         let name = request.nth(2).to_vec();
         if let Err(line) = check_name(&name) {
@@ -135,6 +139,8 @@ impl Client {
         self.reply_ok();
     }
 
+    /// CLIENT SETINFO. Redis before 7.2 has no such subcommand and says so (docs/design/semantics.md 5.2). A server that
+    /// nobody could ask counts as one that has it.
     async fn set_info(&self, request: &Request) -> Result<(), Closed> {
         let node = self.node();
         let flavour = node.control.known_flavour().await;
@@ -147,6 +153,7 @@ impl Client {
         Ok(())
     }
 
+    /// As servers do it, the attribute is judged before its value, and repeated as it was typed.
     fn set_known_info(&self, request: &Request) {
         let (attribute, value) = (request.nth(2), request.nth(3));
         let name = if token_is(attribute, "LIB-NAME") {
@@ -163,6 +170,7 @@ impl Client {
             return;
         }
         {
+            // Borrowed in a block of its own, since the reply borrows the session as well.
             let mut session = self.record.session.borrow_mut();
             let labels = session.labels_mut();
             let field = if name == "lib-name" { &mut labels.lib_name } else { &mut labels.lib_version };
@@ -180,6 +188,7 @@ impl Client {
             return;
         }
         if token_is(wanted, "ON") {
+            // Before the answer, which would be dropped otherwise.
             self.record.session.borrow_mut().reply = ReplyMode::On;
             self.reply_ok();
         } else if token_is(wanted, "OFF") {
@@ -194,11 +203,13 @@ impl Client {
         }
     }
 
+    /// CLIENT NO-EVICT: respmux leaves this client out when it carries out the server's `maxmemory-clients`.
     async fn no_evict(&mut self, request: &Request) -> Result<(), Closed> {
         // Lanes run with NO-EVICT ON already, so this twin changes nothing; its error is the client's.
         let mut probe = BytesMut::new();
         encode::command(&mut probe, &["CLIENT", "NO-EVICT", "ON"]);
         if self.may_administer(&probe).await? {
+            // The word is looked at behind the right, as on a server.
             let on = token_is(request.nth(2), "ON");
             if on || token_is(request.nth(2), "OFF") {
                 self.outbox().set_no_evict(on);
@@ -210,6 +221,7 @@ impl Client {
         Ok(())
     }
 
+    /// CLIENT TRACKINGINFO of a client that does not track. One that does is pinned, and its connection answers.
     fn tracking_info(&self) {
         let resp = self.resp().number();
         let mut frame = BytesMut::new();
@@ -236,6 +248,7 @@ impl Client {
                     return Err(Closed(CloseReason::UpstreamLost));
                 };
                 let reply = replies.swap_remove(0);
+                // Where it was accepted, it would count for the first command of whoever is lent the connection next.
                 lease.give_back(if reply.starts_with(b"-") { Return::Clean } else { Return::Unknown });
                 self.reply(&reply);
                 Ok(())
@@ -245,9 +258,11 @@ impl Client {
 
     /// The end of a transaction that respmux could not give a connection (rule M6).
     fn end_marked_transaction(&self, local: Local) {
+        // Whichever of them it is, what the mark guarded against has been prevented.
         self.record.session.borrow_mut().guard = TransactionGuard::Intact;
         match local {
             Local::PoisonedExec => self.reply_error(error_reply::EXEC_ABORT),
+            // UNWATCH and DISCARD: there is nothing upstream to be undone.
             _ => self.reply_ok(),
         }
     }

@@ -58,6 +58,7 @@ pub(in crate::client) fn renumbered(interest: &HiddenSubscribers, frame: &[u8], 
         let name = name.as_text().cloned().unwrap_or_default();
         encode::bulk(&mut counted, &name);
         let told = told.as_int().unwrap_or_default();
+        // The server counted a moment ago, and clients have come and gone since: the sum may fall below zero.
         encode::integer(&mut counted, told.saturating_add(interest.of_name(family, &name)).max(0));
     }
     counted

@@ -24,8 +24,11 @@ const ALLOWED: &[u8] = b"-ERR timeout is negative\r\n";
 
 /// What wakes a client that waits for replicas.
 enum News {
+    /// The replicas' offsets have been asked for again.
     Role(Rc<RoleReply>),
+    /// CLIENT UNBLOCK of this client.
     Unblocked,
+    /// The client's own timeout.
     Over,
 }
 
@@ -43,6 +46,7 @@ impl Client {
             return Ok(());
         }
         let Some(timeout) = self.wait_timeout(request.nth(request.count() - 1)) else { return Ok(()) };
+        // WAITAOF asks what is on the disks, of which the replicas' offsets tell nothing.
         let Some(wanted) = strict_integer(request.nth(1)).filter(|_| request.count() == 3) else {
             return self.wait_on_a_connection(request).await;
         };
@@ -51,10 +55,13 @@ impl Client {
         // Asks ROLE with the others that wait: one question for all of them.
         let watcher = ReplicaAcks::watch(&node, self.outbox().key());
         let first = self.wait_for(Wants::Nothing, |_| watcher.take()).await?;
+        // The primary's offset was asked for with nothing of the client unanswered: it covers all that the client wrote
+        // (rule W6).
         let offset = match &*first {
             RoleReply::Primary { offset, .. } => *offset,
             // It was a primary a moment ago, and says now what it says.
             RoleReply::Replica => return self.would_wait(&words).await.map(drop),
+            // respmux' own user may not ask. The client's user may still be able to write and wait (rule W1).
             RoleReply::Refused(line) if line.starts_with(b"-NOPERM") => {
                 return self.wait_on_a_connection(request).await;
             }
@@ -117,6 +124,8 @@ impl Client {
         checks && millis > i64::MAX as u64 - unix_millis()
     }
 
+    /// Looks at each new ROLE until enough replicas have reached `offset`, or the wait ends otherwise. The count never
+    /// falls: what was acknowledged once stays so, also when its replica has left.
     async fn await_replicas(
         &mut self,
         command: &Command,
@@ -135,6 +144,8 @@ impl Client {
             }
             match news {
                 News::Role(role) => {
+                    // It was demoted: a server tells its blocked clients so and closes them (docs/design/semantics.md
+                    // 7.1).
                     if *role == RoleReply::Replica {
                         self.reply_error(error_reply::FORCED_UNBLOCK);
                         return Err(Closed(CloseReason::UpstreamLost));
@@ -146,6 +157,7 @@ impl Client {
                     }
                 }
                 News::Unblocked => {
+                    // With TIMEOUT the client gets the count so far, as at the end of its time.
                     if wait.left(true) {
                         let mut frame = BytesMut::new();
                         encode::error(&mut frame, UNBLOCKED);
@@ -164,6 +176,7 @@ impl Client {
     }
 
     /// The next thing that happens to a client that waits. Its input is read meanwhile, so that a close is noticed.
+    /// A count that is there goes before the end of the time: the answer is as high as it may be.
     async fn news(&mut self, watcher: &AcksWaiter, wait: &Rc<Wait>, deadline: Option<Instant>) -> Result<News, Closed> {
         let mut timer = timer(deadline);
         poll_fn(|cx| {
@@ -197,6 +210,7 @@ impl Client {
         bump(&mut write);
         let key = self.record.session.borrow().key.clone();
         let as_itself = match self.confirm_bytes_on(&key, CommandId::OURS, &write).await? {
+            // Only the right matters here: any other error shows again when the WAIT itself is sent.
             Answer::Reply(frame) => !frame.starts_with(b"-NOPERM"),
             answer @ Answer::NotExecuted(_) => {
                 self.pass_on(answer);

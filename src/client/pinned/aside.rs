@@ -18,6 +18,7 @@ impl Client {
                 if refusal == Refusal::InTransaction || pinned.queueing() {
                     pinned.on_refused();
                 }
+                // The mark before the answer: an EXEC may be behind this in the input.
                 self.refuse(&request, refusal);
                 Ok(())
             }

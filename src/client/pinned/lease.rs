@@ -43,6 +43,7 @@ impl Client {
         if self.outbox().hub().is_none() {
             node.limit_output(self.outbox(), OutputClass::Normal);
         }
+        // The next request looks for a lane anew: the key may have changed on the connection.
         self.lane = None;
         result
     }
@@ -56,6 +57,7 @@ impl Client {
             self.record.activity.goes_on();
             match leased {
                 Ok(lease) if self.rt().is_paused() => {
+                    // Nothing was sent on it, so it is clean. Behind the pause the client stands in line again.
                     lease.give_back(Return::Clean);
                     self.record.activity.stands_in_line();
                     self.resumed().await?;
@@ -74,6 +76,7 @@ impl Client {
         if reason == PinReason::OutOfBand {
             key.db = 0;
         }
+        // Another user and database, but the client's own protocol: the reply is passed on as it comes.
         if self.wait_as_respmux {
             key = RouteKey { resp: key.resp, ..RouteKey::fresh(Identity::Implicit, 0) };
         }
@@ -85,6 +88,8 @@ impl Client {
         let lend = async {
             match reason {
                 PinReason::Blocking | PinReason::Wait => node.rt.pool.lease_for_blocked_in_line(&node, &key).await,
+                // The server will hold this one back, maybe for long: it takes a place for blocked clients, and stands
+                // in no line.
                 PinReason::Paused => node.rt.pool.lease_for_blocked(&node, &key).await,
                 _ => node.rt.pool.lease(&node, &key).await,
             }
@@ -126,7 +131,10 @@ impl Client {
                     pinned.give_back();
                     return Ok(());
                 }
+                // Its late answer must reach nobody: the connection goes, and the client only if it had state there.
                 PinnedEvent::Late => return pinned.give_up(self),
+                // RESET is not sent: the connection comes back in the cheapest way that its state allows (rule M4), and
+                // the client begins anew.
                 PinnedEvent::Reset(request) => {
                     pinned.give_back();
                     return self.answer(&request, Local::Reset).await;
@@ -196,7 +204,10 @@ impl Drop for PinCount {
 /// The mark that a failed pin leaves (rule M6).
 fn mark_after_failure(reason: PinReason, guard: TransactionGuard) -> TransactionGuard {
     match reason {
+        // What follows of the body is refused until the client ends it or begins anew: without MULTI it would run at
+        // once.
         PinReason::Transaction => TransactionGuard::Poisoned,
+        // A poisoned transaction stays poisoned: that mark is the stricter one.
         PinReason::Watch if guard == TransactionGuard::Intact => TransactionGuard::WatchBroken,
         _ => guard,
     }

@@ -47,6 +47,7 @@ impl Pinned {
         // In doubt, the connection is reset afterwards.
         let relay = match route {
             PinnedRoute::Relay(relay) => relay,
+            // WAIT is answered here for clients that hold no connection. This one was borrowed to send it all the same.
             _ if self.reason == PinReason::Wait => Relay::Wait,
             _ => Relay::Isolated,
         };
@@ -76,6 +77,8 @@ impl Pinned {
         Ok(relayed)
     }
 
+    /// Whether the next request may go upstream: the client keeps the connection or has the rest of an overflow run,
+    /// neither the replies owed nor the bytes waiting are too many, and no answer must be seen first.
     pub(super) fn may_send(&self, client: &Client) -> bool {
         let more = !self.sticky().is_empty() || self.reason == PinReason::Overflow && self.relayed < OVERFLOW_RUN;
         let limit = self.node.rt.config().client.inflight_commands;
@@ -93,6 +96,7 @@ impl Pinned {
         let limits = client.limits();
         loop {
             match scanner.scan(&client.carry, &mut client.resume, &limits) {
+                // Remembered for `read_on`, which then reads as much as one request may have.
                 Scan::Incomplete => {
                     self.incomplete = true;
                     return NextInput::Nothing;
@@ -100,10 +104,12 @@ impl Pinned {
                 Scan::Empty { len } => drop(client.carry.split_to(len)),
                 Scan::Invalid(error) => {
                     self.incomplete = false;
+                    // The protocol error is the client's last reply: those before it come first (rule F2).
                     return if self.expect.is_empty() { NextInput::Invalid(error) } else { NextInput::Nothing };
                 }
                 Scan::Complete { len, canonical } => {
                     self.incomplete = false;
+                    // A whole request: the clock for an unfinished one stops.
                     client.outbox().on_whole();
                     if !canonical {
                         client.detect_foreign_protocol(&client.carry);
@@ -112,6 +118,8 @@ impl Pinned {
                     let second = (scanned.count() > 1).then(|| scanned.nth(1));
                     let rules = self.node.rt.rules();
                     let lookup = rules.table.lookup(scanned.nth(0), second);
+                    // Routed anew for each request, since the reply before may have changed what the connection is to
+                    // the client.
                     let facts = client.facts(self.has_subscriptions());
                     let route = route_pinned(&rules.table, lookup, facts, self.view(), &scanned);
                     // A transaction that has begun is carried to its end.
@@ -151,6 +159,7 @@ impl Pinned {
                 let words: Vec<_> = (1..args.count()).map(|at| args.nth(at)).collect();
                 matches!(pause_change(&words), Some(PauseChange::Begun(..)))
             }
+            // A CLIENT PAUSE in a transaction takes effect with EXEC.
             Relay::Exec => self.queued_pause().is_some(),
             _ => false,
         }
@@ -190,13 +199,18 @@ impl Pinned {
         }
         // Before it is sent: whether it was executed nobody may ever know.
         client.note_write(id);
+        // Decided when it is sent: a CLIENT REPLY behind it must not reach back to its reply.
         let suppressed = client.record.session.borrow_mut().take_suppressed();
         match relay {
+            // From the moment on in which it is sent: if the client leaves before the reply, the connection is reset as
+            // well.
             Relay::Isolated | Relay::Monitor | Relay::Tracking | Relay::Session => self.becomes(Aftermath::Unproved),
             Relay::Debug => self.becomes(Aftermath::Spent),
             _ => {}
         }
         if matches!(relay, Relay::Subscribe | Relay::Unsubscribe) {
+            // One confirmation for each name; without names one for each subscription that there is
+            // (docs/design/semantics.md 9.1).
             let arguments = request.count() as u64 - 1;
             let family = self.node.rt.table.spec(id).family;
             self.confirmations = if arguments > 0 { arguments } else { self.subscriptions.of_family(family) };
@@ -210,7 +224,9 @@ impl Pinned {
             client.outbox().on_own_publish(&self.node.rt.buffers, false);
         }
         match &payload {
+            // The server ends the transaction and forgets its watches, and nothing of the body runs.
             Payload::Nil | Payload::Abort => encode::command(&mut self.out, &["DISCARD"]),
+            // The WAIT itself is kept in the payload until the write before it was answered (rule W1).
             Payload::Wait(_) => bump(&mut self.out),
             _ if self.node.rt.table.spec(id).op == Op::Tracking => self.out.extend_from_slice(&to_nobody(&request)),
             // Moved, not copied: most requests find an empty buffer.
@@ -223,6 +239,7 @@ impl Pinned {
         self.expect.push_back(Expect { relay, payload, suppressed, own, id, at, asked, arguments, bytes });
     }
 
+    /// What the reply to this request will need: taken now, because the request's bytes are given away.
     fn payload(&self, client: &Client, request: &Request, relay: Relay) -> Payload {
         match relay {
             Relay::Exec if self.queueing() => self.exec_payload(client),
@@ -254,6 +271,8 @@ impl Pinned {
     /// EXEC must not run what respmux has refused a part of, nor what a lost WATCH should have guarded (rules M6 and
     /// M7).
     fn exec_payload(&self, client: &Client) -> Payload {
+        // A body that was refused in part aborts; a broken WATCH gives nil, at which clients try again. Both at once
+        // abort, as on a server.
         let broken = client.record.session.borrow().guard == TransactionGuard::WatchBroken;
         if self.refused || (broken && self.transaction.aborted()) {
             Payload::Abort
