@@ -16,23 +16,24 @@
 //! # The rooms, in the order a command meets them
 //!
 //! ```text
-//!             ┌──────────────────────────── worker (one thread, nothing shared) ───────────────────────────┐
-//!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ──▶ link ──▶ upstream      │
-//!  (loop)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::pinned ─▶ link   │
-//!             │   │                                   ├─ Hub ───▶ upstream::pubsub ───────────────▶ link    │
-//!             │   │                                   ├─ Wait ──▶ upstream::blocking ─▶ pool, or lane       │
-//!             │   │                                   ├─ Login ─▶ upstream::login ──────────────▶ link    │
-//!             │   └──── upstream::outbox ◀────────────┴─ Local, Refuse: answered here                       │
-//!             └────────────────────────────────────────────────────────────────────────────────────────────┘
+//!             ┌────────────────────────────────── worker (one thread, nothing shared) ──────────────────────────────────┐
+//!  accept ──▶ │ client ── resp ── command ── router ──┬─ Lane ──▶ upstream::lane ───────────────────▶ link ──▶ upstream │
+//!  (loop)     │   ▲      scan     look up    decide   ├─ Pin ───▶ upstream::pool ─▶ client::pinned ─▶ link              │
+//!             │   │                                   ├─ Hub ───▶ upstream::pubsub ─────────────────▶ link              │
+//!             │   │                                   ├─ Wait ──▶ upstream::blocking ─▶ pool, or lane                   │
+//!             │   │                                   ├─ Login ─▶ upstream::login_connection ───────▶ link              │
+//!             │   └──── upstream::outbox ◀────────────┴─ Local, Refuse: answered here                                   │
+//!             └─────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! [`resp`] finds boundaries in bytes. [`command`] says what a name means. [`session`] is what respmux remembers
-//! about a client. [`router`] decides, in one pure function. [`auth`] says which logins are looked at and which
-//! commands are denied. [`topology`] says which servers there are. [`link`] makes connections and holds the cap.
-//! [`upstream`] has a runtime for the worker and a node for each server, with one folder or file for each way of
-//! using a link. [`client`] is the loop of one client and carries its routes out. [`worker`] is the thread.
-//! [`lifecycle`] starts, hands over, drains and stops the process; [`admin`] and [`telemetry`] show it. [`config`]
-//! and [`cli`] say what the operator wants, and [`tools`] asks a running proxy from outside.
+//! about a client. [`router`] decides, in two pure functions: one for free clients, one for pinned ones. [`auth`]
+//! says which logins are looked at and which commands are denied. [`topology`] says which servers there are.
+//! [`link`] makes connections and holds the cap. [`upstream`] has a runtime for the worker and a node for each
+//! server, with one folder or file for each way of using a link. [`client`] is the loop of one client and carries
+//! its routes out. [`worker`] is the thread. [`lifecycle`] starts, hands over, drains and stops the process;
+//! [`admin`] and [`telemetry`] show it. [`config`] and [`cli`] say what the operator wants, and [`tools`] asks a
+//! running proxy from outside.
 //!
 //! A room uses only rooms before it: `resp` < `command` < `session` < { `router`, `topology`, `auth` } < `link` <
 //! `upstream` < `client` < `worker` < { `admin`, `lifecycle` } < `main`; `config`, `telemetry` and `base` (clock,

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 
 use super::directory::record::ClientRecord;
 use super::drain::departure::DrainTimer;
-use super::identity::admission::Admission;
+use super::identity::admission_state::Admission;
 use super::input::Input;
 use super::last_write::LastWrite;
 use super::request::Request;

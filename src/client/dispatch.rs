@@ -3,7 +3,7 @@
 
 use super::connection::{Client, Closed};
 use super::error_reply;
-use super::identity::admission::Admission;
+use super::identity::admission_state::Admission;
 use super::request::Request;
 use super::ride::CannotRide;
 use crate::router::{Args, FreeRoute, Local, PinReason, Refusal};

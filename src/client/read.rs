@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use super::connection::{Client, Closed};
-use super::identity::admission::Admission;
+use super::identity::admission_state::Admission;
 use crate::telemetry::{CloseReason, StallReason};
 use crate::upstream::Wants;
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::connection::{Client, Halt, Multi, Step};
-use super::identity::admission::Admission;
+use super::identity::admission_state::Admission;
 use super::request::{Request, Scanned};
 use crate::command::{CommandId, Family, Lookup, Op, first_key};
 use crate::resp::encode;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::connection::{Client, Closed, Flow, Halt, Step};
 use super::first_bytes::begins_with;
-use super::identity::admission::Admission;
+use super::identity::admission_state::Admission;
 use super::request::Scanned;
 use crate::base::nanos;
 use crate::resp::{RequestLimits, Scan};

@@ -15,6 +15,7 @@ mod policy;
 mod pop;
 mod reply_mask;
 mod spec;
+mod stream_wait;
 mod tokens;
 
 use std::collections::HashMap;
@@ -24,9 +25,10 @@ pub use family::Family;
 pub use glob::glob_matches;
 pub use key::first_key;
 pub use policy::Policy;
-pub use pop::{Pop, PopKind, StreamWait, is_nil, popped_key};
+pub use pop::{Pop, PopKind, is_nil, popped_key};
 pub use reply_mask::{Replies, ReplyMask};
 pub use spec::{CommandId, LatencyKind, Op, Pausing, Spec};
+pub use stream_wait::StreamWait;
 pub use tokens::{cut_at_nul, stream_read_blocks, token_is};
 
 /// What the table says about the first words of a request.

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::pause_detector::{After, PauseDetector, look_for_held_writes};
-use super::{Node, limits};
+use super::{Node, server_limits};
 use crate::base::bug;
 use crate::link::{DialError, Link, Patience, ServerRef, Start, Use, Wanted, decoded};
 use crate::resp::encode;
@@ -395,7 +395,7 @@ async fn learn_limits(node: &Node, link: &mut Link, round: bool) -> io::Result<(
         return Ok(());
     }
     node.control.limits_in.set(LIMITS_EVERY);
-    limits::learn(node, link).await
+    server_limits::learn(node, link).await
 }
 
 /// Version and run id: texts differ over versions, and another run id means another history (rule K2).

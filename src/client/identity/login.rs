@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use crate::client::connection::{Client, Closed};
 use crate::client::error_reply;
-use crate::client::identity::admission::Admission;
+use crate::client::identity::admission_state::Admission;
 use crate::client::identity::hello::{Hello, patch_id};
 use crate::command::cut_at_nul;
 use crate::link::Credentials;

@@ -3,8 +3,8 @@
 //! Owns the client's admission and its identity in the session. The upstream proves every login, or `auth` does when
 //! it is respmux that knows the users; only the client's own task calls this.
 
-pub(super) mod admission;
-mod admit;
+mod admission;
+pub(super) mod admission_state;
 
 pub(super) mod hello;
 pub(super) mod login;

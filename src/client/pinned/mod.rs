@@ -11,12 +11,12 @@
 mod aside;
 mod expect;
 mod lease;
-mod redirect;
 mod relay;
 mod replies;
 mod request_timeout;
 mod sticky;
 mod subscriptions;
+mod tracking_redirect;
 
 use std::collections::VecDeque;
 use std::pin::Pin;

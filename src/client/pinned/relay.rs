@@ -5,8 +5,8 @@ use std::rc::Rc;
 use bytes::BytesMut;
 
 use super::expect::{Expect, Payload, Queued};
-use super::redirect::to_nobody;
 use super::sticky::Aftermath;
+use super::tracking_redirect::to_nobody;
 use super::{Pinned, PinnedEvent};
 use crate::client::connection::{Client, Closed};
 use crate::client::identity::hello::Hello;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::verb::{Main, Shown, Verb};
 use crate::client::connection::Client;
 use crate::client::error_reply;
-use crate::client::identity::admission::Admission;
+use crate::client::identity::admission_state::Admission;
 use crate::client::request::Request;
 use crate::config::ProxyRight;
 use crate::router::Refusal;

@@ -23,7 +23,7 @@ use verb::{HELP, Main, Own, Shown, Verb};
 use super::admin_command::AdminCommand;
 use super::connection::{Client, Closed};
 use super::error_reply;
-use super::identity::admission::Admission;
+use super::identity::admission_state::Admission;
 use super::request::Request;
 use crate::config::ProxyRight;
 use crate::resp::encode;

@@ -1,6 +1,7 @@
 //! What is understood, and what is left to the server.
 
 use super::*;
+use crate::command::StreamWait;
 
 fn pop(line: &str) -> Option<Pop> {
     let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();

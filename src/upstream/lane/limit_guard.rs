@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use crate::config;
 use crate::telemetry::ServerLimits;
-use crate::upstream::limits::requests_on_a_lane;
+use crate::upstream::server_limits::requests_on_a_lane;
 
 /// How long a reply counts among those of late: up to twice this, nanoseconds.
 const WINDOW: u64 = 5_000_000_000;
