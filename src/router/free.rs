@@ -1,7 +1,12 @@
-//! Routes of a client that is pinned to no connection.
+//! Routes of a client that is pinned to no connection; and [`settle`], what comes before the class of a command for
+//! pinned clients as well.
 
-use super::{Args, Facts, FreeRoute, Login, Open, PinReason, Refusal, Switch, local, settle, stream_reads_at_once};
-use crate::command::{CommandTable, Lookup, Op, token_is};
+use super::{
+    Args, Aside, Facts, FreeRoute, Local, Login, PinReason, PinnedView, Refusal, SubscriptionView, Switch, local,
+    stream_reads_at_once,
+};
+use crate::command::{CommandId, CommandTable, Lookup, Op, token_is};
+use crate::session::TransactionGuard;
 
 /// Decides which way a command takes.
 pub fn route_free(table: &CommandTable, lookup: Lookup, facts: Facts, args: &impl Args) -> FreeRoute {
@@ -10,6 +15,108 @@ pub fn route_free(table: &CommandTable, lookup: Lookup, facts: Facts, args: &imp
         Ok(Open::WrongArity(op)) => wrong_arity(op),
         Ok(Open::Unknown) => FreeRoute::Ask,
         Err(aside) => aside.into(),
+    }
+}
+
+/// What is left to decide once [`settle`] has let a command pass.
+pub(super) enum Open {
+    /// By what the command is.
+    Command(Op),
+    /// A request with too few or too many arguments changes nothing: the server says so in its own words, from the
+    /// place where the command is harmless in any form.
+    WrongArity(Op),
+    /// A name that no table lists (rule L5).
+    Unknown,
+}
+
+/// What comes before the command's own class, for pinned clients and others alike: an answer, or what is left to
+/// decide.
+pub(super) fn settle(
+    table: &CommandTable,
+    lookup: Lookup,
+    facts: Facts,
+    pinned: Option<PinnedView>,
+    args: &impl Args,
+) -> Result<Open, Aside> {
+    let op = match lookup {
+        Lookup::Known(id) => table.spec(id).op,
+        Lookup::UnknownSubcommand(id) => table.spec(id).unlisted,
+        Lookup::Nul => Op::Isolated,
+        Lookup::Unknown => return unknown(facts, table.denies(facts.policy, lookup, args.nth(0))),
+    };
+    match op {
+        Op::Quit => return Err(Aside::Quit),
+        Op::CrossProtocol => return Err(Aside::Drop),
+        _ => {}
+    }
+    // Parts of PROXY are for everybody; it looks itself.
+    if !facts.authenticated && !matches!(op, Op::Auth | Op::Hello | Op::Reset | Op::Proxy) {
+        return Err(Aside::Refuse(Refusal::NotAuthenticated));
+    }
+    // Before the arity, which a server may know better than the table.
+    if table.denies(facts.policy, lookup, args.nth(0)) && !matches!(op, Op::Auth | Op::Hello | Op::Reset) {
+        return Err(Aside::Refuse(Refusal::Denied));
+    }
+    // Arguments are only looked at behind the server's own arity check.
+    if let Lookup::Known(id) = lookup
+        && !table.spec(id).arity_fits(args.count())
+    {
+        return match facts.authenticated {
+            true => Ok(Open::WrongArity(op)),
+            false => Err(Aside::Refuse(Refusal::WrongArity(id))),
+        };
+    }
+    match (facts.guard, op) {
+        // A new MULTI or WATCH is a new attempt; anything else belongs to the transaction that was lost.
+        (TransactionGuard::Poisoned, Op::Reset | Op::Multi | Op::Watch) => {}
+        (TransactionGuard::Poisoned, _) => return Err(poisoned(op)),
+        (TransactionGuard::WatchBroken, Op::Unwatch) if pinned.is_none() => return Err(Aside::Local(Local::Unwatch)),
+        (TransactionGuard::WatchBroken | TransactionGuard::Intact, _) => {}
+    }
+    match (facts.subscriptions, op) {
+        (SubscriptionView::Two, _) if let Lookup::Known(id) = lookup => {
+            return Err(subscribed_through_hub(table, op, id));
+        }
+        (SubscriptionView::Open, Op::Subscribe) | (SubscriptionView::Three, Op::Subscribe | Op::Unsubscribe)
+            if pinned != Some(PinnedView::Queueing) =>
+        {
+            return Err(Aside::Hub);
+        }
+        _ => {}
+    }
+    if op == Op::Debug && !facts.debug {
+        return Err(Aside::Refuse(Refusal::Debug));
+    }
+    Ok(Open::Command(op))
+}
+
+/// The checks that need no row of the table.
+fn unknown(facts: Facts, denied: bool) -> Result<Open, Aside> {
+    let refusal = match () {
+        () if !facts.authenticated => Refusal::NotAuthenticated,
+        () if denied => Refusal::Denied,
+        () if facts.guard == TransactionGuard::Poisoned => Refusal::Poisoned,
+        () => return Ok(Open::Unknown),
+    };
+    Err(Aside::Refuse(refusal))
+}
+
+/// MULTI was lost: only what ends a transaction is obeyed.
+fn poisoned(op: Op) -> Aside {
+    match op {
+        Op::Exec => Aside::Local(Local::PoisonedExec),
+        Op::Discard => Aside::Local(Local::PoisonedDiscard),
+        _ => Aside::Refuse(Refusal::Poisoned),
+    }
+}
+
+/// RESP2 with subscriptions on a hub: what a server allows then (docs/design/semantics.md 9.1).
+fn subscribed_through_hub(table: &CommandTable, op: Op, id: CommandId) -> Aside {
+    match op {
+        Op::Subscribe | Op::Unsubscribe => Aside::Hub,
+        Op::Reset => Aside::Local(Local::Reset),
+        Op::Plain if table.spec(id).ping => Aside::Local(Local::Pong),
+        _ => Aside::Refuse(Refusal::Subscribed(id)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Routes of a client that is pinned to a connection.
 
+use super::free::{Open, settle};
 use super::{
-    Args, Aside, Effect, Facts, Local, Login, Open, PinnedRoute, PinnedView, Refusal, Relay, local, refused, settle,
+    Args, Aside, Effect, Facts, Local, Login, PinnedRoute, PinnedView, Refusal, Relay, local, refused,
     stream_reads_at_once,
 };
 use crate::command::{CommandTable, Family, Lookup, Op};
