@@ -16,7 +16,9 @@ pub(super) use crate::upstream::NOT_EXECUTED;
 
 pub(super) const SYNTAX: &[u8] = b"ERR syntax error";
 pub(super) const PROXY_OFF: &[u8] = b"ERR PROXY is switched off (client.proxy_commands = false)";
+/// To whoever wants to see something.
 pub(super) const PROXY_UNASKED: &[u8] = b"ERR the upstream cannot be asked now whether this user may do that: until it answers, PROXY can be read from this machine only (loopback or unix socket)";
+/// To whoever wants to change something.
 pub(super) const PROXY_UNKNOWN: &[u8] = b"ERR the upstream cannot be asked now who you are: until it answers, a new client cannot change anything with PROXY; use the admin port or signals";
 pub(super) const NOTICES_NEED_RESP3: &[u8] = b"ERR CLIENT MAINT_NOTIFICATIONS needs RESP3: send HELLO 3 first";
 pub(super) const NO_ENDPOINT: &[u8] =
@@ -30,17 +32,21 @@ pub(super) const NO_PROTOCOL: &[u8] = b"NOPROTO unsupported protocol version";
 pub(super) const CACHING_WITHOUT_TRACKING: &[u8] =
     b"ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled";
 pub(super) const EXEC_ABORT: &[u8] = b"EXECABORT Transaction discarded because of previous errors.";
+/// In place of a number that might not be true (rule W3).
 pub(super) const WAIT_UNSOUND: &[u8] =
     b"ERR WAIT is not available: the proxy's own user may use neither ROLE nor SPUBLISH, and this user may not use SPUBLISH";
 pub(super) const TIMEOUT_NO_INTEGER: &[u8] = b"ERR timeout is not an integer or out of range";
 pub(super) const TIMEOUT_NEGATIVE: &[u8] = b"ERR timeout is negative";
 pub(super) const TIMEOUT_OUT_OF_RANGE: &[u8] = b"ERR timeout is out of range";
+/// The server was demoted; the client is closed behind it, as on a server (docs/design/semantics.md 7.1).
 pub(super) const FORCED_UNBLOCK: &[u8] =
     b"UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)";
+/// A second hub for one client would lose the order between its subscriptions (rule P3).
 pub(super) const SUBSCRIBED_AS_ANOTHER: &[u8] =
     b"ERR this connection has subscriptions as another user, unsubscribe first";
 pub(super) const WRONG_PASSWORD: &[u8] = b"WRONGPASS invalid username-password pair or user is disabled.";
 pub(super) const NO_PASSWORD_SET: &[u8] = b"ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?";
+/// Only where respmux judges logins itself; elsewhere the server says it in its own words.
 pub(super) const HELLO_NOAUTH: &[u8] = b"NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time";
 pub(super) const LOGIN_WHILE_PINNED: &[u8] =
     b"ERR another user cannot log in on this connection now: end its transaction, WATCH or subscription first";
@@ -49,7 +55,9 @@ const NOAUTH: &str = "NOAUTH Authentication required.";
 /// the transaction that it was meant for.
 const POISONED: &[u8] =
     b"ERR no transaction connection available, try again (MULTI was not started; send DISCARD first)";
+/// The server's default text, for DEBUG of a client that is on another machine (rule A9).
 const DEBUG: &str = "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
+/// The server's default text (rule A9).
 const MODULE: &str = "ERR MODULE command not allowed. If the enable-module-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.";
 /// How much of an unknown command's name, and of its arguments, servers repeat.
 const ECHOED: usize = 128;
@@ -59,6 +67,7 @@ pub(super) fn refusal(table: &CommandTable, request: &Request, refusal: Refusal,
     match refusal {
         Refusal::NotAuthenticated => not_authenticated(table, request, login_first),
         Refusal::Denied => denied(table, request, Flavour::default(), b"default"),
+        // Only a client without a login gets here. Valkey 9 looks at that first (rule A5).
         Refusal::WrongArity(id) if login_first => {
             debug_assert!(!table.spec(id).arity_fits(request.count()));
             NOAUTH.into()
@@ -204,6 +213,7 @@ fn unknown_command(request: &Request) -> Vec<u8> {
         if arguments.len() >= ECHOED {
             break;
         }
+        // The bound is for all arguments together, and the last one is cut at it.
         let room = ECHOED - arguments.len();
         let argument = cut_at_nul(argument);
         arguments.push(b'\'');

@@ -44,6 +44,7 @@ impl Shared {
     /// Stops starting requests of clients. `quiet` fires once nothing is in flight; it is dropped if the pause ends
     /// first.
     pub(crate) fn pause(self: &Rc<Self>, quiet: oneshot::Sender<()>) {
+        // A drain waits for clients to finish; a pause would keep them from it.
         if self.draining() {
             return;
         }
@@ -70,6 +71,7 @@ impl Shared {
             clients += usize::from(record.outbox.pending() > 0 || record.activity.is_under_way());
         });
         let owed: usize = self.upstream.nodes().iter().map(|node| node.in_flight()).sum();
+        // Clients that wait for an answer have a slot as well: both together would count them twice.
         if clients == 0 { owed } else { clients }
     }
 

@@ -26,8 +26,11 @@ impl Args for Scanned<'_> {
 /// A whole request in canonical encoding, with its arguments.
 #[derive(Clone)]
 pub(super) struct Request {
+    /// As it goes upstream: well-formed multibulk, however it came (rule F1).
     raw: BytesMut,
+    /// Where the arguments begin and end in `raw`.
     ranges: Vec<(usize, usize)>,
+    /// What the command table said when the request was routed.
     lookup: Lookup,
 }
 
@@ -40,6 +43,8 @@ impl Request {
         }
         let mut raw = BytesMut::new();
         encode::request(&mut raw, scanned.scanner, scanned.buf);
+        // Scanned once more, since the arguments lie elsewhere in the canonical form. The limits are the widest: it has
+        // passed the client's own.
         let mut scanner = RequestScanner::new();
         let limits = RequestLimits { max_bulk: u64::MAX, max_args: u64::from(u32::MAX), authenticated: true };
         let scan = scanner.scan(&raw, &mut None, &limits);
@@ -92,6 +97,7 @@ impl Args for Request {
 }
 
 /// Where each argument lies in the scanned bytes.
+/// Places, not slices: a request is moved and its bytes are given away.
 fn offsets(scanned: &Scanned<'_>) -> Vec<(usize, usize)> {
     let base = scanned.buf.as_ptr() as usize;
     let place = |i: usize| {

@@ -89,12 +89,15 @@ impl Client {
     /// is held back in a lane, in front of others.
     pub(super) async fn client_pause(&mut self, request: &Request) -> Result<(), Closed> {
         let peers = self.shared.peers.clone();
+        // What is no pause that a server would accept is asked like any other command, and nobody has to be ready for
+        // it.
         let change = pause_change(&request.args_from(1).collect::<Vec<_>>());
         if let Some(PauseChange::Begun(extent, _)) = change {
             // Asked first: otherwise anybody could make all clients wait for a command that is refused.
             if !self.may_pause().await? {
                 return Ok(());
             }
+            // All workers, this one included: each answers when its lanes owe nothing that is older, or after `SETTLE`.
             peers.quiesce(Some(extent)).await;
         }
         let key = self.record.session.borrow().key.clone();
@@ -102,6 +105,7 @@ impl Client {
         match change {
             // All workers learn the truth of it, in either case: who braces and hears nothing lets go by itself.
             Some(change) if is_ok(&answer) => peers.on_server_pause(change).await,
+            // Refused, so what was held back for it goes on.
             Some(_) => peers.quiesce(None).await,
             None => {}
         }
@@ -162,6 +166,8 @@ impl Client {
 
     /// The server has accepted a CLIENT PAUSE or UNPAUSE of this client, on the connection that it holds.
     pub(super) fn on_pause_accepted(&self, change: PauseChange) {
+        // On this worker in the same step: the client's next request may follow at once. The others learn it by
+        // message.
         self.node().on_server_pause(change);
         let peers = self.shared.peers.clone();
         spawn_local(async move { peers.on_server_pause(change).await });
@@ -172,6 +178,7 @@ impl Shared {
     /// A pause is about to be sent, or was refused. Answers when nothing that it would hold is on a lane.
     pub(super) fn quiesce(&self, extent: Option<Extent>, ready: oneshot::Sender<()>) {
         self.node().quiesce_for_pause(extent);
+        // Nothing to wait for: whoever was held back for it has been let go in the line above.
         if extent.is_none() {
             let _ = ready.send(());
             return;

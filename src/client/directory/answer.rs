@@ -40,6 +40,7 @@ pub(crate) fn answer(shared: &Shared, question: PeerQuery) {
             let _ = reply.send(());
         }
         PeerQuery::Kill(ids, reply) => {
+            // Ids of other workers' clients are among them: every worker is asked for all.
             let here: Vec<_> = ids.iter().filter_map(|id| shared.clients.find(*id)).collect();
             for record in &here {
                 record.outbox.close(CloseReason::Killed);
@@ -48,10 +49,13 @@ pub(crate) fn answer(shared: &Shared, question: PeerQuery) {
         }
         PeerQuery::Quiesce(extent, ready) => shared.quiesce(extent, ready),
         PeerQuery::ServerPause(change, done) => {
+            // In this step, before the answer: when all have answered, no worker begins what the server holds back.
             shared.node().on_server_pause(change);
             let _ = done.send(());
         }
         PeerQuery::Unblock(id, how, reply) => {
+            // Elsewhere the sender is dropped, and that is the answer. The task is one of its own because the end of a
+            // wait may take its time, and other questions must not stand behind it.
             if let Some(record) = shared.clients.find(id) {
                 let node = Rc::clone(&shared.node());
                 spawn_local(async move { reply.send(unblock(&node, &record, how).await) });
@@ -67,6 +71,7 @@ async fn unblock(node: &Node, record: &ClientRecord, how: UnblockWith) -> Unbloc
     if let Some(wait) = wait {
         let (answer, left) = oneshot::channel();
         wait.ask_to_leave(how == UnblockWith::Error, answer);
+        // 1 only if it has left without an element; an element that was faster makes it 0 (rule B9).
         return Unblocked::Reply(if left.await == Ok(true) { b":1\r\n" } else { b":0\r\n" }.to_vec());
     }
     let Some(blocked_on) = record.activity.blocked_on() else { return Unblocked::Reply(b":0\r\n".to_vec()) };

@@ -72,6 +72,7 @@ impl Client {
             self.pass_on(answer);
             return Ok(());
         };
+        // Filters may have left the server no line to copy the format from.
         let template = match real.lines().next() {
             Some(line) => line.to_owned(),
             None => self.template().await?,
@@ -86,10 +87,12 @@ impl Client {
         }
         let shared = Rc::clone(&self.shared);
         let mut lines = shared.peers.lines().await;
+        // The caller's own line also shows the request that lists: its bytes are here, and in no record.
         for own in lines.iter_mut().filter(|line| Some(line.id) == me) {
             own.arguments = request.arguments().into();
             own.request = request.raw().len();
         }
+        // Without filters the server has shown all of its lines already, those of respmux' connections among them.
         let links = self.links(&lines, (request.count() == 2).then_some(&real)).await;
         for line in &lines {
             let line = self.text_of_line(&template, &links, line);
@@ -165,6 +168,7 @@ impl Client {
         // Rendered with every field of every version, so that any option finds what it looks for.
         let of_line = |line: &ClientLine| filter.matches(&self.text_of_line(ALL_FIELDS, &links, line), Some(me));
         let mut targets: Vec<u64> = lines.iter().filter(|line| of_line(line)).map(|line| line.id).collect();
+        // Counted before anybody is closed: a client that leaves by itself meanwhile was there when it was asked for.
         let killed = targets.len() as u64 + self.kill_real(&filter).await;
         // Its own connection is closed behind the reply.
         // As on a server: who kills itself gets the reply first.
@@ -196,10 +200,15 @@ impl Client {
         if request.count() == 3 {
             words.extend([b"ID".as_slice(), NOBODY.as_bytes()]);
         } else if !dangling {
+            // The client's own options, so that the server finds their errors; the address at the end lets them hit
+            // nobody.
             words.extend(request.args_from(2).chain(NOWHERE)); // the last address counts
+        // The last option lacks its value and would take ADDR for it: the address goes in front.
         } else if !has_address {
             words.extend(NOWHERE.into_iter().chain(request.args_from(2)));
         } else {
+            // An address of the client's own would count instead. Its options are left out, but for the one without a
+            // value.
             words.extend([b"ID".as_slice(), NOBODY.as_bytes(), last]);
         }
         let mut probe = BytesMut::new();
@@ -226,6 +235,7 @@ impl Client {
         for line in text.lines().filter(|line| !self.is_ours(line) && filter.matches(line, None)) {
             let Some(id) = field(line, "id") else { continue };
             let reply = control.ask(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()]).await;
+            // Only what the server has closed: the client may have left since it was listed.
             killed += u64::from(reply.is_ok_and(|reply| reply == b":1\r\n"));
         }
         killed
@@ -245,6 +255,8 @@ impl Client {
         let spares = self.node().control.known_flavour().await.unblock_spares_paused();
         let Some(id) = id.filter(|_| known.is_some() || !(is_ours || spares)) else {
             let key = self.record.session.borrow().key.clone();
+            // The server answers by itself: to what is no id, for one of respmux' connections in the form that hits
+            // nobody, and where it does not crash of an UNBLOCK during a pause.
             let asked = if is_ours { &probe[..] } else { request.raw() };
             let answer = self.confirm_bytes_on(&key, request.id(), asked).await?;
             self.pass_on(answer);
@@ -261,6 +273,7 @@ impl Client {
         };
         match unblocked {
             Some(Unblocked::Reply(reply)) => self.reply(&reply),
+            // No worker has such a client: to a server that is one which is not blocked.
             None => self.reply(b":0\r\n"),
             Some(Unblocked::NotExecuted) => self.reply_error(error_reply::NOT_EXECUTED),
             Some(Unblocked::Unknown) => return Err(Closed(CloseReason::UpstreamLost)),
@@ -284,6 +297,7 @@ impl Client {
         }
     }
 
+    /// As servers answer CLIENT LIST and INFO: verbatim in RESP3, a bulk string in RESP2.
     fn reply_verbatim(&self, text: &[u8]) {
         let mut frame = BytesMut::with_capacity(text.len() + 32);
         encode::verbatim_txt(&mut frame, text, self.resp().number());

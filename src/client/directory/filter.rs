@@ -8,7 +8,9 @@ use crate::resp::Value;
 /// everything.
 #[derive(Debug, Default)]
 pub(in crate::client) struct Filter {
+    /// All of them must hold.
     conditions: Vec<Condition>,
+    /// The caller is not meant, whatever else fits.
     skip_me: bool,
 }
 
@@ -78,6 +80,7 @@ impl Filter {
             let mut values: Vec<String> =
                 words.next().map(|value| String::from_utf8_lossy(value).into_owned()).into_iter().collect();
             if *field == Field::Is("id") {
+                // Several ids may follow. No option is a number, so the first word that is none ends them.
                 while let Some(id) = words.next_if(|word| word.iter().all(u8::is_ascii_digit)) {
                     values.push(String::from_utf8_lossy(id).into_owned());
                 }
@@ -109,6 +112,7 @@ impl Condition {
                 number(least)
                     .is_some_and(|least| field(line, name).and_then(number).is_some_and(|found| found >= least))
             }),
+            // In any order, as flags are a set.
             Field::Holds(name) => {
                 let found = field(line, name).unwrap_or_default();
                 self.values.iter().all(|value| value.chars().all(|one| found.contains(one)))

@@ -34,6 +34,8 @@ pub(in crate::client) fn render(table: &CommandTable, template: &str, own: Optio
     text
 }
 
+/// One field: from the client; from the line of its connection, for what only the server knows of that; or as the
+/// template has it, for a field that this version of respmux does not know.
 fn value(table: &CommandTable, name: &str, old: &str, own: Option<&str>, line: &ClientLine) -> String {
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let held = |idle: &str| own.and_then(|own| field(own, name)).unwrap_or(idle).to_owned();
@@ -97,6 +99,7 @@ fn has_transaction(own: &str) -> bool {
     marked || field(own, "watch").is_some_and(|watch| watch != "0")
 }
 
+/// The marks that are known here, and those that the client's commands have left on the connection that it holds.
 fn flags(own: Option<&str>, line: &ClientLine) -> String {
     let own = own.and_then(|own| field(own, "flags")).unwrap_or_default();
     let on_connection = |mark: char| own.contains(mark) && !OF_THE_LINK.contains(mark);

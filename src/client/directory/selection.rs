@@ -45,13 +45,16 @@ enum PinnedFilter {
 /// A choice of clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selection {
+    /// With any of them only these are looked up, and no table is walked.
     ids: Vec<u64>,
     user: Option<Vec<u8>>,
     name: Option<Vec<u8>>,
     addr: Option<Vec<u8>>,
     laddr: Option<Vec<u8>>,
+    /// A word of `STATES`.
     state: Option<&'static str>,
     pinned: Option<PinnedFilter>,
+    /// Without one it is the order of the ids, in which the clients came.
     order: Option<SortBy>,
     limit: Option<usize>,
 }
@@ -74,10 +77,12 @@ impl Selection {
         let mut at = 2;
         while at < request.count() {
             let (name, value) = (request.nth(at), request.nth(at + 1));
+            // Every option has a value.
             if at + 1 == request.count() {
                 return Err(error_reply::SYNTAX.to_vec());
             }
             if token_is(name, "ID") {
+                // As many as there are: the word behind them is the next option.
                 let ids: Vec<u64> = request.args_from(at + 1).map_while(number).collect();
                 if ids.is_empty() {
                     return Err(b"ERR Invalid client ID".to_vec());
@@ -92,6 +97,7 @@ impl Selection {
         Ok(selection)
     }
 
+    /// One option other than ID. Given twice, its last value counts.
     fn set(&mut self, name: &[u8], value: &[u8]) -> Result<(), Vec<u8>> {
         let refuse = |text: &str| Err(text.as_bytes().to_vec());
         if token_is(name, "USER") {
@@ -148,6 +154,7 @@ impl Selection {
         chosen.iter().map(|record| record.line(now)).collect()
     }
 
+    /// Whether all that was asked for is so. Looked at in the record, without its line.
     fn fits(&self, record: &ClientRecord) -> bool {
         let session = record.session.borrow();
         self.user.as_ref().is_none_or(|user| user == session.key.identity.name())
@@ -161,6 +168,7 @@ impl Selection {
     /// Puts the lines of several workers together.
     pub(in crate::client) fn merge(&self, mut lines: Vec<ClientLine>) -> Vec<ClientLine> {
         match self.order {
+            // Equal ones stand in the order of their ids, so that two looks at the same clients show the same list.
             Some(order) => lines.sort_by_key(|line| (std::cmp::Reverse(order.of_line(line)), line.id)),
             None => lines.sort_by_key(|line| line.id),
         }
@@ -180,6 +188,7 @@ impl PinnedFilter {
 }
 
 impl SortBy {
+    /// Before there are lines: each worker chooses its own first few by it.
     fn of_record(self, record: &ClientRecord, now: u64) -> u64 {
         let (received, sent) = (record.received.get(), record.outbox.total_sent());
         match self {
@@ -193,6 +202,7 @@ impl SortBy {
         }
     }
 
+    /// What lines of all workers are put together by; the same as in the record, but for the units.
     fn of_line(self, line: &ClientLine) -> u64 {
         match self {
             Self::Traffic => line.received + line.sent,

@@ -31,6 +31,7 @@ impl ClientTable {
         self.clients.borrow().values().for_each(act);
     }
 
+    /// A copy, so that clients may come and go while it is looked through.
     pub(in crate::client) fn all(&self) -> Vec<Rc<ClientRecord>> {
         self.clients.borrow().values().cloned().collect()
     }

@@ -24,6 +24,7 @@ impl Client {
         if !departure.is_to_be_told(now) || !self.wants_announcement() {
             return false;
         }
+        // A mark is half a transaction: the client is told when it has ended it.
         if self.record.session.borrow().guard != TransactionGuard::Intact {
             return false;
         }
@@ -31,12 +32,14 @@ impl Client {
         if self.outbox().pending() > 0 {
             return true;
         }
+        // The number is the drain's, so that a client that hears of it on several connections acts once.
         let seq = self.shared.schedule.get().map_or_else(|| sequence(&self.rt().config()), |schedule| schedule.seq());
         self.push_moving(seq, departure.seconds_left(now));
         self.record.departure.set(Some(departure.announced()));
         false
     }
 
+    /// Pushes exist in RESP3 only, and a client that subscribes cannot move without a loss (rule O2).
     fn wants_announcement(&self) -> bool {
         let session = self.record.session.borrow();
         session.notices != MaintNotifications::Off && session.key.resp == Resp::Three && !self.record.subscribes()

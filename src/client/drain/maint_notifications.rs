@@ -22,9 +22,12 @@ impl Client {
             Ok(wanted) => wanted,
             Err(line) => return self.reply_error(&line),
         };
+        // Refused at once: it could never be told, and would count on it.
         if wanted != MaintNotifications::Off && self.resp() != Resp::Three {
             return self.reply_error(error_reply::NOTICES_NEED_RESP3);
         }
+        // Without an address to name, these clients are told so now. A push without one is fatal to some of them (rule
+        // O2).
         if wanted == MaintNotifications::Address && self.rt().config().drain.endpoint.is_none() {
             return self.reply_error(error_reply::NO_ENDPOINT);
         }

@@ -14,6 +14,7 @@ impl Shared {
         if self.draining() {
             return;
         }
+        // A drain ends PROXY PAUSE: what is held back could never be finished.
         self.upstream.set_paused(false);
         let mut clients = self.clients.all();
         // Not in the order in which they came: clients of one application connect together, and are not to leave together.
@@ -28,6 +29,7 @@ impl Shared {
         for (place, record) in clients.iter().enumerate() {
             let departure = schedule.departure_of(place as u64);
             record.departure.set(Some(match record.departure.get() {
+                // A client that is on its way out for its age keeps what it was promised.
                 Some(before) => departure.after(before),
                 None => departure,
             }));

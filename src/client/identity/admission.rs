@@ -35,6 +35,7 @@ impl Client {
     pub(in crate::client) fn on_login_requirement(&mut self, login_requirement: LoginRequirement) {
         match login_requirement {
             LoginRequirement::Implicit => self.on_admitted(),
+            // Less may wait for it, for as long as it has shown no password.
             LoginRequirement::Unauthenticated => {
                 self.admission = Admission::Unauthenticated;
                 self.node().limit_output(self.outbox(), OutputClass::Login);
@@ -49,12 +50,14 @@ impl Client {
         }
         self.admission = Admission::Admitted;
         self.strikes = 0;
+        // The clock of `auth.timeout` stops; a RESET starts it again.
         self.record.locked_at.set(0);
     }
 
     /// The client is as if it had just connected, but for the time that it has had already.
     pub(in crate::client) fn on_unasked(&mut self) {
         self.admission = Admission::Unasked;
+        // Otherwise a client could stay for ever by sending RESET again and again.
         if self.record.locked_at.get() == 0 {
             self.record.locked_at.set(self.rt().now().max(1));
         }

@@ -13,6 +13,7 @@ pub(in crate::client) struct Hello {
     /// Absent: the protocol stays.
     pub version: Option<Vec<u8>>,
     pub auth: Option<(Vec<u8>, Vec<u8>)>,
+    /// What SETNAME gives; who calls this judges it.
     pub name: Option<Vec<u8>>,
 }
 
@@ -43,6 +44,7 @@ impl Hello {
 
 /// Replaces the value of `id` in a HELLO reply: the upstream's id is the lane's.
 pub(in crate::client) fn patch_id(frame: &[u8], id: u64) -> Vec<u8> {
+    // Keys and values in turn, in RESP2's list and in RESP3's map alike. What cannot be read so is passed on as it is.
     let Some(ranges) = element_ranges(frame) else { return frame.to_vec() };
     let name = ranges.iter().position(|range| frame[range.clone()].ends_with(b"\r\nid\r\n"));
     let Some(value) = name.and_then(|at| ranges.get(at + 1)) else { return frame.to_vec() };

@@ -30,6 +30,7 @@ impl Client {
         if self.rt().rules().users.is_some() {
             return self.auth_here(request.count(), &credentials).await;
         }
+        // The client's own words, right or wrong: how AUTH is judged is the server's matter (rule A1).
         match self.prove(&credentials.user, request.raw()).await? {
             Ok(reply) => {
                 if reply == b"+OK\r\n" {
@@ -46,6 +47,7 @@ impl Client {
     /// nothing).
     pub(in crate::client) fn on_login(&mut self, credentials: Credentials) {
         let identity = Identity::user(&credentials.user);
+        // The keyring first: the lane that the next request opens logs in with what is there (rule A7).
         self.rt().keyring.on_verified(&identity, credentials);
         self.become_user(identity);
     }
@@ -55,6 +57,7 @@ impl Client {
         let key = RouteKey { identity, ..self.record.session.borrow().key.clone() };
         // Admitted before it is somebody: the limit of a client without a login ends first.
         self.on_admitted();
+        // What the operator forbids differs by user. Routing reads it from the session, so it moves with the identity.
         self.record.session.borrow_mut().policy = self.rt().rules().policies.of(&key.identity);
         self.adopt(key);
     }
@@ -65,6 +68,8 @@ impl Client {
         if self.rt().rules().users.is_some() {
             return self.hello_here(request, &hello).await;
         }
+        // The name is judged before anything is sent. Whether a server would log in by then depends on its version
+        // (rule A6).
         if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
             return self.hello_with_bad_name(&hello, bad).await;
         }
@@ -73,6 +78,7 @@ impl Client {
             Ok(reply) => reply,
             Err(unseen) => return self.refuse_unseen(unseen),
         };
+        // A HELLO that failed has changed nothing: not the protocol, not the name, not the user (rule A2).
         if reply.starts_with(b"-") {
             self.reply(&reply);
             return Ok(());
@@ -152,6 +158,7 @@ impl Client {
     }
 
     /// The options, or the answer that a server gives to bad ones.
+    /// The version is judged before the options, in the order in which servers do it (rule A6).
     pub(in crate::client) fn checked_hello(&self, request: &Request) -> Option<Hello> {
         if request.count() > 1 {
             let error = match strict_integer(request.nth(1)) {
@@ -189,6 +196,7 @@ impl Client {
         if let Some(hub) = self.outbox().hub() {
             hub.speaks(self.outbox().key(), self.resp());
         }
+        // A lane speaks one protocol (rule L1): the next request finds another.
         self.lane = None;
     }
 
@@ -207,12 +215,14 @@ impl Client {
             self.outbox().set_no_evict(false); // earlier ones forget to
         }
         self.lane = None;
+        // Admitted as a client that has just come: the default user may have got a password since (rule A4).
         self.on_unasked();
         self.reply(b"+RESET\r\n");
         Ok(())
     }
 }
 
+/// HELLO without a version keeps the protocol (rule A6). Any version but 2 and 3 was refused before.
 fn wanted(hello: &Hello, now: Resp) -> Resp {
     match hello.version.as_deref() {
         Some(b"3") => Resp::Three,

@@ -40,8 +40,10 @@ impl Client {
                 self.on_judged(user, &reply);
                 Ok(reply)
             }
+            // Its turn had come, and by then too many others had failed: it was not sent.
             Ok(None) => Err(self.throttled(self.rt().config().auth.failures.window)),
             Err(_) => {
+                // No failure of the client's: nobody has looked at the password.
                 node.rt.shard.logins[LoginResult::Unavailable].inc();
                 Err(Throttled(error_reply::NOT_EXECUTED.to_vec()))
             }
@@ -69,6 +71,7 @@ impl Client {
         let success = !reply.starts_with(b"-");
         let result = if success { LoginResult::Ok } else { LoginResult::Failed };
         self.rt().shard.logins[result].inc();
+        // -NOPERM, -BUSY and the like say nothing of the password.
         if success || reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-ERR invalid password") {
             self.rt().throttle.on_result(self.source(), user, success, crate::base::now());
         }
@@ -86,6 +89,7 @@ impl Client {
             Login::Auth => Some(auth_credentials(&request).user),
             Login::Hello => Hello::parse(&request).ok().and_then(|hello| hello.auth).map(|(user, _)| user),
         };
+        // Where respmux judges logins itself, nothing of them is sent (rule A1).
         if let (Some(_), Some(_)) = (&user, &self.rt().rules().users) {
             return self.login_here_while_pinned(&request, login).await;
         }
@@ -101,6 +105,7 @@ impl Client {
 
     /// AUTH, judged by respmux.
     pub(in crate::client) async fn auth_here(&mut self, words: usize, credentials: &Credentials) -> Result<(), Closed> {
+        // AUTH with a password alone, where the default user needs none: servers have a text for that.
         if words == 2 && self.rt().rules().users.as_ref().is_some_and(Users::default_is_open) {
             self.reply_error(error_reply::NO_PASSWORD_SET);
             return Ok(());
@@ -114,6 +119,7 @@ impl Client {
 
     /// HELLO with AUTH, judged by respmux.
     pub(in crate::client) async fn hello_here(&mut self, request: &Request, hello: &Hello) -> Result<(), Closed> {
+        // Before the password: a HELLO with a bad name has not logged in, as on later servers (rule A6).
         if let Some(bad) = hello.name.as_deref().and_then(|name| check_name(name).err()) {
             self.reply_error(bad.as_bytes());
             return Ok(());
@@ -137,6 +143,8 @@ impl Client {
             Login::Hello => Hello::parse(request).ok().and_then(|hello| hello.auth).unwrap_or_default(),
         };
         if self.judged_right(&user, &password).await? {
+            // The connection stays that of the user for whom it was lent. AUTH as the same one changes nothing, and may
+            // succeed.
             let same = self.record.session.borrow().key.identity == Identity::user(&user);
             if same && login == Login::Auth {
                 self.reply_ok();
@@ -177,6 +185,7 @@ impl Client {
         Ok(())
     }
 
+    /// Counted by itself: it was neither right nor wrong.
     fn throttled(&self, left: Duration) -> Throttled {
         self.rt().shard.logins[LoginResult::Throttled].inc();
         Throttled(error_reply::throttled(left))

@@ -423,6 +423,7 @@ impl Pinned {
             }
             return;
         }
+        // Replies are still owed, and the next user would get them: the connection is reset (rule M4).
         if !self.expect.is_empty() {
             self.becomes(Aftermath::Unproved);
         }

@@ -69,6 +69,7 @@ impl Pinned {
             Payload::Wait(_) => ReplyMask::of(b":"),
             _ => self.node.rt.table.spec(expect.id).replies.either(),
         };
+        // +QUEUED, whatever the command's own reply would be.
         own.allows(byte) || (byte == b'+' && self.transaction.queueing())
     }
 
@@ -105,12 +106,14 @@ impl Pinned {
             | Payload::Auth(_)
             | Payload::Hello(_) => true,
         });
+        // A push is a message or a notification, and only its content says which.
         kind == b'>'
             || head_changes
             || self.may_be_pubsub(kind)
             || (self.stuck.has_any(Sticky::MONITOR) && kind == b'+')
     }
 
+    /// In RESP2 messages and confirmations look like any other array.
     fn may_be_pubsub(&self, kind: u8) -> bool {
         kind == b'*' && self.key_resp() == Resp::Two && (self.subscriptions.any() || self.confirmations > 0)
     }
@@ -131,6 +134,7 @@ impl Pinned {
             return Ok(());
         }
         if !self.fits(kind.byte()) {
+            // Nobody has asked: a reply without a slot (rule I5).
             let reason = if self.expect.is_empty() { AnomalyReason::NoSlot } else { AnomalyReason::WrongType };
             return Err(self.distrust(reason));
         }
@@ -146,6 +150,7 @@ impl Pinned {
             client.outbox().on_reply_part(&self.node.rt.buffers, true);
         }
         if own {
+            // Behind the reply: now the client's own message may come (rule P7).
             client.outbox().on_own_publish(&self.node.rt.buffers, true);
         }
         Ok(())
@@ -178,6 +183,7 @@ impl Pinned {
         if self.confirmations == 0 {
             return; // sent by the server itself: a revoked channel, a moved slot
         }
+        // The last one takes the request out of `expect`, where it has stood for all of them.
         self.confirmations -= 1;
         if self.confirmations == 0
             && let Some(expect) = self.expect.pop_front()
@@ -221,6 +227,7 @@ impl Pinned {
             self.confirmations = 0; // refused: one error for all channels
         }
         match &expect.payload {
+            // A login on this connection counts for the throttle like any other.
             Payload::Auth(credentials) => client.on_judged(&credentials.user, frame),
             Payload::Hello(Hello { auth: Some((user, _)), .. }) => client.on_judged(user, frame),
             _ => {}
@@ -228,6 +235,7 @@ impl Pinned {
         // The state first, the reply behind it: the client may act on the reply at once.
         self.on_state(client, &expect, reply, was_queueing);
         match expect.payload {
+            // Only queued so far: obeyed when EXEC tells that it was executed.
             Payload::Effect(effect, text) if was_queueing && reply != ReplyShape::Error => {
                 self.queued.push(Queued { index, effect, text });
                 forward(client, expect.suppressed, frame);
@@ -273,10 +281,12 @@ impl Pinned {
     /// What the reply changes in the connection and in the client's virtual state.
     fn on_state(&mut self, client: &Client, expect: &Expect, reply: ReplyShape, was_queueing: bool) {
         match (expect.relay, reply) {
+            // A new transaction knows nothing of the one before it.
             (Relay::Multi, ReplyShape::Ok) if !was_queueing => {
                 self.queued.clear();
                 self.refused = false;
             }
+            // EXEC ends it whatever the reply, DISCARD only with +OK (rule M3).
             (Relay::Exec, _) | (Relay::Discard, ReplyShape::Ok) if was_queueing => {
                 self.refused = false;
                 client.record.session.borrow_mut().guard = TransactionGuard::Intact;
@@ -293,6 +303,7 @@ impl Pinned {
             }
             (Relay::Tracking, ReplyShape::Ok) => {
                 if let Payload::Tracking(on) = expect.payload {
+                    // Inside MULTI it is only queued. Whatever its word, tracking is taken to be on.
                     self.stuck.set(Sticky::TRACKING, on || was_queueing);
                 }
             }
@@ -321,6 +332,7 @@ impl Pinned {
         if !frame.starts_with(b"-") {
             self.out.extend_from_slice(&wait);
             let at = self.node.rt.now();
+            // In front, where the write has stood: this is the reply that the client is owed.
             self.expect.push_front(Expect {
                 relay: Relay::Blocking,
                 payload: Payload::None,
@@ -348,12 +360,14 @@ impl Pinned {
     /// (docs/design/semantics.md 5.4).
     fn apply_queued(&mut self, client: &Client, frame: &[u8]) -> Vec<u8> {
         let queued = std::mem::take(&mut self.queued);
+        // No array: nothing was executed, so nothing is obeyed.
         let Some(ranges) = element_ranges(frame) else { return frame.to_vec() };
         let mut patched = Vec::with_capacity(frame.len() + 32);
         let mut copied = 0;
         for entry in &queued {
             let Some(range) = ranges.get(entry.index as usize) else { continue };
             let element = &frame[range.clone()];
+            // This one failed inside the transaction: its effect did not come about.
             if element.starts_with(b"-") || element.starts_with(b"!") {
                 continue;
             }

@@ -75,6 +75,7 @@ impl Client {
                 Consent::No => Access::Refused,
                 Consent::Unknown => self.without_upstream(verb),
             },
+            // No server shows this, or the client may change respmux and so may see all of it.
             _ => Access::Granted,
         }
     }

@@ -47,6 +47,7 @@ impl Client {
     }
 }
 
+/// Values are bare: none has a blank in it.
 fn client_line(table: &CommandTable, line: &ClientLine) -> String {
     let pair = |(name, value): (&str, Value)| match value {
         Value::String(text) => format!("{name}={text}"),

@@ -12,6 +12,7 @@ use crate::router::Args;
 
 /// PROXY CONFIG GET and LIST. `resp` is the client's protocol.
 pub(super) fn answer(settings: &ShownSettings, request: &Request, resp: u8) -> Answered {
+    // CONFIG alone lists, as text that could be a configuration file; GET is for programs.
     if request.count() == 2 || token_is(request.nth(2), "LIST") {
         if request.count() > 3 {
             return Err(error_reply::wrong_arity("proxy|config|list"));

@@ -63,6 +63,7 @@ fn summed<'a>(
     reports: &'a [Report],
     pick: impl Fn(&'a Report) -> &'a [(&'static str, u64)] + Copy,
 ) -> impl Iterator<Item = (&'static str, u64)> {
+    // Every worker lists the same names in the same order.
     let names = reports.first().map_or(&[][..], pick);
     names
         .iter()
@@ -92,6 +93,7 @@ fn clients(lines: &mut Lines, node: &Node, reports: &[Report]) {
         lines.put(&format!("clients_{state}"), count);
         busy += count;
     }
+    // Nobody counts idle clients: they are those that are in no other state.
     lines.put("clients_idle", (clients as u64).saturating_sub(busy));
     for (reason, count) in summed(reports, |report| &report.pinned) {
         lines.put(&format!("pinned_{reason}"), count);
@@ -170,6 +172,7 @@ fn errors(lines: &mut Lines, _: &Node, reports: &[Report]) {
     let codes = reports.first().map_or(&[][..], |report| &report.errors);
     for (position, (origin, code, _)) in codes.iter().enumerate() {
         let count: u64 = reports.iter().map(|report| report.errors[position].2).sum();
+        // As in INFO: only what has occurred.
         if count > 0 {
             let origin = if *origin == Origin::Proxy { "proxy" } else { "upstream" };
             lines.put(&format!("errorstat_{origin}_{code}"), format_args!("count={count}"));

@@ -73,6 +73,7 @@ impl Client {
         let answered = match verb {
             Verb::Own(own) => Ok(ProxyAnswer::Lines(self.proxy_own(own, request))),
             Verb::Shown(shown) => self.proxy_shown(shown, request).await,
+            // It may close this very client, so it sends its answer itself.
             Verb::Kill => return self.proxy_kill(request).await,
             Verb::Main(main) => return self.proxy_main(main, request).await,
         };
@@ -83,6 +84,7 @@ impl Client {
         Ok(())
     }
 
+    /// What tells of nobody but the client itself, and is answered without asking anybody.
     fn proxy_own(&self, own: Own, request: &Request) -> Vec<String> {
         match own {
             Own::Help => HELP.iter().map(|line| (*line).to_owned()).collect(),
@@ -91,6 +93,7 @@ impl Client {
         }
     }
 
+    /// What concerns the whole process: the main thread does it.
     async fn proxy_main(&self, main: Main, request: &Request) -> Result<(), Closed> {
         match main {
             Main::Drain => self.admin_command(AdminCommand::Drain).await,
@@ -101,6 +104,7 @@ impl Client {
         }
     }
 
+    /// What is put together from all workers. None of it comes from the upstream, so it is there in an outage.
     async fn proxy_shown(&self, shown: Shown, request: &Request) -> Answered {
         let peers = &Rc::clone(&self.shared).peers;
         match shown {
@@ -149,6 +153,8 @@ impl Client {
         }
     }
 
+    /// PROXY WHOAMI. The lane is the one that the last command rode; there is none before the first, and behind
+    /// whatever changed the route.
     fn whoami(&self) -> Vec<String> {
         let line = self.record.line(self.rt().now());
         vec![
@@ -165,6 +171,8 @@ impl Client {
         ]
     }
 
+    /// PROXY EXPLAIN: the decision for a client that is pinned to nothing, with this client's user, guard and
+    /// subscriptions. Nothing is carried out.
     fn explained(&self, request: &Request) -> Vec<String> {
         let command = Tail::new(request, 2);
         let second = (command.count() > 1).then(|| command.nth(1));

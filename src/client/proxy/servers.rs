@@ -22,6 +22,7 @@ pub(super) fn pools(reports: &[Report]) -> Vec<String> {
                 kind.waits,
                 kind.timeouts,
             );
+            // Blocked clients may have only a part of the pool.
             if kind.kind == "pool" {
                 let (max, in_use) = (report.blocked_max, report.blocked_in_use);
                 line.push_str(&format!(" blocked_max={max} blocked_in_use={in_use}"));

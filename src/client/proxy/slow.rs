@@ -39,6 +39,7 @@ pub(super) async fn requests(peers: &Peers, request: &Request, resp: u8) -> Answ
         _ => return Err(error_reply::wrong_arity("proxy|slowlog|get")),
     };
     let (_, mut slow) = peers.slow_requests(count).await;
+    // Each worker has sent its newest few: the newest of all are among them.
     slow.sort_by_key(|one| std::cmp::Reverse((one.unix_millis, one.id)));
     slow.truncate(count);
     encode::array_header(&mut frame, slow.len());
@@ -48,6 +49,7 @@ pub(super) async fn requests(peers: &Peers, request: &Request, resp: u8) -> Answ
     Ok(ProxyAnswer::Frame(frame))
 }
 
+/// A map, of which the key is there only where one was kept.
 fn show(frame: &mut BytesMut, slow: &SlowRequest, resp: u8) {
     let micros = |time: std::time::Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -92,6 +94,7 @@ pub(super) async fn hot_keys(peers: &Peers, every: u32, request: &Request) -> An
         3 => number(request.nth(2)).filter(|count| *count > 0).ok_or("ERR count must be a positive number")?,
         _ => return Err(error_reply::wrong_arity("proxy|hotkeys")),
     };
+    // An empty list would say that no key is hot.
     if every == 0 {
         return Err(b"ERR no commands are looked at: hotkeys.sample is 0".to_vec());
     }

@@ -6,6 +6,7 @@ use crate::command::token_is;
 use crate::config::ProxyRight;
 use crate::router::Args;
 
+/// In the form in which servers answer HELP of a container.
 pub(super) const HELP: &[&str] = &[
     "PROXY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "CLIENTS [<option> ...]",
@@ -150,6 +151,7 @@ impl Verb {
         if !(*least..=*most).contains(&request.count()) {
             return Err(error_reply::wrong_arity(&format!("proxy|{}", word.to_ascii_lowercase())));
         }
+        // RESET is a verb of its own because it needs another right than to look.
         let reset = request.count() > 2 && token_is(request.nth(2), "RESET");
         Ok(match verb {
             Self::Shown(Shown::Slowlog) if reset => Self::Shown(Shown::SlowlogReset),
