@@ -151,6 +151,7 @@ impl Upstream {
     #[must_use]
     pub(crate) fn pick(&self, target: Target) -> Rc<Node> {
         let nodes = self.nodes.borrow();
+        // With one server every target is the same, and a request pays one comparison.
         if let [only] = &nodes[..] {
             return Rc::clone(only);
         }
@@ -181,6 +182,7 @@ impl Upstream {
     }
 
     fn with(&self, id: NodeId, event: impl FnOnce(&Rc<Node>)) {
+        // Taken out first: the event may look at the nodes itself.
         let node = self.nodes.borrow().iter().find(|node| node.id() == id).cloned();
         if let Some(node) = node {
             event(&node);

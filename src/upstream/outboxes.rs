@@ -9,7 +9,9 @@ use crate::config;
 
 #[derive(Default)]
 struct OutboxEntry {
+    /// Moved when the client leaves: from then on the slots that it leaves behind point to nobody.
     generation: u32,
+    /// There while the place is taken.
     outbox: Option<Rc<Outbox>>,
 }
 
@@ -22,6 +24,7 @@ pub struct Outboxes {
 #[derive(Default)]
 struct OutboxTable {
     entries: Vec<OutboxEntry>,
+    /// Places of clients that have left. They are taken before the table grows.
     free: Vec<u32>,
 }
 

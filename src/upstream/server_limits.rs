@@ -77,6 +77,7 @@ fn value_of(reply: &[u8], name: &str) -> Option<String> {
 /// From the values of [`ASKED`], in its order.
 fn parsed(texts: &[Option<String>]) -> ServerLimits {
     let text = |at: usize| texts.get(at).and_then(Option::as_deref).unwrap_or_default();
+    // What cannot be read counts as no limit: respmux carries out only what the server has said.
     let number = |at: usize| text(at).parse().unwrap_or(0);
     ServerLimits {
         normal: output_limit(text(2), "normal"),

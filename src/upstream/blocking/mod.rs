@@ -193,6 +193,7 @@ impl WaitGroup {
 
     /// Tells the machine what has happened and carries out what follows.
     fn act<R>(self: &Rc<Self>, node: &Rc<Node>, event: impl FnOnce(&mut queue::Queue<Element>) -> R) -> R {
+        // The machine is let go of before its decisions are carried out: some of them tell it of the next event.
         let (result, actions) = {
             let mut machine = self.machine.borrow_mut();
             let result = event(&mut machine);
@@ -206,6 +207,7 @@ impl WaitGroup {
             poll::keep_running(node);
         } else if machine.is_over() {
             let mut all = node.wait_groups.by_key.borrow_mut();
+            // Another group for the same may have begun since.
             if all.get(&self.key).is_some_and(|group| Rc::ptr_eq(group, self)) {
                 all.remove(&self.key);
             }
@@ -240,6 +242,7 @@ impl WaitGroup {
         }
     }
 
+    /// A waiter is told once: it leaves the table with its end.
     fn tell(&self, node: &Node, waiter: WaiterId, turn: WaitEnd) {
         if let Some(wait) = self.waits.borrow_mut().remove(&waiter) {
             wait.put(node, turn);
@@ -280,6 +283,7 @@ impl WaitGroup {
             let outcome = match node.control.unblock(client).await {
                 Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
                 Ok(reply) if reply == b":0\r\n" => {
+                    // Not blocked any more, so an element is on its way (rule B3).
                     node.rt.shard.group_unblock_races.inc();
                     if let Some(io) = group.links.borrow_mut().get_mut(&source) {
                         io.on_not_blocked(crate::base::now());
@@ -379,6 +383,7 @@ async fn put_back(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Result<(),
             Ok(lane) => match node.own_commands.ask(node, &lane, CommandId::OURS, command).await {
                 Ok(Answer::Reply(reply)) => reply,
                 Ok(Answer::NotExecuted(_)) => continue,
+                // Not tried again: it may have been carried out, and the element would be there twice.
                 Err(_) => return Err("the connection broke".to_owned()),
             },
             Err(_) => match node.rt.pool.lease(node, key).await {

@@ -46,9 +46,11 @@ async fn run(node: Rc<Node>) {
             continue; // nothing is taken for anybody
         }
         let settings = &node.rt.config().blocking;
+        // Before anybody is asked for: a group that gets a place needs no question.
         offer_places(&node);
         let wait_groups = waiting(&node);
         if wait_groups.is_empty() {
+            // In one step with the look that has found nobody: whoever joins after it starts the task anew.
             node.wait_groups.polling.set(false);
             return;
         }
@@ -68,6 +70,8 @@ fn waiting(node: &Node) -> Vec<Rc<WaitGroup>> {
     wait_groups
 }
 
+/// Lets as many groups as there are places wait on a connection, the oldest first. Not those with a key of another
+/// type: such a connection would bring an error that blocked clients do not get.
 fn offer_places(node: &Rc<Node>) {
     let free = node.rt.pool.places_for_blocked();
     if free > 0 {
@@ -82,6 +86,7 @@ fn questions(wait_groups: Vec<Rc<WaitGroup>>) -> Vec<Vec<Rc<WaitGroup>>> {
     let mut groups: crate::base::Map<(RouteKey, PopKind), Vec<Rc<WaitGroup>>> = crate::base::Map::default();
     let mut questions = Vec::new();
     for group in wait_groups {
+        // A key of another type would make the question fail for all of them.
         if group.pop.mergeable().is_some() && !group.difficult.get() {
             groups.entry((group.key.0.clone(), group.pop.kind())).or_default().push(group);
         } else {
@@ -130,6 +135,7 @@ enum Said {
 
 async fn ask(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Said {
     let Ok(lane) = node.lanes.obtain(node, key) else { return Said::Nothing };
+    // A pause may have begun since the round has: the question would wait on the lane, in front of clients.
     if node.is_any_pause() {
         return Said::Nothing;
     }
@@ -150,6 +156,7 @@ async fn ask_merged(node: &Rc<Node>, mut wait_groups: Vec<Rc<WaitGroup>>) -> boo
         let keys: Vec<&[u8]> = wait_groups.iter().filter_map(|group| group.pop.mergeable()).collect();
         let question = first.pop.merged(&keys);
         for group in &wait_groups {
+            // Every one of them may get the element, so one waiter of each must stay until the answer (rule B4).
             group.machine.borrow_mut().poll_began(1);
         }
         let frame = match ask(node, &first.key.0, &question).await {
@@ -178,6 +185,8 @@ async fn ask_merged(node: &Rc<Node>, mut wait_groups: Vec<Rc<WaitGroup>>) -> boo
             }
             return hit;
         };
+        // The server looks at the keys in their order. Those before this one were empty, and only those behind it need
+        // be asked again.
         hit = true;
         end_all(node, &wait_groups[..place], Some(PopReply::Nil));
         end_all(node, &wait_groups[place + 1..], Some(PopReply::Nil));
@@ -214,6 +223,7 @@ async fn ask_one(node: &Rc<Node>, group: &Rc<WaitGroup>) -> bool {
             Said::Reply(frame) => match group.non_blocking_reply(&frame) {
                 Some(PopReply::Error(error, _)) => Some(judge(node, group, error).await),
                 other => {
+                    // Its type fits again: it can share a question and have a connection.
                     group.difficult.set(false);
                     other
                 }
@@ -241,6 +251,7 @@ async fn judge(node: &Rc<Node>, group: &Rc<WaitGroup>, error: Vec<u8>) -> PopRep
         return PopReply::Nil;
     }
     if error.starts_with(b"-READONLY") {
+        // The server was demoted: it tells its own blocked clients so and closes them (docs/design/semantics.md 7.1).
         node.on_refusal(&error);
         return PopReply::Error(DEMOTED.to_vec(), true);
     }

@@ -31,8 +31,11 @@ struct UnblockRequest {
 /// What a blocked client waits for. Its task is woken by everything that happens to it.
 pub struct Wait {
     outbox: Rc<Outbox>,
+    /// The client wants replies, so an element may pass its task by.
     direct: bool,
+    /// Put by the group, taken by the client's task, or by the waiter that is dropped: then an element goes back.
     end: RefCell<Option<WaitEnd>>,
+    /// The first who wants the client unblocked. Answered when it has left, one way or the other.
     asked: RefCell<Option<UnblockRequest>>,
 }
 

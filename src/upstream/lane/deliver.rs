@@ -317,6 +317,7 @@ fn fits(node: &Node, key: &RouteKey, unit_refused: bool, slot: &Slot, byte: u8) 
     slot.legal.allows(byte) || (slot.joined && unit_refused && by_itself(node, key, slot, byte))
 }
 
+/// By what the command replies outside of MULTI.
 #[cold]
 fn by_itself(node: &Node, key: &RouteKey, slot: &Slot, byte: u8) -> bool {
     let replies = node.rt.table.spec(slot.command).replies;
@@ -373,6 +374,8 @@ fn on_piece(node: &Node, lane: &Lane, state: &mut LaneState, piece: &[u8]) -> Re
         }
         _ => {}
     }
+    // What is changed on its way, judged, or handed to a task must be seen whole (rule L10); so must the beginning of a
+    // reply that has not shown its kind.
     let whole_needed =
         kind.is_none() || !matches!(owner, Owner::Forward(_) | Owner::Discard(_) | Owner::Orphan) || strict;
     if !state.streaming && (whole_needed || state.carry.len() + piece.len() < STREAM_FROM) {
@@ -385,6 +388,7 @@ fn on_piece(node: &Node, lane: &Lane, state: &mut LaneState, piece: &[u8]) -> Re
     let carried: Bytes = state.carry.split().freeze();
     let before = state.streamed;
     state.streamed += carried.len() + piece.len();
+    // Once, and while it arrives: others that ask the same now need not wait behind it any more.
     if before <= node.long_replies.threshold() && state.streamed > node.long_replies.threshold() {
         let question = owner.client().and_then(|client| node.rt.outboxes.with(client, |outbox| outbox.only_question()));
         if let Some(question) = question.flatten() {
@@ -426,6 +430,7 @@ fn check_audit(key: &RouteKey, frame: &[u8]) -> Result<(), AnomalyReason> {
     let expected =
         [("db=", db.as_str()), ("sub=", "0"), ("psub=", "0"), ("ssub=", "0"), ("watch=", "0"), ("resp=", resp)];
     for (name, wanted) in expected {
+        // A field that this server does not show says nothing.
         if field(name).is_some_and(|found| found != wanted) {
             return Err(AnomalyReason::UnexpectedReply);
         }

@@ -24,7 +24,9 @@ pub struct RetryBudget(RefCell<RetryWindow>);
 
 #[derive(Default)]
 struct RetryWindow {
+    /// When the newer half has begun.
     since: u64,
+    /// In the older half of the window and in the newer one.
     requests: [u64; 2],
     retries: [u64; 2],
 }
@@ -38,6 +40,7 @@ impl RetryBudget {
     }
 
     /// Takes `count` retries, all or none.
+    /// A client is answered for all of its requests or for none, since its replies must stay in order.
     fn take(&self, count: u64, workers: usize, now: u64) -> bool {
         let mut window = self.0.borrow_mut();
         window.turn(now);
@@ -53,6 +56,8 @@ impl RetryBudget {
 }
 
 impl RetryWindow {
+    /// Moves on to the half that `now` is in. After two steps nothing of the old is left, and the window begins at
+    /// `now`.
     fn turn(&mut self, now: u64) {
         for _ in 0..2 {
             if now.saturating_sub(self.since) < HALF_WINDOW {

@@ -80,6 +80,8 @@ pub(crate) async fn run(lane: Rc<Lane>, node: Rc<Node>) {
         let reason = end.reason(&lane);
         lane.flush_touched(&node);
         permit = Some(link.close(reason).await);
+        // Requests of which nothing was written wait for the next connection. Without any the lane ends, and whoever
+        // comes next opens another.
         if lane.state.borrow().in_flight.is_empty() {
             break;
         }
@@ -127,7 +129,9 @@ async fn open(lane: &Rc<Lane>, node: &Rc<Node>, kept: &mut Option<Permit>) -> Op
     };
     *kept = Some(permit);
     match error {
+        // Nobody has needed the lane any more.
         DialError::Unavailable { .. } => {}
+        // The words are the answer to whoever wanted this database or mode (rule L3).
         DialError::State(text) => {
             lane.life.retire(UpstreamCloseReason::Idle);
             lane.refuse_all(node, &text);
@@ -178,6 +182,7 @@ impl Lane {
     /// The write waits for one more poll, for the reason given at [`Pump`](crate::link::Pump).
     fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<LaneEnd> {
         let writes = self.pump.begin_turn(cx);
+        // First of all: a connection that is given up delivers nothing more.
         match self.life.sentence() {
             None => {}
             Some(Cause::Distrusted(anomaly)) => return Poll::Ready(LaneEnd::Anomaly(anomaly)),
