@@ -139,8 +139,8 @@ impl Client {
         self.reply_ok();
     }
 
-    /// CLIENT SETINFO. Redis before 7.2 has no such subcommand and says so (docs/design/semantics.md 5.2). A server that
-    /// nobody could ask counts as one that has it.
+    /// CLIENT SETINFO. Redis before 7.2 has no such subcommand and says so (docs/design/semantics.md 5.2). A server
+    /// that nobody could ask counts as one that has it.
     async fn set_info(&self, request: &Request) -> Result<(), Closed> {
         let node = self.node();
         let flavour = node.control.known_flavour().await;
