@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, encode, eventually, pause};
 
 const NOT_EXECUTED: &str = "LOADING upstream is not available, command was not executed";
 const UNKNOWN_OUTCOME: &str = "ERR upstream connection lost, the command may have been executed";
@@ -63,9 +63,10 @@ fn every_route_is_answered_while_nobody_is_there() {
 fn the_rest_of_a_refused_transaction_does_not_run_by_itself() {
     let mut redis = RealRedis::prepare(Flavour::Redis70, &[]);
     let proxy = Proxy::start(&redis, &ProxyOptions { start_unready: true, ..quick_to_reconnect() });
-    let (mut client, mut watching) = (proxy.connect(), proxy.connect());
+    let [mut client, mut watching, mut piped] = [(); 3].map(|()| proxy.connect());
     assert_eq!(client.ask("MULTI").as_str(), NOT_EXECUTED);
     assert_eq!(watching.ask("WATCH n").as_str(), NOT_EXECUTED);
+    assert_eq!(piped.ask("WATCH n").as_str(), NOT_EXECUTED);
     redis.start_again();
     served(&mut proxy.connect(), "PING");
     let body = served(&mut client, "INCR n");
@@ -78,6 +79,12 @@ fn the_rest_of_a_refused_transaction_does_not_run_by_itself() {
     assert_eq!(served(&mut watching, "MULTI").as_str(), "OK");
     assert_eq!(watching.ask("INCR n").as_str(), "QUEUED");
     assert!(watching.ask("EXEC").null);
+    // A body that is wrong as well aborts, as on a server, also where EXEC was sent before the error was known.
+    let pipeline = [&["MULTI"][..], &["INCR", "n"], &["NOSUCH"], &["EXEC"]].map(encode).concat();
+    piped.send(&pipeline);
+    let replies: Vec<_> = (0..4).map(|_| piped.read_frame().as_str()).collect();
+    assert_eq!(replies[..2], ["OK", "QUEUED"]);
+    assert_eq!(replies[3], "EXECABORT Transaction discarded because of previous errors.", "{replies:?}");
     assert_eq!(client.ask("GET n").as_str(), "1");
 }
 

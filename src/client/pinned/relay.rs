@@ -272,9 +272,9 @@ impl Pinned {
     /// M7).
     fn exec_payload(&self, client: &Client) -> Payload {
         // A body that was refused in part aborts; a broken WATCH gives nil, at which clients try again. Both at once
-        // abort, as on a server.
+        // abort, as on a server: whether the server refused a part is looked at when the reply is there.
         let broken = client.record.session.borrow().guard == TransactionGuard::WatchBroken;
-        if self.refused || (broken && self.transaction.aborted()) {
+        if self.refused {
             Payload::Abort
         } else if broken {
             Payload::Nil

@@ -222,6 +222,8 @@ impl Pinned {
         // Before the reply counts: QUEUED means something else than the reply to the same command outside MULTI.
         let was_queueing = self.transaction.queueing();
         let index = self.transaction.queued();
+        // Known only now for a body that came together with its EXEC: its errors were read before this reply.
+        let aborted = self.transaction.aborted();
         self.transaction.on_reply(expect.tracked(), reply);
         if matches!(expect.relay, Relay::Subscribe | Relay::Unsubscribe) {
             self.confirmations = 0; // refused: one error for all channels
@@ -240,12 +242,12 @@ impl Pinned {
                 self.queued.push(Queued { index, effect, text });
                 forward(client, expect.suppressed, frame);
             }
-            Payload::Nil => {
+            Payload::Nil if !aborted => {
                 let mut nil = BytesMut::new();
                 encode::null_array(&mut nil, self.key_resp().number());
                 forward(client, expect.suppressed, &nil);
             }
-            Payload::Abort => {
+            Payload::Nil | Payload::Abort => {
                 let mut line = BytesMut::new();
                 encode::error(&mut line, error_reply::EXEC_ABORT);
                 forward(client, expect.suppressed, &line);
