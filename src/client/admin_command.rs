@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-/// AdminHandle that may wait for the main thread; who asks beyond that waits in line.
+/// Requests that may wait for the main thread; who asks beyond that waits in line.
 pub(crate) const MAX_ADMIN_COMMANDS: usize = 16;
 
 /// What the main thread can be asked for.

@@ -11,7 +11,7 @@ use crate::telemetry::CloseReason;
 use crate::upstream::{Answer, Return};
 
 impl Client {
-    /// SELECT and its like: the client's next lane is another one. Its twin runs there, so the answer is the
+    /// SELECT and its like: the client's next lane is another one. The same command runs there, so the answer is the
     /// server's own, and the client moves only if that is `+OK`.
     pub(super) async fn switch(&mut self, request: Request, switch: Switch) -> Result<(), Closed> {
         match switch {

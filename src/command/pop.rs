@@ -106,7 +106,7 @@ impl Pop {
         encoded(&self.non_blocking)
     }
 
-    /// The command itself, waiting for ever. Also names the fold: equal for all clients that wait for the same.
+    /// The command itself, waiting for ever. Also names the wait group: equal for all clients that wait for the same.
     #[must_use]
     pub fn armed(&self) -> BytesMut {
         encoded(&self.own)
@@ -160,8 +160,8 @@ impl Pop {
         out
     }
 
-    /// The elements in a reply of the twin, each as the client's own command would have answered. `None` for a reply
-    /// that the twin cannot give.
+    /// The elements in a reply of the pop that does not wait, each as the client's own command would have answered. `None` for a reply
+    /// that such a pop cannot give.
     #[must_use]
     pub fn elements(&self, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
         let scored = match self.kind {

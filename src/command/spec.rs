@@ -46,7 +46,7 @@ pub enum Op {
     StreamRead,
     /// Waits on the server, then answers once.
     Blocking,
-    /// Waits for an element, and has a twin that does not wait: BLPOP and its relatives.
+    /// Waits for an element, and has a form that does not wait: BLPOP and its relatives.
     BlockingPop,
     /// WAIT and WAITAOF: blocking, and counts this connection's writes.
     Wait,

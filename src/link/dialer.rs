@@ -195,7 +195,7 @@ impl Dialer {
         }
     }
 
-    /// Opens a link that has not said who it is: the scratch connection, whose every use starts with RESET.
+    /// Opens a link that has not said who it is: the login connection, whose every use starts with RESET.
     ///
     /// # Errors
     /// See [`DialError`].

@@ -38,7 +38,7 @@ struct Probe {
     login_requirement: LoginRequirement,
 }
 
-/// The scratch connection of a worker.
+/// The login connection of a worker to one server.
 pub struct LoginConnection {
     turn: Semaphore,
     link: RefCell<Option<Link>>,

@@ -107,14 +107,14 @@ impl Pool {
     }
 
     /// As [`Pool::lease_for_blocked`], but stands in line, within `pool.wait_timeout`: for commands that can only wait on
-    /// the server. Folds give way to them.
+    /// the server. Wait groups give way to them.
     ///
     /// # Errors
     /// See [`LeaseError`].
     pub async fn lease_for_blocked_in_line(&self, node: &Rc<Node>, key: &RouteKey) -> Result<Lease, LeaseError> {
         let for_blocked = match Arc::clone(&self.for_blocked).try_acquire_owned() {
             Ok(place) => place,
-            // Waiters that a fold serves can be served another way, slower; these commands cannot.
+            // Waiters that a wait group serves can be served another way, slower; these commands cannot.
             Err(_) => {
                 super::WaitGroups::give_way(node);
                 self.in_line(node, &self.for_blocked).await?

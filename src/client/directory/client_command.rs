@@ -150,7 +150,7 @@ impl Client {
         self.node().control.flavour().valkey
     }
 
-    /// CLIENT KILL in both forms. A twin that hits nobody asks whether the client may, and whether the server
+    /// CLIENT KILL in both forms. A command that hits nobody asks whether the client may, and whether the server
     /// understands it.
     pub(in crate::client) async fn client_kill(&mut self, request: &Request) -> Result<(), Closed> {
         let old_form = request.count() == 3;

@@ -113,7 +113,7 @@ impl Client {
         Ok(())
     }
 
-    /// HELLO without AUTH: the twin runs on a lane that speaks that protocol already.
+    /// HELLO without AUTH: the confirming command runs on a lane that speaks that protocol already.
     pub(in crate::client) async fn hello(&mut self, request: &Request) -> Result<(), Closed> {
         let Some(hello) = self.checked_hello(request) else { return Ok(()) };
         if self.admission == Admission::Unauthenticated && self.rt().rules().users.is_some() {
@@ -197,7 +197,7 @@ impl Client {
             hub.speaks(self.outbox().key(), self.resp());
         }
         // A lane speaks one protocol (rule L1): the next request finds another.
-        self.lane = None;
+        (self.lane, self.on_long_lane) = (None, false);
     }
 
     /// RESET: a new connection in all but its socket; the default user is asked for again (rule A8).
@@ -214,7 +214,7 @@ impl Client {
         if server.valkey || (server.major, server.minor) >= (7, 2) {
             self.outbox().set_no_evict(false); // earlier ones forget to
         }
-        self.lane = None;
+        (self.lane, self.on_long_lane) = (None, false);
         // Admitted as a client that has just come: the default user may have got a password since (rule A4).
         self.on_unasked();
         self.reply(b"+RESET\r\n");

@@ -205,7 +205,7 @@ impl Client {
 
     /// CLIENT NO-EVICT: respmux leaves this client out when it carries out the server's `maxmemory-clients`.
     async fn no_evict(&mut self, request: &Request) -> Result<(), Closed> {
-        // Lanes run with NO-EVICT ON already, so this twin changes nothing; its error is the client's.
+        // Lanes run with NO-EVICT ON already, so this command changes nothing; its error is the client's.
         let mut probe = BytesMut::new();
         encode::command(&mut probe, &["CLIENT", "NO-EVICT", "ON"]);
         if self.may_administer(&probe).await? {

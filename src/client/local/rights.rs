@@ -46,7 +46,7 @@ impl Client {
                 self.pass_on(Answer::Reply(frame));
                 Ok(false)
             }
-            // Any other error is about the twin.
+            // Any other error is about the probe.
             Answer::Reply(_) => {
                 let node = self.node();
                 node.permission_cache.on_permission(key.identity, id, rules, node.rt.now());

@@ -44,7 +44,7 @@ impl Client {
             node.limit_output(self.outbox(), OutputClass::Normal);
         }
         // The next request looks for a lane anew: the key may have changed on the connection.
-        self.lane = None;
+        (self.lane, self.on_long_lane) = (None, false);
         result
     }
 

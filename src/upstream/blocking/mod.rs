@@ -1,9 +1,9 @@
-//! Blocked clients, folded: all clients of a worker that wait for the same share a few connections, or are asked for
+//! Blocked clients in groups: all clients of a worker that wait for the same share a few connections, or are asked for
 //! in turns when no connection is to be had (docs/design/semantics.md 7.2, 7.3).
 //!
 //! ```text
-//!  client ── join ──▶ Fold (who waits, whose turn) ◀── replies ── task: one lent connection, waiting on the server
-//!     ▲                  │                         ◀── replies ── poll: one for all folds without a connection
+//!  client ── join ──▶ WaitGroup (who waits, whose turn) ◀── replies ── task: one lent connection, waiting on the server
+//!     ▲                  │                              ◀── replies ── poll: one for all wait groups without a connection
 //!     └──── Wait ◀───────┘
 //! ```
 
@@ -44,12 +44,12 @@ type WaitGroupKey = (RouteKey, Vec<u8>);
 /// An element as its client will see it.
 type Element = Vec<u8>;
 
-/// The folds of one worker.
+/// The wait groups of one worker.
 #[derive(Default)]
 pub struct WaitGroups {
     /// One for each key that somebody waits for. `join` enters it; it leaves with its last waiter and connection.
     by_key: RefCell<crate::base::Map<WaitGroupKey, Rc<WaitGroup>>>,
-    /// The newest number of a fold, a waiter or a connection: none is ever used twice.
+    /// The newest number of a wait group, a waiter or a connection: none is ever used twice.
     last: Cell<u64>,
     /// The task that asks in turns runs.
     polling: Cell<bool>,
@@ -59,7 +59,7 @@ pub struct WaitGroups {
     unblocks: Cell<Option<bool>>,
 }
 
-/// One fold.
+/// One wait group.
 struct WaitGroup {
     key: WaitGroupKey,
     pop: Pop,
@@ -116,7 +116,7 @@ impl WaitGroups {
         self.by_key.borrow().values().cloned().collect()
     }
 
-    /// Somebody who cannot be asked in turns stands in line for a connection: one fold goes over to being asked.
+    /// Somebody who cannot be asked in turns stands in line for a connection: one wait group goes over to being asked.
     pub(super) fn give_way(node: &Rc<Node>) {
         let armed = |group: &Rc<WaitGroup>| group.machine.borrow().is_armed() && !group.machine.borrow().gives_way();
         let youngest = node.wait_groups.all().into_iter().filter(armed).max_by_key(|group| group.number);
@@ -346,7 +346,7 @@ impl WaitGroup {
         }
     }
 
-    /// A reply of the twin. `None` when it makes no sense.
+    /// A reply of the pop that does not wait. `None` when it makes no sense.
     fn non_blocking_reply(&self, frame: &[u8]) -> Option<queue::PopReply<Element>> {
         if is_nil(frame) {
             return Some(queue::PopReply::Nil);

@@ -1,4 +1,4 @@
-//! Asks in turns for the folds that have no connection (docs/design/semantics.md 7.3). One task a worker, while there
+//! Asks in turns for the wait groups that have no connection (docs/design/semantics.md 7.3). One task a worker, while there
 //! are any.
 
 use std::rc::Rc;
@@ -62,7 +62,7 @@ async fn run(node: Rc<Node>) {
     }
 }
 
-/// Folds without a connection, those that have waited longest first.
+/// Wait groups without a connection, those that have waited longest first.
 fn waiting(node: &Node) -> Vec<Rc<WaitGroup>> {
     let mut wait_groups = node.wait_groups.all();
     wait_groups.retain(|group| group.machine.borrow().needs_polls());
@@ -81,7 +81,7 @@ fn offer_places(node: &Rc<Node>) {
     }
 }
 
-/// Puts folds together that one question can serve.
+/// Puts wait groups together that one question can serve.
 fn questions(wait_groups: Vec<Rc<WaitGroup>>) -> Vec<Vec<Rc<WaitGroup>>> {
     let mut groups: crate::base::Map<(RouteKey, PopKind), Vec<Rc<WaitGroup>>> = crate::base::Map::default();
     let mut questions = Vec::new();
@@ -202,7 +202,7 @@ fn end_all(node: &Rc<Node>, wait_groups: &[Rc<WaitGroup>], reply: Option<PopRepl
     }
 }
 
-/// The question of one fold, repeated while it brings something.
+/// The question of one wait group, repeated while it brings something.
 async fn ask_one(node: &Rc<Node>, group: &Rc<WaitGroup>) -> bool {
     let mut hit = false;
     loop {

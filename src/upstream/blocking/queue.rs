@@ -1,4 +1,4 @@
-//! Who waits, whose turn it is, and how many elements may be on their way: the decisions of one fold. Pure.
+//! Who waits, whose turn it is, and how many elements may be on their way: the decisions of one wait group. Pure.
 //!
 //! ```text
 //!            add              element, waiters left
@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// A waiter, unique in the worker; older ones have lower numbers.
 pub(super) type WaiterId = u64;
-/// A lent connection of the fold, unique in the worker.
+/// A lent connection of the wait group, unique in the worker.
 pub(super) type SourceId = u64;
 
-/// How the fold's command asks for several elements at once.
+/// How the wait group's command asks for several elements at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Burst {
     Never,
@@ -37,7 +37,7 @@ pub(super) enum Via {
     Poll,
 }
 
-/// What a reply to a question of the fold was.
+/// What a reply to a question of the wait group was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PopReply<E> {
     Elements(Vec<E>),
@@ -118,7 +118,7 @@ impl QueueSource {
     }
 }
 
-/// The fold. `E` is an element.
+/// The wait group. `E` is an element.
 #[derive(Debug)]
 pub(super) struct Queue<E> {
     /// Oldest first; `true` wants to leave.
@@ -240,7 +240,7 @@ impl<E> Queue<E> {
         self.settle();
     }
 
-    /// The fold's connections are needed elsewhere.
+    /// The wait group's connections are needed elsewhere.
     pub(super) fn give_way(&mut self) {
         self.yielding = true;
         self.settle();

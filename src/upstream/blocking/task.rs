@@ -1,4 +1,4 @@
-//! The I/O of one lent connection that waits for a fold.
+//! The I/O of one lent connection that waits for a wait group.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ const NOBODY: i64 = i64::MAX;
 /// How long a connection may stay silent of which a server says that it does not wait.
 const SILENT_FOR: Duration = Duration::from_secs(3);
 
-/// What the fold and the task of its connection share.
+/// What the wait group and the task of its connection share.
 pub(super) struct Io {
     /// Packets that the machine has sent and the socket has not taken.
     out: BytesMut,
@@ -86,7 +86,7 @@ enum SourceEnd {
 
 /// Borrows a connection, waits on it for `group` for as long as that needs it, and gives it back.
 pub(super) async fn run(node: Rc<Node>, group: Rc<WaitGroup>, source: SourceId) {
-    // The lease first: an answer to the second question is of no use to a fold that gets no connection.
+    // The lease first: an answer to the second question is of no use to a wait group that gets no connection.
     let lease = node.rt.pool.lease_for_blocked(&node, &group.key.0).await;
     let unblocks = lease.is_ok() && may_unblock(&node).await;
     let Ok(mut lease) = lease else {

@@ -1,4 +1,4 @@
-//! One blocked client, as its own task and its fold see it.
+//! One blocked client, as its own task and its wait group see it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -98,7 +98,7 @@ impl Wait {
     }
 }
 
-/// A client's place in a fold. Dropping it gives the place up, and an element that was not taken with it.
+/// A client's place in a wait group. Dropping it gives the place up, and an element that was not taken with it.
 pub struct Waiter {
     node: Rc<Node>,
     group: Rc<WaitGroup>,

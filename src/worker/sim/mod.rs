@@ -1,4 +1,4 @@
-//! A whole worker under simulation: the real loop of every client, the router, lanes, pool, folds, scratch and control
+//! A whole worker under simulation: the real loop of every client, the router, lanes, pool, wait groups, login and control
 //! connection, between simulated clients and a simulated Redis, over sockets in memory, on one thread with a clock that
 //! jumps. Everything that chance decides (cuts, pauses, kills, cancellations) follows from the seed.
 //!

@@ -336,7 +336,7 @@ fn every_element_goes_to_the_oldest_waiter_or_back() {
     }
 }
 
-/// A fold that lets waiters go while their element may be on its way is found out.
+/// A wait group that lets waiters go while their element may be on its way is found out.
 #[test]
 fn the_oracle_sees_a_hasty_nil() {
     let found = (0..200).filter(|seed| play(*seed, false, true).is_some()).count();
