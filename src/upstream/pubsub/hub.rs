@@ -1,8 +1,9 @@
 //! The I/O of a hub: writes once per turn, reads, and closes every client concerned when the connection dies.
 
+mod life;
 mod task;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -10,8 +11,10 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+pub(super) use life::{HubFailure, HubPhase};
 pub(super) use task::run;
 
+use self::life::Life;
 use super::core::{Core, HubCommand};
 use crate::base::nanos;
 use crate::link::{Link, Pump};
@@ -19,22 +22,6 @@ use crate::resp::ReplyScanner;
 use crate::session::{Family, Identity, Resp};
 use crate::telemetry::{AnomalyReason, BufferKind, CloseReason, UpstreamCloseReason};
 use crate::upstream::{Charge, ClientKey, Memory, Node, Outbox};
-
-/// Where a hub is in its life; `run` moves it, once through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HubPhase {
-    Opening,
-    Ready,
-    Closed,
-}
-
-/// Why a hub was never ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HubFailure {
-    /// The identity may not, or is gone.
-    Refused,
-    Unavailable,
-}
 
 /// How a hub's connection ended.
 enum HubEnd {
@@ -56,16 +43,9 @@ impl HubEnd {
 pub struct Hub {
     id: u64,
     identity: Identity,
-    /// Moved by the hub's task alone, through `enter`, which wakes whoever waits for it.
-    phase: Cell<HubPhase>,
-    /// Set by the task before it closes a hub that was never ready, or could not go on.
-    failure: Cell<Option<HubFailure>>,
-    /// Takes nobody any more; set by the tick, or by another identity that needs the place. Never taken back.
-    retired: Cell<Option<UpstreamCloseReason>>,
-    /// Goes on with another connection as soon as nothing is owed on this one.
-    moving: Cell<bool>,
-    /// The connection hangs: set by the tick, taken by the task in its next turn.
-    condemned: Cell<Option<&'static str>>,
+    /// Connected, replaced and closed by the hub's task alone, which then wakes whoever waits for it; the tick, a rotation
+    /// and other identities that need the place only say what is to happen.
+    life: Life,
     /// When its task writes.
     pump: Pump,
     pub(super) state: RefCell<HubState>,
@@ -103,11 +83,7 @@ impl Hub {
         Rc::new(Self {
             id,
             identity,
-            phase: Cell::new(HubPhase::Opening),
-            failure: Cell::new(None),
-            retired: Cell::new(None),
-            moving: Cell::new(false),
-            condemned: Cell::new(None),
+            life: Life::new(),
             pump: Pump::default(),
             state: RefCell::new(state),
             changed: Notify::new(),
@@ -120,11 +96,7 @@ impl Hub {
     }
 
     pub(super) fn phase(&self) -> HubPhase {
-        self.phase.get()
-    }
-
-    pub(super) fn failure(&self) -> Option<HubFailure> {
-        self.failure.get()
+        self.life.phase()
     }
 
     /// Ready when the phase has changed.
@@ -134,14 +106,14 @@ impl Hub {
 
     /// Takes subscriptions, now or when it is connected.
     pub fn accepting(&self) -> bool {
-        self.retired.get().is_none() && self.phase.get() != HubPhase::Closed
+        self.life.accepting()
     }
 
     /// Sends a (P|S)(UN)SUBSCRIBE of a client that has nothing else unanswered. When it is answered the client's task
     /// finds an empty [`Answer`](crate::upstream::Answer) in its outbox; what it is told is in the outbox before. False
     /// when the connection is not there any more; nothing was done then.
     pub fn submit(&self, node: &Node, outbox: &Outbox, order: &Subscribe<'_>) -> bool {
-        if self.phase.get() != HubPhase::Ready || self.retired.get().is_some() {
+        if !self.life.is_ready() || !self.life.accepting() {
             return false;
         }
         let now = node.rt.now();
@@ -177,12 +149,12 @@ impl Hub {
     /// Whether the hub has nothing to do and nobody to serve.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state.borrow();
-        self.phase.get() == HubPhase::Ready && state.core.is_idle() && state.core.registry.len() == 0
+        self.life.is_ready() && state.core.is_idle() && state.core.registry.len() == 0
     }
 
     /// Takes nobody any more; its task closes it.
     pub(super) fn retire(&self, reason: UpstreamCloseReason) {
-        self.retired.set(Some(reason));
+        self.life.retire(reason);
         self.wake();
     }
 
@@ -190,8 +162,7 @@ impl Hub {
     /// are made again on the new one. Messages that others publish in between are lost, as they are to a client that
     /// connects again; nothing is heard twice.
     pub(super) fn rotate(&self) {
-        if self.phase.get() == HubPhase::Ready {
-            self.moving.set(true);
+        if self.life.rotate() {
             self.wake();
         }
     }
@@ -202,7 +173,7 @@ impl Hub {
         (state.scanner, state.last_progress) = (ReplyScanner::new(), node.rt.now());
         state.core.begin_again(node.rt.now());
         self.carry_out(node, &mut state, &[]);
-        self.moving.set(false);
+        self.life.on_replaced();
         self.pump.begin_again();
     }
 
@@ -225,7 +196,7 @@ impl Hub {
 
     /// Keepalive, expiry, and the end of a connection that hangs.
     pub(super) fn on_tick(&self, node: &Node, now: u64, healthy: bool) {
-        if self.phase.get() != HubPhase::Ready {
+        if !self.life.is_ready() {
             return;
         }
         let mut state = self.state.borrow_mut();
@@ -235,10 +206,10 @@ impl Hub {
         if let Some(oldest) = state.core.oldest() {
             let silent = now.saturating_sub(oldest.max(state.last_progress));
             if silent >= nanos(settings.progress_timeout) && !healthy {
-                self.condemned.set(Some("hung"));
+                self.life.condemn();
             }
         } else if state.core.is_idle() && now.saturating_sub(state.last_used) >= nanos(settings.idle_timeout) {
-            self.retired.set(Some(UpstreamCloseReason::Idle));
+            self.life.retire(UpstreamCloseReason::Idle);
         } else if !node.keepalive().is_zero() && quiet >= nanos(node.keepalive()) {
             state.core.ping(now);
         }
@@ -250,15 +221,21 @@ impl Hub {
         self.pump.wake();
     }
 
-    fn enter(&self, phase: HubPhase) {
-        self.phase.set(phase);
+    fn on_connected(&self) {
+        self.life.on_connected();
+        self.changed.notify_waiters();
+    }
+
+    /// The hub ends; `failure` says why there is no connection, where one could not be made.
+    fn close(&self, failure: Option<HubFailure>) {
+        self.life.close(failure);
         self.changed.notify_waiters();
     }
 
     fn poll_turn(&self, node: &Node, link: &mut Link, cx: &mut Context<'_>) -> Poll<HubEnd> {
         let writes = self.pump.begin_turn(cx);
-        if let Some(reason) = self.condemned.take() {
-            return Poll::Ready(HubEnd::Lost(UpstreamCloseReason::Timeout, reason.to_owned()));
+        if self.life.is_hung() {
+            return Poll::Ready(HubEnd::Lost(UpstreamCloseReason::Timeout, "hung".to_owned()));
         }
         if writes && let Err(e) = self.write_out(link, cx) {
             return Poll::Ready(HubEnd::failed(&e));
@@ -278,15 +255,14 @@ impl Hub {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.charge.set(state.core.out.len() + state.carry.len() + state.two.capacity());
-        let leaves = self.retired.get().or_else(|| self.moving.get().then_some(UpstreamCloseReason::Moved));
-        if let Some(reason) = leaves.filter(|_| state.core.is_idle() && state.core.registry.len() == 0) {
+        if let Some(reason) = self.life.leaves_as().filter(|_| state.core.is_idle() && state.core.registry.len() == 0) {
             return Poll::Ready(HubEnd::Done(reason));
         }
         if state.core.lacks {
             let refused = "a subscription was refused on the new connection".to_owned();
             return Poll::Ready(HubEnd::Lost(UpstreamCloseReason::Dirty, refused));
         }
-        if self.moving.get() && state.core.is_quiet() && !state.scanner.mid_frame() {
+        if self.life.is_moving() && state.core.is_quiet() && !state.scanner.mid_frame() {
             return Poll::Ready(HubEnd::Moved);
         }
         self.pump.end_turn(cx, !state.core.out.is_empty());

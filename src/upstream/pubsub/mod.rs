@@ -79,12 +79,12 @@ impl Hubs {
             match hub.phase() {
                 HubPhase::Ready => return Ok(Rc::clone(&hub)),
                 HubPhase::Opening => changed.await,
-                HubPhase::Closed => {}
+                HubPhase::Closed(_) => {}
             }
-            match hub.failure() {
-                Some(HubFailure::Refused) => return Err(NoHub::UsePinned),
-                Some(HubFailure::Unavailable) => return Err(NoHub::Unavailable),
-                None => {}
+            match hub.phase() {
+                HubPhase::Closed(Some(HubFailure::Refused)) => return Err(NoHub::UsePinned),
+                HubPhase::Closed(Some(HubFailure::Unavailable)) => return Err(NoHub::Unavailable),
+                HubPhase::Opening | HubPhase::Ready | HubPhase::Closed(None) => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use super::{Hub, HubEnd, HubFailure, HubPhase};
+use super::{Hub, HubEnd, HubFailure};
 use crate::link::{DialError, Link, Patience, Permit, Start, Use, Wanted};
 use crate::session::{Resp, RouteKey};
 use crate::telemetry::{CloseReason, UpstreamCloseReason};
@@ -11,16 +11,24 @@ use crate::upstream::Node;
 
 /// Runs a hub to its end.
 pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permit: Permit) {
-    // The reason lies in the hub by then; whoever waits for the change of phase reads it there.
-    let Some(link) = open(&hub, &node, permit).await else {
-        hub.enter(HubPhase::Closed);
-        node.hubs.on_closed(&hub);
-        return;
+    let link = match open(&hub, &node, permit).await {
+        Ok(link) => link,
+        Err(failure) => {
+            hub.close(Some(failure));
+            node.hubs.on_closed(&hub);
+            return;
+        }
     };
-    hub.enter(HubPhase::Ready);
-    let (end, link) = serve(&hub, &node, link).await;
+    hub.on_connected();
+    let (end, link, failure) = match serve(&hub, &node, link).await {
+        Ok((end, link)) => (end, Some(link), None),
+        Err(failure) => {
+            let away = "the new upstream is not available".to_owned();
+            (HubEnd::Lost(UpstreamCloseReason::Moved, away), None, Some(failure))
+        }
+    };
     // Before the clients are closed: none of them may be given this hub again while they go.
-    hub.enter(HubPhase::Closed);
+    hub.close(failure);
     let reason = match end {
         HubEnd::Moved => UpstreamCloseReason::Moved, // gone on with already
         HubEnd::Done(reason) => {
@@ -46,42 +54,35 @@ pub(in crate::upstream::pubsub) async fn run(hub: Rc<Hub>, node: Rc<Node>, permi
     node.hubs.on_closed(&hub);
 }
 
-/// Runs a hub for as long as it has a connection, which may be one after the other.
-async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> (HubEnd, Option<Link>) {
+/// Runs a hub for as long as it has a connection, which may be one after the other. An error says why the next one could
+/// not be made.
+async fn serve(hub: &Hub, node: &Rc<Node>, first: Link) -> Result<(HubEnd, Link), HubFailure> {
     let mut link = first;
     loop {
         match poll_fn(|cx| hub.poll_turn(node, &mut link, cx)).await {
             HubEnd::Moved => {}
-            end => return (end, Some(link)),
+            end => return Ok((end, link)),
         }
         // What clients ask for from here on is sent on the new connection, behind the subscriptions that are made again.
         hub.begin_again(node);
         // First closed, then opened: the cap leaves a hub one place, and nothing may be heard twice.
         let permit = link.close(UpstreamCloseReason::Moved).await;
-        match open(hub, node, permit).await {
-            Some(new) => link = new,
-            None => {
-                let away = "the new upstream is not available".to_owned();
-                return (HubEnd::Lost(UpstreamCloseReason::Moved, away), None);
-            }
-        }
+        link = open(hub, node, permit).await?;
         tracing::info!(upstream = %node.address(), hub = hub.id, names = hub.wanted(), "subscriptions are made again on a new connection");
     }
 }
 
-/// Waits for the upstream, for at most `upstream.connect_wait`. Why there is no connection is left in the hub, for the
-/// clients that wait for it.
-async fn open(hub: &Hub, node: &Rc<Node>, permit: Permit) -> Option<Link> {
+/// Waits for the upstream, for at most `upstream.connect_wait`.
+async fn open(hub: &Hub, node: &Rc<Node>, permit: Permit) -> Result<Link, HubFailure> {
     let deadline = crate::base::now() + node.rt.config().upstream.connect_wait;
     // Messages come as pushes, whatever the clients speak.
     let key = RouteKey { resp: Resp::Three, ..RouteKey::fresh(hub.identity.clone(), 0) };
     match node.dialer.acquire(Start::New(permit), Wanted::Ready(key), Patience::Until(deadline)).await {
-        Ok(link) => return Some(link),
-        Err((DialError::Unavailable { .. }, _)) => hub.failure.set(Some(HubFailure::Unavailable)),
+        Ok(link) => Ok(link),
+        Err((DialError::Unavailable { .. }, _)) => Err(HubFailure::Unavailable),
         Err((DialError::Identity(_) | DialError::State(_), _)) => {
             node.hubs.on_refused(&hub.identity, node.rt.now());
-            hub.failure.set(Some(HubFailure::Refused));
+            Err(HubFailure::Refused)
         }
     }
-    None
 }
