@@ -136,6 +136,12 @@ impl Pinned {
                     if waits && !self.expect.is_empty() {
                         return NextInput::Nothing;
                     }
+                    // Nothing keeps the connection: the request is left for the client's loop, which answers it
+                    // when the connection is given back. To answer it here may take another connection, for the question
+                    // whether the client may, and whoever waits for one with one in hand holds up everybody in line.
+                    if matches!(route, PinnedRoute::Aside(_)) && self.sticky().is_empty() {
+                        return NextInput::Nothing;
+                    }
                     let request = Request::take(&scanned, len, canonical, lookup);
                     drop(client.carry.split_to(len));
                     // An empty buffer gives its memory back: clients may stay pinned for long.
