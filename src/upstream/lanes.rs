@@ -104,9 +104,7 @@ impl Lanes {
             leaving.extend(standing.inspect(|lane| lane.replace()));
         }
         drop(leaving);
-        for client in node.rt.outboxes.all() {
-            client.wake(); // whoever waits for room on one that goes
-        }
+        node.rt.wake_all(); // whoever waits for room on one that goes
     }
 
     /// Retires the lane that has been idle longest, if any has been idle for long enough.

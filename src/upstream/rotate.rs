@@ -63,13 +63,12 @@ impl Node {
 
     fn rotate_now(self: &Rc<Self>) {
         self.dialer.rotate();
-        self.lanes.rotate(self);
+        self.lanes.rotate(self); // also wakes whoever waits for a lane that goes
         self.idle.rotate();
         self.hubs.rotate();
         WaitGroups::rotate(self);
         LoginConnection::rotate(self);
         self.control.check_now();
-        self.rt.wake_all(); // whoever waits for a lane that goes
     }
 
     /// Whether anything is held at the clients: PROXY PAUSE, or a pause of the server.
