@@ -7,6 +7,7 @@ use super::identity::admission_state::Admission;
 use super::request::Request;
 use super::ride::CannotRide;
 use crate::router::{Args, FreeRoute, Local, PinReason, Refusal};
+use crate::session::Flavour;
 use crate::telemetry::{CloseReason, RefuseReason};
 use crate::upstream::{Carrier, Fingerprint, Outbox, Verdict, Wants};
 use std::rc::Rc;
@@ -37,7 +38,7 @@ impl Client {
             FreeRoute::Unpause => self.client_unpause(request).await,
             FreeRoute::Local(local) => self.answer(&request, local).await,
             FreeRoute::Refuse(refusal) => {
-                self.refuse(&request, refusal);
+                self.refuse(&request, refusal).await;
                 Ok(())
             }
             FreeRoute::Ask => self.ask(request).await,
@@ -145,7 +146,7 @@ impl Client {
     }
 
     /// An error of respmux's own, instead of the command.
-    pub(super) fn refuse(&self, request: &Request, refusal: Refusal) {
+    pub(super) async fn refuse(&self, request: &Request, refusal: Refusal) {
         let node = self.node();
         let reason = match refusal {
             Refusal::NotAuthenticated => RefuseReason::Auth,
@@ -161,20 +162,15 @@ impl Client {
         node.rt.shard.commands_rejected[reason].inc();
         let line = match refusal {
             // This text names the user and differs over versions. The others are the same for everybody.
-            Refusal::Denied => self.denied(request),
+            Refusal::Denied => self.denied(request, node.control.known_flavour().await),
             _ => error_reply::refusal(&node.rt.table, request, refusal, node.login_connection.login_first()),
         };
         self.reply_error(&line);
     }
 
-    /// The words in which this server refuses a command to this user, for what only respmux forbids.
-    pub(super) fn denied(&self, request: &Request) -> Vec<u8> {
+    /// The words in which `server` refuses a command to this user, for what only respmux forbids.
+    pub(super) fn denied(&self, request: &Request, server: Flavour) -> Vec<u8> {
         let (node, session) = (self.node(), self.record.session.borrow());
-        error_reply::denied(
-            &node.rt.table,
-            request,
-            node.control.flavour(),
-            node.rt.rules().policies.name_of(&session.key.identity),
-        )
+        error_reply::denied(&node.rt.table, request, server, node.rt.rules().policies.name_of(&session.key.identity))
     }
 }

@@ -7,15 +7,14 @@
 mod handshake;
 mod inputs;
 mod lent;
-mod relay;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::relay::Relay;
 use inputs::Input;
 use kit::{Address, Flavour, Progress, Proxy, ProxyOptions, RealRedis, Shown, TestClient, encode, setting};
-use relay::Relay;
 
 /// Inputs of the short form.
 const SHORT: usize = 4000;

@@ -40,6 +40,7 @@ mod preflight;
 mod protocol_errors;
 mod proxy_admin;
 mod pubsub;
+mod relay;
 mod reload;
 mod reply_types;
 mod rights;

@@ -1,6 +1,9 @@
 //! Commands that the operator forbids: refused in the server's words, poisoning transactions as the server does, and
 //! never sent.
 
+use std::time::Duration;
+
+use crate::relay::Relay;
 use kit::{Flavour, Frame, Proxy, ProxyOptions, RealRedis, TestClient};
 
 /// What is forbidden here, through the proxy by `commands.deny` and on the server itself by an ACL rule.
@@ -61,6 +64,18 @@ fn refused_as_the_server_would(flavour: Flavour) {
     assert_eq!(redis.connect().ask("GET k").as_str(), "kept");
     let denied = proxy.metric("respmux_commands_rejected_total", &[("reason", "denied")]);
     assert_eq!(denied, Some(2.0 + 9.0));
+}
+
+/// The words differ over versions, and the first client may come before respmux knows the version.
+#[test]
+fn before_the_version_is_known() {
+    let redis = RealRedis::start(Flavour::Redis82, &[]);
+    let relay = Relay::slow_with(&redis, b"\r\nINFO\r\n", Duration::from_millis(500));
+    let mut options = ProxyOptions::tight().set(SETTING);
+    options.upstream = Some(format!("redis://{}", relay.address()));
+    let proxy = Proxy::start(&redis, &options);
+    let (wanted, got) = (server_side(&redis).ask("KEYS *"), proxy.connect().ask("KEYS *"));
+    assert_eq!(ours(&wanted), got.as_str());
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl Client {
             None => self.template().await?,
         };
         // The same filter as the server has just applied to its own lines.
-        let filter = Filter::parse(request.args_from(2), false, self.adds_ids());
+        let filter = Filter::parse(request.args_from(2), false, self.adds_ids().await);
         let me = Some(self.outbox().id());
         let mut text = String::new();
         for line in real.lines().filter(|line| !self.is_ours(line)) {
@@ -146,8 +146,8 @@ impl Client {
     }
 
     /// Valkey takes many ids, and every option ID adds some.
-    fn adds_ids(&self) -> bool {
-        self.node().control.flavour().valkey
+    async fn adds_ids(&self) -> bool {
+        self.node().control.known_flavour().await.valkey
     }
 
     /// CLIENT KILL in both forms. A command that hits nobody asks whether the client may, and whether the server
@@ -159,7 +159,7 @@ impl Client {
         }
         let filter = match old_form {
             true => Filter::of_address(request.nth(2)),
-            false => Filter::parse(request.args_from(2), true, self.adds_ids()),
+            false => Filter::parse(request.args_from(2), true, self.adds_ids().await),
         };
         let shared = Rc::clone(&self.shared);
         let me = self.outbox().id();

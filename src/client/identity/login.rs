@@ -210,7 +210,7 @@ impl Client {
             session.on_reset(self.rt().config().upstream.db, policy);
         }
         // What RESET forgets differs over versions, and clients may count on either.
-        let server = self.node().control.flavour();
+        let server = self.node().control.known_flavour().await;
         if server.valkey || (server.major, server.minor) >= (7, 2) {
             self.outbox().set_no_evict(false); // earlier ones forget to
         }

@@ -45,7 +45,7 @@ impl Client {
         if !self.would_wait(&words).await? {
             return Ok(());
         }
-        let Some(timeout) = self.wait_timeout(request.nth(request.count() - 1)) else { return Ok(()) };
+        let Some(timeout) = self.wait_timeout(request.nth(request.count() - 1)).await else { return Ok(()) };
         // WAITAOF asks what is on the disks, of which the replicas' offsets tell nothing.
         let Some(wanted) = strict_integer(request.nth(1)).filter(|_| request.count() == 3) else {
             return self.wait_on_a_connection(request).await;
@@ -104,12 +104,12 @@ impl Client {
     }
 
     /// The time in milliseconds as servers read it; `None` when the client has the error.
-    fn wait_timeout(&self, text: &[u8]) -> Option<Duration> {
+    async fn wait_timeout(&self, text: &[u8]) -> Option<Duration> {
         let line: &[u8] = match strict_integer(text) {
             None => error_reply::TIMEOUT_NO_INTEGER,
             Some(millis) => match u64::try_from(millis) {
                 Err(_) => error_reply::TIMEOUT_NEGATIVE,
-                Ok(millis) if self.overflows(millis) => error_reply::TIMEOUT_OUT_OF_RANGE,
+                Ok(millis) if self.overflows(millis).await => error_reply::TIMEOUT_OUT_OF_RANGE,
                 Ok(millis) => return Some(Duration::from_millis(millis)),
             },
         };
@@ -118,8 +118,8 @@ impl Client {
     }
 
     /// Whether the end of the wait is no date any more, which is an error since Redis 7.2 and in Valkey.
-    fn overflows(&self, millis: u64) -> bool {
-        let flavour = self.node().control.flavour();
+    async fn overflows(&self, millis: u64) -> bool {
+        let flavour = self.node().control.known_flavour().await;
         let checks = flavour.valkey || flavour.at_least(7, 2);
         checks && millis > i64::MAX as u64 - unix_millis()
     }

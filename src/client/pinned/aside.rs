@@ -19,7 +19,7 @@ impl Client {
                     pinned.on_refused();
                 }
                 // The mark before the answer: an EXEC may be behind this in the input.
-                self.refuse(&request, refusal);
+                self.refuse(&request, refusal).await;
                 Ok(())
             }
             Aside::Quit => {

@@ -91,7 +91,7 @@ impl Client {
         match self.admission {
             Admission::Admitted => Consent::Yes,
             Admission::Unauthenticated => {
-                self.refuse(request, Refusal::NotAuthenticated);
+                self.refuse(request, Refusal::NotAuthenticated).await;
                 Consent::No
             }
             Admission::Unasked | Admission::Unreachable => Consent::Unknown,
@@ -134,7 +134,8 @@ impl Client {
             Verb::Main(Main::Reconnect) => ", or POST /reconnect on the admin port",
             _ => "",
         };
-        let mut line = self.denied(request);
+        // An outage is no time to wait for the version: before the first contact the words are Redis 7.0's.
+        let mut line = self.denied(request, self.node().control.flavour());
         let session = self.record.session.borrow();
         let user = String::from_utf8_lossy(session.key.identity.name()).into_owned();
         line.extend_from_slice(format!(" (respmux: set {setting} = [{user:?}]{over_http})").as_bytes());

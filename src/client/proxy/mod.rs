@@ -55,7 +55,7 @@ impl Client {
         if self.admission == Admission::Unauthenticated
             && !verb.as_ref().is_ok_and(|verb| verb.right() == ProxyRight::None)
         {
-            self.refuse(request, Refusal::NotAuthenticated);
+            self.refuse(request, Refusal::NotAuthenticated).await;
             return Ok(());
         }
         let verb = match verb {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 
-use super::relay::Relay;
 use super::*;
+use crate::relay::Relay;
 use kit::{PATIENCE, Pki, eventually, pause, setting};
 
 fn session(config: Arc<ClientConfig>) -> ClientConnection {

@@ -4,20 +4,26 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use kit::RealRedis;
 
 /// What each connection has said.
 type Said = Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>;
 
-pub(super) struct Relay {
+pub(crate) struct Relay {
     address: SocketAddr,
     said: Said,
 }
 
 impl Relay {
     /// Listens on a free port. Its threads end with their connections, the listener's with the process.
-    pub(super) fn start(redis: &RealRedis) -> Self {
+    pub(crate) fn start(redis: &RealRedis) -> Self {
+        Self::slow_with(redis, &[], Duration::ZERO)
+    }
+
+    /// As [`Self::start`], but what has `words` in it arrives at the server by `late` too late.
+    pub(crate) fn slow_with(redis: &RealRedis, words: &'static [u8], late: Duration) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (said, port) = (Said::default(), redis.port());
@@ -29,24 +35,24 @@ impl Relay {
                 all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&record));
                 let (back, forth) = (server.try_clone(), stream.try_clone());
                 let (Ok(back), Ok(forth)) = (back, forth) else { return };
-                thread::spawn(move || pass(stream, server, Some(&record)));
-                thread::spawn(move || pass(back, forth, None));
+                thread::spawn(move || pass(stream, server, Some(&record), |chunk| wait_before(chunk, words, late)));
+                thread::spawn(move || pass(back, forth, None, |_| ()));
             }
         });
         Self { address, said }
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Connections that respmux has made.
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Every command that respmux has sent, and the bytes in all.
-    pub(super) fn commands(&self) -> (Vec<Vec<Vec<u8>>>, usize) {
+    pub(crate) fn commands(&self) -> (Vec<Vec<Vec<u8>>>, usize) {
         let records = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut commands, mut bytes) = (Vec::new(), 0);
         for record in records.iter() {
@@ -58,12 +64,19 @@ impl Relay {
     }
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, record: Option<&Mutex<Vec<u8>>>) {
+fn wait_before(chunk: &[u8], words: &[u8], late: Duration) {
+    if !words.is_empty() && chunk.windows(words.len()).any(|part| part == words) {
+        thread::sleep(late);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, record: Option<&Mutex<Vec<u8>>>, before: impl Fn(&[u8])) {
     let mut chunk = [0; 16384];
     while let Ok(count @ 1..) = from.read(&mut chunk) {
         if let Some(record) = record {
             record.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..count]);
         }
+        before(&chunk[..count]);
         if to.write_all(&chunk[..count]).is_err() {
             break;
         }
