@@ -68,7 +68,9 @@ impl Client {
     fn on_unreachable(&self, route: FreeRoute) -> Result<(), Closed> {
         match route {
             // What is pipelined behind it was meant for the state that it would have led to.
-            FreeRoute::Switch(_) | FreeRoute::Login(_) => return Err(self.refuse_switch(error_reply::NOT_EXECUTED)),
+            FreeRoute::Switch(_) | FreeRoute::Login(_) | FreeRoute::Local(Local::Reply) => {
+                return Err(self.refuse_switch(error_reply::NOT_EXECUTED));
+            }
             FreeRoute::Pin(reason) => self.mark_after_failure(reason),
             _ => {}
         }

@@ -91,8 +91,8 @@ impl Client {
         Ok(())
     }
 
-    /// A SELECT, AUTH or HELLO that nobody could be asked about. Clients pipeline what they mean for the new state
-    /// behind it, and no server would run that in the old one: the client is closed behind the answer.
+    /// A SELECT, AUTH, HELLO or CLIENT REPLY that nobody could be asked about. Clients pipeline what they mean for the
+    /// new state behind it, and no server would run that in the old one: the client is closed behind the answer.
     pub(super) fn refuse_switch(&self, line: &[u8]) -> Closed {
         self.reply_error(line);
         Closed(CloseReason::UpstreamLost)

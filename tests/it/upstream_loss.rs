@@ -88,17 +88,18 @@ fn the_rest_of_a_refused_transaction_does_not_run_by_itself() {
     assert_eq!(client.ask("GET n").as_str(), "1");
 }
 
-/// What is pipelined behind a SELECT or a login was meant for another state: it is not executed in the old one.
+/// What is pipelined behind a SELECT or a login was meant for another state: it is not executed in the old one. Whoever
+/// turns replies off reads none for that.
 #[test]
 fn who_cannot_switch_is_closed() {
     let mut redis = RealRedis::start(Flavour::Redis70, &[]);
     let proxy = Proxy::start(&redis, &quick_to_reconnect());
-    let mut known: Vec<_> = (0..3).map(|_| proxy.connect()).collect();
+    let mut known: Vec<_> = (0..5).map(|_| proxy.connect()).collect();
     known.iter_mut().for_each(|client| assert_eq!(client.ask("PING").as_str(), "PONG"));
     let mut waiting = proxy.connect();
     redis.kill();
-    let unknown = (0..3).map(|_| proxy.connect());
-    let lines = ["SELECT 3", "HELLO 3", "AUTH a b"];
+    let unknown = (0..5).map(|_| proxy.connect());
+    let lines = ["SELECT 3", "HELLO 3", "AUTH a b", "CLIENT REPLY OFF", "CLIENT REPLY SKIP"];
     let mut clients: Vec<_> = known.into_iter().chain(unknown).zip(lines.iter().cycle()).collect();
     for (client, line) in &mut clients {
         client.send_command(&line.split(' ').collect::<Vec<_>>());

@@ -29,35 +29,41 @@ impl Client {
             Local::Ok => encode::command(&mut probe, &["SCRIPT", "DEBUG", NO_NAME]),
             _ => return Ok(true),
         }
-        self.has_right(request.id(), &probe).await
+        match self.ask_right(request.id(), &probe).await? {
+            None => Ok(true),
+            // Whoever sends it expects no reply: an error would be taken for that of the next command, and every
+            // reply from there on for the wrong one.
+            Some(Answer::NotExecuted(line)) if local == Local::Reply => Err(self.refuse_switch(&line)),
+            Some(refusal) => {
+                self.pass_on(refusal);
+                Ok(false)
+            }
+        }
     }
 
-    async fn has_right(&mut self, id: CommandId, probe: &[u8]) -> Result<bool, Closed> {
+    /// What forbids the client this command, if anything does.
+    async fn ask_right(&mut self, id: CommandId, probe: &[u8]) -> Result<Option<Answer>, Closed> {
         // By identity, not by client: a fleet of clients of one user asks once.
         let key = self.record.session.borrow().key.clone();
         let rules = self.rt().process.rights_changes();
         let known = self.node().permission_cache.knows(&key.identity, id, rules, self.rt().now());
         // The usual case, without a round trip.
         if known == Known::Now {
-            return Ok(true);
+            return Ok(None);
         }
         match self.confirm_bytes_on(&key, CommandId::OURS, probe).await? {
             Answer::Reply(frame) if frame.starts_with(b"-NOPERM") || frame.starts_with(b"-NOAUTH") => {
-                self.pass_on(Answer::Reply(frame));
-                Ok(false)
+                Ok(Some(Answer::Reply(frame)))
             }
             // Any other error is about the probe.
             Answer::Reply(_) => {
                 let node = self.node();
                 node.permission_cache.on_permission(key.identity, id, rules, node.rt.now());
-                Ok(true)
+                Ok(None)
             }
             // During an outage the last answer is better than none: nothing of it reaches the server.
-            Answer::NotExecuted(_) if known == Known::Once => Ok(true),
-            answer @ Answer::NotExecuted(_) => {
-                self.pass_on(answer);
-                Ok(false)
-            }
+            Answer::NotExecuted(_) if known == Known::Once => Ok(None),
+            answer @ Answer::NotExecuted(_) => Ok(Some(answer)),
         }
     }
 }
