@@ -2,13 +2,13 @@
 //! 7).
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::connection::{Client, Closed};
 use super::request::Request;
@@ -18,10 +18,18 @@ use crate::resp::encode;
 use crate::router::{Args, PinReason};
 use crate::session::ReplyMode;
 use crate::telemetry::{AnomalyReason, CloseReason};
-use crate::upstream::{Answer, Lane, Wait, WaitEnd, WaitGroups, Waiter};
+use crate::upstream::{Answer, Lane, Return, Wait, WaitEnd, WaitGroups, Waiter};
 
 /// What a client is told that CLIENT UNBLOCK … ERROR has freed.
 pub(super) const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBLOCK";
+
+/// What came of a question for which no lane was to be had.
+enum Aside {
+    Answer(Vec<u8>),
+    NotAsked,
+    /// The client's time is over, or it was unblocked.
+    Over,
+}
 
 /// A client's blocking command: when it began, when its time is over.
 pub(super) struct Command {
@@ -234,17 +242,24 @@ impl Client {
         let mut first = true;
         loop {
             // While the server is paused nothing is asked; the time goes on.
-            let lane = if node.is_any_pause() { None } else { self.lane_with_room(question.len()).await? };
-            let Some(lane) = lane else {
+            let answer = if node.is_any_pause() {
+                None
+            } else if let Some(lane) = self.lane_with_room(question.len()).await? {
+                node.rt.shard.group_polls.inc();
+                Some(self.call(&lane, CommandId::OURS, &question).await?)
+            } else {
+                match self.ask_aside(&question, command.deadline, wait).await? {
+                    Aside::Answer(frame) => Some(Answer::Reply(frame)),
+                    Aside::NotAsked => None,
+                    Aside::Over => return self.end_empty(command, wait),
+                }
+            };
+            let Some(answer) = answer else {
                 if self.back_off(wait, node.rt.config().blocking.poll_max, command.deadline).await? {
-                    let with_error = wait.left(true);
-                    self.finish_empty(command, with_error);
-                    return Ok(());
+                    return self.end_empty(command, wait);
                 }
                 continue;
             };
-            node.rt.shard.group_polls.inc();
-            let answer = self.call(&lane, CommandId::OURS, &question).await?;
             match answer {
                 Answer::Reply(frame) if is_nil(&frame) => {}
                 // A client that was blocked already would not have seen this on a server. To the first question it is
@@ -267,12 +282,38 @@ impl Client {
             }
             let over = self.back_off(wait, backoff.max(node.wait_groups.backoff_alone()), command.deadline).await?;
             if over {
-                let with_error = wait.left(true);
-                self.finish_empty(command, with_error);
-                return Ok(());
+                return self.end_empty(command, wait);
             }
             backoff = (backoff * 3 / 2).min(node.rt.config().blocking.poll_max.max(backoff));
         }
+    }
+
+    /// Asks on a lent connection, where no lane is to be had. The time in line is part of the wait.
+    async fn ask_aside(
+        &mut self,
+        question: &[u8],
+        deadline: Option<Instant>,
+        wait: &Rc<Wait>,
+    ) -> Result<Aside, Closed> {
+        let (node, key) = (self.node(), self.record.session.borrow().key.clone());
+        let lend = node.rt.pool.lease(&node, &key);
+        let mut lease = match self.wait_until(wait, pin!(lend), deadline).await? {
+            None => return Ok(Aside::Over),
+            Some(Err(_)) => return Ok(Aside::NotAsked),
+            Some(Ok(lease)) => lease,
+        };
+        // A pause may have begun while it stood in line.
+        if node.is_any_pause() {
+            lease.give_back(Return::Clean);
+            return Ok(Aside::NotAsked);
+        }
+        node.rt.shard.group_polls.inc();
+        // What it brings is the client's, so that its close is looked for only between two questions.
+        let Ok(mut replies) = lease.link().call(question, 1).await else {
+            return Err(Closed(CloseReason::UpstreamLost));
+        };
+        lease.give_back(Return::Clean);
+        Ok(Aside::Answer(replies.swap_remove(0)))
     }
 
     /// Waits between two questions; whether the wait as a whole is over.
@@ -282,27 +323,39 @@ impl Client {
         backoff: Duration,
         deadline: Option<Instant>,
     ) -> Result<bool, Closed> {
-        let until = Instant::now() + backoff;
-        let mut timer = timer(Some(deadline.map_or(until, |deadline| deadline.min(until))));
+        Ok(self.wait_until(wait, pin!(sleep(backoff)), deadline).await?.is_none())
+    }
+
+    /// Waits for `event`; nothing if the wait as a whole is over before it.
+    async fn wait_until<T>(
+        &mut self,
+        wait: &Rc<Wait>,
+        mut event: Pin<&mut impl Future<Output = T>>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<T>, Closed> {
+        let mut timer = timer(deadline);
         // Between two questions PROXY PAUSE need not wait for this client, and CLIENT UNBLOCK finds it.
         self.record.activity.blocks(wait);
-        let over = poll_fn(|cx| {
+        let outcome = poll_fn(|cx| {
             if let Poll::Ready(closed) = self.poll_presence(cx) {
                 return Poll::Ready(Err(closed));
             }
-            if wait.is_asked_to_leave() {
-                return Poll::Ready(Ok(true));
+            let rung = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+            if rung || wait.is_asked_to_leave() {
+                return Poll::Ready(Ok(None));
             }
-            let rung = timer.as_mut().is_none_or(|timer| timer.as_mut().poll(cx).is_ready());
-            if rung {
-                Poll::Ready(Ok(deadline.is_some_and(|deadline| Instant::now() >= deadline)))
-            } else {
-                Poll::Pending
-            }
+            event.as_mut().poll(cx).map(|value| Ok(Some(value)))
         })
         .await;
         self.record.activity.asks();
-        over
+        outcome
+    }
+
+    /// The end of a wait that brought nothing.
+    fn end_empty(&self, command: &Command, wait: &Wait) -> Result<(), Closed> {
+        let with_error = wait.left(true);
+        self.finish_empty(command, with_error);
+        Ok(())
     }
 
     /// The answer to the client's command, and its place in the counts.

@@ -12,9 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::{Answer, LeaseError, LoginRequirement, Node, Return};
-use crate::command::CommandId;
-use crate::link::DialError;
+use super::{Answer, LoginRequirement, Node};
 use crate::resp::encode;
 use crate::session::{Identity, RouteKey};
 
@@ -100,28 +98,11 @@ impl Node {
     async fn ask_permission(self: &Rc<Self>, key: &RouteKey, probe: PermissionProbe) -> Permission {
         let mut command = BytesMut::new();
         encode::command(&mut command, probe);
-        // Where clients of this key ride anyway, the question rides with them. Only without a place for a lane is a
-        // connection lent for it.
-        if let Ok(lane) = self.lanes.obtain(self, key) {
-            return match self.own_commands.ask(self, &lane, CommandId::OURS, &command).await {
-                Ok(Answer::Reply(reply)) => of_reply(&reply),
-                // The lane could not be opened for this identity: that is the answer, in the server's words.
-                Ok(Answer::NotExecuted(line)) if is_about(key, &line) => of_error(&line),
-                Ok(Answer::NotExecuted(_)) | Err(_) => Permission::Unknown,
-            };
-        }
-        match self.rt.pool.lease(self, key).await {
-            Ok(mut lease) => match lease.link().call(&command, 1).await {
-                Ok(replies) => {
-                    lease.give_back(Return::Clean);
-                    of_reply(&replies[0])
-                }
-                Err(_) => Permission::Unknown,
-            },
-            Err(LeaseError::Dial(DialError::Identity(line) | DialError::State(line))) if is_about(key, &line) => {
-                Permission::Refused(line)
-            }
-            Err(_) => Permission::Unknown,
+        match self.ask(key, &command).await {
+            Ok(Answer::Reply(reply)) => of_reply(&reply),
+            // No connection could be opened for this identity: that is the answer, in the server's words.
+            Ok(Answer::NotExecuted(line)) if is_about(key, &line) => of_error(&line),
+            Ok(Answer::NotExecuted(_)) | Err(_) => Permission::Unknown,
         }
     }
 }

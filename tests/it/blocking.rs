@@ -1,6 +1,7 @@
 //! Blocked clients share a few connections, and nobody notices: order, deadlines, races, and what becomes of an
 //! element that nobody is there for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -345,6 +346,58 @@ fn a_fold_gives_way_to_who_cannot_be_asked_in_turns() {
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     redis.connect().ask("RPUSH q x");
     assert_eq!(folded.read_frame().items[1].as_str(), "x");
+}
+
+/// Ends what others do until then, also when the test fails.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Two databases keep both lanes busy, and waiters of a third one have had theirs taken: they are asked for on a lent
+/// connection, as every other command of that database.
+#[test]
+fn waiters_without_a_lane_are_asked_for() {
+    let redis = RealRedis::start(Flavour::Redis82, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight().set("auth.proxy_write=default"));
+    let [mut armed, mut pop, mut read, mut observer] = [(); 4].map(|()| proxy.connect());
+    armed.send_command(&["BLPOP", "taken", "0"]);
+    until_blocked(&mut observer, 1);
+    assert_eq!(pop.ask("SELECT 3").as_str(), "OK");
+    assert_eq!(read.ask("SELECT 3").as_str(), "OK");
+    pop.send_command(&["BLPOP", "q", "0"]);
+    read.send_command(&["XREAD", "BLOCK", "0", "STREAMS", "s", "$"]);
+    until_blocked(&mut observer, 3);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _end = SetOnDrop(&over);
+        for db in 1..=2 {
+            let (mut busy, over) = (proxy.connect(), &over);
+            scope.spawn(move || {
+                assert_eq!(busy.ask(&format!("SELECT {db}")).as_str(), "OK");
+                while !over.load(Ordering::Relaxed) {
+                    assert!(busy.ask("INCR n").as_int() > 0);
+                }
+            });
+        }
+        // Each lane is made anew for whoever asks first: those two, who do not stop.
+        assert!(!observer.ask("PROXY RECONNECT").is_error());
+        let mut direct = redis.connect();
+        for db in 1..=2 {
+            direct.ask(&format!("SELECT {db}"));
+            let enough = |n: &str| n.parse::<u32>().is_ok_and(|n| n > 1000);
+            eventually(PATIENCE, || Some(direct.ask("GET n").as_str()).filter(|n| enough(n)).ok_or("not busy yet"));
+        }
+        direct.ask("SELECT 3");
+        direct.ask("RPUSH q x");
+        direct.ask("XADD s 1-1 f v");
+        let (popped, entries) = (pop.read_frame(), read.read_frame());
+        assert_eq!(popped.items[1].as_str(), "x");
+        assert_eq!(entries.items[0].items[0].as_str(), "s");
+    });
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl Relay {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a slow network is what it plays")]
 fn wait_before(chunk: &[u8], words: &[u8], late: Duration) {
     if !words.is_empty() && chunk.windows(words.len()).any(|part| part == words) {
         thread::sleep(late);

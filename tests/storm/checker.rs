@@ -1,11 +1,13 @@
 //! Judges the replies of one connection: each against the model, the writes for the ledger.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::ledger::{Fate, Ledger};
 use crate::model::{Effects, Expected, Model};
 use crate::op::{Names, Op};
+use crate::peer::Published;
 use crate::storm::Shared;
 use crate::tally::Finding;
 use crate::token::{COUNTER_STRIDE, Token};
@@ -33,15 +35,21 @@ pub(crate) struct Checker {
     pub(crate) ledger: Ledger,
     pub(crate) pending: VecDeque<Op>,
     pub(crate) refusals: u64,
-    /// The last commands that were answered, for the story of a finding.
-    answered: VecDeque<Op>,
+    /// Since the last reply there was a command that turns replies off.
+    silenced: bool,
+    /// Messages that were declared not published.
+    pub(crate) unpublished: Vec<Token>,
+    /// The last commands that were answered, for the story of a finding; whether it was a refusal.
+    answered: VecDeque<(Op, bool)>,
+    /// The client's own end of the connection, for the same.
+    pub(crate) local: Option<SocketAddr>,
 }
 
 /// How many commands before a finding are told.
 const STORY: usize = 12;
 
 impl Checker {
-    pub(crate) fn new(shared: Rc<Shared>, names: Names) -> Self {
+    pub(crate) fn new(shared: Rc<Shared>, names: Names, local: Option<SocketAddr>) -> Self {
         Self {
             shared,
             names,
@@ -49,21 +57,26 @@ impl Checker {
             ledger: Ledger::default(),
             pending: VecDeque::new(),
             refusals: 0,
+            silenced: false,
+            unpublished: Vec::new(),
             answered: VecDeque::with_capacity(STORY + 1),
+            local,
         }
     }
 
-    fn remember(&mut self, op: Op) {
+    fn remember(&mut self, op: Op, refused: bool) {
         if self.answered.len() == STORY {
             self.answered.pop_front();
         }
-        self.answered.push_back(op);
+        self.answered.push_back((op, refused));
     }
 
     pub(crate) fn found(&self, finding: Finding, what: impl FnOnce() -> String) {
         let (names, answered, pending) = (&self.names, &self.answered, self.pending.iter().take(STORY));
-        let story =
-            || format!("{names:?}: {}\n    after {answered:?}\n    pending {:?}", what(), pending.collect::<Vec<_>>());
+        let story = || {
+            let (local, pending) = (self.local, pending.collect::<Vec<_>>());
+            format!("{names:?} at {local:?}: {}\n    after {answered:?}\n    pending {pending:?}", what())
+        };
         self.shared.tally.borrow_mut().found(finding, story);
     }
 
@@ -71,7 +84,7 @@ impl Checker {
     pub(crate) async fn read(&mut self, reader: &mut Reader) -> Result<(), End> {
         loop {
             while self.pending.front().is_some_and(|op| self.model.runs_silently(op)) {
-                self.pending.pop_front();
+                self.silenced |= matches!(self.pending.pop_front(), Some(Op::Reply(_)));
             }
             let Some(op) = self.pending.front() else { return Ok(()) };
             match reader.frame().await {
@@ -79,7 +92,7 @@ impl Checker {
                     let op = op.clone();
                     self.checker(&op, &reply)?;
                     self.pending.pop_front();
-                    self.remember(op);
+                    self.remember(op, is_refusal(&reply));
                 }
                 Err(NoFrame::Broken(broken)) => {
                     self.found(Finding::Torn, || format!("{broken:?} in the reply of {op:?}"));
@@ -112,10 +125,15 @@ impl Checker {
         if is_refusal(reply) {
             self.shared.tally.borrow_mut().refused += 1;
             self.refusals += 1;
-            let clear = self.model.refuse(op);
+            if let Op::Publish { token, .. } = op {
+                self.unpublished.push(*token);
+            }
+            // A CLIENT REPLY that was refused shows here, and closes the connection.
+            let clear = self.model.refuse(op) && !self.silenced;
             self.take_effects(true);
             return if clear { Ok(()) } else { Err(End::Unclear) };
         }
+        self.silenced = false;
         let expected = self.model.execute(op);
         if !self.fits(&expected, reply) {
             let finding = self.classify(&expected, reply);
@@ -219,6 +237,24 @@ impl Checker {
         let finding = if partial.is_empty() { Finding::Missing } else { Finding::Torn };
         self.found(finding, || format!("{} bytes of the reply to {:?}", partial.len(), self.pending.front()));
         End::Wrong
+    }
+
+    /// What became of the messages of the last batch.
+    pub(crate) fn published(&mut self) -> Published {
+        let message = |op: &Op| if let Op::Publish { token, .. } = op { Some(*token) } else { None };
+        Published {
+            refused: std::mem::take(&mut self.unpublished),
+            unanswered: self.pending.iter().filter_map(message).collect(),
+        }
+    }
+
+    /// The client leaves and reads no more, at a time of its own choice.
+    pub(crate) fn leave_unread(&mut self) {
+        for op in &self.pending {
+            if let Op::Push { at, .. } = op {
+                self.ledger.leave_unread(*at);
+            }
+        }
     }
 
     /// Writes that were never sent whole must not be there.

@@ -51,7 +51,7 @@ impl Session {
         let config = &shared.config;
         let names = Names { seed: config.seed, who, life };
         let planner = Planner::new(config.mix, config.seed, who, life);
-        let checker = Checker::new(shared.clone(), names);
+        let checker = Checker::new(shared.clone(), names, wire.writer.local_addr().ok());
         shared.tally.borrow_mut().lives += 1;
         Self { shared, wire: Some(wire), planner, checker, half_closed: false }
     }
@@ -87,7 +87,6 @@ impl Session {
                     let one = Ears::open(&self.shared, channel, messages.clone(), protocol).await;
                     ears.push(one.ok_or(End::Unclear)?);
                 }
-                let refused = self.checker.refusals;
                 let shared = self.shared.clone();
                 let talk = async {
                     match ears.first_mut() {
@@ -96,13 +95,11 @@ impl Session {
                     }
                 };
                 let (outcome, talked) = tokio::join!(self.exchange(ops, style), talk);
+                let published = self.checker.published();
+                ears.iter().for_each(|one| one.compare(&published, &self.shared));
                 outcome?;
-                // Which of the messages were refused does not matter: the next storm has others.
-                if self.checker.refusals != refused {
-                    return self.nothing_left();
-                }
                 for one in ears.into_iter().skip(usize::from(!talked)) {
-                    one.hear(&self.shared).await;
+                    one.hear(&self.shared, &published.refused).await;
                 }
                 Ok(())
             }
@@ -251,15 +248,22 @@ impl Session {
                 self.shared.tally.borrow_mut().disconnects += 1;
             }
         }
+        let unanswered = self.checker.pending.len();
         let pending = self.checker.pending.make_contiguous();
         let unclear = *end == End::Unclear || pending.iter().any(Op::moves_what_follows);
+        // A server itself refuses nothing.
+        if *end == End::Own && !self.shared.config.direct_arm {
+            self.checker.leave_unread();
+        }
+        let pending = self.checker.pending.make_contiguous();
         self.checker.model.abandon(pending);
         self.checker.take_effects(false);
-        let Checker { names, ledger, .. } = self.checker;
+        let Checker { names, ledger, refusals, local, .. } = self.checker;
         if unclear {
             self.shared.unclear.borrow_mut().insert((names.who, names.life));
         }
-        self.shared.retired.borrow_mut().push_back(Retired::new(names, ledger));
+        let story = format!("{:?} ended by {end:?}, {} unanswered, {refusals} refusals read", local, unanswered);
+        self.shared.retired.borrow_mut().push_back(Retired::new(names, story, ledger));
     }
 }
 

@@ -12,6 +12,8 @@ use kit::resp::Value;
 pub(crate) enum Fate {
     /// Sent, no reply: it may be there, at most once.
     Unknown,
+    /// Sent by a client that left without reading on: as unknown, and its reply may have been a refusal.
+    Unread,
     /// The reply says it was executed: exactly once.
     Executed,
     /// Its reply was suppressed, and a later command of the connection was answered: at most once, as a refusal would
@@ -55,6 +57,14 @@ impl Ledger {
         EntryRef { list, entry: entries.len() - 1 }
     }
 
+    /// The client left without reading on.
+    pub(crate) fn leave_unread(&mut self, at: EntryRef) {
+        let fate = &mut self.lists[at.list].entries[at.entry].fate;
+        if *fate == Fate::Unknown {
+            *fate = Fate::Unread;
+        }
+    }
+
     pub(crate) fn set(&mut self, at: EntryRef, fate: Fate) {
         self.lists[at.list].entries[at.entry].fate = fate;
     }
@@ -67,7 +77,7 @@ impl Ledger {
 
 impl List {
     /// Compares what the server holds with what was promised.
-    pub(crate) fn audit(&self, names: &Names, content: &[Value], tally: &mut Tally) {
+    pub(crate) fn audit(&self, names: &Names, end: &str, content: &[Value], tally: &mut Tally) {
         let places: HashMap<Token, usize> = self.entries.iter().enumerate().map(|(at, e)| (e.token, at)).collect();
         let mut seen = vec![0_u32; self.entries.len()];
         let mut last = 0;
@@ -85,7 +95,7 @@ impl List {
             }
         }
         self.compare(names, &seen, tally);
-        self.gaps_and_units(names, &seen, tally);
+        self.gaps_and_units(names, end, &seen, tally);
     }
 
     fn compare(&self, names: &Names, seen: &[u32], tally: &mut Tally) {
@@ -95,11 +105,11 @@ impl List {
                 (Fate::Refused, 1..) => Some(Finding::Phantom),
                 (_, 2..) => Some(Finding::Duplicated),
                 (Fate::Executed, 0) => Some(Finding::Lost),
-                (Fate::Unknown | Fate::Silent, 0) => {
+                (Fate::Unknown | Fate::Unread | Fate::Silent, 0) => {
                     tally.unknown_absent += 1;
                     None
                 }
-                (Fate::Unknown, _) => {
+                (Fate::Unknown | Fate::Unread, _) => {
                     tally.unknown_present += 1;
                     None
                 }
@@ -120,12 +130,19 @@ impl List {
 
     /// One connection's commands run in its order: a write is not there although a later one is. Not so for a write of
     /// a transaction, which may have been discarded or met a changed key in a reply that never came.
-    fn gaps_and_units(&self, names: &Names, seen: &[u32], tally: &mut Tally) {
+    fn gaps_and_units(&self, names: &Names, end: &str, seen: &[u32], tally: &mut Tally) {
         let last_present = seen.iter().rposition(|&times| times > 0).unwrap_or(0);
         for (place, entry) in self.entries.iter().enumerate().take(last_present) {
-            if entry.fate == Fate::Unknown && entry.unit == 0 && seen[place] == 0 {
+            if entry.unit != 0 || seen[place] != 0 {
+                continue;
+            }
+            if entry.fate == Fate::Unread {
+                tally.unread_gaps += 1;
+            }
+            if entry.fate == Fate::Unknown {
                 tally.found(Finding::Gap, || {
-                    format!("{} is not in {}, a later one is", entry.token.text(names.seed), names.key(self.key))
+                    let (token, key) = (entry.token.text(names.seed), names.key(self.key));
+                    format!("{token} is not in {key}, a later one is; {end}")
                 });
             }
         }
@@ -165,7 +182,7 @@ mod tests {
         }
         let content: Vec<_> = there.iter().map(|sequence| Value::text(&token(*sequence).text(NAMES.seed))).collect();
         let mut tally = Tally::default();
-        ledger.into_lists()[0].audit(&NAMES, &content, &mut tally);
+        ledger.into_lists()[0].audit(&NAMES, "", &content, &mut tally);
         tally
     }
 
@@ -177,6 +194,15 @@ mod tests {
         assert_eq!(tally.wrong(), 0);
         assert_eq!(audit(&[(7, Unknown), (0, Unknown)], &[1]).wrong(), 0, "the transaction was discarded");
         assert_eq!((tally.unknown_present, tally.unknown_absent), (1, 2));
+    }
+
+    #[test]
+    fn whoever_leaves_may_not_have_read_a_refusal() {
+        use Fate::Unread;
+        let tally = audit(&[(0, Unread), (0, Unread), (0, Unread)], &[1]);
+        assert_eq!((tally.wrong(), tally.unread_gaps), (0, 1));
+        assert_eq!(audit(&[(0, Unread)], &[0, 0]).count(Finding::Duplicated), 1);
+        assert_eq!(audit(&[(7, Unread), (7, Unread)], &[0]).count(Finding::Split), 1);
     }
 
     #[test]

@@ -79,6 +79,12 @@ fn assert_green(tally: &Tally) {
     assert_eq!(tally.wrong(), 0, "findings:\n{}", tally.told.join("\n"));
     assert_eq!(tally.counted.violations, 0, "respmux took a server's reply for a fault");
     assert!(tally.replies > 10_000, "only {} replies were checked", tally.replies);
+    // Refusals that were read are the measure of those that nobody read: few clients leave.
+    let (gaps, refused) = (tally.unread_gaps, tally.refused);
+    assert!(
+        gaps * 20 <= refused + 40,
+        "{gaps} writes are missing whose reply nobody read, {refused} refusals were read"
+    );
     // Allowed by the rules, but a proxy that refuses much serves nobody.
     assert!(tally.refused * 50 <= tally.replies, "{} of {} were refused", tally.refused, tally.replies);
 }

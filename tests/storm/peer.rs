@@ -34,7 +34,18 @@ pub(crate) struct Ears {
     channel: Token,
     /// Still to come.
     messages: VecDeque<Token>,
+    /// Left out by what came behind them, when nobody knew yet whether they were published.
+    missed: Vec<Token>,
+    heard: Vec<Token>,
     protocol: u8,
+}
+
+/// What became of the messages of a batch, as far as who published them has heard.
+pub(crate) struct Published {
+    /// Declared not executed.
+    pub(crate) refused: Vec<Token>,
+    /// Not answered before the connection ended.
+    pub(crate) unanswered: Vec<Token>,
 }
 
 impl Ears {
@@ -48,7 +59,7 @@ impl Ears {
         }
         let name = channel.text(shared.config.seed);
         let confirmed = wire.call(&["SUBSCRIBE", &name]).await.ok()?;
-        let ears = Self { wire, channel, messages: messages.into(), protocol };
+        let ears = Self { wire, channel, messages: messages.into(), missed: Vec::new(), heard: Vec::new(), protocol };
         let wanted = ears.frame(vec![Value::text("subscribe"), Value::text(&name), Value::Int(1)]);
         if is_refusal(&confirmed) {
             return None;
@@ -139,32 +150,49 @@ impl Ears {
             if got == *answer {
                 return true;
             }
-            let message = self
-                .messages
-                .front()
-                .map(|token| self.frame(vec![Value::text("message"), name.clone(), Value::text(&token.text(seed))]));
-            if message.as_ref() == Some(&got) {
-                self.messages.pop_front();
+            let message =
+                |token: &Token| self.frame(vec![Value::text("message"), name.clone(), Value::text(&token.text(seed))]);
+            if let Some(place) = self.messages.iter().position(|token| message(token) == got) {
+                self.missed.extend(self.messages.drain(..place));
+                self.heard.extend(self.messages.pop_front());
                 continue;
             }
+            let wanted = self.messages.front().map(message);
             let place = by_pattern.iter().position(|token| {
                 let items =
                     [Value::text("pmessage"), Value::text(pattern), name.clone(), Value::text(&token.text(seed))];
                 got == self.frame(items.to_vec())
             });
             let Some(place) = place else {
-                self.found(shared, message.as_ref().unwrap_or(answer), &got);
+                self.found(shared, wanted.as_ref().unwrap_or(answer), &got);
                 return false;
             };
             by_pattern.drain(..=place);
         }
     }
 
-    /// All messages, in order, then the way out of the subscription.
-    pub(crate) async fn hear(mut self, shared: &Shared) {
+    /// What was left out had been refused, or its reply never came; what was heard had not been refused.
+    pub(crate) fn compare(&self, published: &Published, shared: &Shared) {
+        for token in &self.missed {
+            if !published.refused.contains(token) && !published.unanswered.contains(token) {
+                let story = || format!("a subscriber has not heard {token:?}, but a later message");
+                shared.tally.borrow_mut().found(Finding::Misordered, story);
+            }
+        }
+        for token in self.heard.iter().filter(|token| published.refused.contains(token)) {
+            let story = || format!("a subscriber has heard {token:?}, which was refused");
+            shared.tally.borrow_mut().found(Finding::Phantom, story);
+        }
+    }
+
+    /// All messages but those that were refused, in order, then the way out of the subscription.
+    pub(crate) async fn hear(mut self, shared: &Shared, refused: &[Token]) {
         let seed = shared.config.seed;
         let name = Value::text(&self.channel.text(seed));
         for token in std::mem::take(&mut self.messages) {
+            if refused.contains(&token) {
+                continue;
+            }
             let items = vec![Value::text("message"), name.clone(), Value::text(&token.text(seed))];
             if !self.hears(shared, &self.frame(items)).await {
                 return;

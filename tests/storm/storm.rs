@@ -80,13 +80,15 @@ impl Shared {
 /// A life that is over, to be audited.
 pub(crate) struct Retired {
     names: Names,
+    /// How its connection ended, for the story of a finding.
+    end: String,
     lists: Vec<List>,
     since: Instant,
 }
 
 impl Retired {
-    pub(crate) fn new(names: Names, ledger: Ledger) -> Self {
-        Self { names, lists: ledger.into_lists(), since: Instant::now() }
+    pub(crate) fn new(names: Names, end: String, ledger: Ledger) -> Self {
+        Self { names, end, lists: ledger.into_lists(), since: Instant::now() }
     }
 }
 
@@ -223,7 +225,7 @@ async fn audit(shared: &Shared, direct: &mut Wire, age: Duration) {
             let key = life.names.key(list.key);
             let content = direct.call(&["LRANGE", &key, "0", "-1"]).await.expect("the server answers");
             let Value::Array(content) = content else { panic!("LRANGE {key}: {content:?}") };
-            list.audit(&life.names, &content, &mut shared.tally.borrow_mut());
+            list.audit(&life.names, &life.end, &content, &mut shared.tally.borrow_mut());
         }
         remove_keys(&life, direct).await;
     }

@@ -71,6 +71,8 @@ pub(crate) struct Tally {
     pub(crate) ledger_writes: u64,
     pub(crate) unknown_present: u64,
     pub(crate) unknown_absent: u64,
+    /// Of these, from clients that left without reading on, with a later write there: the refusals that nobody read.
+    pub(crate) unread_gaps: u64,
     /// Upstream connections killed.
     pub(crate) kills: u64,
     /// The most upstream connections of the proxy that were seen at once.
@@ -114,6 +116,7 @@ impl Tally {
         self.ledger_writes += arm.ledger_writes;
         self.unknown_present += arm.unknown_present;
         self.unknown_absent += arm.unknown_absent;
+        self.unread_gaps += arm.unread_gaps;
         self.kills += arm.kills;
         self.max_upstream = self.max_upstream.max(arm.max_upstream);
         self.counted.violations += arm.counted.violations;
@@ -137,6 +140,7 @@ impl Tally {
             "ledger_writes": self.ledger_writes,
             "unknown_present": self.unknown_present,
             "unknown_absent": self.unknown_absent,
+            "unread_gaps": self.unread_gaps,
             "refused": self.refused,
             "disconnects": self.disconnects,
             "aborted": self.aborted,

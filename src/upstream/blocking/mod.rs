@@ -26,7 +26,7 @@ use task::Io;
 pub use waiter::{Wait, WaitEnd, Waiter};
 
 use super::{Answer, Node, Outbox};
-use crate::command::{CommandId, Pop, PopKind, is_nil};
+use crate::command::{Pop, PopKind, is_nil};
 use crate::link::ServerRef;
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, ElementVia, WaiterState};
@@ -72,6 +72,9 @@ struct WaitGroup {
     links: RefCell<HashMap<SourceId, Io>>,
     /// A question for several keys fails because of this one.
     difficult: Cell<bool>,
+    /// Its question has no lane and is asked on a lent connection, for which it may stand in line: it is not asked
+    /// again before that.
+    asked_aside: Cell<bool>,
 }
 
 impl WaitGroups {
@@ -188,6 +191,7 @@ impl WaitGroup {
             waits: RefCell::default(),
             links: RefCell::default(),
             difficult: Cell::new(false),
+            asked_aside: Cell::new(false),
         })
     }
 
@@ -379,21 +383,11 @@ impl WaitGroup {
 async fn put_back(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Result<(), String> {
     for _ in 0..GIVE_BACK_TRIES {
         node.server_takes_writes().await;
-        let reply = match node.lanes.obtain(node, key) {
-            Ok(lane) => match node.own_commands.ask(node, &lane, CommandId::OURS, command).await {
-                Ok(Answer::Reply(reply)) => reply,
-                Ok(Answer::NotExecuted(_)) => continue,
-                // Not tried again: it may have been carried out, and the element would be there twice.
-                Err(_) => return Err("the connection broke".to_owned()),
-            },
-            Err(_) => match node.rt.pool.lease(node, key).await {
-                Ok(mut lease) => {
-                    let mut replies = lease.link().call(command, 1).await.map_err(|e| e.to_string())?;
-                    lease.give_back(super::Return::Clean);
-                    replies.swap_remove(0)
-                }
-                Err(_) => continue,
-            },
+        let reply = match node.ask(key, command).await {
+            Ok(Answer::Reply(reply)) => reply,
+            Ok(Answer::NotExecuted(_)) => continue,
+            // Not tried again: it may have been carried out, and the element would be there twice.
+            Err(_) => return Err("the connection broke".to_owned()),
         };
         return if reply.starts_with(b":") {
             Ok(())

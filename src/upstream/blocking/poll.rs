@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::queue::PopReply;
 use super::{Node, WaitGroup};
-use crate::command::{CommandId, PopKind, is_nil, popped_key};
+use crate::command::{PopKind, is_nil, popped_key};
 use crate::resp::encode;
 use crate::session::RouteKey;
 use crate::upstream::Answer;
@@ -65,7 +65,7 @@ async fn run(node: Rc<Node>) {
 /// Wait groups without a connection, those that have waited longest first.
 fn waiting(node: &Node) -> Vec<Rc<WaitGroup>> {
     let mut wait_groups = node.wait_groups.all();
-    wait_groups.retain(|group| group.machine.borrow().needs_polls());
+    wait_groups.retain(|group| !group.asked_aside.get() && group.machine.borrow().needs_polls());
     wait_groups.sort_by_key(|group| group.number);
     wait_groups
 }
@@ -106,15 +106,14 @@ async fn ask_all(node: &Rc<Node>, mut questions: Vec<Vec<Rc<WaitGroup>>>) -> boo
         let window = questions.split_off(questions.len().saturating_sub(AT_ONCE));
         let tasks: Vec<_> = window
             .into_iter()
-            .map(|wait_groups| {
+            .filter_map(|wait_groups| {
                 let node = Rc::clone(node);
-                spawn_local(async move {
-                    if wait_groups.len() == 1 {
-                        ask_one(&node, &wait_groups[0]).await
-                    } else {
-                        ask_merged(&node, wait_groups).await
-                    }
-                })
+                // Whoever has a lane must not wait for those who stand in line for a connection.
+                if wait_groups.first().is_some_and(|group| node.lanes.obtain(&node, &group.key.0).is_err()) {
+                    spawn_local(ask_aside(node, wait_groups));
+                    return None;
+                }
+                Some(spawn_local(async move { ask_for(&node, wait_groups).await }))
             })
             .collect();
         for task in tasks {
@@ -122,6 +121,24 @@ async fn ask_all(node: &Rc<Node>, mut questions: Vec<Vec<Rc<WaitGroup>>>) -> boo
         }
     }
     hit
+}
+
+async fn ask_for(node: &Rc<Node>, wait_groups: Vec<Rc<WaitGroup>>) -> bool {
+    match &wait_groups[..] {
+        [group] => ask_one(node, group).await,
+        _ => ask_merged(node, wait_groups).await,
+    }
+}
+
+/// The question of wait groups for whose key no lane is to be had, beside the rounds of the others.
+async fn ask_aside(node: Rc<Node>, wait_groups: Vec<Rc<WaitGroup>>) {
+    wait_groups.iter().for_each(|group| group.asked_aside.set(true));
+    if !ask_for(&node, wait_groups.clone()).await {
+        // Those who wait for a connection with something to do come first.
+        sleep(node.rt.config().blocking.poll_max).await;
+    }
+    wait_groups.iter().for_each(|group| group.asked_aside.set(false));
+    keep_running(&node);
 }
 
 /// What came of a question.
@@ -134,13 +151,12 @@ enum Said {
 }
 
 async fn ask(node: &Rc<Node>, key: &RouteKey, command: &[u8]) -> Said {
-    let Ok(lane) = node.lanes.obtain(node, key) else { return Said::Nothing };
     // A pause may have begun since the round has: the question would wait on the lane, in front of clients.
     if node.is_any_pause() {
         return Said::Nothing;
     }
     node.rt.shard.group_polls.inc();
-    match node.own_commands.ask(node, &lane, CommandId::OURS, command).await {
+    match node.ask_if(key, command, |node| !node.is_any_pause()).await {
         Ok(Answer::Reply(frame)) => Said::Reply(frame),
         Ok(Answer::NotExecuted(_)) => Said::Nothing,
         Err(_) => Said::Unknown,
