@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use tokio::time::timeout;
+
 use crate::ledger::{Fate, Ledger};
 use crate::model::{Effects, Expected, Model};
 use crate::op::{Names, Op};
@@ -87,7 +89,10 @@ impl Checker {
                 self.silenced |= matches!(self.pending.pop_front(), Some(Op::Reply(_)));
             }
             let Some(op) = self.pending.front() else { return Ok(()) };
-            match reader.frame().await {
+            let Ok(frame) = timeout(self.shared.config.patience, reader.frame()).await else {
+                return Err(self.missing(&reader.left_over()));
+            };
+            match frame {
                 Ok(reply) => {
                     let op = op.clone();
                     self.checker(&op, &reply)?;

@@ -154,11 +154,18 @@ impl Session {
                 self.half_closed = true;
             }
         };
-        let both = async { tokio::join!(writing, self.checker.read(&mut wire.reader)).1 };
-        match timeout(self.shared.config.patience, both).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(self.checker.missing(&wire.reader.left_over())),
+        // The patience is for each reply: of a long pipeline every command may stand in line. Whoever waits in vain for
+        // one need not write the rest.
+        tokio::pin!(writing);
+        let reading = self.checker.read(&mut wire.reader);
+        tokio::pin!(reading);
+        tokio::select! {
+            biased;
+            outcome = &mut reading => outcome?,
+            () = &mut writing => return reading.await,
         }
+        writing.await;
+        Ok(())
     }
 
     /// After the last reply of a half-closed connection: its end, and nothing before it.
@@ -252,7 +259,7 @@ impl Session {
         let pending = self.checker.pending.make_contiguous();
         let unclear = *end == End::Unclear || pending.iter().any(Op::moves_what_follows);
         // A server itself refuses nothing.
-        if *end == End::Own && !self.shared.config.direct_arm {
+        if *end != End::Lost && !self.shared.config.direct_arm {
             self.checker.leave_unread();
         }
         let pending = self.checker.pending.make_contiguous();
