@@ -24,8 +24,8 @@ use crate::upstream::{Answer, Lane, Return, Wait, WaitEnd, WaitGroups, Waiter};
 pub(super) const UNBLOCKED: &[u8] = b"UNBLOCKED client unblocked via CLIENT UNBLOCK";
 
 /// What came of a question for which no lane was to be had.
-enum Aside {
-    Answer(Vec<u8>),
+enum LentAnswer {
+    Reply(Vec<u8>),
     NotAsked,
     /// The client's time is over, or it was unblocked.
     Over,
@@ -249,9 +249,9 @@ impl Client {
                 Some(self.call(&lane, CommandId::OURS, &question).await?)
             } else {
                 match self.ask_aside(&question, command.deadline, wait).await? {
-                    Aside::Answer(frame) => Some(Answer::Reply(frame)),
-                    Aside::NotAsked => None,
-                    Aside::Over => return self.end_empty(command, wait),
+                    LentAnswer::Reply(frame) => Some(Answer::Reply(frame)),
+                    LentAnswer::NotAsked => None,
+                    LentAnswer::Over => return self.end_empty(command, wait),
                 }
             };
             let Some(answer) = answer else {
@@ -294,18 +294,18 @@ impl Client {
         question: &[u8],
         deadline: Option<Instant>,
         wait: &Rc<Wait>,
-    ) -> Result<Aside, Closed> {
+    ) -> Result<LentAnswer, Closed> {
         let (node, key) = (self.node(), self.record.session.borrow().key.clone());
         let lend = node.rt.pool.lease(&node, &key);
         let mut lease = match self.wait_until(wait, pin!(lend), deadline).await? {
-            None => return Ok(Aside::Over),
-            Some(Err(_)) => return Ok(Aside::NotAsked),
+            None => return Ok(LentAnswer::Over),
+            Some(Err(_)) => return Ok(LentAnswer::NotAsked),
             Some(Ok(lease)) => lease,
         };
         // A pause may have begun while it stood in line.
         if node.is_any_pause() {
             lease.give_back(Return::Clean);
-            return Ok(Aside::NotAsked);
+            return Ok(LentAnswer::NotAsked);
         }
         node.rt.shard.group_polls.inc();
         // What it brings is the client's, so that its close is looked for only between two questions.
@@ -313,7 +313,7 @@ impl Client {
             return Err(Closed(CloseReason::UpstreamLost));
         };
         lease.give_back(Return::Clean);
-        Ok(Aside::Answer(replies.swap_remove(0)))
+        Ok(LentAnswer::Reply(replies.swap_remove(0)))
     }
 
     /// Waits between two questions; whether the wait as a whole is over.
