@@ -297,7 +297,7 @@ impl Client {
     ) -> Result<LentAnswer, Closed> {
         let (node, key) = (self.node(), self.record.session.borrow().key.clone());
         let lend = node.rt.pool.lease(&node, &key);
-        let mut lease = match self.wait_until(wait, pin!(lend), deadline).await? {
+        let lease = match self.wait_until(wait, pin!(lend), deadline).await? {
             None => return Ok(LentAnswer::Over),
             Some(Err(_)) => return Ok(LentAnswer::NotAsked),
             Some(Ok(lease)) => lease,
@@ -309,11 +309,7 @@ impl Client {
         }
         node.rt.shard.group_polls.inc();
         // What it brings is the client's, so that its close is looked for only between two questions.
-        let Ok(mut replies) = lease.link().call(question, 1).await else {
-            return Err(Closed(CloseReason::UpstreamLost));
-        };
-        lease.give_back(Return::Clean);
-        Ok(LentAnswer::Reply(replies.swap_remove(0)))
+        lease.ask(question).await.map(LentAnswer::Reply).map_err(|_| Closed(CloseReason::UpstreamLost))
     }
 
     /// Waits between two questions; whether the wait as a whole is over.

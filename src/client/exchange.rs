@@ -13,7 +13,7 @@ use crate::resp::{ProtocolError, decode, encode};
 use crate::router::PinReason;
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, Origin};
-use crate::upstream::{Answer, Lane, Outbox, Owner, Return, Wants};
+use crate::upstream::{Answer, Lane, Outbox, Owner, Wants};
 
 impl Client {
     /// The client's last reply; its input is ignored from here on (rule F2).
@@ -106,14 +106,8 @@ impl Client {
         // All places for lanes are taken: a pinned connection in the same state can tell as well. The command changes
         // nothing there, so nobody has to clean up.
         match node.rt.pool.lease(&node, key).await {
-            Ok(mut lease) => match lease.link().call(bytes, 1).await {
-                Ok(mut replies) => {
-                    lease.give_back(Return::Clean);
-                    Ok(Answer::Reply(replies.swap_remove(0)))
-                }
-                // It was sent, and nobody knows what became of it (rule I11).
-                Err(_) => Err(Closed(CloseReason::UpstreamLost)),
-            },
+            // It was sent, and where no reply comes nobody knows what became of it (rule I11).
+            Ok(lease) => lease.ask(bytes).await.map(Answer::Reply).map_err(|_| Closed(CloseReason::UpstreamLost)),
             Err(error) => Ok(Answer::NotExecuted(error_reply::no_lease(PinReason::Overflow, error))),
         }
     }

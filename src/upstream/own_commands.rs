@@ -47,7 +47,7 @@ impl Node {
         if let Ok(lane) = self.lanes.obtain(self, key) {
             return self.own_commands.ask(self, &lane, CommandId::OURS, command).await;
         }
-        let mut lease = match self.rt.pool.lease(self, key).await {
+        let lease = match self.rt.pool.lease(self, key).await {
             Ok(lease) => lease,
             // What the handshake was refused with is the answer, as it is on a lane.
             Err(LeaseError::Dial(DialError::Identity(line) | DialError::State(line))) => {
@@ -59,9 +59,7 @@ impl Node {
             lease.give_back(Return::Clean);
             return Ok(Answer::NotExecuted(NOT_EXECUTED.to_vec()));
         }
-        let mut replies = lease.link().call(command, 1).await.map_err(|_| OutcomeUnknown)?;
-        lease.give_back(Return::Clean);
-        Ok(Answer::Reply(replies.swap_remove(0)))
+        lease.ask(command).await.map(Answer::Reply).map_err(|_| OutcomeUnknown)
     }
 }
 

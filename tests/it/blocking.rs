@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, eventually, pause};
+use kit::{Flavour, Frame, PATIENCE, Proxy, ProxyOptions, RealRedis, SetOnDrop, TestClient, eventually, pause};
 
 /// How late a deadline may fire here: 10 ms of the product's own, and what a busy machine adds.
 const LATE: Duration = Duration::from_millis(60);
@@ -346,15 +346,6 @@ fn a_fold_gives_way_to_who_cannot_be_asked_in_turns() {
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     redis.connect().ask("RPUSH q x");
     assert_eq!(folded.read_frame().items[1].as_str(), "x");
-}
-
-/// Ends what others do until then, also when the test fails.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Two databases keep both lanes busy, and waiters of a third one have had theirs taken: they are asked for on a lent

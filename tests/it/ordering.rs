@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kit::{Flavour, Proxy, ProxyOptions, RealRedis, TestClient, encode, pause};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, SetOnDrop, TestClient, encode, pause};
 
 /// Rounds of a race: enough that a wrong order shows in every run of a proxy that has none.
 const ROUNDS: usize = 2000;
@@ -32,13 +32,7 @@ fn under_load(proxy: &Proxy, measured: impl FnOnce()) {
             });
         }
         // The load must end when the measured part fails.
-        struct Finish<'a>(&'a AtomicBool);
-        impl Drop for Finish<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
-        let _finish = Finish(&done);
+        let _end = SetOnDrop(&done);
         measured();
     });
 }

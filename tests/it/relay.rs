@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use kit::RealRedis;
+use kit::{RealRedis, pause};
 
 /// What each connection has said.
 type Said = Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>;
@@ -64,10 +64,9 @@ impl Relay {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a slow network is what it plays")]
 fn wait_before(chunk: &[u8], words: &[u8], late: Duration) {
     if !words.is_empty() && chunk.windows(words.len()).any(|part| part == words) {
-        thread::sleep(late);
+        pause(late);
     }
 }
 

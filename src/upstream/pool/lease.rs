@@ -1,5 +1,6 @@
 //! One connection, lent to one client: how it comes back, and what is done when it cannot.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -61,6 +62,16 @@ impl Lease {
     #[must_use]
     pub fn key(&self) -> &RouteKey {
         self.link.as_ref().expect("a lease owns its link until it is given back").key()
+    }
+
+    /// Asks `question`, which changes nothing of the connection's state, and gives the connection back.
+    ///
+    /// # Errors
+    /// The connection is lost, and closed; nobody knows whether the question was carried out.
+    pub async fn ask(mut self, question: &[u8]) -> io::Result<Vec<u8>> {
+        let mut replies = self.link().call(question, 1).await?;
+        self.give_back(Return::Clean);
+        Ok(replies.swap_remove(0))
     }
 
     /// The client left while the connection waits for the server: UNBLOCK it there, read what it still says, and

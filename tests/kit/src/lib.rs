@@ -32,4 +32,4 @@ pub use redis::{Flavour, RealRedis, info_field, signal};
 pub use setting::setting;
 pub use setup::path_of;
 pub use tls::{Pair, Pki};
-pub use wait::{eventually, pause};
+pub use wait::{SetOnDrop, eventually, pause};

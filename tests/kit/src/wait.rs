@@ -1,6 +1,7 @@
 //! Waiting: for a thing to become true, within a deadline. The only place of the tests that lets time pass.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Polls `attempt` until it gives a value, and panics with its last complaint when `deadline` has passed.
@@ -17,6 +18,15 @@ pub fn eventually<T, E: Display>(deadline: Duration, mut attempt: impl FnMut() -
             Err(_) => pause(step),
         }
         step = (step * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Tells threads to end when it is dropped, also because the test has failed.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
