@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use kit::{Flavour, Proxy, ProxyOptions, RealRedis, path_of};
+use kit::{Flavour, Proxy, ProxyOptions, RealRedis, SetOnDrop, path_of};
 
 /// Upstream connections the proxy may have. Until subscriptions and blocking commands are folded, each subscriber
 /// and each blocked client of a script needs one.
@@ -125,6 +125,7 @@ fn matrix(flavour: Flavour, level: &str, wanted: impl Fn(&Script) -> bool) {
     }
     let stop = AtomicBool::new(false);
     let most = std::thread::scope(|scope| {
+        let end = SetOnDrop(&stop);
         let counting = count_upstream(scope, &server, &stop);
         for script in &scripts {
             match run(*script, proxy.tcp_address(), &server, level) {
@@ -132,7 +133,7 @@ fn matrix(flavour: Flavour, level: &str, wanted: impl Fn(&Script) -> bool) {
                 Err(failure) => failures.push(failure),
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         counting.join().expect("the counting thread ends")
     });
     println!("{flavour:?}: at most {most} upstream connections of {CAP}");

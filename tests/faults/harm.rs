@@ -11,7 +11,7 @@ use fastrand::Rng;
 use crate::network::{Harm, Network, PAYLOAD, Way};
 use crate::tally::{Finding, Tally};
 use crate::victim::{Fate, Next, Rules, Script, Victim, command};
-use kit::{Flavour, Progress, Proxy, ProxyOptions, RealRedis};
+use kit::{Flavour, Progress, Proxy, ProxyOptions, RealRedis, SetOnDrop};
 
 /// Bytes of a marked reply on the wire, and of a marked request.
 const REPLY: usize = PAYLOAD + 9;
@@ -113,6 +113,7 @@ pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally 
     let tally = Mutex::new(Tally::default());
     let (address, queue, shared, stage) = (proxy.tcp_address(), &queue, &tally, &stage);
     std::thread::scope(|scope| {
+        let _end = SetOnDrop(&stage.over);
         for number in 0..BYSTANDERS {
             scope.spawn(move || merge(shared, bystander(address, number, &stage.over)));
         }
@@ -122,7 +123,6 @@ pub(crate) fn run(seed: u64, threads: u32, step: usize, random: usize) -> Tally 
         for victim in victims {
             victim.join().expect("a victim's thread ends well");
         }
-        stage.over.store(true, Ordering::Relaxed);
     });
     let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !proxy.runs() {

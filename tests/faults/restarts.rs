@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::harm::check_ledger;
 use crate::tally::{Finding, Tally};
 use crate::victim::{Fate, NOT_EXECUTED, Next, Victim, command};
-use kit::{Flavour, Progress, Proxy, ProxyOptions, RealRedis};
+use kit::{Flavour, Progress, Proxy, ProxyOptions, RealRedis, SetOnDrop};
 
 /// What `upstream.connects_per_second` is set to.
 const CONNECTS: i64 = 20;
@@ -78,6 +78,7 @@ pub(crate) fn run(size: Size) -> Tally {
     let mut tally = Tally::default();
     let mut ledgers = Vec::new();
     std::thread::scope(|scope| {
+        let end = SetOnDrop(&shared.over);
         let writers: Vec<_> =
             (0..size.writers).map(|number| scope.spawn(move || write(address, number, shared))).collect();
         shared.served_after(0, Duration::from_secs(20));
@@ -92,7 +93,7 @@ pub(crate) fn run(size: Size) -> Tally {
             }
             std::thread::sleep(Duration::from_millis(fastrand::u64(100..400)));
         }
-        shared.over.store(true, Ordering::Relaxed);
+        drop(end);
         for writer in writers {
             let (part, fates) = writer.join().expect("a writer ends well");
             tally.add(part);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use kit::{
-    Address, Flavour, Frame, PATIENCE, Progress, Proxy, ProxyOptions, ReadEnd, RealRedis, TestClient, encode, pause,
+    Address, Flavour, Frame, PATIENCE, Progress, Proxy, ProxyOptions, ReadEnd, RealRedis, SetOnDrop, TestClient,
+    encode, pause,
 };
 
 /// Each may touch keys and channels that begin with its name, and nothing else. The first needs no login.
@@ -315,13 +316,14 @@ fn run(operations: u64, every: Duration) {
     let (tally, stop, address) = (Tally::default(), AtomicBool::new(false), proxy.address());
     let (began, progress) = (Instant::now(), Progress::new("identities: operations").of(most));
     let (complaints, kills) = std::thread::scope(|scope| {
+        let end = SetOnDrop(&stop);
         let disturber = scope.spawn(|| disturb(&redis, &stop, every, seed));
         let (address, tally, progress) = (&address, &tally, &progress);
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| scope.spawn(move || play(address, tally, thread, seed, most, progress)))
             .collect();
         let complaints: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().expect("it ends")).collect();
-        stop.store(true, Relaxed);
+        drop(end);
         (complaints, disturber.join().expect("it ends"))
     });
     let seen = |counter: &AtomicU64| counter.load(Relaxed);

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually, pause};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, SetOnDrop, TestClient, encode, eventually, pause};
 
 const SERVERS: [Flavour; 3] = [Flavour::Redis70, Flavour::Redis82, Flavour::Valkey9];
 const MIB: usize = 1 << 20;
@@ -58,6 +58,7 @@ fn bystand(mut client: TestClient, number: usize, begun: &AtomicUsize, stop: &At
 fn beside_bystanders(proxy: &Proxy, redis: &RealRedis, cause: impl FnOnce()) {
     let (stop, begun) = (AtomicBool::new(false), AtomicUsize::new(0));
     let rounds: Vec<i64> = std::thread::scope(|scope| {
+        let end = SetOnDrop(&stop);
         let (stop, begun) = (&stop, &begun);
         let bystanders: Vec<_> = (0..12)
             .map(|number| {
@@ -70,7 +71,7 @@ fn beside_bystanders(proxy: &Proxy, redis: &RealRedis, cause: impl FnOnce()) {
             begun => Err(format!("{begun} bystanders were served")),
         });
         let caused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(cause));
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         let rounds = bystanders.into_iter().map(|bystander| bystander.join().expect("a bystander lost something"));
         let rounds = rounds.collect();
         if let Err(panic) = caused {

@@ -1,6 +1,6 @@
 //! What the metrics say is what is.
 
-use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, eventually};
+use kit::{Flavour, PATIENCE, Proxy, ProxyOptions, RealRedis, SetOnDrop, eventually};
 
 #[test]
 fn connections_are_counted_as_they_are() {
@@ -94,6 +94,7 @@ fn what_is_in_flight_is_what_the_lanes_show() {
     let proxy = Proxy::start(&redis, &ProxyOptions::sized(2, 12));
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = SetOnDrop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 let mut client = proxy.connect();
@@ -118,7 +119,6 @@ fn what_is_in_flight_is_what_the_lanes_show() {
                 seen += u64::from(owed > 0);
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(seen > 0, "nothing was ever under way");
     });
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kit::{
-    Address, Flavour, PATIENCE, Pair, Pki, Proxy, ProxyOptions, RealRedis, TestClient, encode, eventually, free_port,
-    path_of, pause,
+    Address, Flavour, PATIENCE, Pair, Pki, Proxy, ProxyOptions, RealRedis, SetOnDrop, TestClient, encode, eventually,
+    free_port, path_of, pause,
 };
 
 fn tls_options(pki: &Arc<Pki>) -> ProxyOptions {
@@ -164,6 +164,7 @@ fn certificates_are_taken_up_without_a_failed_request() {
     };
     let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let end = SetOnDrop(&stop);
         let clients: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
@@ -200,7 +201,7 @@ fn certificates_are_taken_up_without_a_failed_request() {
         until("success", 2.0);
         assert_ne!(shown(), second);
         eventually(PATIENCE, || (served.load(Ordering::Relaxed) > 100).then_some(()).ok_or("no load"));
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         clients.into_iter().for_each(|client| client.join().unwrap());
     });
     assert!(proxy.log().contains("cannot be used"));

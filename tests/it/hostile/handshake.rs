@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 
 use super::*;
 use crate::relay::Relay;
-use kit::{PATIENCE, Pki, eventually, pause, setting};
+use kit::{PATIENCE, Pki, SetOnDrop, eventually, pause, setting};
 
 fn session(config: Arc<ClientConfig>) -> ClientConnection {
     ClientConnection::new(config, IpAddr::from([127, 0, 0, 1]).into()).expect("a good name")
@@ -266,6 +266,7 @@ fn half_finished_handshakes_end_in_time_and_are_limited() {
     // A byte now and then changes nothing.
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = SetOnDrop(&stop);
         let (stop, slow) = (&stop, &open[..]);
         scope.spawn(move || {
             for byte in &hello[hello.len() / 2..] {
@@ -283,7 +284,6 @@ fn half_finished_handshakes_end_in_time_and_are_limited() {
             stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
             while let Ok(1..) = stream.read(&mut [0; 4096]) {}
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let took = began.elapsed();
     assert!(took >= TIME && took < TIME + Duration::from_secs(3), "all are closed after {took:?}");

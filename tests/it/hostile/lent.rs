@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::*;
-use kit::{Frame, PATIENCE, ReadEnd, eventually, pause};
+use kit::{Frame, PATIENCE, ReadEnd, SetOnDrop, eventually, pause};
 
 /// How long a form may take that may wait for ever, if it says nothing.
 const WAIT: Duration = Duration::from_millis(60);
@@ -277,6 +277,8 @@ fn nobody_else_notices(flavour: Flavour) {
     direct.ask("SELECT 0");
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // A bystander that is never told to end would keep a failed test from ending.
+        let end = SetOnDrop(&over);
         let bystanders: Vec<_> = (0..6)
             .map(|number| {
                 let (proxy, over) = (&proxy, &over);
@@ -308,7 +310,7 @@ fn nobody_else_notices(flavour: Flavour) {
                 borrow(&proxy, &format!("{number}: {place:?} {:?}", Shown(&encode(form))));
             }
         }));
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         let rounds: u64 =
             bystanders.into_iter().map(|bystander| bystander.join().expect("a bystander lost nothing")).sum();
         println!(
@@ -328,7 +330,7 @@ fn nobody_else_notices(flavour: Flavour) {
     eventually(PATIENCE, || match odd_connections(&mut direct, &lanes(&proxy)) {
         (0, _) => Err("the list shows none of ours".to_owned()),
         (_, odd) if odd.is_empty() => Ok(()),
-        (_, odd) => Err(odd.join("\n")),
+        (_, odd) => Err(format!("{}\nclients: {}", odd.join("\n"), proxy.connect().ask("CLIENT LIST").as_str())),
     });
     assert!(proxy.runs());
 }
