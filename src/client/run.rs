@@ -285,6 +285,8 @@ impl Client {
                 Scan::Incomplete => break,
                 // An empty line, `*0`, `*-1`: no request, and no reply (docs/design/semantics.md 4.1).
                 Scan::Empty { len } => at += len,
+                // A PROXY that is too large for who has not logged in: only now must it be known who has.
+                Scan::Invalid(_) if self.admission == Admission::Unasked => return (at, Flow::Step(Step::Admit)),
                 Scan::Invalid(error) => return (at, Flow::Step(Step::Invalid(error))),
                 Scan::Complete { len, canonical } => {
                     let scanned = Scanned { scanner: &scanner, buf };

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use kit::{Address, Flavour, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, Shown, TestClient, pause};
+use kit::{Address, Flavour, PATIENCE, Proxy, ProxyOptions, ReadEnd, RealRedis, Shown, TestClient, encode, pause};
 
 /// How long the server may be silent before it is taken to have said all.
 const SILENCE: Duration = Duration::from_millis(60);
@@ -230,4 +230,21 @@ fn the_rows_are_refused_by_a_real_server() {
         .count();
     assert!(refused >= 30, "{refused} of {} rows are refused: {heard:?}", heard.len());
     assert!(heard.iter().filter(|heard| !heard.closed).count() >= 10, "some rows are good: {heard:?}");
+}
+
+/// A first request that respmux answers itself is no smaller than the server allows: whether the client must log in is
+/// asked when that decides.
+#[test]
+fn a_large_proxy_command_asks_who_sends_it() {
+    let explain = format!("PROXY EXPLAIN SET k {}", "x".repeat(20_000));
+    let redis = RealRedis::start(Flavour::Redis70, &[]);
+    let proxy = Proxy::start(&redis, &ProxyOptions::tight());
+    // Passes by, so that respmux asks the server anew whether strangers must log in.
+    assert_eq!(proxy.connect().ask("CONFIG SET hz 11").as_str(), "OK");
+    let told = proxy.connect().ask(&explain);
+    assert!(!told.is_error(), "{}", told.as_str());
+    assert_eq!(proxy.connect().ask("CONFIG SET requirepass pw").as_str(), "OK");
+    let mut stranger = proxy.connect();
+    stranger.send(&encode(&explain.split(' ').collect::<Vec<_>>()));
+    stranger.expect(b"-ERR Protocol error: unauthenticated bulk length\r\n");
 }
