@@ -1,5 +1,5 @@
-//! The configuration as an operator meets it: the built program, its flags, variables and files, and
-//! what it prints. Variables are set for child processes only.
+//! The configuration as an operator meets it: the built program, its flags, variables and files, and what it prints.
+//! Variables are set for child processes only.
 
 #![allow(clippy::unwrap_used)] // .clippy.toml lets only the tests themselves, not what they call
 

@@ -72,8 +72,7 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 /// How long to wait after accept(2) failed, mostly for want of descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves the admin port until `shutdown` is ready, then for the responses under way, at most
-/// 250 ms longer.
+/// Serves the admin port until `shutdown` is ready, then for the responses under way, at most 250 ms longer.
 ///
 /// Connections are local tasks: call it within a `LocalSet` or `LocalRuntime`.
 pub(crate) async fn serve(listener: TcpListener, state: Rc<AdminState>, shutdown: impl Future<Output = ()>) {

@@ -276,8 +276,8 @@ fn verdict(verdict: Result<(), String>) -> PageReply {
     }
 }
 
-/// Whether every worker shows signs of life. One that never did is given as long as the others,
-/// from the start of the process.
+/// Whether every worker shows signs of life. One that never did is given as long as the others, from the start of the
+/// process.
 fn alive(telemetry: &Telemetry, now: u64) -> Result<(), String> {
     let mut stuck = Vec::new();
     for (worker, silent) in telemetry.silences(now).enumerate() {
@@ -288,14 +288,14 @@ fn alive(telemetry: &Telemetry, now: u64) -> Result<(), String> {
     if stuck.is_empty() { Ok(()) } else { Err(stuck.join("\n")) }
 }
 
-/// Whether the process has come up. Stays true; the configuration was loaded before there was
-/// anything to serve this page.
+/// Whether the process has come up. Stays true; the configuration was loaded before there was anything to serve this
+/// page.
 fn started(telemetry: &Telemetry) -> Result<(), String> {
     if telemetry.facts.listening() { Ok(()) } else { Err("listeners are not bound yet".to_owned()) }
 }
 
-/// Whether new clients are welcome. An upstream that is down does not matter: every replica would
-/// go at once, and clients would lose a proxy that answers for a service that refuses them.
+/// Whether new clients are welcome. An upstream that is down does not matter: every replica would go at once, and
+/// clients would lose a proxy that answers for a service that refuses them.
 fn ready(telemetry: &Telemetry) -> Result<(), String> {
     started(telemetry)?;
     if telemetry.facts.draining() { Err("draining".to_owned()) } else { Ok(()) }

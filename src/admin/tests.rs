@@ -83,8 +83,8 @@ impl Admin {
     }
 }
 
-/// What is left to read, to the end of the connection. A reset is an end as well: a server that
-/// closes with unread input ends that way.
+/// What is left to read, to the end of the connection. A reset is an end as well: a server that closes with unread
+/// input ends that way.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection ends");

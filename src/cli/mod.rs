@@ -2,9 +2,8 @@
 //!
 //! Owns the subcommands, their help and their exit codes. [`main`] is the program's entry; it starts `lifecycle` or `tools`.
 //!
-//! The flags are built from the table of keys in `config`, so that help, names and meaning are the
-//! table's. Values are checked here rather than by clap, whose errors quote them: a URL may hold a
-//! password.
+//! The flags are built from the table of keys in `config`, so that help, names and meaning are the table's. Values are
+//! checked here rather than by clap, whose errors quote them: a URL may hold a password.
 
 mod arguments;
 mod password;

@@ -50,8 +50,7 @@ enum Doing {
     /// A command is carried out aside from the lane, and may reach the upstream: PROXY PAUSE waits for its end.
     Acting,
     /// A command was taken out of the input, and nothing is under way for it: it stands in line for a connection, is
-    /// held
-    /// back by a pause, or needs no server. That may take as long as others like.
+    /// held back by a pause, or needs no server. That may take as long as others like.
     Waiting,
     /// Waits without a connection of its own, together with others or asking in turns.
     Blocked {

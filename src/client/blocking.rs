@@ -79,8 +79,7 @@ impl Client {
         let node = self.node();
         let key = self.record.session.borrow().key.clone();
         // The non-blocking form first: most queues are not empty, and then nothing is waited for. It also has the
-        // server judge
-        // rights and types.
+        // server judge rights and types.
         let won = match self.call(&lane, CommandId::OURS, &pop.non_blocking()).await? {
             Answer::NotExecuted(line) => {
                 self.reply_error(&line);

@@ -157,10 +157,9 @@ impl Client {
     }
 
     /// Reads once, at most `most` bytes, by way of the worker's buffer, and keeps the books of it; `take` gets the
-    /// bytes,
-    /// none at the end, and how long before that the client was read. All readers of a client come through here: its
-    /// loop,
-    /// its waits, and its close. The one exception is [`Client::read_ahead`], which reads past what is kept here.
+    /// bytes, none at the end, and how long before that the client was read. All readers of a client come through here:
+    /// its loop, its waits, and its close. The one exception is [`Client::read_ahead`], which reads past what is kept
+    /// here.
     #[inline]
     pub(super) fn poll_chunk<T>(
         &mut self,

@@ -114,8 +114,7 @@ impl Client {
     }
 
     /// Asks the server by a pause without a time, which it refuses to all: who may not pause must not make anybody
-    /// wait. The
-    /// client gets the answer if it is another.
+    /// wait. The client gets the answer if it is another.
     async fn may_pause(&mut self) -> Result<bool, Closed> {
         let mut probe = BytesMut::new();
         encode::command(&mut probe, &["CLIENT", "PAUSE", "x"]);

@@ -10,8 +10,8 @@ use super::layers::{Assignment, Layer};
 use super::raw::Raw;
 use super::settings::Origin;
 
-/// Reads `text`, calling it `name` in errors. What is not understood becomes a problem of the
-/// layer; no problem quotes a line of the file, which may hold a password.
+/// Reads `text`, calling it `name` in errors. What is not understood becomes a problem of the layer; no problem quotes
+/// a line of the file, which may hold a password.
 pub(super) fn read(name: &str, text: &str) -> Layer {
     let mut reader = Reader { name, text, layer: Layer::default() };
     let (table, errors) = DeTable::parse_recoverable(text);

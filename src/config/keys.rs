@@ -1,7 +1,7 @@
 //! Every key there is.
 //!
-//! Loading, printing, the example and the command line are all driven by this list, so that they
-//! cannot disagree. A key without a row in a table does not exist.
+//! Loading, printing, the example and the command line are all driven by this list, so that they cannot disagree. A key
+//! without a row in a table does not exist.
 
 use std::sync::LazyLock;
 
@@ -50,8 +50,8 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
     (distance(&best) <= (word.len() / 4).max(1)).then_some(best)
 }
 
-/// The keys that an unknown path may have meant: those of the same name in other tables, else one
-/// that looks like it, else those whose name does.
+/// The keys that an unknown path may have meant: those of the same name in other tables, else one that looks like it,
+/// else those whose name does.
 fn suggestions(path: &str) -> Vec<&'static str> {
     let named = |name: &str| -> Vec<&'static str> {
         let same = KEYS.iter().filter(|key| key.table_and_name().1 == name);

@@ -55,8 +55,7 @@ impl Kind {
         matches!(self, Self::Secret | Self::Url | Self::Accounts)
     }
 
-    /// Understands a value. `Err` says what was expected, and quotes what was given unless that
-    /// may be a secret.
+    /// Understands a value. `Err` says what was expected, and quotes what was given unless that may be a secret.
     pub(crate) fn parse(self, raw: &Raw) -> Result<Setting, String> {
         self.read(raw).unwrap_or_else(|| match self.is_secret() {
             true => Err(format!("expected {}", self.expected())),

@@ -37,8 +37,8 @@ pub(crate) struct Layer {
     pub(super) problems: Vec<String>,
 }
 
-/// Puts `layers` on the defaults, the last on top. A bad value is a problem also where a later
-/// layer would hide it: it would come to light on the day that layer goes.
+/// Puts `layers` on the defaults, the last on top. A bad value is a problem also where a later layer would hide it: it
+/// would come to light on the day that layer goes.
 pub(super) fn merge(layers: Vec<Layer>) -> Result<Settings, Problems> {
     let default = |key: &Key| Entry { setting: key.default_setting(), origin: Origin::Default };
     let mut settings = Settings::default();
@@ -69,8 +69,7 @@ pub(crate) fn name_key(key: &Key, reason: &str) -> String {
     format!("{}: {reason}", key.path)
 }
 
-/// The layer of the environment. `RESPMUX_CONFIG` names the file and is no key; an empty variable
-/// counts as none.
+/// The layer of the environment. `RESPMUX_CONFIG` names the file and is no key; an empty variable counts as none.
 pub(super) fn environment(variables: &[(String, String)]) -> Layer {
     let mut layer = Layer::default();
     let mut variables: Vec<_> = variables.iter().filter(|(_, value)| !value.is_empty()).collect();

@@ -27,8 +27,7 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Reads all layers. Secret files are read once, so that a wrong path shows now and not at the
-/// first login.
+/// Reads all layers. Secret files are read once, so that a wrong path shows now and not at the first login.
 pub(crate) fn load(flags: Flags) -> Result<Loaded, Problems> {
     let (variables, mut problems) = respmux_variables();
     let mut layers = Vec::new();

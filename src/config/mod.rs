@@ -1,5 +1,5 @@
-//! What the operator asked for: flags over `RESPMUX_*` over a TOML file over defaults, checked as a
-//! whole, then never changed.
+//! What the operator asked for: flags over `RESPMUX_*` over a TOML file over defaults, checked as a whole, then never
+//! changed.
 //!
 //! Each TOML table has a file with its keys, its struct and its checks; `keys` lists the tables. A value passes `Raw`
 //! (as written), `Setting` (of the right `Kind`, within its bounds) and `Settings` (all layers merged, each value with
@@ -100,8 +100,8 @@ pub struct Config {
     pub admin_token: Option<SecretSource>,
     /// Where a process that starts asks the one that runs for its listening sockets; `None` is nowhere.
     pub handover: Option<PathBuf>,
-    /// Start a private server and use it: `upstream.endpoint` is then empty until its address is
-    /// known, and there is no user or password.
+    /// Start a private server and use it: `upstream.endpoint` is then empty until its address is known, and there is no
+    /// user or password.
     pub embedded: bool,
     /// 1 to 9000: client ids start at this times 10^12.
     pub instance: u64,

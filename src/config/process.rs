@@ -120,8 +120,8 @@ pub(super) fn embedded(check: &mut Check<'_>) -> bool {
     holds
 }
 
-/// As many as asked for; if none were, as many as there are cores, and fewer where the cap on
-/// upstream connections does not reach. 0 only beside a problem.
+/// As many as asked for; if none were, as many as there are cores, and fewer where the cap on upstream connections does
+/// not reach. 0 only beside a problem.
 pub(super) fn workers(check: &mut Check<'_>, parallelism: usize) -> usize {
     let settings = check.settings;
     let (cap, asked) = (settings.get("upstream.max_connections"), settings.get::<Option<usize>>("workers"));

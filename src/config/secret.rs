@@ -13,8 +13,8 @@ const FILE_LIMIT: u64 = 64 * 1024;
 
 /// A password. Prints as `***`, also in `Debug`.
 ///
-/// Equality is for tests and configuration, not for checking what a client sent: it takes a time
-/// that depends on the bytes.
+/// Equality is for tests and configuration, not for checking what a client sent: it takes a time that depends on the
+/// bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<[u8]>);
 
@@ -52,8 +52,8 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    /// The secret as it is now. A file is read each time, so that a rotated secret serves the next
-    /// login; one line end after it is dropped.
+    /// The secret as it is now. A file is read each time, so that a rotated secret serves the next login; one line end
+    /// after it is dropped.
     ///
     /// # Errors
     /// When the file cannot be read, is empty, or has more than 64 KiB. The error names the file.

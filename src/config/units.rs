@@ -8,8 +8,8 @@ type Units = [(&'static str, u64); 4];
 const TIME_UNITS: Units = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 const SIZE_UNITS: Units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// A whole number with a unit: `250ms`, `5s`, `1m`, `1h`. Nothing without a unit, since a bare
-/// number means seconds to one reader and milliseconds to the next. `None` for anything else.
+/// A whole number with a unit: `250ms`, `5s`, `1m`, `1h`. Nothing without a unit, since a bare number means seconds to
+/// one reader and milliseconds to the next. `None` for anything else.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     parse(text, &TIME_UNITS, "").map(Duration::from_millis)
 }

@@ -1,7 +1,7 @@
 //! A private server behind this process: `--embedded`.
 //!
-//! `valkey-server` or `redis-server` from PATH, on a unix socket that only this user can reach, with
-//! no TCP port and no persistence. It is gone when this process is, however this process ends:
+//! `valkey-server` or `redis-server` from PATH, on a unix socket that only this user can reach, with no TCP port and no
+//! persistence. It is gone when this process is, however this process ends:
 //!
 //! * a normal end: [`Embedded::stop`], or dropping it;
 //! * `kill -9`: the kernel kills the server, if `setpriv` (util-linux) is in PATH to ask for that;
@@ -53,8 +53,8 @@ pub struct Embedded {
 
 /// Starts a private server and waits until it answers.
 ///
-/// To be called on a thread that lives as long as the process: Linux counts the end of the
-/// *thread* that started a child as the death of its parent.
+/// To be called on a thread that lives as long as the process: Linux counts the end of the *thread* that started a
+/// child as the death of its parent.
 ///
 /// # Errors
 /// When no server is installed, or it does not answer within 10 s; then with the end of its log.

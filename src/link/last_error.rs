@@ -1,5 +1,5 @@
-//! What went wrong last on the way to the upstream, for people: said once for the process, and
-//! always with the upstream's address.
+//! What went wrong last on the way to the upstream, for people: said once for the process, and always with the
+//! upstream's address.
 
 use std::time::{Duration, Instant};
 

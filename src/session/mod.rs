@@ -36,8 +36,8 @@ impl Resp {
     }
 }
 
-/// Everything that makes two upstream connections interchangeable (rule L1). Fixed in a handshake,
-/// never changed on a live lane.
+/// Everything that makes two upstream connections interchangeable (rule L1). Fixed in a handshake, never changed on a
+/// live lane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteKey {
     pub identity: Identity,

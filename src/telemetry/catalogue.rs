@@ -1,9 +1,8 @@
 //! The metrics: one row each, with name, help, labels and where the value comes from.
 //!
-//! The rules are those of docs/design/operations.md 2: one prefix, base units, `_total` for counters,
-//! timestamps rather than ages, a bounded number of series. The `listener` label of that list is
-//! left out: a worker counts over all its listeners, and a label can be added later without
-//! breaking a `sum by`.
+//! The rules are those of docs/design/operations.md 2: one prefix, base units, `_total` for counters, timestamps rather
+//! than ages, a bounded number of series. The `listener` label of that list is left out: a worker counts over all its
+//! listeners, and a label can be added later without breaking a `sum by`.
 
 use metrics_process::collector::Metrics as Process;
 
@@ -164,8 +163,8 @@ const BUILD: &[Axis] = &[("version", &[env!("CARGO_PKG_VERSION")]), ("revision",
 /// The states of [`ClientState`], and what is left.
 const CLIENT_STATES: &[&str] = &["active", "blocked", "subscribed", "idle"];
 
-/// The kinds of [`UpstreamKind`], and the budget they share. The only metric with a total among
-/// its values: the parts are limits of their own and need not add up.
+/// The kinds of [`UpstreamKind`], and the budget they share. The only metric with a total among its values: the parts
+/// are limits of their own and need not add up.
 const BUDGETS: &[&str] = &["lane", "pool", "login", "control", "hub", "total"];
 
 const PIN: &[Axis] = &[("reason", PinReason::LABELS)];

@@ -1,9 +1,8 @@
 //! The cells a [`Shard`](super::Shard) is made of: one writer, any number of readers.
 //!
-//! A worker thread owns the writing of its shard, so an increment is a relaxed load and a relaxed
-//! store: no locked instruction, no contention. Two writers on one cell would lose increments;
-//! that is why there is a shard per worker. Readers may see the cells of one shard at slightly
-//! different moments, never a torn value.
+//! A worker thread owns the writing of its shard, so an increment is a relaxed load and a relaxed store: no locked
+//! instruction, no contention. Two writers on one cell would lose increments; that is why there is a shard per worker.
+//! Readers may see the cells of one shard at slightly different moments, never a torn value.
 
 use std::ops::Index;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -44,8 +43,8 @@ impl Level {
         self.0.store(self.0.load(Relaxed).saturating_add(n), Relaxed);
     }
 
-    /// Lowers the level by `n`. Lowering below zero is a bug of the caller: debug builds stop,
-    /// release builds stay at zero rather than show 2^64.
+    /// Lowers the level by `n`. Lowering below zero is a bug of the caller: debug builds stop, release builds stay at
+    /// zero rather than show 2^64.
     #[inline]
     pub fn sub(&self, n: u64) {
         let level = self.0.load(Relaxed);

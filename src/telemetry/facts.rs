@@ -46,8 +46,8 @@ struct ConfigFacts {
 impl ProcessFacts {
     /// Facts of a process that starts now: not listening, not draining, upstream not seen yet.
     ///
-    /// `endpoint` is the configured upstream address, shown as a label; credentials in it are cut
-    /// out. `config_sha256` is the hash of the running configuration in hex.
+    /// `endpoint` is the configured upstream address, shown as a label; credentials in it are cut out. `config_sha256`
+    /// is the hash of the running configuration in hex.
     pub fn new(endpoint: &str, config_sha256: impl Into<String>) -> Self {
         Self {
             running: Mutex::new(ConfigFacts { config_sha256: config_sha256.into(), pending_restart: Vec::new() }),
@@ -212,8 +212,8 @@ impl ProcessFacts {
         self.client_max.load(Relaxed)
     }
 
-    /// The budget of upstream connections of the whole process, and how it is divided. The parts
-    /// need not add up to the total; a kind that is not named keeps 0.
+    /// The budget of upstream connections of the whole process, and how it is divided. The parts need not add up to the
+    /// total; a kind that is not named keeps 0.
     pub fn set_upstream_max(&self, total: u64, by_kind: &[(UpstreamKind, u64)]) {
         self.upstream_max.store(total, Relaxed);
         for (kind, connections) in by_kind {

@@ -1,8 +1,8 @@
 //! Histograms with fixed buckets, written by one worker and summed over all of them at a scrape.
 //!
-//! They are our own because the exporter keeps every sample until it is asked (rule
-//! O4): 16 bytes a command are too many. Here a sample costs a look at its leading zeros, a
-//! step or two over the bounds from there, and two stores, and the memory is fixed.
+//! They are our own because the exporter keeps every sample until it is asked (rule O4): 16 bytes a command are too
+//! many. Here a sample costs a look at its leading zeros, a step or two over the bounds from there, and two stores, and
+//! the memory is fixed.
 
 use std::fmt::Write as _;
 
@@ -62,8 +62,7 @@ const MICRO: u64 = 1_000;
 const MILLI: u64 = 1_000 * MICRO;
 const SECOND: u64 = 1_000 * MILLI;
 
-/// 50 us to 10 s, recorded in nanoseconds. Finer below a millisecond than the usual ones: that is
-/// where Redis answers.
+/// 50 us to 10 s, recorded in nanoseconds. Finer below a millisecond than the usual ones: that is where Redis answers.
 pub static LATENCY: Scale = Scale::new(
     &[
         50 * MICRO,
@@ -117,8 +116,7 @@ pub struct Histogram {
     scale: &'static Scale,
     /// Samples by bucket, not cumulative; the last one is for samples above every bound.
     cells: Box<[Count]>,
-    /// A real number, because ten thousand blocked clients would fill 64 bits of nanoseconds in
-    /// three weeks.
+    /// A real number, because ten thousand blocked clients would fill 64 bits of nanoseconds in three weeks.
     sum: Real,
 }
 
@@ -209,11 +207,10 @@ impl HistogramTotals {
         (count > 0).then(|| self.sum / self.scale.per_shown / count as f64)
     }
 
-    /// Writes the buckets, sum and count in the text format of Prometheus. `labels` is
-    /// `a="b",c="d"` or empty.
+    /// Writes the buckets, sum and count in the text format of Prometheus. `labels` is `a="b",c="d"` or empty.
     ///
-    /// The count is the last bucket and not a cell of its own: a worker goes on recording while
-    /// we read, and the two must be equal.
+    /// The count is the last bucket and not a cell of its own: a worker goes on recording while we read, and the two
+    /// must be equal.
     pub(super) fn render(&self, out: &mut String, name: &str, labels: &str) {
         let comma = if labels.is_empty() { "" } else { "," };
         let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };

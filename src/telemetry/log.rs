@@ -25,8 +25,8 @@ pub fn counts() -> LogCounts {
 /// To change the filter of the log that was set up.
 static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
-/// Sets up logging for the process; to be called once, before the first line. A second call has no
-/// effect. Standard output stays free for what a command answers.
+/// Sets up logging for the process; to be called once, before the first line. A second call has no effect. Standard
+/// output stays free for what a command answers.
 pub fn init(log: &Log) {
     let is_terminal = io::stderr().is_terminal();
     let (filter, handle) = reload::Layer::new(targets(&log.level));
@@ -57,8 +57,8 @@ pub fn set_level(level: &str) {
     }
 }
 
-/// The filter for `log.level`, which the configuration has checked. Should it be wrong all the same,
-/// a proxy that logs at info is better than one that does not start.
+/// The filter for `log.level`, which the configuration has checked. Should it be wrong all the same, a proxy that logs
+/// at info is better than one that does not start.
 fn targets(level: &str) -> Targets {
     level.parse().unwrap_or_else(|_| Targets::new().with_default(Level::INFO))
 }

@@ -3,10 +3,9 @@
 //! Owns the counters, the list of metrics, and the reasons and states that label them. Every room but the pure ones counts here and
 //! none asks it anything for a decision; `admin` and PROXY read it.
 //!
-//! A worker counts into its own [`Shard`] ([`cells`] says how); facts of the whole process are in
-//! [`ProcessFacts`], those of one server in [`NodeFacts`]; [`catalogue`] is the list of metrics; [`Telemetry::render`] makes the text of
-//! a scrape. Reasons are enums in [`reasons`]: the same value is the log field, the metric label
-//! and what a test names.
+//! A worker counts into its own [`Shard`] ([`cells`] says how); facts of the whole process are in [`ProcessFacts`],
+//! those of one server in [`NodeFacts`]; [`catalogue`] is the list of metrics; [`Telemetry::render`] makes the text of
+//! a scrape. Reasons are enums in [`reasons`]: the same value is the log field, the metric label and what a test names.
 //!
 //! ```text
 //! worker 0 --writes--> Shard 0 --\
@@ -83,8 +82,8 @@ impl Labelled {
 }
 
 impl Telemetry {
-    /// Telemetry for `workers` workers. `command_names` are the names of the command table by id
-    /// (any case, subcommands after a space); only commands that were seen are exported.
+    /// Telemetry for `workers` workers. `command_names` are the names of the command table by id (any case, subcommands
+    /// after a space); only commands that were seen are exported.
     pub fn new(workers: usize, command_names: &[String], facts: Arc<ProcessFacts>) -> Self {
         let shards = (0..workers).map(|_| Arc::new(Shard::new(command_names.len()))).collect();
         let registry = Mutex::new(Labelled::new(&facts, command_names));

@@ -135,8 +135,8 @@ impl NodeFacts {
     }
 }
 
-/// The address without `user:password@`. Only an address with a scheme can have one; there the
-/// last `@` counts, so that an unescaped one in a password does not show half of it.
+/// The address without `user:password@`. Only an address with a scheme can have one; there the last `@` counts, so that
+/// an unescaped one in a password does not show half of it.
 fn without_credentials(address: &str) -> String {
     match (address.split_once("://"), address.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),

@@ -1,8 +1,8 @@
 //! From the cells to the text format of Prometheus.
 //!
-//! Counters and gauges go through `metrics-exporter-prometheus`: at a scrape the sums over all
-//! shards are copied into handles that were made once. Histograms, counters of fractions and what
-//! may be absent are written by ourselves and put between them (rule O4).
+//! Counters and gauges go through `metrics-exporter-prometheus`: at a scrape the sums over all shards are copied into
+//! handles that were made once. Histograms, counters of fractions and what may be absent are written by ourselves and
+//! put between them (rule O4).
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -67,8 +67,8 @@ struct Scrape<'a> {
 impl MetricsRegistry {
     /// Makes the series of a process with these facts and this command table.
     pub(super) fn new(facts: &ProcessFacts, commands: &[String]) -> Self {
-        // Every name has its suffix already (the test of the catalogue), so that the recommended
-        // naming changes nothing; were one forgotten, it would show in the test of the names.
+        // Every name has its suffix already (the test of the catalogue), so that the recommended naming changes
+        // nothing; were one forgotten, it would show in the test of the names.
         let recorder = PrometheusBuilder::new().with_recommended_naming(true).build_recorder();
         for metric in METRICS {
             describe(&recorder, metric);
@@ -179,11 +179,11 @@ impl CommandSeries {
     }
 }
 
-/// The command series of a command table. Rows of one name share a series; ids that the table does
-/// not have come after its last row and are called `other`.
+/// The command series of a command table. Rows of one name share a series; ids that the table does not have come after
+/// its last row and are called `other`.
 ///
-/// A subcommand is written as Redis writes it in INFO commandstats, `client|list`, so that panels
-/// join with redis_exporter's `cmd`.
+/// A subcommand is written as Redis writes it in INFO commandstats, `client|list`, so that panels join with
+/// redis_exporter's `cmd`.
 fn command_series(commands: &[String], facts: &ProcessFacts) -> Vec<CommandSeries> {
     let mut series: std::collections::BTreeMap<String, Vec<usize>> = Default::default();
     let names = commands.iter().map(String::as_str).chain(["other"]);
@@ -248,8 +248,8 @@ struct Families {
 }
 
 impl Families {
-    /// The text of one of our families, begun with its head if it is new. The series of a family
-    /// come one after the other.
+    /// The text of one of our families, begun with its head if it is new. The series of a family come one after the
+    /// other.
     fn of(&mut self, metric: &'static Metric) -> &mut String {
         if self.ours.last().is_none_or(|(name, _)| *name != metric.name) {
             let (name, help, kind) = (metric.name, metric.help, metric.kind().label());
@@ -260,8 +260,8 @@ impl Families {
         text
     }
 
-    /// All families by name. The exporter keeps hash maps; a person who reads two scrapes, or
-    /// compares them, wants the same order twice.
+    /// All families by name. The exporter keeps hash maps; a person who reads two scrapes, or compares them, wants the
+    /// same order twice.
     fn merge(self, exported: &str) -> String {
         let mut families: Vec<String> = exported
             .split("\n\n")

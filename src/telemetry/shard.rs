@@ -32,8 +32,8 @@ pub struct PoolLimits {
 
 /// The counters of one worker: written by its thread only, read by the admin thread.
 ///
-/// Every field is one metric or one family of [`catalogue`](super::catalogue). Aligned so that two
-/// workers never write to the same cache line.
+/// Every field is one metric or one family of [`catalogue`](super::catalogue). Aligned so that two workers never write
+/// to the same cache line.
 #[repr(align(128))]
 pub struct Shard {
     /// Accepted clients.
@@ -255,8 +255,7 @@ impl Shard {
         }
     }
 
-    /// A command was answered. `cmd` is its row in the command table; any other number counts as
-    /// `other`.
+    /// A command was answered. `cmd` is its row in the command table; any other number counts as `other`.
     #[inline]
     pub fn command(&self, cmd: u16) {
         let other = self.commands.len() - 1;

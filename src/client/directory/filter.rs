@@ -4,8 +4,7 @@ use crate::command::token_is;
 use crate::resp::Value;
 
 /// What a client must be to be shown, or killed. Its syntax is the server's to judge; what it does not know here
-/// matches
-/// everything.
+/// matches everything.
 #[derive(Debug, Default)]
 pub(in crate::client) struct Filter {
     /// All of them must hold.
@@ -62,8 +61,7 @@ impl Filter {
     }
 
     /// What stands behind CLIENT LIST or KILL, which spares the caller unless told otherwise. Of an option that is
-    /// given
-    /// twice the last one counts; the ids of some servers (`adds_ids`) add up.
+    /// given twice the last one counts; the ids of some servers (`adds_ids`) add up.
     pub(in crate::client) fn parse<'a>(words: impl Iterator<Item = &'a [u8]>, skip_me: bool, adds_ids: bool) -> Self {
         let mut filter = Self { conditions: Vec::new(), skip_me };
         let mut words = words.peekable();

@@ -155,8 +155,7 @@ impl Pinned {
                 return Poll::Ready(PinnedEvent::Closed(self.lost((&error).into())));
             }
             // As long as one of the three directions moves, the others are looked at again: what one has read may be
-            // what
-            // another one waits for.
+            // what another one waits for.
             let mut progress = false;
             // The upstream waits for a client that does not read. Subscribers are read on: their limit closes them.
             client.behind &= !flushed;
@@ -416,9 +415,8 @@ impl Pinned {
         }
         if self.blocked() && self.aftermath < Aftermath::Spent {
             if let Some(lease) = self.lease.take() {
-                // UNBLOCK ends the command on the server, and the connection is worth keeping. For a connection that
-                // is closed the
-                // server might give an element to nobody.
+                // UNBLOCK ends the command on the server, and the connection is worth keeping. For a connection that is
+                // closed the server might give an element to nobody.
                 lease.cancel();
             }
             return;

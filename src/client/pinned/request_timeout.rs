@@ -13,8 +13,7 @@ use crate::upstream::TOO_LATE;
 
 impl Pinned {
     /// Ready when the oldest command has waited for too long. What waits on the server may; and in the middle of a
-    /// reply
-    /// nothing else can be said.
+    /// reply nothing else can be said.
     pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let patience = self.node.rt.rules_ref().config.client.request_timeout;
         let oldest = self.expect.front().filter(|expect| !expect.blocks()).map(|expect| expect.at);

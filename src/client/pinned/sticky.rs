@@ -3,8 +3,7 @@
 use std::ops::BitOr;
 
 /// What of the client's is on the connection: while there is anything, the client keeps it. A set, as a client may
-/// watch
-/// keys, track and subscribe at once.
+/// watch keys, track and subscribe at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sticky(u8);
 

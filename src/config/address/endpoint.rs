@@ -49,8 +49,8 @@ impl Endpoint {
         Ok(Self::Tcp { host: host.to_owned(), port })
     }
 
-    /// Whether the upstream sees its clients as local: then what it allows to local clients only
-    /// is allowed to every client of ours (rule A9).
+    /// Whether the upstream sees its clients as local: then what it allows to local clients only is allowed to every
+    /// client of ours (rule A9).
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp { host, .. } => {

@@ -1,5 +1,5 @@
-//! Against the server installed here. A death by `kill -9` needs a process that can be killed: the
-//! tests start their own binary again, with [`holder`] as its only test.
+//! Against the server installed here. A death by `kill -9` needs a process that can be killed: the tests start their
+//! own binary again, with [`holder`] as its only test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;

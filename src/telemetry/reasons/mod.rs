@@ -1,8 +1,8 @@
 //! Every label value the proxy knows in advance: why a client was closed, why it was pinned, ...
 //!
-//! One value serves the log field, the metric label and the test: write `reason.label()` (or
-//! `%reason` in a log line), never the text. The sets are closed, so that every series exists with
-//! the value 0 from the start and the number of series is bounded.
+//! One value serves the log field, the metric label and the test: write `reason.label()` (or `%reason` in a log line),
+//! never the text. The sets are closed, so that every series exists with the value 0 from the start and the number of
+//! series is bounded.
 
 use std::fmt;
 
