@@ -50,7 +50,7 @@ impl Pinned {
         // For the log, so that the line can be found in what the server says.
         let connection = self.lease.as_mut().and_then(|lease| lease.link().client()).map_or(0, |client| client.id);
         let command = self.node.rt.command_name(self.expect.front().map(|expect| expect.id));
-        tracing::error!(upstream = %self.node.address(), connection, %reason, command, clients = 1,
+        tracing::error!(upstream = %self.node.address(), connection, %reason, command, pinned = ?self.reason, clients = 1,
             "pinned connection killed: its replies cannot be trusted; its client is closed");
         Closed(CloseReason::UpstreamAnomaly)
     }
