@@ -58,7 +58,9 @@ impl Shared {
         self.rt.shard.client_began();
         // From here on the client is in tables of others, and leaves them when `stay` is dropped.
         let mut stay = Stay { shared: Rc::clone(&self), record: Rc::clone(&record), end: CloseReason::Internal };
-        stay.end = Client::new(Rc::clone(&self), record, read).run().await;
+        // Dropped before `stay`.
+        let mut client = Client::new(Rc::clone(&self), record, read);
+        stay.end = client.run().await;
     }
 }
 
