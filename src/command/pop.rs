@@ -160,6 +160,18 @@ impl Pop {
         out
     }
 
+    /// The command itself for the keys of several mergeable pops of this kind, waiting for ever.
+    #[must_use]
+    pub fn armed_for(&self, keys: &[&[u8]]) -> BytesMut {
+        let mut words: Vec<&[u8]> = Vec::with_capacity(keys.len() + 2);
+        words.push(&self.own[0]);
+        words.extend(keys);
+        words.push(b"0");
+        let mut out = BytesMut::new();
+        encode::command(&mut out, &words);
+        out
+    }
+
     /// The elements in a reply of the pop that does not wait, each as the client's own command would have answered. `None` for a reply
     /// that such a pop cannot give.
     #[must_use]

@@ -10,8 +10,8 @@ table! {
     /// Clients that wait for an element, an entry or a replica.
     pub struct Blocking = "blocking." {
         /// Pinned connections on which blocked clients may wait (BLPOP and its relatives, XREAD BLOCK, WAIT), over all
-        /// workers. "auto" leaves one of each worker's pool to transactions. For the clients beyond, respmux asks in
-        /// turns.
+        /// workers. "auto" leaves one of each worker's pool to transactions. Clients beyond that share connections, or are
+        /// asked for in turns.
         max_connections: Option<usize> = key("auto", Kind::Or("auto", &Kind::Count { min: 1, max: 100_000 })).restart();
         /// Connections on which clients that wait with the same command may wait together, as a group. More than one
         /// gives them a fairer share against clients that are connected to the upstream directly. Its old name,

@@ -371,6 +371,8 @@ pub static METRICS: &[Metric] = {
         "Blocked clients that hold no connection of their own"),
     row("respmux_blocking_groups", Upstream, &[], Level(|s, _| s.wait_groups.value()),
         "Groups of blocked clients that wait for the same and share connections"),
+    row("respmux_blocking_bundled_groups", Upstream, &[], Level(|s, _| s.bundled_groups.value()),
+        "Groups of blocked clients that wait on a connection together with groups of other keys"),
     row("respmux_blocking_elements_total", Upstream, &[("way", ElementVia::LABELS)],
         Count(|s, [w, ..]| s.group_elements.at(w).value()),
         "Elements delivered to clients that were blocked together with others"),

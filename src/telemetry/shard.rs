@@ -155,6 +155,8 @@ pub struct Shard {
     pub group_waiters: Each<WaiterState, Level>,
     /// Sets of blocked clients that wait for the same.
     pub wait_groups: Level,
+    /// Those of them that wait in bundles.
+    pub bundled_groups: Level,
     /// Elements that went to such clients.
     pub group_elements: Each<ElementVia, Count>,
     /// Elements put back because their client had left.
@@ -241,6 +243,7 @@ impl Shard {
             units: Count::default(),
             group_waiters: Each::default(),
             wait_groups: Level::default(),
+            bundled_groups: Level::default(),
             group_elements: Each::default(),
             group_given_back: Count::default(),
             group_polls: Count::default(),

@@ -348,6 +348,79 @@ fn a_fold_gives_way_to_who_cannot_be_asked_in_turns() {
     assert_eq!(folded.read_frame().items[1].as_str(), "x");
 }
 
+/// Waits until so many groups wait on a connection together with others.
+fn until_bundled(proxy: &Proxy, groups: f64) {
+    eventually(PATIENCE, || match proxy.metric("respmux_blocking_bundled_groups", &[]) {
+        Some(bundled) if bundled == groups => Ok(()),
+        other => Err(format!("{other:?} of {groups}")),
+    });
+}
+
+/// Scenario T-7l: forty keys on the one connection for blocked clients. Who comes, leaves, is unblocked or served is no
+/// matter of the others.
+#[test]
+fn keys_on_one_connection_are_separate() {
+    for flavour in Flavour::ALL {
+        let (redis, proxy) = smallest(flavour);
+        let (mut direct, mut observer) = (redis.connect(), proxy.connect());
+        let mut clients: Vec<TestClient> = (0..40).map(|_| proxy.connect()).collect();
+        let ids: Vec<i64> = clients.iter_mut().map(|client| client.ask("CLIENT ID").as_int()).collect();
+        for (key, client) in clients.iter_mut().enumerate() {
+            client.send_command(&["BLPOP", &format!("b{key}"), "0"]);
+        }
+        until_bundled(&proxy, 40.0);
+        // Nobody is asked for in turns any more.
+        let polls = || proxy.metric("respmux_blocking_polls_total", &[]).unwrap_or_default();
+        let before = polls();
+        pause(Duration::from_millis(200));
+        assert_eq!(polls(), before, "{}", flavour.name());
+        direct.ask("RPUSH b7 x");
+        assert_eq!(clients[7].read_frame().items[1].as_str(), "x");
+        assert_eq!(observer.ask(&format!("CLIENT UNBLOCK {} ERROR", ids[3])).as_int(), 1);
+        assert!(clients[3].read_frame().is_error());
+        // Newcomers are let in, and out when their time is over, never early.
+        let mut short = proxy.connect();
+        let began = Instant::now();
+        assert!(is_nil(&short.ask("BLPOP b100 0.2")));
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(200) + LATE, "{took:?}");
+        // An element for somebody who has left stays where it was.
+        drop(std::mem::replace(&mut clients[5], proxy.connect()));
+        until_bundled(&proxy, 37.0);
+        direct.ask("RPUSH b5 y");
+        assert_eq!(direct.ask("LLEN b5").as_int(), 1);
+        // A key of another type is noticed by nobody, and its client is served when it is a list again.
+        direct.ask("SET b9 text");
+        let mut newcomer = proxy.connect();
+        newcomer.send_command(&["BLPOP", "b101", "0"]);
+        until_blocked(&mut observer, 38);
+        direct.ask("RPUSH b8 z");
+        assert_eq!(clients[8].read_frame().items[1].as_str(), "z");
+        direct.ask("DEL b9");
+        direct.ask("RPUSH b9 list");
+        assert_eq!(clients[9].read_frame().items[1].as_str(), "list");
+        // Several at once, in one transaction.
+        direct.send(&(20..30).map(|key| format!("RPUSH b{key} v{key}\r\n")).collect::<String>().into_bytes());
+        for key in 20..30 {
+            assert_eq!(direct.read_frame().as_int(), 1);
+            assert_eq!(clients[key].read_frame().items[1].as_str(), format!("v{key}"));
+        }
+        until_bundled(&proxy, 26.0);
+        // Nobody knows whose element was on its way.
+        let list = direct.ask("CLIENT LIST").as_str();
+        let waiting = list.lines().find(|line| line.contains("flags=b") || line.contains("cmd=blpop"));
+        let id = waiting.and_then(|line| line.split(' ').next()).expect("it waits");
+        direct.ask(&format!("CLIENT KILL {}", id.replace('=', " ").to_uppercase()));
+        assert!(matches!(clients[0].try_read_frame(PATIENCE), Err(kit::ReadEnd::Eof)));
+        assert!(matches!(newcomer.try_read_frame(PATIENCE), Err(kit::ReadEnd::Eof)));
+        eventually(PATIENCE, || match proxy.metric("respmux_blocking_groups", &[]) {
+            Some(0.0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        assert_eq!(proxy.metric("respmux_integrity_violations_total", &[]).unwrap_or_default(), 0.0);
+    }
+}
+
 /// Two databases keep both lanes busy, and waiters of a third one have had theirs taken: they are asked for on a lent
 /// connection, as every other command of that database.
 #[test]

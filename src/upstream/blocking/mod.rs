@@ -3,10 +3,12 @@
 //!
 //! ```text
 //!  client ── join ──▶ WaitGroup (who waits, whose turn) ◀── replies ── task: one lent connection, waiting on the server
-//!     ▲                  │                              ◀── replies ── poll: one for all wait groups without a connection
+//!     ▲                  │                              ◀── replies ── bundle: one lent connection for many wait groups
+//!     │                  │                              ◀── replies ── poll: one for all wait groups without a connection
 //!     └──── Wait ◀───────┘
 //! ```
 
+mod bundle;
 mod poll;
 mod queue;
 mod task;
@@ -27,7 +29,7 @@ pub use waiter::{Wait, WaitEnd, Waiter};
 
 use super::{Answer, Node, Outbox};
 use crate::command::{Pop, PopKind, is_nil};
-use crate::link::ServerRef;
+use crate::link::{ServerClient, ServerRef};
 use crate::session::RouteKey;
 use crate::telemetry::{CloseReason, ElementVia, WaiterState};
 
@@ -53,6 +55,8 @@ pub struct WaitGroups {
     last: Cell<u64>,
     /// The task that asks in turns runs.
     polling: Cell<bool>,
+    /// Connections on which many wait groups wait at once.
+    bundles: bundle::Bundles,
     /// Clients that ask in turns by themselves (streams).
     alone: Cell<usize>,
     /// Whether the upstream lets us unblock connections, once it was asked.
@@ -75,6 +79,8 @@ struct WaitGroup {
     /// Its question has no lane and is asked on a lent connection, for which it may stand in line: it is not asked
     /// again before that.
     asked_aside: Cell<bool>,
+    /// Where it waits together with other wait groups.
+    bundle: RefCell<Option<Rc<bundle::Bundle>>>,
 }
 
 impl WaitGroups {
@@ -102,7 +108,7 @@ impl WaitGroups {
     /// Whether nobody waits and no connection is left from those who did.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.by_key.borrow().is_empty()
+        self.by_key.borrow().is_empty() && self.bundles.is_empty()
     }
 
     /// The upstream may be another one now, with other rights for us.
@@ -119,13 +125,29 @@ impl WaitGroups {
         self.by_key.borrow().values().cloned().collect()
     }
 
-    /// Somebody who cannot be asked in turns stands in line for a connection: one wait group goes over to being asked.
+    /// Somebody who cannot be asked in turns stands in line for a connection: one wait group goes over to being asked, or
+    /// to waiting with others.
     pub(super) fn give_way(node: &Rc<Node>) {
-        let armed = |group: &Rc<WaitGroup>| group.machine.borrow().is_armed() && !group.machine.borrow().gives_way();
-        let youngest = node.wait_groups.all().into_iter().filter(armed).max_by_key(|group| group.number);
-        if let Some(group) = youngest {
-            group.act(node, queue::Queue::give_way);
+        if !node.wait_groups.youngest_gives_way(node, |_| true) {
+            node.wait_groups.bundles.give_way();
         }
+    }
+
+    /// A wait group of this class that has a connection to itself gives it up, to share it; whether there is one.
+    fn share(&self, node: &Rc<Node>, class: &bundle::BundleClass) -> bool {
+        self.youngest_gives_way(node, |group| {
+            group.pop.mergeable().is_some() && group.key.0 == class.0 && group.pop.kind() == class.1
+        })
+    }
+
+    fn youngest_gives_way(&self, node: &Rc<Node>, may: impl Fn(&WaitGroup) -> bool) -> bool {
+        let armed = |group: &Rc<WaitGroup>| group.machine.borrow().is_armed() && !group.machine.borrow().gives_way();
+        let youngest =
+            self.all().into_iter().filter(|group| armed(group) && may(group)).max_by_key(|group| group.number);
+        youngest.is_some_and(|group| {
+            group.act(node, queue::Queue::give_way);
+            true
+        })
     }
 
     /// Connections are to move: those that wait on the old server are unblocked there, and their clients wait on new
@@ -136,12 +158,13 @@ impl WaitGroups {
                 group.act(node, queue::Queue::give_way);
             }
         }
+        node.wait_groups.bundles.retire_all();
     }
 
     /// Whether connections wait on `server`.
     pub(super) fn wait_on(&self, server: ServerRef) -> bool {
         let waits = |group: &Rc<WaitGroup>| group.links.borrow().values().any(|io| io.server == server);
-        self.by_key.borrow().values().any(waits)
+        self.by_key.borrow().values().any(waits) || self.bundles.wait_on(server)
     }
 
     /// How long a client that asks by itself pauses so that all together stay below the limit.
@@ -167,11 +190,13 @@ impl WaitGroups {
         let (mut armed, mut polled) = (0, self.alone.get());
         for group in self.by_key.borrow().values() {
             let machine = group.machine.borrow();
-            *if machine.is_armed() { &mut armed } else { &mut polled } += machine.len();
+            *if machine.is_armed() || group.bundle.borrow().is_some() { &mut armed } else { &mut polled } +=
+                machine.len();
         }
         node.rt.shard.group_waiters[WaiterState::Armed].set(armed as u64);
         node.rt.shard.group_waiters[WaiterState::Polling].set(polled as u64);
         node.rt.shard.wait_groups.set(self.by_key.borrow().len() as u64);
+        node.rt.shard.bundled_groups.set(self.bundles.members() as u64);
     }
 }
 
@@ -192,6 +217,7 @@ impl WaitGroup {
             links: RefCell::default(),
             difficult: Cell::new(false),
             asked_aside: Cell::new(false),
+            bundle: RefCell::default(),
         })
     }
 
@@ -207,9 +233,14 @@ impl WaitGroup {
             self.carry_out(node, action);
         }
         let machine = self.machine.borrow();
-        if machine.needs_polls() {
+        if let Some(bundle) = &*self.bundle.borrow() {
+            if machine.is_held() {
+                bundle.disturb();
+            }
+        } else if machine.needs_polls() {
             poll::keep_running(node);
-        } else if machine.is_over() {
+        }
+        if machine.is_over() {
             let mut all = node.wait_groups.by_key.borrow_mut();
             // Another group for the same may have begun since.
             if all.get(&self.key).is_some_and(|group| Rc::ptr_eq(group, self)) {
@@ -279,26 +310,12 @@ impl WaitGroup {
         }
         let (group, node) = (Rc::clone(self), Rc::clone(node));
         spawn_local(async move {
-            if node.control.server().is_before(server) {
-                node.control.check_now(); // it is on its way there
-                sleep(ASK_LATER).await;
-                return group.act(&node, |machine| machine.on_unblock(source, Outcome::Failed));
+            let outcome = ask_to_unblock(&node, client).await;
+            if outcome == Outcome::NotBlocked
+                && let Some(io) = group.links.borrow_mut().get_mut(&source)
+            {
+                io.on_not_blocked(crate::base::now());
             }
-            let outcome = match node.control.unblock(client).await {
-                Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
-                Ok(reply) if reply == b":0\r\n" => {
-                    // Not blocked any more, so an element is on its way (rule B3).
-                    node.rt.shard.group_unblock_races.inc();
-                    if let Some(io) = group.links.borrow_mut().get_mut(&source) {
-                        io.on_not_blocked(crate::base::now());
-                    }
-                    Outcome::NotBlocked
-                }
-                Ok(_) | Err(_) => {
-                    sleep(ASK_LATER).await;
-                    Outcome::Failed
-                }
-            };
             group.act(&node, |machine| machine.on_unblock(source, outcome));
         });
     }
@@ -377,6 +394,27 @@ impl WaitGroup {
             return self.non_blocking_reply(frame);
         }
         self.pop.fits(frame).then(|| queue::PopReply::Elements(vec![frame.to_vec()]))
+    }
+}
+
+/// Asks the server to unblock a connection that waits there. Takes a moment when it could not be asked.
+async fn ask_to_unblock(node: &Node, client: ServerClient) -> Outcome {
+    if node.control.server().is_before(client.server) {
+        node.control.check_now(); // it is on its way there
+        sleep(ASK_LATER).await;
+        return Outcome::Failed;
+    }
+    match node.control.unblock(client).await {
+        Ok(reply) if reply == b":1\r\n" => Outcome::Unblocked,
+        Ok(reply) if reply == b":0\r\n" => {
+            // Not blocked any more, so an element is on its way (rule B3).
+            node.rt.shard.group_unblock_races.inc();
+            Outcome::NotBlocked
+        }
+        Ok(_) | Err(_) => {
+            sleep(ASK_LATER).await;
+            Outcome::Failed
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::queue::PopReply;
-use super::{Node, WaitGroup};
+use super::queue::{PopReply, Via};
+use super::{Node, WaitGroup, bundle};
 use crate::command::{PopKind, is_nil, popped_key};
 use crate::resp::encode;
 use crate::session::RouteKey;
@@ -31,6 +31,13 @@ pub(super) fn backoff_for(questions: usize) -> Duration {
     Duration::from_secs(1) * u32::try_from(questions).unwrap_or(u32::MAX) / u32::try_from(A_SECOND).unwrap_or(1)
 }
 
+impl WaitGroup {
+    /// Nothing waits for its clients, and nobody asks for them at this moment.
+    pub(super) fn is_without_connection(&self) -> bool {
+        !self.asked_aside.get() && self.bundle.borrow().is_none() && self.machine.borrow().needs_polls()
+    }
+}
+
 /// Starts the task if it does not run.
 pub(super) fn keep_running(node: &Rc<Node>) {
     if !node.wait_groups.polling.replace(true) {
@@ -46,7 +53,8 @@ async fn run(node: Rc<Node>) {
             continue; // nothing is taken for anybody
         }
         let settings = &node.rt.config().blocking;
-        // Before anybody is asked for: a group that gets a place needs no question.
+        // Before anybody is asked for: a group that gets a place, or a part of one, needs no question.
+        bundle::enroll(&node).await;
         offer_places(&node);
         let wait_groups = waiting(&node);
         if wait_groups.is_empty() {
@@ -63,9 +71,9 @@ async fn run(node: Rc<Node>) {
 }
 
 /// Wait groups without a connection, those that have waited longest first.
-fn waiting(node: &Node) -> Vec<Rc<WaitGroup>> {
+pub(super) fn waiting(node: &Node) -> Vec<Rc<WaitGroup>> {
     let mut wait_groups = node.wait_groups.all();
-    wait_groups.retain(|group| !group.asked_aside.get() && group.machine.borrow().needs_polls());
+    wait_groups.retain(|group| group.is_without_connection());
     wait_groups.sort_by_key(|group| group.number);
     wait_groups
 }
@@ -206,7 +214,7 @@ async fn ask_merged(node: &Rc<Node>, mut wait_groups: Vec<Rc<WaitGroup>>) -> boo
         hit = true;
         end_all(node, &wait_groups[..place], Some(PopReply::Nil));
         end_all(node, &wait_groups[place + 1..], Some(PopReply::Nil));
-        wait_groups[place].act(node, |machine| machine.poll_ended(1, Some(PopReply::Elements(elements))));
+        wait_groups[place].act(node, |machine| machine.poll_ended(1, Via::Poll, Some(PopReply::Elements(elements))));
         ask_one(node, &wait_groups[place]).await;
         wait_groups.drain(..=place);
     }
@@ -214,7 +222,7 @@ async fn ask_merged(node: &Rc<Node>, mut wait_groups: Vec<Rc<WaitGroup>>) -> boo
 
 fn end_all(node: &Rc<Node>, wait_groups: &[Rc<WaitGroup>], reply: Option<PopReply<Vec<u8>>>) {
     for group in wait_groups {
-        group.act(node, |machine| machine.poll_ended(1, reply.clone()));
+        group.act(node, |machine| machine.poll_ended(1, Via::Poll, reply.clone()));
     }
 }
 
@@ -246,7 +254,7 @@ async fn ask_one(node: &Rc<Node>, group: &Rc<WaitGroup>) -> bool {
             },
         };
         let more = matches!(reply, Some(PopReply::Elements(_)));
-        group.act(node, |machine| machine.poll_ended(most, reply));
+        group.act(node, |machine| machine.poll_ended(most, Via::Poll, reply));
         hit |= more;
         if !more {
             return hit;

@@ -174,6 +174,11 @@ impl<E> Queue<E> {
         !self.sources.is_empty() || self.opening > 0
     }
 
+    /// Somebody wants to leave who cannot yet, or nobody is left: what may bring an element should end.
+    pub(super) fn is_held(&self) -> bool {
+        self.waiters.is_empty() || self.waiters.iter().any(|(_, leaving)| *leaving)
+    }
+
     /// Whether nobody waits and no connection is left.
     pub(super) fn is_over(&self) -> bool {
         self.waiters.is_empty() && self.sources.is_empty() && self.opening == 0 && self.polled == 0
@@ -321,19 +326,19 @@ impl<E> Queue<E> {
         self.settle();
     }
 
-    /// A question for up to `most` elements goes out on a lane.
+    /// A question for up to `most` elements goes out, on a lane or for many wait groups at once.
     pub(super) fn poll_began(&mut self, most: usize) {
         self.polled += most;
     }
 
     /// Its reply. `None`: nobody knows whether it was carried out.
-    pub(super) fn poll_ended(&mut self, most: usize, reply: Option<PopReply<E>>)
+    pub(super) fn poll_ended(&mut self, most: usize, via: Via, reply: Option<PopReply<E>>)
     where
         E: Clone,
     {
         self.polled -= most;
         match reply {
-            Some(PopReply::Elements(elements)) => self.hand_out(elements, Via::Poll),
+            Some(PopReply::Elements(elements)) => self.hand_out(elements, via),
             Some(PopReply::Error(error, closes)) => self.fail(&error, closes),
             Some(PopReply::Nil | PopReply::Unblocked(_) | PopReply::Difficult) => {}
             None => self.close_all(),

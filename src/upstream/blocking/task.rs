@@ -18,7 +18,7 @@ use crate::upstream::{Lease, Return};
 /// A connection id that no server reaches: asks whether we may unblock at all.
 const NOBODY: i64 = i64::MAX;
 /// How long a connection may stay silent of which a server says that it does not wait.
-const SILENT_FOR: Duration = Duration::from_secs(3);
+pub(super) const SILENT_FOR: Duration = Duration::from_secs(3);
 
 /// What the wait group and the task of its connection share.
 pub(super) struct Io {
@@ -76,7 +76,7 @@ impl Io {
 }
 
 /// How the wait on one connection ended.
-enum SourceEnd {
+pub(super) enum SourceEnd {
     /// Nobody waits any more and every reply is there.
     Released,
     /// Gone, or given up: what its waiters asked for has to be waited for elsewhere.
@@ -111,30 +111,37 @@ pub(super) async fn run(node: Rc<Node>, group: Rc<WaitGroup>, source: SourceId) 
         group.act(&node, super::queue::Queue::give_way); // told to move meanwhile
     }
     group.act(&node, |machine| machine.leased(source, sliced));
-    let mut connection = WaitingConnection { lease, scanner: ReplyScanner::new(), partial: BytesMut::new() };
+    let mut connection = WaitingConnection { lease, frames: Frames::default() };
     let end = poll_fn(|cx| connection.poll(&node, &group, source, cx)).await;
     // Before the machine hears of the end: it must not send anything through an entry that nobody writes any more.
     group.links.borrow_mut().remove(&source);
+    let lost = !matches!(end, SourceEnd::Released);
+    part(&node, connection.lease, end);
+    if lost {
+        group.act(&node, |machine| machine.lost(source));
+    }
+}
+
+/// Gives a connection back on which clients waited, or closes it.
+pub(super) fn part(node: &Rc<Node>, mut lease: Lease, end: SourceEnd) {
     match end {
-        SourceEnd::Released => connection.lease.give_back(Return::Clean),
+        SourceEnd::Released => lease.give_back(Return::Clean),
         SourceEnd::Lost(reason) => {
-            connection.lease.spoil(reason);
+            lease.spoil(reason);
             tracing::warn!(worker = node.rt.worker, upstream = %node.address(), "a connection with blocked clients was lost");
             node.on_connection_lost();
-            group.act(&node, |machine| machine.lost(source));
         }
         SourceEnd::Anomaly => {
-            connection.lease.spoil(UpstreamCloseReason::Anomaly);
+            lease.spoil(UpstreamCloseReason::Anomaly);
             tracing::error!(worker = node.rt.worker, upstream = %node.address(), "a connection with blocked clients was killed: unexpected reply");
             node.rt.shard.anomaly(Use::Pool, AnomalyReason::UnexpectedReply);
             node.on_connection_lost();
-            group.act(&node, |machine| machine.lost(source));
         }
     }
 }
 
 /// Whether connections can be unblocked; asked once, and again after an answer that said nothing.
-async fn may_unblock(node: &Node) -> bool {
+pub(super) async fn may_unblock(node: &Node) -> bool {
     if let Some(known) = node.wait_groups.unblocks.get() {
         return known;
     }
@@ -149,11 +156,47 @@ async fn may_unblock(node: &Node) -> bool {
     node.wait_groups.unblocks.get() == Some(true)
 }
 
-struct WaitingConnection {
-    lease: Lease,
+/// Whole replies out of what was read; pushes are left out.
+pub(super) struct Frames {
     scanner: ReplyScanner,
     /// The beginning of a reply.
     partial: BytesMut,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self { scanner: ReplyScanner::new(), partial: BytesMut::new() }
+    }
+}
+
+impl Frames {
+    /// The next whole reply of `rest`, if there is one; `None` for what is no reply at all.
+    pub(super) fn next(&mut self, rest: &mut &[u8]) -> Option<Option<BytesMut>> {
+        while !rest.is_empty() {
+            match self.scanner.advance(rest) {
+                Advance::Invalid(_) => return None,
+                Advance::Partial => {
+                    self.partial.extend_from_slice(rest);
+                    *rest = &[];
+                }
+                Advance::Complete { len, kind } => {
+                    let (piece, after) = rest.split_at(len);
+                    *rest = after;
+                    self.partial.extend_from_slice(piece);
+                    let frame = self.partial.split();
+                    if !kind.is_push() {
+                        return Some(Some(frame));
+                    }
+                }
+            }
+        }
+        Some(None)
+    }
+}
+
+struct WaitingConnection {
+    lease: Lease,
+    frames: Frames,
 }
 
 impl WaitingConnection {
@@ -191,7 +234,7 @@ impl WaitingConnection {
         if io.released {
             // The machine releases a connection of which every reply is there. If bytes are left its books are wrong, and
             // nobody else may be lent it.
-            let clean = io.out.is_empty() && !self.scanner.mid_frame();
+            let clean = io.out.is_empty() && !self.frames.scanner.mid_frame();
             return Some(if clean { SourceEnd::Released } else { SourceEnd::Anomaly });
         }
         io.task.remember(cx);
@@ -203,23 +246,8 @@ impl WaitingConnection {
 
     fn on_bytes(&mut self, node: &Rc<Node>, group: &Rc<WaitGroup>, source: SourceId, chunk: &[u8]) -> Option<()> {
         let mut rest = chunk;
-        while !rest.is_empty() {
-            match self.scanner.advance(rest) {
-                Advance::Invalid(_) => return None,
-                Advance::Partial => {
-                    self.partial.extend_from_slice(rest);
-                    rest = &[];
-                }
-                Advance::Complete { len, kind } => {
-                    let (piece, after) = rest.split_at(len);
-                    rest = after;
-                    self.partial.extend_from_slice(piece);
-                    let frame = self.partial.split();
-                    if !kind.is_push() {
-                        self.on_frame(node, group, source, &frame)?;
-                    }
-                }
-            }
+        while let Some(frame) = self.frames.next(&mut rest)? {
+            self.on_frame(node, group, source, &frame)?;
         }
         Some(())
     }

@@ -214,7 +214,7 @@ impl World {
             _ => {
                 let Some((most, found)) = self.polled.pop_front() else { return };
                 let reply = if found.is_empty() { PopReply::Nil } else { PopReply::Elements(found) };
-                self.queue.poll_ended(most, Some(reply));
+                self.queue.poll_ended(most, Via::Poll, Some(reply));
                 self.obey();
             }
         }
