@@ -26,6 +26,7 @@ use super::poll::{self, DEMOTED};
 use super::queue::{Outcome, PopReply, Via};
 use super::task::{Frames, SILENT_FOR, SourceEnd, may_unblock, part};
 use super::{ASK_AGAIN, Node, WaitGroup, ask_to_unblock};
+use crate::base::bug;
 use crate::command::{PopKind, is_nil, popped_key};
 use crate::link::{ServerClient, ServerRef};
 use crate::session::RouteKey;
@@ -33,11 +34,11 @@ use crate::telemetry::UpstreamCloseReason;
 use crate::upstream::{Lease, Return};
 
 /// Keys on one connection. The server spends about 0.4 µs for each when one is popped and the others are waited for again.
-const MOST: usize = 1024;
+const MOST: usize = 4096;
 /// Keys for which one more connection is worth its place, if there is one.
 const WORTH_A_CONNECTION: usize = 64;
-/// How long newcomers are gathered before the connection is unblocked for them, and so much more for each key: what the
-/// server spends on that stays below a tenth of its time.
+/// How long newcomers are gathered before the connection is unblocked for them, and so much more for each key of all
+/// bundles: what the server spends on one worker's stays near a tenth of its time.
 const GATHER: Duration = Duration::from_millis(1);
 const GATHER_A_KEY: Duration = Duration::from_micros(4);
 /// After an error for one of the keys nobody waits like this for so long: asked in turns, the key is found.
@@ -265,7 +266,8 @@ impl Bundle {
             return Some(());
         }
         let key = popped_key(frame)?;
-        let place = self.members.borrow().iter().position(|group| group.pop.mergeable() == Some(key))?;
+        let is_its_own = |group: &Rc<WaitGroup>| group.pop.mergeable() == Some(key) || bug("mix_up_bundle");
+        let place = self.members.borrow().iter().position(is_its_own)?;
         let group = self.members.borrow_mut().remove(place)?;
         if !group.pop.fits(frame) {
             self.members.borrow_mut().push_back(group);
@@ -296,7 +298,7 @@ impl Bundle {
             let disturbed = tokio::select! {
                 biased;
                 reply = connection.reply(node) => Some(reply),
-                () = self.is_disturbed() => None,
+                () = self.is_disturbed(&node.wait_groups.bundles) => None,
             };
             let reply = match disturbed {
                 Some(reply) => reply,
@@ -312,11 +314,11 @@ impl Bundle {
     }
 
     /// Waits until the connection is to be unblocked, and a moment longer for others who want that, too.
-    async fn is_disturbed(&self) {
+    async fn is_disturbed(&self, all: &Bundles) {
         while !self.dirty.get() {
             self.disturbed.notified().await;
         }
-        let keys = u32::try_from(self.len()).unwrap_or(u32::MAX);
+        let keys = u32::try_from(all.members()).unwrap_or(u32::MAX);
         sleep(GATHER + GATHER_A_KEY * keys).await;
     }
 }

@@ -36,8 +36,8 @@ pub(super) struct Io {
     pub(super) server: ServerRef,
     /// The connection waits on a server that nobody can ask any more; set by `doom`.
     pub(super) doomed: bool,
-    /// Since when the server that is asked says that it does not wait, although it has not answered.
-    not_blocked: Option<Instant>,
+    /// Since when the server that is asked again and again says that it does not wait, and when it said so last.
+    not_blocked: Option<(Instant, Instant)>,
 }
 
 impl Io {
@@ -58,7 +58,10 @@ impl Io {
     /// none comes, the two connections lead to different servers behind one address: the address had moved before
     /// respmux was told. Nobody can ask the right one any more.
     pub(super) fn on_not_blocked(&mut self, now: Instant) {
-        let since = *self.not_blocked.get_or_insert(now);
+        // What it said long ago, in another moment like this, says nothing about now.
+        let lasting = self.not_blocked.filter(|(_, last)| now.saturating_duration_since(*last) < SILENT_FOR / 6);
+        let since = lasting.map_or(now, |(since, _)| since);
+        self.not_blocked = Some((since, now));
         if now.saturating_duration_since(since) >= SILENT_FOR {
             self.doom();
         }

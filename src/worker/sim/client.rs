@@ -18,6 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How the answer to a command ends of which nobody knows what became of it.
 const UNKNOWN: &[u8] = b"may have been executed\r\n";
 
+/// Lists that elements are pushed to. More than there are connections for blocked clients, so that these share them.
+pub(super) const QUEUES: u8 = 3;
+
+/// The name of one of them.
+pub(super) fn jobs(queue: u8) -> Vec<u8> {
+    format!("jobs{queue}").into_bytes()
+}
+
 /// What an answer must be.
 #[derive(Debug)]
 enum Wanted {
@@ -35,7 +43,8 @@ enum Wanted {
     Watched,
     Queued,
     Pushed(Vec<u8>),
-    Popped,
+    /// Nothing, or an element of this queue.
+    Popped(u8),
     /// Of clients.
     Count,
     /// Whether this client was unblocked.
@@ -226,13 +235,14 @@ impl Life {
                     wanted.push(Wanted::Selected(db));
                 }
                 (8, _) => {
-                    send(&[b"RPUSH", b"jobs", &token]);
+                    send(&[b"RPUSH", &jobs(fastrand::u8(..QUEUES)), &token]);
                     self.wire.ledger.pushes.borrow_mut().insert(token.clone(), None);
                     wanted.push(Wanted::Pushed(token));
                 }
                 (9, _) => {
-                    send(&[b"BLPOP", b"jobs", b"0.01"]);
-                    wanted.push(Wanted::Popped);
+                    let queue = fastrand::u8(..QUEUES);
+                    send(&[b"BLPOP", &jobs(queue), b"0.01"]);
+                    wanted.push(Wanted::Popped(queue));
                 }
                 (10, _) => {
                     let channel = format!("c{}", fastrand::u8(..3));
@@ -322,7 +332,7 @@ impl Life {
                 self.wire.ledger.pushes.borrow_mut().insert(token.clone(), Some(true));
                 frame[0] == b':'
             }
-            Wanted::Popped => self.check_popped(frame),
+            Wanted::Popped(queue) => self.check_popped(*queue, frame),
             Wanted::Count => frame[0] == b':',
             Wanted::Unblocked(number) => {
                 let hit = frame == b":1\r\n";
@@ -332,12 +342,13 @@ impl Life {
         }
     }
 
-    fn check_popped(&self, frame: &[u8]) -> bool {
+    fn check_popped(&self, queue: u8, frame: &[u8]) -> bool {
         if frame == b"*-1\r\n" {
             return true;
         }
-        let head = b"*2\r\n$4\r\njobs\r\n";
-        let Some(element) = frame.strip_prefix(head).and_then(|rest| rest.split(|byte| *byte == b'\n').nth(1)) else {
+        let head = [b"*2\r\n".as_slice(), &bulk(&jobs(queue))].concat();
+        let Some(element) = frame.strip_prefix(&head[..]).and_then(|rest| rest.split(|byte| *byte == b'\n').nth(1))
+        else {
             return false;
         };
         let element = element.strip_suffix(b"\r").unwrap_or(element).to_vec();

@@ -340,10 +340,11 @@ impl World {
         for (number, unblocks) in self.ledger.unblocks.borrow().iter().filter(|(_, unblocks)| !unblocks.is_right()) {
             self.ledger.wrong(format!("CLIENT UNBLOCK of {number}: {unblocks:?}"));
         }
-        let remaining = match self.server.item(&(0, b"jobs".to_vec())) {
+        let list = |queue| match self.server.item(&(0, client::jobs(queue))) {
             Some(server::Item::List(list)) => list.into_iter().collect::<Vec<_>>(),
             _ => Vec::new(),
         };
+        let remaining: Vec<_> = (0..client::QUEUES).flat_map(list).collect();
         for (element, acknowledged) in self.ledger.pushes.borrow().iter() {
             let there = self.ledger.pops.borrow().contains_key(element) || remaining.contains(element);
             if *acknowledged == Some(false) && there {
