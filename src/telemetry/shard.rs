@@ -19,6 +19,14 @@ pub struct Reads {
     pub rapid: Count,
 }
 
+/// Sets of blocked clients that wait for the same.
+#[derive(Debug, Default)]
+pub struct WaitGroupLevels {
+    pub all: Level,
+    /// Those of them that wait in bundles.
+    pub bundled: Level,
+}
+
 /// How often a limit of the pool was reached.
 #[derive(Debug, Default)]
 pub struct PoolLimits {
@@ -154,9 +162,7 @@ pub struct Shard {
     /// Blocked clients without a connection of their own.
     pub group_waiters: Each<WaiterState, Level>,
     /// Sets of blocked clients that wait for the same.
-    pub wait_groups: Level,
-    /// Those of them that wait in bundles.
-    pub bundled_groups: Level,
+    pub wait_groups: WaitGroupLevels,
     /// Elements that went to such clients.
     pub group_elements: Each<ElementVia, Count>,
     /// Elements put back because their client had left.
@@ -242,8 +248,7 @@ impl Shard {
             lane_overflow: Count::default(),
             units: Count::default(),
             group_waiters: Each::default(),
-            wait_groups: Level::default(),
-            bundled_groups: Level::default(),
+            wait_groups: WaitGroupLevels::default(),
             group_elements: Each::default(),
             group_given_back: Count::default(),
             group_polls: Count::default(),

@@ -401,9 +401,9 @@ fn keys_on_one_connection_are_separate() {
         assert_eq!(clients[9].read_frame().items[1].as_str(), "list");
         // Several at once, in one transaction.
         direct.send(&(20..30).map(|key| format!("RPUSH b{key} v{key}\r\n")).collect::<String>().into_bytes());
-        for key in 20..30 {
+        for (key, client) in clients.iter_mut().enumerate().take(30).skip(20) {
             assert_eq!(direct.read_frame().as_int(), 1);
-            assert_eq!(clients[key].read_frame().items[1].as_str(), format!("v{key}"));
+            assert_eq!(client.read_frame().items[1].as_str(), format!("v{key}"));
         }
         until_bundled(&proxy, 26.0);
         // Nobody knows whose element was on its way.

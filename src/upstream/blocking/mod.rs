@@ -195,8 +195,8 @@ impl WaitGroups {
         }
         node.rt.shard.group_waiters[WaiterState::Armed].set(armed as u64);
         node.rt.shard.group_waiters[WaiterState::Polling].set(polled as u64);
-        node.rt.shard.wait_groups.set(self.by_key.borrow().len() as u64);
-        node.rt.shard.bundled_groups.set(self.bundles.members() as u64);
+        node.rt.shard.wait_groups.all.set(self.by_key.borrow().len() as u64);
+        node.rt.shard.wait_groups.bundled.set(self.bundles.members() as u64);
     }
 }
 
