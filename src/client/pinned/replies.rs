@@ -35,14 +35,14 @@ impl Pinned {
                     self.on_piece(client, rest)?;
                     rest = &[];
                 }
-                Advance::Invalid(_) => return Err(self.distrust(AnomalyReason::ParseError)),
+                Advance::Invalid(_) => return Err(self.distrust(AnomalyReason::ParseError, None)),
             }
         }
         Ok(())
     }
 
     /// The connection is killed, and its client with it (rule I5).
-    fn distrust(&mut self, reason: AnomalyReason) -> Closed {
+    fn distrust(&mut self, reason: AnomalyReason, first_byte: Option<u8>) -> Closed {
         self.becomes(Aftermath::Broken);
         self.spoil(UpstreamCloseReason::Anomaly);
         self.node.rt.shard.anomaly(Use::Pool, reason);
@@ -50,7 +50,10 @@ impl Pinned {
         // For the log, so that the line can be found in what the server says.
         let connection = self.lease.as_mut().and_then(|lease| lease.link().client()).map_or(0, |client| client.id);
         let command = self.node.rt.command_name(self.expect.front().map(|expect| expect.id));
-        tracing::error!(upstream = %self.node.address(), connection, %reason, command, pinned = ?self.reason, clients = 1,
+        // What can be said without showing data: how the reply begins, how many are owed, why the client was pinned.
+        let reply = first_byte.map_or('?', char::from);
+        tracing::error!(upstream = %self.node.address(), connection, %reason, command, %reply, owed = self.expect.len(),
+            pinned = ?self.reason, clients = 1,
             "pinned connection killed: its replies cannot be trusted; its client is closed");
         Closed(CloseReason::UpstreamAnomaly)
     }
@@ -80,8 +83,8 @@ impl Pinned {
             self.partial.extend_from_slice(piece);
             return Ok(());
         }
-        if !self.streaming && self.scanner.kind().is_some_and(|byte| !self.fits(byte)) {
-            return Err(self.distrust(AnomalyReason::WrongType));
+        if let Some(byte) = self.scanner.kind().filter(|byte| !self.streaming && !self.fits(*byte)) {
+            return Err(self.distrust(AnomalyReason::WrongType, Some(byte)));
         }
         // From here on the frame belongs to the client; nothing can be said in the middle of it.
         self.streaming = true;
@@ -136,7 +139,7 @@ impl Pinned {
         if !self.fits(kind.byte()) {
             // Nobody has asked: a reply without a slot (rule I5).
             let reason = if self.expect.is_empty() { AnomalyReason::NoSlot } else { AnomalyReason::WrongType };
-            return Err(self.distrust(reason));
+            return Err(self.distrust(reason, Some(kind.byte())));
         }
         let Some(expect) = self.expect.pop_front() else { return Ok(()) };
         // -READONLY and its like are news for the node as well.

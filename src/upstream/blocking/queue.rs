@@ -386,8 +386,7 @@ impl<E> Queue<E> {
         self.let_leave();
         self.disarm();
         self.arm_idle();
-        let wanted = self.wanted();
-        if wanted > 0 && self.sources.len() + self.opening < wanted.min(self.width) {
+        if self.sources.len() + self.opening < self.wanted().min(self.width) {
             self.actions.push(QueueAction::Want);
         }
     }
@@ -437,10 +436,9 @@ impl<E> Queue<E> {
             source.unblock = Unblock::No;
             let more = if source.hot { spare - 1 } else { 0 };
             let asks: Vec<usize> = match burst {
-                _ if more == 0 => Vec::new(),
-                Burst::Never => Vec::new(),
-                Burst::Count => vec![more.min(512)],
+                Burst::Count if more > 0 => vec![more.min(512)],
                 Burst::Copies => vec![1; more.min(8)],
+                Burst::Count | Burst::Never => Vec::new(),
             };
             let asked = asks.iter().sum();
             source.asks.extend(asks.into_iter().map(|most| Ask { most, armed: false }));
