@@ -22,9 +22,9 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::poll::{self, DEMOTED};
+use super::places::waiting;
 use super::queue::{Outcome, PopReply, Via};
-use super::task::{Frames, SILENT_FOR, SourceEnd, may_unblock, part};
+use super::task::{DEMOTED, Frames, SILENT_FOR, SourceEnd, may_unblock, part};
 use super::{ASK_AGAIN, Node, WaitGroup, ask_to_unblock};
 use crate::base::bug;
 use crate::command::{PopKind, is_nil, popped_key};
@@ -132,7 +132,7 @@ impl Bundles {
 /// places.
 pub(super) async fn enroll(node: &Rc<Node>) {
     let mut classes: crate::base::Map<BundleClass, Vec<Rc<WaitGroup>>> = crate::base::Map::default();
-    for group in poll::waiting(node) {
+    for group in waiting(node) {
         if group.pop.mergeable().is_some() && !group.difficult.get() {
             classes.entry((group.key.0.clone(), group.pop.kind())).or_default().push(group);
         }

@@ -9,6 +9,7 @@
 //! ```
 
 mod bundle;
+mod places;
 mod poll;
 mod queue;
 mod task;
@@ -388,7 +389,7 @@ impl WaitGroup {
         }
         if frame.starts_with(b"-READONLY") {
             // It was armed a moment after the server became a replica.
-            return Some(queue::PopReply::Error(poll::DEMOTED.to_vec(), true));
+            return Some(queue::PopReply::Error(task::DEMOTED.to_vec(), true));
         }
         if is_nil(frame) || frame.starts_with(b"-") || frame.starts_with(b"!") {
             return self.non_blocking_reply(frame);

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use super::places::{offer_places, waiting};
 use super::queue::{PopReply, Via};
+use super::task::DEMOTED;
 use super::{Node, WaitGroup, bundle};
 use crate::command::{PopKind, is_nil, popped_key};
 use crate::resp::encode;
@@ -22,20 +24,10 @@ const AT_ONCE: usize = 64;
 const A_SECOND: usize = 4000;
 /// Keys of one question that cost as much as a question.
 const KEYS_A_QUESTION: usize = 32;
-/// What clients of a server that has become a replica are told.
-pub(super) const DEMOTED: &[u8] =
-    b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
 
 /// The shortest pause after so many questions.
 pub(super) fn backoff_for(questions: usize) -> Duration {
     Duration::from_secs(1) * u32::try_from(questions).unwrap_or(u32::MAX) / u32::try_from(A_SECOND).unwrap_or(1)
-}
-
-impl WaitGroup {
-    /// Nothing waits for its clients, and nobody asks for them at this moment.
-    pub(super) fn is_without_connection(&self) -> bool {
-        !self.asked_aside.get() && self.bundle.borrow().is_none() && self.machine.borrow().needs_polls()
-    }
 }
 
 /// Starts the task if it does not run.
@@ -67,25 +59,6 @@ async fn run(node: Rc<Node>) {
         let hit = ask_all(&node, questions).await;
         backoff = if hit { settings.poll_min } else { (backoff * 3 / 2).clamp(settings.poll_min, settings.poll_max) };
         backoff = backoff.max(backoff_for(cost));
-    }
-}
-
-/// Wait groups without a connection, those that have waited longest first.
-pub(super) fn waiting(node: &Node) -> Vec<Rc<WaitGroup>> {
-    let mut wait_groups = node.wait_groups.all();
-    wait_groups.retain(|group| group.is_without_connection());
-    wait_groups.sort_by_key(|group| group.number);
-    wait_groups
-}
-
-/// Lets as many groups as there are places wait on a connection, the oldest first. Not those with a key of another
-/// type: such a connection would bring an error that blocked clients do not get.
-fn offer_places(node: &Rc<Node>) {
-    let free = node.rt.pool.places_for_blocked();
-    if free > 0 {
-        for group in waiting(node).into_iter().filter(|group| !group.difficult.get()).take(free) {
-            group.act(node, super::queue::Queue::offer);
-        }
     }
 }
 

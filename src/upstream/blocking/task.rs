@@ -17,6 +17,9 @@ use crate::upstream::{Lease, Return};
 
 /// A connection id that no server reaches: asks whether we may unblock at all.
 const NOBODY: i64 = i64::MAX;
+/// What clients of a server that has become a replica are told.
+pub(super) const DEMOTED: &[u8] =
+    b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
 /// How long a connection may stay silent of which a server says that it does not wait.
 pub(super) const SILENT_FOR: Duration = Duration::from_secs(3);
 
