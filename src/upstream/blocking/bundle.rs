@@ -153,7 +153,8 @@ pub(super) async fn enroll(node: &Rc<Node>) {
 fn enroll_class(node: &Rc<Node>, class: &BundleClass, groups: &[Rc<WaitGroup>]) {
     let mut bundles = node.wait_groups.bundles.of(class);
     let total = groups.len() + bundles.iter().map(|bundle| bundle.len()).sum::<usize>();
-    while bundles.len() < total.div_ceil(WORTH_A_CONNECTION) {
+    // One place for each that is missing, and no more: who has a connection to itself is served best.
+    for _ in bundles.len()..total.div_ceil(WORTH_A_CONNECTION) {
         if node.rt.pool.places_for_blocked() > node.wait_groups.bundles.opening() {
             bundles.push(Bundle::open(node, class));
         } else if !node.wait_groups.share(node, class) {
