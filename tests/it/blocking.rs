@@ -399,7 +399,7 @@ fn keys_on_one_connection_are_separate() {
         direct.ask("DEL b9");
         direct.ask("RPUSH b9 list");
         assert_eq!(clients[9].read_frame().items[1].as_str(), "list");
-        // Several at once, in one transaction.
+        // Several at once.
         direct.send(&(20..30).map(|key| format!("RPUSH b{key} v{key}\r\n")).collect::<String>().into_bytes());
         for (key, client) in clients.iter_mut().enumerate().take(30).skip(20) {
             assert_eq!(direct.read_frame().as_int(), 1);

@@ -296,14 +296,10 @@ impl Bundle {
     async fn serve(&self, node: &Rc<Node>, connection: &mut Connection, client: ServerClient) -> SourceEnd {
         while let Some(question) = self.next_question(node) {
             connection.out.extend_from_slice(&question);
-            let disturbed = tokio::select! {
+            let reply = tokio::select! {
                 biased;
-                reply = connection.reply(node) => Some(reply),
-                () = self.is_disturbed(&node.wait_groups.bundles) => None,
-            };
-            let reply = match disturbed {
-                Some(reply) => reply,
-                None => unblocked(node, connection, client).await,
+                reply = connection.reply(node) => reply,
+                () = self.is_disturbed(&node.wait_groups.bundles) => unblocked(node, connection, client).await,
             };
             match reply {
                 Err(end) => return end,

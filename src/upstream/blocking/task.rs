@@ -23,6 +23,10 @@ pub(super) const DEMOTED: &[u8] =
 /// How long a connection may stay silent of which a server says that it does not wait.
 pub(super) const SILENT_FOR: Duration = Duration::from_secs(3);
 
+/// Two answers that a connection does not wait belong together when no more than this lies between them: it is asked
+/// again within 50 ms, as long as that is what it is asked for.
+const LONG_AGO: Duration = Duration::from_millis(500);
+
 /// What the wait group and the task of its connection share.
 pub(super) struct Io {
     /// Packets that the machine has sent and the socket has not taken.
@@ -62,7 +66,7 @@ impl Io {
     /// respmux was told. Nobody can ask the right one any more.
     pub(super) fn on_not_blocked(&mut self, now: Instant) {
         // What it said long ago, in another moment like this, says nothing about now.
-        let lasting = self.not_blocked.filter(|(_, last)| now.saturating_duration_since(*last) < SILENT_FOR / 6);
+        let lasting = self.not_blocked.filter(|(_, last)| now.saturating_duration_since(*last) < LONG_AGO);
         let since = lasting.map_or(now, |(since, _)| since);
         self.not_blocked = Some((since, now));
         if now.saturating_duration_since(since) >= SILENT_FOR {
