@@ -11,7 +11,11 @@
 //! One rule keeps nil truthful (rule I10): a waiter leaves with nil only while there are more waiters than elements
 //! that may be on their way, so that each of those has somebody else to go to.
 
+mod source;
+
 use std::collections::{BTreeMap, VecDeque};
+
+use source::{Ask, QueueSource, Unblock};
 
 /// A waiter, unique in the worker; older ones have lower numbers.
 pub(super) type WaiterId = u64;
@@ -82,40 +86,6 @@ pub(super) enum QueueAction<E> {
     Release(SourceId),
     /// One more connection would be of use.
     Want,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unblock {
-    No,
-    /// Sent; until its answer nothing may be armed that it could hit.
-    Asked,
-    /// To be sent again.
-    Later,
-    /// The UNBLOCK has worked: the reply of the waiting command is coming.
-    Ended,
-}
-
-/// One question without a reply.
-#[derive(Clone, Copy, Debug)]
-struct Ask {
-    most: usize,
-    armed: bool,
-}
-
-#[derive(Debug)]
-struct QueueSource {
-    asks: VecDeque<Ask>,
-    unblock: Unblock,
-    /// Waits for slices of time, and cannot be unblocked.
-    sliced: bool,
-    /// The last answer was an element: there may be more.
-    hot: bool,
-}
-
-impl QueueSource {
-    fn armed(&self) -> bool {
-        self.asks.back().is_some_and(|ask| ask.armed)
-    }
 }
 
 /// The wait group. `E` is an element.
